@@ -1,0 +1,12 @@
+"""AdaFV Batch: label image datasets with a vision-language model whose visual tokens are pruned per question.
+
+Dependencies point downwards only::
+
+    pruning    tensors in, kept tokens out                   torch
+    models     a family's visual tokens, cues and geometry   + transformers
+    engine     prepared samples in, labels out               + Pillow
+    pipeline   sources, fetch, decode, workers, sink         + Ray, PyArrow, boto3
+    testbed    synthetic scenes and the small model that is the embedded default
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,71 @@
+"""The engine's one configuration class, with its checks beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+TEXT_SCOPES = ("question", "prompt")
+NEWLINES = ("drop", "rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How to prune and generate. Everything here can change a label; batch sizes cannot, so they are not here.
+
+    Attributes:
+        strategy: a name from `adafv.pruning.STRATEGIES`.
+        keep: fraction of a sample's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep_tokens: a count instead of a fraction; a sample with fewer tokens keeps all of them.
+        max_new_tokens: at most so many tokens are generated.
+        text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
+            authors' code does.
+        newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
+            or keep those of `rows` that keep a token.
+        temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
+        device: `auto` (CUDA where there is one), or a torch device.
+        dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
+    """
+
+    strategy: str = "adafv"
+    keep: float = 0.1
+    keep_tokens: int | None = None
+    max_new_tokens: int = 64
+    text_scope: str = "question"
+    newlines: str = "drop"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        from adafv.pruning import STRATEGIES
+
+        _one_of("strategy", self.strategy, tuple(STRATEGIES))
+        _one_of("text_scope", self.text_scope, TEXT_SCOPES)
+        _one_of("newlines", self.newlines, NEWLINES)
+        _one_of("dtype", self.dtype, DTYPES)
+        _require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
+        _require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
+        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    def budget(self, visual_tokens: int) -> int:
+        """K, the number of visual tokens to keep of `visual_tokens` (N)."""
+        if self.strategy == "none":
+            return visual_tokens
+        if self.keep_tokens is not None:
+            return min(self.keep_tokens, visual_tokens)
+        return max(1, int(self.keep * visual_tokens + 0.5))
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+
+
+def _require(holds: bool, name: str, value: object, demand: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; it must be {demand}")

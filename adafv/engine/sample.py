@@ -1,0 +1,94 @@
+"""What goes into the engine and what comes out: `Sample`, `Label`.
+
+A `Sample` is one question about one image, ready for the device: the image cut into uint8 crops as the model's own
+processor cuts it, the prompt tokenised with the model's own chat template. It is made on a CPU by
+`adafv.engine.prepare.Preparer` and holds no torch tensor, so that it travels between processes cheaply.
+
+A `Label` is the answer to one sample, with everything that is needed to audit it: which visual tokens the language
+model saw, where they lie on the image, how sure the model was, and what each stage cost. Stage times are the batch's,
+divided over the batch's samples, so that sums over labels are true totals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One question about one image, prepared.
+
+    Attributes:
+        id: the row's id; seeds the strategy `random`.
+        crops: uint8 [C, 3, H, W], the image as the model's processor crops and resizes it, not yet normalised.
+        image_size: (height, width) of the whole image in pixels.
+        image_key: equal for samples that show the same pixels; such samples are encoded once per batch.
+        input_ids: int32 [T], the templated prompt with exactly one image placeholder.
+        question_span: half-open range of `input_ids` that holds the question itself, without the template.
+        visual_tokens: N, how many visual tokens the model would see unpruned (newline embeddings not counted).
+    """
+
+    id: str
+    crops: np.ndarray
+    image_size: tuple[int, int]
+    image_key: str
+    input_ids: np.ndarray
+    question_span: tuple[int, int]
+    visual_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A rectangle of visual tokens, row-major, and the part of the image it covers.
+
+    A sample's tokens are its panels' one after the other: token t of a panel lies in row t // columns. `top`, `left`,
+    `bottom` and `right` are fractions of the image's height and width; they can exceed [0, 1] by the part of a
+    token that lies on padding.
+    """
+
+    rows: int
+    columns: int
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Label:
+    """The answer to one sample, what it was based on, and what it cost.
+
+    Attributes:
+        id: the sample's.
+        answer: the decoded text, without special tokens, stripped.
+        finish_reason: `stop` (the model ended the answer) or `length` (`max_new_tokens` did).
+        mean_logprob: mean log-probability of the answer's tokens, the end token included.
+        visual_tokens: N; `kept_tokens`: how many of them the language model saw.
+        kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, ascending.
+        from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
+        grid: where the N tokens lie on the image.
+        prompt_tokens: length of the sequence the language model read, kept visual tokens included.
+        output_tokens: tokens generated, the end token included.
+        batch_size: how many samples shared the batch.
+        encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times.
+    """
+
+    id: str
+    answer: str
+    finish_reason: str
+    mean_logprob: float
+    visual_tokens: int
+    kept_tokens: int
+    kept_indices: np.ndarray
+    from_text: int
+    from_saliency: int
+    grid: tuple[Panel, ...]
+    prompt_tokens: int
+    output_tokens: int
+    batch_size: int
+    encode_ms: float
+    prune_ms: float
+    prefill_ms: float
+    decode_ms: float

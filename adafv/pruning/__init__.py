@@ -1,0 +1,16 @@
+"""Which visual tokens to keep: tensors in, kept tokens out. Needs torch and nothing else.
+
+    cues        the two cues: visual saliency and text-to-image similarity
+    mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
+    strategies  every way to select, by name
+    selection   what all of them return, and the ordering they share
+
+Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to keep, H heads, D channels.
+"""
+
+from adafv.pruning.cues import cls_saliency, text_similarity
+from adafv.pruning.mixture import mix, mix_paper
+from adafv.pruning.selection import Selection
+from adafv.pruning.strategies import STRATEGIES, Cues, Strategy
+
+__all__ = ["STRATEGIES", "Cues", "Selection", "Strategy", "cls_saliency", "mix", "mix_paper", "text_similarity"]

@@ -1,0 +1,68 @@
+"""The two cues that AdaFV mixes (arXiv 2501.09532, section 3.2).
+
+Visual saliency asks the vision encoder: how much does [CLS] attend to this patch? Text-to-image similarity asks the
+language model: how close is this projected patch to any word of the question, in the space of input embeddings?
+Both are computed in float32 whatever the model's dtype: a softmax over 100 × cosine turns bfloat16's three digits
+into noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cls_saliency(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention from [CLS], the first position, to every patch, averaged over the heads.
+
+    The softmax runs over [CLS] and the patches, as in the encoder itself; [CLS]'s attention to itself is then dropped.
+    One row of the attention matrix is computed, not the matrix.
+
+    Args:
+        query, key: [B, H, 1 + P, D], of the layer whose output feeds the projector.
+        scaling: the layer's factor on the scores, usually D ** -0.5.
+
+    Returns:
+        float32 [B, P], non-negative, each row summing to at most 1.
+    """
+    scores = torch.matmul(query[:, :, :1].float(), key.float().transpose(-1, -2)) * scaling  # [B, H, 1, 1 + P]
+    return scores.softmax(dim=-1).squeeze(2).mean(dim=1)[:, 1:]
+
+
+def text_similarity(
+    text: Tensor,
+    visual: Tensor,
+    text_valid: Tensor | None = None,
+    visual_valid: Tensor | None = None,
+    scale: float = 100.0,
+) -> Tensor:
+    """Text-to-image similarity: how much some text token singles out each visual token.
+
+    s_n = max over text tokens m of softmax over n of (scale · cos(text_m, visual_n)).
+
+    Args:
+        text: [B, T, D], the language model's input embeddings of the question.
+        visual: [B, N, D], projected visual tokens, all of a sample's crops together.
+        text_valid, visual_valid: bool [B, T] and [B, N], False where padded. Every sample needs a valid text token.
+        scale: factor on the cosine, CLIP's 100.
+
+    Returns:
+        float32 [B, N], non-negative, 0 where padded.
+
+    Raises:
+        ValueError: shapes that don't fit.
+    """
+    if text.dim() != 3 or visual.dim() != 3 or text.shape[0] != visual.shape[0] or text.shape[2] != visual.shape[2]:
+        raise ValueError(f"text {list(text.shape)} and visual {list(visual.shape)} must be [B, T, D] and [B, N, D]")
+    for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
+        if valid is not None and valid.shape != tokens.shape[:2]:
+            raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
+    cosine = F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).transpose(1, 2)  # [B, T, N]
+    scores = cosine * scale
+    if visual_valid is not None:
+        scores = scores.masked_fill(~visual_valid[:, None, :], -torch.inf)
+    similarity = scores.softmax(dim=-1)
+    if text_valid is not None:
+        similarity = similarity.masked_fill(~text_valid[:, :, None], 0.0)
+    return similarity.amax(dim=1)

@@ -1,0 +1,139 @@
+"""What every strategy returns, and the checks and orderings that they share.
+
+Input is checked without waiting for the device. Shapes are known on the host and are checked at once. Whether a value
+is NaN is known on the device only, and asking would stall its queue, so there each row's flaws are noted in
+`Selection.flaws`, and `Selection.check` raises when the host reads the result back anyway. On a CPU nothing is
+stalled by asking, so there every function raises by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Bit i of `flaws` is set where the sentence i holds.
+_FLAWS = (
+    "saliency is NaN or infinite",
+    "similarity is NaN or infinite",
+    "saliency is negative",
+    "similarity is negative",
+    "keep is under 1",
+    "keep is over the number of valid tokens",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """The kept tokens of a batch.
+
+    Attributes:
+        mask: bool [B, N], True where a token is kept.
+        from_text: int64 [B], i: how many leading tokens of the text order were taken.
+        from_saliency: int64 [B], j: likewise for saliency. The two overlap, so i + j can exceed K.
+        flaws: int64 [B], 0 where the row's input was good; see `check`.
+    """
+
+    mask: Tensor
+    from_text: Tensor
+    from_saliency: Tensor
+    flaws: Tensor
+
+    def check(self) -> Selection:
+        """Return self if the input was good. Waits for the device.
+
+        Raises:
+            ValueError: naming the first flawed row and what was wrong with it.
+        """
+        flaws = self.flaws.tolist()
+        for row, bits in enumerate(flaws):
+            if bits:
+                wrong = [sentence for bit, sentence in enumerate(_FLAWS) if bits >> bit & 1]
+                raise ValueError(f"row {row}: {'; '.join(wrong)}")
+        return self
+
+    def checked_if_cheap(self) -> Selection:
+        """`check` on a CPU; on an accelerator leave it to the caller, who reads the result back later."""
+        return self.check() if self.mask.device.type == "cpu" else self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Budget:
+    """How many tokens each row keeps, and which of its tokens are real.
+
+    Attributes:
+        keep: int64 [B], K.
+        bound: an upper bound of K that the host knows without asking the device.
+        valid: bool [B, N].
+    """
+
+    keep: Tensor
+    bound: int
+    valid: Tensor
+
+    @classmethod
+    def of(cls, keep: int | Tensor, valid: Tensor) -> Budget:
+        """Bring `keep`, an int or an int tensor [B] on any device, to the device of `valid`, bool [B, N].
+
+        Raises:
+            ValueError: `valid` isn't a bool matrix, or `keep` isn't an int or an int tensor of shape [B].
+        """
+        if valid.dim() != 2 or valid.dtype != torch.bool:
+            raise ValueError(f"valid is {valid.dtype} {list(valid.shape)}; it must be bool [B, N]")
+        rows, tokens = valid.shape
+        if isinstance(keep, Tensor):
+            if keep.shape != (rows,) or keep.is_floating_point() or keep.dtype == torch.bool:
+                raise ValueError(f"keep is {keep.dtype} {list(keep.shape)}; it must be an int tensor [{rows}] or an int")
+            bound = int(keep.max()) if keep.device.type == "cpu" and rows else tokens
+            return cls(keep.to(valid.device, torch.int64, non_blocking=True), min(max(bound, 0), tokens), valid)
+        if isinstance(keep, bool) or not isinstance(keep, int):
+            raise ValueError(f"keep is {keep!r}; it must be an int or an int tensor [{rows}]")
+        full = torch.full((rows,), keep, dtype=torch.int64, device=valid.device)
+        return cls(full, min(max(keep, 0), tokens), valid)
+
+    def flaws(self) -> Tensor:
+        """int64 [B]: the flaws of `keep` itself."""
+        return (self.keep < 1).long() << 4 | (self.keep > self.valid.sum(dim=1)).long() << 5
+
+
+def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
+    """int64 [B]: the flaws of `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
+    shift = ("saliency", "similarity").index(name)
+    unbounded = (~cue.isfinite() & valid).any(dim=1)
+    negative = ((cue < 0) & valid).any(dim=1)
+    return unbounded.long() << shift | negative.long() << (shift + 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """Tokens in descending order of a cue, ties to the lower index, padding last.
+
+    Attributes:
+        tokens: int64 [B, N], the tokens in order.
+        rank: int64 [B, N], each token's place in it, from 0.
+        values: float32 [B, N], the cue in order, 0 where padded.
+    """
+
+    tokens: Tensor
+    rank: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, cue: Tensor, valid: Tensor) -> Order:
+        """Order the tokens by `cue`, non-negative [B, N]."""
+        # Cues are non-negative, so -1 puts padding behind every token. NaN is reported as a flaw, not ordered.
+        values, tokens = torch.where(valid, cue.float(), -1.0).sort(dim=1, descending=True, stable=True)
+        places = torch.arange(cue.shape[1], device=cue.device).expand_as(tokens)
+        return cls(tokens, torch.empty_like(tokens).scatter_(1, tokens, places), values.clamp_min(0.0))
+
+    def top(self, count: Tensor) -> Tensor:
+        """bool [B, N]: the first `count` [B] tokens of each row."""
+        return self.rank < count[:, None]
+
+
+def prefix_sums(values: Tensor) -> Tensor:
+    """float32 [B, N + 1]: the sum of the first i values, for i = 0 … N."""
+    sums = torch.zeros(values.shape[0], values.shape[1] + 1, device=values.device)
+    torch.cumsum(values, dim=1, dtype=torch.float32, out=sums[:, 1:])
+    return sums

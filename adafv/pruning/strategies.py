@@ -1,0 +1,144 @@
+"""Every way to select visual tokens, by name. Same input, same output, interchangeable everywhere.
+
+A strategy says which cues it `needs`, so that the engine computes no other. `STRATEGIES` is the registry.
+
+    none         every token
+    random       K at random, the same for the same sample id wherever and whenever it runs
+    uniform      K at a regular stride over the packed sequence
+    saliency     the K with the most [CLS] attention (FasterVLM, arXiv 2412.01818)
+    text         the K most similar to the question
+    adafv        the adaptive mixture of both, corrected: exactly K tokens
+    adafv-paper  the mixture as published: duplicates count against the budget
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.pruning.mixture import mix, mix_paper
+from adafv.pruning.selection import Budget, Order, Selection, cue_flaws
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cues:
+    """What strategies select by; a cue that the strategy doesn't need may be None.
+
+    Attributes:
+        valid: bool [B, N], False where padded.
+        saliency: float [B, N], see `cues.cls_saliency`.
+        similarity: float [B, N], see `cues.text_similarity`.
+        seeds: int64 [B], one per sample, derived from its id.
+    """
+
+    valid: Tensor
+    saliency: Tensor | None = None
+    similarity: Tensor | None = None
+    seeds: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A named rule: `select(cues, keep)`, with `keep` an int or an int tensor [B], gives a `Selection`."""
+
+    name: str
+    select: Callable[[Cues, int | Tensor], Selection]
+    needs: frozenset[str] = frozenset()
+
+
+def _none(cues: Cues, keep: int | Tensor) -> Selection:
+    nothing = torch.zeros(len(cues.valid), dtype=torch.int64, device=cues.valid.device)
+    return Selection(cues.valid, nothing, nothing, nothing)
+
+
+def _random(cues: Cues, keep: int | Tensor) -> Selection:
+    budget = Budget.of(keep, cues.valid)
+    noise = _hash(_needed(cues.seeds, "seeds")[:, None] + _position(cues.valid))
+    mask = Order.of(noise, cues.valid).top(budget.keep) & cues.valid
+    return _blind(mask, budget)
+
+
+def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
+    budget = Budget.of(keep, cues.valid)
+    wanted, total = budget.keep[:, None], cues.valid.sum(dim=1, keepdim=True).clamp_min(1)
+    # Token t is kept where a line of slope K/N, started half a step early, crosses an integer: K times in all.
+    place = _position(cues.valid)
+    crossings = [(2 * (place + shift) * wanted + total) // (2 * total) for shift in (0, 1)]
+    return _blind((crossings[1] > crossings[0]) & cues.valid, budget)
+
+
+def _saliency(cues: Cues, keep: int | Tensor) -> Selection:
+    saliency = _needed(cues.saliency, "saliency")
+    mask, budget = _top(saliency, keep, cues.valid)
+    flaws = budget.flaws() | cue_flaws(saliency, cues.valid, "saliency")
+    return Selection(mask, torch.zeros_like(budget.keep), budget.keep, flaws).checked_if_cheap()
+
+
+def _text(cues: Cues, keep: int | Tensor) -> Selection:
+    similarity = _needed(cues.similarity, "similarity")
+    mask, budget = _top(similarity, keep, cues.valid)
+    flaws = budget.flaws() | cue_flaws(similarity, cues.valid, "similarity")
+    return Selection(mask, budget.keep, torch.zeros_like(budget.keep), flaws).checked_if_cheap()
+
+
+def _adafv(cues: Cues, keep: int | Tensor) -> Selection:
+    return mix(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
+
+
+def _adafv_paper(cues: Cues, keep: int | Tensor) -> Selection:
+    return mix_paper(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
+
+
+def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, Budget]:
+    """bool [B, N], the K tokens with the largest cue, and the budget."""
+    if cue.shape != valid.shape:
+        raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(valid.shape)} like valid")
+    budget = Budget.of(keep, valid)
+    return Order.of(cue, valid).top(budget.keep) & valid, budget
+
+
+def _blind(mask: Tensor, budget: Budget) -> Selection:
+    """A selection that looked at neither cue."""
+    nothing = torch.zeros_like(budget.keep)
+    return Selection(mask, nothing, nothing, budget.flaws()).checked_if_cheap()
+
+
+def _position(valid: Tensor) -> Tensor:
+    """int64 [B, N]: each token's place among its row's valid tokens, so that padding changes nothing."""
+    return valid.long().cumsum(dim=1) - 1
+
+
+def _hash(x: Tensor) -> Tensor:
+    """int64 in [0, 2^24), splitmix64's finaliser: the same on every device, and exact in float32."""
+    x = x * -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer; int64 products wrap
+    x = (x ^ _shifted(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shifted(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return _shifted(x ^ _shifted(x, 31), 40)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64: the arithmetic one, with the copies of the sign bit cleared."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _needed(cue: Tensor | None, name: str) -> Tensor:
+    if cue is None:
+        raise ValueError(f"this strategy needs {name}, and it was not given")
+    return cue
+
+
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("none", _none),
+        Strategy("random", _random, frozenset({"seeds"})),
+        Strategy("uniform", _uniform),
+        Strategy("saliency", _saliency, frozenset({"saliency"})),
+        Strategy("text", _text, frozenset({"similarity"})),
+        Strategy("adafv", _adafv, frozenset({"saliency", "similarity"})),
+        Strategy("adafv-paper", _adafv_paper, frozenset({"saliency", "similarity"})),
+    )
+}
