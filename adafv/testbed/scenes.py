@@ -1,0 +1,236 @@
+"""Synthetic scenes: one large object, several small ones, and clutter, drawn from a seed.
+
+A scene is a grid of cells of 16 px, on a dark noisy background. One large shape covers 2x2 cells; small
+shapes and small digits take one cell each. Kinds never repeat in a scene. Colours don't repeat among the
+shapes nor among the digits, but a digit may share a shape's colour: so "which shape is red" has one answer,
+and still the colour alone doesn't find it. Three scenes in five are cluttered with coloured specks of 2-4 px,
+because clean backgrounds are too easy: a rule that merely spreads its tokens then finds everything.
+
+Everything follows from the seed: the same seed gives the same scene and the same pixels. The ranges at the
+top of the file say which seeds are for training and which are never trained on.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+TRAINING_SEEDS = range(0, 1_000_000_000)
+VALIDATION_SEEDS = range(1_000_000_000, 1_100_000_000)  # to look at while tuning the recipe
+EVALUATION_SEEDS = range(2_000_000_000, 2_100_000_000)  # for published figures, datasets and benchmarks
+
+CELL = 16  # px
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 40, 40),
+    "green": (40, 178, 60),
+    "blue": (52, 84, 235),
+    "yellow": (236, 216, 50),
+    "purple": (146, 48, 196),
+    "orange": (246, 136, 28),
+    "cyan": (48, 208, 214),
+    "pink": (246, 150, 196),
+}
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "moon", "arrow")
+DIGITS = tuple("0123456789")
+
+# (columns, rows) of cells and how often a scene has them. Three in five are square; the others make the
+# any-resolution code pad and unpad (6x4, 4x6) or take two crops in place of four (6x3, 3x6).
+GRIDS: dict[tuple[int, int], float] = {(6, 6): 0.6, (6, 4): 0.1, (4, 6): 0.1, (6, 3): 0.1, (3, 6): 0.1}
+CLUTTERED_SHARE = 0.6
+SPECKS_PER_CELL = (0.4, 2.2)  # the least and the most in a cluttered scene: 14 to 79 on a square canvas
+
+# Streams of random numbers that one seed feeds: drawing more from one leaves the others unchanged.
+_LAYOUT_STREAM, _PIXEL_STREAM, QUESTION_STREAM = 0, 1, 2
+
+Size = Literal["small", "large"]
+Painter = Callable[[ImageDraw.ImageDraw, int], None]  # draws a shape over a square canvas of that side
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One thing in a scene. `cell` is the (column, row) of its top-left cell; `box` is in pixels."""
+
+    kind: str
+    colour: str
+    cell: tuple[int, int]
+    size: Size
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+
+    @property
+    def is_digit(self) -> bool:
+        return self.kind in DIGITS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands where. The first object is the large one; the small ones follow in reading order."""
+
+    seed: int
+    grid: tuple[int, int]  # columns, rows
+    specks: int
+    objects: tuple[SceneObject, ...]
+
+    @property
+    def width(self) -> int:
+        return self.grid[0] * CELL
+
+    @property
+    def height(self) -> int:
+        return self.grid[1] * CELL
+
+    @property
+    def main(self) -> SceneObject:
+        return self.objects[0]
+
+
+def make_scene(seed: int, grid: tuple[int, int] | None = None) -> Scene:
+    """The scene of this seed; `grid` (columns, rows) fixes its size, which is otherwise drawn from GRIDS."""
+    rng = np.random.default_rng([seed, _LAYOUT_STREAM])
+    drawn = list(GRIDS)[rng.choice(len(GRIDS), p=list(GRIDS.values()))]
+    columns, rows = grid or drawn
+    if columns < 3 or rows < 3:
+        raise ValueError(f"a scene needs at least 3x3 cells for its objects, got {columns}x{rows}")
+    corner = (int(rng.integers(columns - 1)), int(rng.integers(rows - 1)))
+    taken = {(corner[0] + dx, corner[1] + dy) for dx in (0, 1) for dy in (0, 1)}
+    free = [(x, y) for y in range(rows) for x in range(columns) if (x, y) not in taken]
+    shapes, digits = int(rng.integers(3, 6)), int(rng.integers(2, 4))
+    if shapes + digits > len(free):
+        shapes, digits = 3, len(free) - 3
+    cells = [free[i] for i in sorted(rng.choice(len(free), shapes + digits, replace=False))]
+    kinds = _pick(rng, SHAPES, shapes + 1)
+    shape_colours = _pick(rng, tuple(COLOURS), shapes + 1)
+    small = list(zip(kinds[1:], shape_colours[1:], strict=True))
+    small += zip(_pick(rng, DIGITS, digits), _pick(rng, tuple(COLOURS), digits), strict=True)
+    order = rng.permutation(len(small))
+    objects = [_place(rng, kinds[0], shape_colours[0], corner, "large")]
+    for i, cell in zip(order, cells, strict=True):
+        kind, colour = small[i]
+        objects.append(_place(rng, kind, colour, cell, "small"))
+    specks = 0
+    if rng.random() < CLUTTERED_SHARE:
+        specks = round(float(rng.uniform(*SPECKS_PER_CELL)) * columns * rows)
+    return Scene(seed, (columns, rows), specks, tuple(objects))
+
+
+def _pick(rng: np.random.Generator, among: tuple[str, ...], count: int) -> list[str]:
+    return [among[i] for i in rng.choice(len(among), count, replace=False)]
+
+
+def _place(
+    rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, int], size: Size
+) -> SceneObject:
+    """Give the object a side and a place inside its cells, both a little random."""
+    room = 2 * CELL if size == "large" else CELL
+    side = int(rng.integers(room - 4, room - 1)) if size == "small" else int(rng.integers(room - 6, room - 1))
+    left = cell[0] * CELL + int(rng.integers(room - side + 1))
+    top = cell[1] * CELL + int(rng.integers(room - side + 1))
+    return SceneObject(kind, colour, cell, size, (left, top, left + side, top + side))
+
+
+def render(scene: Scene) -> Image.Image:
+    """The scene as an RGB picture of scene.width x scene.height pixels."""
+    rng = np.random.default_rng([scene.seed, _PIXEL_STREAM])
+    shade = rng.integers(30, 80) + rng.integers(-12, 13, size=3)
+    noise = rng.integers(-24, 25, size=(scene.height, scene.width, 3), dtype=np.int16)
+    image = Image.fromarray(np.clip(noise + shade, 0, 255).astype(np.uint8))
+    palette = list(COLOURS.values())
+    for x, y, side, colour in zip(
+        rng.integers(scene.width, size=scene.specks),
+        rng.integers(scene.height, size=scene.specks),
+        rng.integers(2, 5, size=scene.specks),
+        rng.integers(len(palette), size=scene.specks),
+        strict=True,
+    ):
+        image.paste(palette[colour], (int(x), int(y), int(x + side), int(y + side)))
+    for thing in scene.objects:  # after the specks: clutter surrounds the objects and doesn't hide them
+        tint = np.clip(COLOURS[thing.colour] + rng.integers(-9, 10, size=3), 0, 255)
+        red, green, blue = (int(channel) for channel in tint)
+        image.paste((red, green, blue), thing.box, stencil(thing.kind, thing.box[2] - thing.box[0]))
+    return image
+
+
+@functools.cache
+def stencil(kind: str, side: int) -> Image.Image:
+    """The mask ("L", side x side) through which an object's colour is painted."""
+    if kind in DIGITS:
+        return _digit(kind, side)
+    scale = 8  # draw large and shrink, for smooth edges
+    canvas = Image.new("L", (side * scale, side * scale), 0)
+    _SHAPE_PAINTERS[kind](ImageDraw.Draw(canvas), side * scale - 1)
+    return canvas.resize((side, side), Image.Resampling.BOX)
+
+
+def _polygon(*points: tuple[float, float]) -> Painter:
+    def paint(draw: ImageDraw.ImageDraw, side: int) -> None:
+        draw.polygon([(x * side, y * side) for x, y in points], fill=255)
+
+    return paint
+
+
+def _circle(draw: ImageDraw.ImageDraw, side: int) -> None:
+    draw.ellipse((0, 0, side, side), fill=255)
+
+
+def _ring(draw: ImageDraw.ImageDraw, side: int) -> None:
+    _circle(draw, side)
+    draw.ellipse((0.28 * side, 0.28 * side, 0.72 * side, 0.72 * side), fill=0)
+
+
+def _moon(draw: ImageDraw.ImageDraw, side: int) -> None:
+    _circle(draw, side)
+    draw.ellipse((0.32 * side, -0.08 * side, 1.16 * side, 0.76 * side), fill=0)
+
+
+def _heart(draw: ImageDraw.ImageDraw, side: int) -> None:
+    draw.ellipse((0, 0.04 * side, 0.54 * side, 0.58 * side), fill=255)
+    draw.ellipse((0.46 * side, 0.04 * side, side, 0.58 * side), fill=255)
+    draw.polygon([(0.04 * side, 0.46 * side), (0.96 * side, 0.46 * side), (0.5 * side, side)], fill=255)
+
+
+def _star_points() -> list[tuple[float, float]]:
+    angles = [math.pi * (i / 5 - 0.5) for i in range(10)]
+    radii = (0.53, 0.21) * 5
+    return [(0.5 + r * math.cos(a), 0.53 + r * math.sin(a)) for a, r in zip(angles, radii, strict=True)]
+
+
+_SHAPE_PAINTERS: dict[str, Painter] = {
+    "circle": _circle,
+    "square": _polygon((0.06, 0.06), (0.94, 0.06), (0.94, 0.94), (0.06, 0.94)),
+    "triangle": _polygon((0.5, 0.02), (1, 0.96), (0, 0.96)),
+    "star": _polygon(*_star_points()),
+    "heart": _heart,
+    "cross": _polygon(
+        (0.34, 0), (0.66, 0), (0.66, 0.34), (1, 0.34), (1, 0.66), (0.66, 0.66),
+        (0.66, 1), (0.34, 1), (0.34, 0.66), (0, 0.66), (0, 0.34), (0.34, 0.34),
+    ),
+    "ring": _ring,
+    "diamond": _polygon((0.5, 0), (0.92, 0.5), (0.5, 1), (0.08, 0.5)),
+    "moon": _moon,
+    "arrow": _polygon((0, 0.32), (0.5, 0.32), (0.5, 0.04), (1, 0.5), (0.5, 0.96), (0.5, 0.68), (0, 0.68)),
+}  # fmt: skip
+
+# 5x7 dot matrix, a row of bits per line. Drawn from this table so that no font file can change the pixels.
+_DOTS = {
+    "0": (14, 17, 19, 21, 25, 17, 14), "1": (4, 12, 4, 4, 4, 4, 14), "2": (14, 17, 1, 2, 4, 8, 31),
+    "3": (31, 2, 4, 2, 1, 17, 14), "4": (2, 6, 10, 18, 31, 2, 2), "5": (31, 16, 30, 1, 1, 17, 14),
+    "6": (6, 8, 16, 30, 17, 17, 14), "7": (31, 1, 2, 4, 8, 8, 8), "8": (14, 17, 17, 14, 17, 17, 14),
+    "9": (14, 17, 17, 15, 1, 2, 12),
+}  # fmt: skip
+
+
+def _digit(kind: str, side: int) -> Image.Image:
+    bits = range(4, -1, -1)
+    dots = np.array([[255 * (row >> bit & 1) for bit in bits] for row in _DOTS[kind]], dtype=np.uint8)
+    width = round(side * 0.8)
+    glyph = Image.fromarray(np.kron(dots, np.ones((8, 8), dtype=np.uint8))).resize(
+        (width, side), Image.Resampling.BOX
+    )
+    canvas = Image.new("L", (side, side), 0)
+    canvas.paste(glyph, ((side - width) // 2, 0))
+    return canvas
