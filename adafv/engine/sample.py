@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adafv.models.geometry import Panel
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
@@ -37,23 +39,6 @@ class Sample:
     input_ids: np.ndarray
     question_span: tuple[int, int]
     visual_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A rectangle of visual tokens, row-major, and the part of the image it covers.
-
-    A sample's tokens are its panels' one after the other: token t of a panel lies in row t // columns. `top`, `left`,
-    `bottom` and `right` are fractions of the image's height and width; they can exceed [0, 1] by the part of a
-    token that lies on padding.
-    """
-
-    rows: int
-    columns: int
-    top: float
-    left: float
-    bottom: float
-    right: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -130,9 +130,7 @@ def _checked(
 ) -> tuple[Budget, Tensor]:
     """The budget, and the flaws [B] of the values, which only the device knows."""
     if saliency.dim() != 2 or saliency.shape != similarity.shape:
-        raise ValueError(
-            f"saliency {list(saliency.shape)} and similarity {list(similarity.shape)} must both be [B, N]"
-        )
+        raise ValueError(f"saliency {list(saliency.shape)} and similarity {list(similarity.shape)} must both be [B, N]")
     if valid is None:
         valid = torch.ones_like(saliency, dtype=torch.bool)
     if valid.shape != saliency.shape:

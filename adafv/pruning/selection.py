@@ -84,7 +84,9 @@ class Budget:
         rows, tokens = valid.shape
         if isinstance(keep, Tensor):
             if keep.shape != (rows,) or keep.is_floating_point() or keep.dtype == torch.bool:
-                raise ValueError(f"keep is {keep.dtype} {list(keep.shape)}; it must be an int tensor [{rows}] or an int")
+                raise ValueError(
+                    f"keep is {keep.dtype} {list(keep.shape)}; it must be an int tensor [{rows}] or an int"
+                )
             bound = int(keep.max()) if keep.device.type == "cpu" and rows else tokens
             return cls(keep.to(valid.device, torch.int64, non_blocking=True), min(max(bound, 0), tokens), valid)
         if isinstance(keep, bool) or not isinstance(keep, int):

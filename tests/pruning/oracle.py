@@ -16,9 +16,7 @@ def mix(saliency: Sequence[int], similarity: Sequence[int], keep: int) -> tuple[
     tokens, least = len(saliency), keep // 4
     best: tuple[int, int, int] | None = None
     for i in range(least, tokens + 1):
-        fitting = [
-            j for j in range(least, tokens + 1) if len(set(by_text[:i]) | set(by_saliency[:j])) == keep
-        ]
+        fitting = [j for j in range(least, tokens + 1) if len(set(by_text[:i]) | set(by_saliency[:j])) == keep]
         if not fitting:
             continue
         j = max(fitting)

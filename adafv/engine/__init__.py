@@ -1,0 +1,20 @@
+"""A batch of prepared samples in, labels out: encode once per image, prune per question, generate.
+
+    options     what can change a label
+    sample      what goes in and what comes out
+    prepare     image and prompt to `Sample`, on a CPU
+    sequence    what the language model reads: the prompt with the kept visual tokens in it
+    generation  transformers' `generate`, observed: log-probabilities, and when prefill ended
+    stopwatch   stage times without stalling the device
+    engine      puts them together
+
+Needs torch and transformers; works where Ray isn't installed.
+"""
+
+from adafv.engine.engine import Engine
+from adafv.engine.options import EngineOptions
+from adafv.engine.prepare import PrepareError, Preparer
+from adafv.engine.sample import Label, Sample
+from adafv.models.geometry import Panel
+
+__all__ = ["Engine", "EngineOptions", "Label", "Panel", "PrepareError", "Preparer", "Sample"]

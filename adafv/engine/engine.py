@@ -1,0 +1,274 @@
+"""The engine: one batch of samples in, one label each out.
+
+Each distinct image of a batch is encoded once. Its visual tokens are then pruned once per question, the kept ones take
+the image's place in the prompt, and the language model answers all prompts together.
+
+Batch invariance. Which tokens are kept must not depend on a sample's neighbours. On a CPU, matrix products of other
+shapes round differently in the last bit, and a bit can turn a near-tie. So on a CPU each image is encoded by itself and
+each question's cues are computed by themselves: it costs next to nothing there, and makes the same bits come out of
+every batch. On a GPU both are batched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from adafv.engine.generation import Answer, generate
+from adafv.engine.options import EngineOptions
+from adafv.engine.sample import Label, Sample
+from adafv.engine.sequence import lay_out
+from adafv.engine.stopwatch import Stopwatch
+from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing
+from adafv.pruning import STRATEGIES, Cues, Selection, text_similarity
+
+# Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
+_CROPS_PER_PASS = 64
+
+_STAGES = ("encode", "prune", "prefill", "decode")
+
+
+class Engine:
+    """A loaded model with one set of options. `label` may be called any number of times, from one thread."""
+
+    def __init__(self, adapter: Adapter, processing: Processing, options: EngineOptions) -> None:
+        self._adapter, self._processing, self._options = adapter, processing, options
+        self._device = adapter.model.device
+        self._strategy = STRATEGIES[options.strategy]
+        self._batched = self._device.type != "cpu"
+
+    @classmethod
+    def load(cls, model: str, options: EngineOptions) -> Engine:
+        """Load `model`, a folder or hub id, onto the device that `options` name.
+
+        Raises:
+            ValueError: the model is of no supported family, or its configuration can't be pruned.
+            OSError: there is no such model, or a file of it is missing.
+        """
+        device = torch.device(_device(options.device))
+        processing = load_processing(model)
+        adapter = load_adapter(model, processing, device, _dtype(options.dtype, device))
+        return cls(adapter, processing, options)
+
+    @property
+    def device_name(self) -> str:
+        """What the engine runs on, for the record."""
+        if self._device.type == "cuda":
+            return f"cuda: {torch.cuda.get_device_name(self._device)}"
+        return f"{self._device.type}: {_cpu_name()}"
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of the weights, without torch's prefix."""
+        return str(self._adapter.model.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def label(self, samples: Sequence[Sample]) -> list[Label]:
+        """Answer the samples as one batch; labels come in the samples' order."""
+        if not samples:
+            return []
+        watch = Stopwatch(self._device)
+        geometries = [self._processing.geometry(sample.image_size) for sample in samples]
+        images = self._encode(samples)
+        watch.lap("encode")
+        budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
+        selection = self._select(samples, geometries, budgets, [images[sample.image_key] for sample in samples])
+        embeds, attention_mask = self._assemble(samples, geometries, budgets, images, selection.mask)
+        watch.lap("prune")
+        answers = generate(
+            self._adapter.model,
+            embeds,
+            attention_mask,
+            self._options,
+            _seed(str(self._options.seed), *(sample.id for sample in samples)),
+            on_prefilled=lambda: watch.lap("prefill"),
+        )
+        watch.lap("decode")
+        times = watch.milliseconds()
+        shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
+        return _labels(samples, geometries, selection.check(), attention_mask, answers, self._processing, shares)
+
+    def _encode(self, samples: Sequence[Sample]) -> dict[str, Encoded]:
+        """Each distinct image once: tokens [C · P, D] and saliency [C · P] by image key."""
+        distinct = {sample.image_key: sample for sample in samples}
+        encoded: dict[str, Encoded] = {}
+        for group in self._passes(list(distinct.values())):
+            crops = torch.from_numpy(np.concatenate([sample.crops for sample in group]))
+            out = self._adapter.encode(crops.to(self._device, non_blocking=True))
+            counts = [len(sample.crops) for sample in group]
+            for sample, tokens, saliency in zip(
+                group, out.tokens.split(counts), out.saliency.split(counts), strict=True
+            ):
+                encoded[sample.image_key] = Encoded(tokens.flatten(0, 1), saliency.flatten())
+        return encoded
+
+    def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
+        """Split images into passes of the vision tower."""
+        most = _CROPS_PER_PASS if self._batched else 1
+        group: list[Sample] = []
+        for sample in samples:
+            if group and sum(len(other.crops) for other in group) + len(sample.crops) > most:
+                yield group
+                group = []
+            group.append(sample)
+        yield group
+
+    def _select(
+        self,
+        samples: Sequence[Sample],
+        geometries: Sequence[Geometry],
+        budgets: Sequence[int],
+        images: Sequence[Encoded],
+    ) -> Selection:
+        """Prune: all samples at once on an accelerator, one by one on a CPU."""
+        step = len(samples) if self._batched else 1
+        parts = []
+        for start in range(0, len(samples), step):
+            part = slice(start, start + step)
+            cues = self._cues(samples[part], geometries[part], images[part])
+            parts.append(self._strategy.select(cues, torch.tensor(budgets[part])))
+        if len(parts) == 1:
+            return parts[0]
+        return Selection(
+            mask=pad_sequence([part.mask[0] for part in parts], batch_first=True),
+            from_text=torch.cat([part.from_text for part in parts]),
+            from_saliency=torch.cat([part.from_saliency for part in parts]),
+            flaws=torch.cat([part.flaws for part in parts]),
+        )
+
+    def _cues(self, samples: Sequence[Sample], geometries: Sequence[Geometry], images: Sequence[Encoded]) -> Cues:
+        """The cues that the strategy needs, in the packed order of the N visual tokens."""
+        needs = self._strategy.needs
+        sources = [
+            torch.from_numpy(geometry.source[geometry.is_token]).to(self._device, non_blocking=True)
+            for geometry in geometries
+        ]
+        valid = pad_sequence([torch.ones_like(source, dtype=torch.bool) for source in sources], batch_first=True)
+        saliency = similarity = seeds = None
+        if "saliency" in needs:
+            rows = [image.saliency[source] for image, source in zip(images, sources, strict=True)]
+            saliency = pad_sequence(rows, batch_first=True)
+        if "similarity" in needs:
+            visual = [image.tokens[source] for image, source in zip(images, sources, strict=True)]
+            similarity = self._similarity(samples, pad_sequence(visual, batch_first=True), valid)
+        if "seeds" in needs:
+            seeds = torch.tensor([_seed(sample.id) for sample in samples], device=self._device)
+        return Cues(valid=valid, saliency=saliency, similarity=similarity, seeds=seeds)
+
+    def _similarity(self, samples: Sequence[Sample], visual: Tensor, valid: Tensor) -> Tensor:
+        """Text-to-image similarity [B, N] to the part of the prompt that `text_scope` names."""
+        ids = [torch.from_numpy(self._scope(sample)).to(self._device, non_blocking=True) for sample in samples]
+        text_valid = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
+        text = self._adapter.embed(pad_sequence(ids, batch_first=True))
+        return text_similarity(text, visual, text_valid, valid)
+
+    def _scope(self, sample: Sample) -> np.ndarray:
+        """int32 [T]: the tokens that the text cue sees."""
+        if self._options.text_scope == "question":
+            start, end = sample.question_span
+            return sample.input_ids[start:end]
+        return sample.input_ids[self._placeholder(sample) + 1 :]
+
+    def _placeholder(self, sample: Sample) -> int:
+        return int(np.flatnonzero(sample.input_ids == self._processing.config.image_token_id)[0])
+
+    def _assemble(
+        self,
+        samples: Sequence[Sample],
+        geometries: Sequence[Geometry],
+        budgets: Sequence[int],
+        images: dict[str, Encoded],
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """inputs_embeds [B, L, D] and attention_mask [B, L]. The table: all images, all prompts, the newline."""
+        starts, rows = {}, 0
+        for key, image in images.items():
+            starts[key], rows = rows, rows + len(image.tokens)
+        lengths = [len(sample.input_ids) for sample in samples]
+        text_rows = (rows + np.cumsum([0, *lengths[:-1]])).tolist()
+        ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples])).to(self._device)
+        parts = [image.tokens for image in images.values()] + [self._adapter.embed(ids)]
+        if self._adapter.newline is not None:
+            parts.append(self._adapter.newline[None])
+        table = torch.cat(parts)
+        layout = lay_out(
+            samples,
+            geometries,
+            budgets,
+            image_rows=[starts[sample.image_key] for sample in samples],
+            text_rows=text_rows,
+            newline_row=len(table) - 1,
+            placeholder=self._processing.config.image_token_id,
+            newlines=self._options.newlines,
+            device=self._device,
+        )
+        return layout.assemble(mask, table)
+
+
+def _labels(
+    samples: Sequence[Sample],
+    geometries: Sequence[Geometry],
+    selection: Selection,
+    attention_mask: Tensor,
+    answers: Sequence[Answer],
+    processing: Processing,
+    shares: dict[str, float],
+) -> list[Label]:
+    """Read the batch back and put each sample's label together."""
+    mask = selection.mask.cpu().numpy()
+    from_text, from_saliency = selection.from_text.tolist(), selection.from_saliency.tolist()
+    prompt_tokens = attention_mask.sum(dim=1).tolist()
+    labels = []
+    for row, (sample, geometry, answer) in enumerate(zip(samples, geometries, answers, strict=True)):
+        kept = np.flatnonzero(mask[row]).astype(np.int32)
+        labels.append(
+            Label(
+                id=sample.id,
+                answer=processing.decode(answer.ids),
+                finish_reason=answer.finish_reason,
+                mean_logprob=answer.mean_logprob,
+                visual_tokens=geometry.visual_tokens,
+                kept_tokens=len(kept),
+                kept_indices=kept,
+                from_text=from_text[row],
+                from_saliency=from_saliency[row],
+                grid=geometry.panels,
+                prompt_tokens=prompt_tokens[row],
+                output_tokens=len(answer.ids),
+                batch_size=len(samples),
+                **shares,
+            )
+        )
+    return labels
+
+
+def _seed(*parts: str) -> int:
+    """A signed 64-bit integer, the same for the same strings on every machine."""
+    joined = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little", signed=True)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

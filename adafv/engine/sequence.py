@@ -1,0 +1,134 @@
+"""What the language model reads: each prompt with its kept visual tokens where the placeholder stood, left-padded.
+
+Which tokens are kept is known on the device only, and the host must not ask. So the host lays out every sample's whole
+unpruned sequence as slots, each pointing at an embedding and at the flag that says whether it stays; the device sorts
+the slots by flag, stably, which moves what is dropped to the left and leaves the rest in order; and the host cuts the
+left off at a length that it knows from the budgets alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adafv.engine.sample import Sample
+from adafv.models import Geometry
+
+# Flags behind a row's N own: always there, never there, then one for each newline.
+_ALWAYS, _NEVER, _FIRST_NEWLINE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The unpruned sequences of a batch of B samples, S slots each.
+
+    Attributes:
+        source: int64 [B, S], which row of the table of embeddings a slot holds (see `assemble`).
+        flag: int64 [B, S], which column of the extended mask says whether it stays.
+        newline_of: int64 [B, N], the newline flag that a visual token keeps alive, counted from 0.
+        newlines: the largest number of newlines of a sample.
+        length: no sequence can be longer after pruning.
+    """
+
+    source: Tensor
+    flag: Tensor
+    newline_of: Tensor
+    newlines: int
+    length: int
+
+    def assemble(self, mask: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The pruned batch: inputs_embeds [B, L, D] and attention_mask int64 [B, L], left-padded.
+
+        Args:
+            mask: bool [B, N], the kept visual tokens.
+            table: [R, D], the embeddings that `source` points into.
+        """
+        rows = len(mask)
+        alive = torch.zeros(rows, self.newlines + 1, dtype=torch.int64, device=mask.device)
+        alive.scatter_add_(1, self.newline_of, mask.long())
+        constant = torch.tensor([True, False], device=mask.device).expand(rows, 2)
+        stays = torch.cat([mask, constant, alive > 0], dim=1).gather(1, self.flag)  # [B, S]
+        slots = stays.byte().argsort(dim=1, stable=True)[:, -self.length :]  # [B, L]
+        present = stays.gather(1, slots)
+        embeds = table[self.source.gather(1, slots)] * present[:, :, None]
+        return embeds, present.long()
+
+
+def lay_out(
+    samples: Sequence[Sample],
+    geometries: Sequence[Geometry],
+    budgets: Sequence[int],
+    image_rows: Sequence[int],
+    text_rows: Sequence[int],
+    newline_row: int,
+    placeholder: int,
+    newlines: str,
+    device: torch.device,
+) -> Layout:
+    """Lay out a batch on the host.
+
+    Args:
+        budgets: K of each sample.
+        image_rows, text_rows: where in the table of embeddings each sample's patches and prompt begin.
+        newline_row: where the newline embedding stands in it.
+        placeholder: the token id whose place the image takes.
+        newlines: `drop` or `rows`, see `EngineOptions`. A sample that is not pruned keeps all of them.
+    """
+    width = max(geometry.visual_tokens for geometry in geometries)
+    most_newlines = max(int((~geometry.is_token).sum()) for geometry in geometries)
+    sources, flags, owners, length = [], [], [], 0
+    for sample, geometry, keep, image_row, text_row in zip(
+        samples, geometries, budgets, image_rows, text_rows, strict=True
+    ):
+        at = int(np.flatnonzero(sample.input_ids == placeholder)[0])
+        text = text_row + np.arange(len(sample.input_ids))
+        image = np.where(geometry.is_token, image_row + geometry.source, newline_row)
+        sources.append(np.concatenate([text[:at], image, text[at + 1 :]]))
+        count = int((~geometry.is_token).sum())
+        whole = keep == geometry.visual_tokens
+        policy = "all" if whole else newlines
+        always = np.full(len(text), width + _ALWAYS)
+        flags.append(np.concatenate([always[:at], _image_flags(geometry, width, policy), always[at + 1 :]]))
+        owners.append(_newline_owners(geometry, most_newlines))
+        kept_newlines = {"all": count, "rows": min(count, keep), "drop": 0}[policy]
+        length = max(length, len(text) - 1 + keep + kept_newlines)
+    return Layout(
+        source=_padded(sources, 0).to(device),
+        flag=_padded(flags, width + _NEVER).to(device),
+        newline_of=_padded(owners, most_newlines).to(device),
+        newlines=most_newlines,
+        length=length,
+    )
+
+
+def _image_flags(geometry: Geometry, width: int, policy: str) -> np.ndarray:
+    """int64 [L]: the flag of each place of the packed image: its token's own, or its newline's by the policy."""
+    flags = np.cumsum(geometry.is_token) - 1
+    ends = ~geometry.is_token
+    flags[ends] = {
+        "all": width + _ALWAYS,
+        "drop": width + _NEVER,
+        "rows": width + _FIRST_NEWLINE + np.arange(ends.sum()),
+    }[policy]
+    return flags
+
+
+def _newline_owners(geometry: Geometry, nobody: int) -> np.ndarray:
+    """int64 [N]: which newline ends each visual token's row, or `nobody` for the base crop, whose rows have none."""
+    before = np.cumsum(~geometry.is_token)[geometry.is_token]
+    last = geometry.panels[-1]
+    in_last_panel = np.arange(len(before)) >= len(before) - last.rows * last.columns
+    ended = in_last_panel & (before < (~geometry.is_token).sum())
+    return np.where(ended, before, nobody)
+
+
+def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
+    """int64 [B, longest], rows filled up on the right."""
+    out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)

@@ -1,0 +1,77 @@
+"""What the engine asks of a model family, and nothing else.
+
+An adapter owns a loaded transformers model. It turns crops into projected visual tokens and their saliency, token ids
+into embeddings, and an image size into a `Geometry`. Pruning and generating are the engine's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from adafv.models.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Encoded crops, not yet packed.
+
+    Attributes:
+        tokens: [C, P, D], projected into the language model's embedding space.
+        saliency: float32 [C, P].
+    """
+
+    tokens: Tensor
+    saliency: Tensor
+
+
+class Adapter(ABC):
+    """One loaded model of a family.
+
+    Args:
+        model: the transformers model, in eval mode, on its device. The adapter changes it (layers that are never
+            needed are dropped), so it is the adapter's from then on.
+        normalisation: float32 [3, 256], the normalised value of every uint8 value of each channel.
+    """
+
+    model_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
+        self.model = model
+        self._normalisation = normalisation.to(model.device)
+
+    @classmethod
+    @abstractmethod
+    def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
+        """Where the visual tokens of an image of (height, width) pixels lie. Needs no weights.
+
+        Raises:
+            ValueError: a configuration that this family can't have.
+        """
+
+    @abstractmethod
+    def encode(self, crops: Tensor) -> Encoded:
+        """Encode crops, uint8 [C, 3, H, W], on the model's device."""
+
+    @property
+    @abstractmethod
+    def newline(self) -> Tensor | None:
+        """[D], the embedding that ends a row of visual tokens, or None where the family has none."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[..., D], the language model's input embeddings of `input_ids` [...]."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    def normalise(self, crops: Tensor) -> Tensor:
+        """Pixel values in the model's dtype, as the model's processor computes them, from uint8 [C, 3, H, W].
+
+        A table look-up rather than arithmetic: there are only 256 values a channel, and the processor's own results
+        for them are exact to the bit, in whichever order it multiplies and subtracts.
+        """
+        channels = torch.arange(crops.shape[1], device=crops.device)[None, :, None, None] * 256
+        return self._normalisation.flatten().to(self.model.dtype)[crops.int() + channels]

@@ -1,0 +1,46 @@
+"""One row of one attention matrix, without any matrix: SDPA that also returns the [CLS] row.
+
+Research code reads saliency with `output_attentions=True`, which turns off SDPA and FlashAttention in every layer and
+materialises every layer's matrix (256 MB per crop for CLIP-L) to read one row of one of them. Here the tower runs on
+SDPA; the last layer's attention module, marked by `capture_cls_row`, recomputes the one row from its own query and key.
+
+transformers makes both ends public: attention functions are looked up by name in `AttentionInterface`, and what they
+return beside the output is collected under `attentions` when a model is called with `output_attentions=True`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from adafv.pruning import cls_saliency
+
+NAME = "sdpa_with_cls_row"
+
+
+def _sdpa_with_cls_row(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """As transformers' SDPA; from the marked module also the [CLS] row, float32 [B, P]."""
+    kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    marked = getattr(module, "returns_cls_row", False)
+    return output, cls_saliency(query, key, scaling) if marked else None
+
+
+AttentionInterface.register(NAME, _sdpa_with_cls_row)
+
+
+def capture_cls_row(tower: PreTrainedModel, attention: nn.Module) -> None:
+    """Make `tower(pixels, output_attentions=True).attentions` hold one tensor: the [CLS] row at `attention`."""
+    attention.returns_cls_row = True  # type: ignore[assignment]
+    tower.set_attn_implementation(NAME)

@@ -1,0 +1,75 @@
+"""LLaVA-NeXT: LLaVA with any-resolution crops, unpadding, and a newline embedding after each row of the picture."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration, PretrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_utils import ChannelDimension
+from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, image_size_to_num_patches
+
+from adafv.models.geometry import Geometry, Panel
+from adafv.models.llava import LlavaAdapter, refuse_unsupported
+
+_NEWLINE = -1
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """`LlavaNextForConditionalGeneration` with a CLIP vision tower."""
+
+    model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
+
+    @classmethod
+    def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
+        refuse_unsupported(config)
+        crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        source = _pack(config, torch.arange(crops * side * side).view(crops, side * side, 1), image_size)
+        base = Panel(side, side, 0.0, 0.0, 1.0, 1.0)  # the whole image, stretched to a square
+        return Geometry(crops, source, (base, *_tiles(config, source[side * side :], image_size)))
+
+    @property
+    def newline(self) -> Tensor | None:
+        return cast(Any, self.model).model.image_newline
+
+
+def _pack(config: PretrainedConfig, index: Tensor, image_size: tuple[int, int]) -> np.ndarray:
+    """int64 [L]: `index` [C, P, 1] through the model's own packing code, which reads only the model's `config`."""
+    packed, _ = LlavaNextModel.pack_image_features(
+        cast(Any, SimpleNamespace(config=config)),
+        [index],
+        image_sizes=[list(image_size)],
+        vision_feature_select_strategy="default",
+        image_newline=torch.tensor([_NEWLINE]),
+    )
+    return packed[0].squeeze(-1).numpy()
+
+
+def _tiles(config: PretrainedConfig, source: np.ndarray, image_size: tuple[int, int]) -> tuple[Panel, ...]:
+    """The panel of the crops behind the base crop; none where an image is so narrow that unpadding leaves nothing.
+
+    The processor scales the image into the best resolution's canvas and pads it; the model then cuts as many rows (or
+    columns) of patches off either side.
+    """
+    rows = int((source == _NEWLINE).sum())
+    columns = len(source) // rows - 1 if rows else 0
+    if columns == 0:
+        return ()
+    canvas = select_best_resolution(image_size, config.image_grid_pinpoints)
+    blank = np.broadcast_to(np.uint8(0), (3, *image_size))  # only its shape is read
+    drawn = get_patch_output_size(blank, canvas, input_data_format=ChannelDimension.FIRST)
+    patch = config.vision_config.patch_size
+    top, bottom = _span(rows, canvas[0], drawn[0], patch)
+    left, right = _span(columns, canvas[1], drawn[1], patch)
+    return (Panel(rows, columns, top, left, bottom, right),)
+
+
+def _span(patches: int, canvas: int, drawn: int, patch: int) -> tuple[float, float]:
+    """Where the `patches` left of a canvas side begin and end, in fractions of the `drawn` pixels on it."""
+    start = (canvas // patch - patches) // 2 * patch - (canvas - drawn) // 2
+    return start / drawn, (start + patches * patch) / drawn
