@@ -1,0 +1,196 @@
+"""An image's bytes, from wherever its path or URI says, or a reject with the reason.
+
+Ray Data's `download()` turns a 404, a 403 and a time-out alike into a null. Here each keeps its name, and what can
+pass (time-outs, resets, 429, 5xx, truncated bodies) is tried again with growing, jittered pauses first.
+
+The data set is not trusted: whoever wrote it must not be able to read this machine's files or its network. Local paths
+must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http` and a public address (`http.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import random
+import re
+import stat
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from botocore.exceptions import ClientError
+
+from adafv.pipeline import rows
+from adafv.pipeline.http import Address, is_public, read_http
+from adafv.pipeline.rejects import Reject, redact
+from adafv.pipeline.rows import Row
+from adafv.pipeline.storage import S3_ERRORS, Storage, has_scheme, is_s3, split_s3
+from adafv.pipeline.transfer import Refused, read_within
+
+THREADS = 16
+ATTEMPTS = 4
+FIRST_PAUSE = 0.5  # seconds; doubled with each attempt, and jittered so that a fleet doesn't return in step
+PASSING = {"RequestTimeTooSkewed", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "SlowDown"}
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches images under one set of rules.
+
+    Attributes:
+        max_bytes: larger images are rejected.
+        allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
+    """
+
+    storage: Storage
+    max_bytes: int
+    allow_http: bool = False
+    allowed: Address = is_public
+    pause: float = FIRST_PAUSE
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The stage: rows in, the same rows with the bytes or with a reject out."""
+        return rows.to_table(self.fetch_rows(rows.from_table(table)))
+
+    def fetch_rows(self, given: Iterable[Row]) -> list[Row]:
+        """Fetch what is to be fetched, each distinct image once."""
+        given = list(given)
+        wanted = list(dict.fromkeys((row.image_uri, row.image_root or "") for row in given if row.image_uri))
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = dict(zip(wanted, threads.map(lambda key: self._timed(*key), wanted), strict=True))
+        shares = {key: sum(1 for row in given if (row.image_uri, row.image_root or "") == key) for key in wanted}
+        return [self._with_bytes(row, found, shares) for row in given]
+
+    def _with_bytes(
+        self,
+        row: Row,
+        found: dict[tuple[str, str], tuple[bytes | Reject, float]],
+        shares: dict[tuple[str, str], int],
+    ) -> Row:
+        if not row.image_uri:
+            too_large = row.image_bytes is not None and len(row.image_bytes) > self.max_bytes
+            return row.rejected(_too_large(len(row.image_bytes or b""), self.max_bytes)) if too_large else row
+        key = (row.image_uri, row.image_root or "")
+        result, elapsed = found[key]
+        row = replace(row, fetch_ms=elapsed / shares[key])
+        return row.rejected(result) if isinstance(result, Reject) else replace(row, image_bytes=result, image_uri=None)
+
+    def _timed(self, uri: str, root: str) -> tuple[bytes | Reject, float]:
+        start = time.perf_counter()
+        result = self.fetch(uri, root)
+        return result, 1000 * (time.perf_counter() - start)
+
+    def fetch(self, uri: str, root: str) -> bytes | Reject:
+        """The bytes at `uri`, which may be relative to `root`, or why they can't be had. Never raises."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._read(uri, root)
+            except Refused as refused:
+                if not refused.passing or attempt == ATTEMPTS:
+                    return refused.reject
+                time.sleep(self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+        raise AssertionError("unreachable")
+
+    def _read(self, uri: str, root: str) -> bytes:
+        scheme = uri.partition("://")[0].lower() if has_scheme(uri) else ""
+        if scheme in ("http", "https"):
+            if not self.allow_http:
+                raise Refused("image_refused", f"{redact(uri)} needs --allow-http")
+            return read_http(uri, self.max_bytes, self.allowed)
+        if is_s3(uri):
+            return self._read_s3(uri)
+        if scheme == "file":
+            return _read_local(unquote(urlsplit(uri).path), root, self.max_bytes)
+        if scheme or re.match(r"data:", uri, re.IGNORECASE):
+            return self._read_pyarrow(uri, root)
+        if has_scheme(root) and not root.startswith("file://"):
+            inner = _inside(root, uri)
+            return self._read_s3(inner) if is_s3(root) else self._read_pyarrow(inner, root)
+        return _read_local(uri, root, self.max_bytes)
+
+    def _read_s3(self, uri: str) -> bytes:
+        bucket, key = split_s3(uri) if re.match(r"s3://[^/@]+/.", uri) else ("", "")
+        if not key:
+            raise Refused("image_refused", f"{redact(uri)} is not s3://BUCKET/KEY")
+        try:
+            answer = self.storage.client(attempts=1).get_object(Bucket=bucket, Key=key)
+            if answer["ContentLength"] > self.max_bytes:
+                raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
+            with answer["Body"] as body:
+                return read_within(body.iter_chunks(2**18), self.max_bytes)
+        except ClientError as error:
+            raise _s3_refusal(uri, error) from error
+        except S3_ERRORS as error:
+            raise Refused("image_fetch_failed", f"{redact(uri)}: {type(error).__name__}", passing=True) from error
+
+    def _read_pyarrow(self, uri: str, root: str) -> bytes:
+        """From a store that pyarrow knows, if the image root lies on it."""
+        if not has_scheme(root) or not uri.startswith(root.rstrip("/") + "/") or uri != _inside(root, uri):
+            raise Refused(
+                "image_refused", f"{uri[:200]!r}: only s3://, http(s):// and what lies in --image-root is opened"
+            )
+        filesystem, path = self.storage.filesystem(uri)
+        try:
+            with filesystem.open_input_file(path) as file:
+                if file.size() > self.max_bytes:
+                    raise Refused.of(_too_large(file.size(), self.max_bytes))
+                return file.read()
+        except FileNotFoundError as error:
+            raise Refused("image_not_found", f"nothing at {redact(uri)}") from error
+        except OSError as error:
+            raise Refused("image_fetch_failed", f"{redact(uri)}: {error}", passing=True) from error
+
+
+def _s3_refusal(uri: str, error: ClientError) -> Refused:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    message = f"{redact(uri)}: S3 answered {status} {code}"
+    if code in PASSING or status in (408, 429) or status >= 500:
+        return Refused("image_fetch_failed", message, passing=True)
+    if status == 404:
+        return Refused("image_not_found", message)
+    return Refused("image_forbidden" if status in (401, 403) else "image_refused", message)
+
+
+def _inside(root: str, uri: str) -> str:
+    """`uri`, relative to the folder `root` or beginning with it, with `..` resolved; refused where it leaves `root`."""
+    root = root.rstrip("/")
+    relative = uri.removeprefix(root + "/")
+    normal = posixpath.normpath(relative)
+    if relative.startswith("/") or normal == ".." or normal.startswith("../"):
+        raise Refused("image_refused", f"{uri!r} leaves the image root")
+    return f"{root}/{normal}"
+
+
+def _read_local(path: str, root: str, max_bytes: int) -> bytes:
+    """A regular file in the local folder `root`; a link counts by what it points to."""
+    root = unquote(urlsplit(root).path) if root.startswith("file://") else root
+    if "\0" in path or has_scheme(root):
+        raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {redact(root)}")
+    try:
+        real_root = os.path.realpath(root)
+        real = os.path.realpath(os.path.join(real_root, path))
+        if os.path.commonpath((real_root, real)) != real_root:
+            raise Refused("image_refused", f"{path!r} leaves the image root {root}; --image-root names another")
+        # Not blocking: the name may be that of a pipe, and opening one would wait for a writer for ever.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused("image_refused", f"{path!r} is not a regular file")
+            if status.st_size > max_bytes:
+                raise Refused.of(_too_large(status.st_size, max_bytes))
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Refused("image_not_found", f"no file {path!r} in {root}") from error
+    except PermissionError as error:
+        raise Refused("image_forbidden", f"{path!r}: permission denied") from error
+    except (OSError, ValueError) as error:  # names too long, loops of links, unencodable names, a failing disk
+        raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
+
+
+def _too_large(size: int, limit: int) -> Reject:
+    return Reject("image_too_large", f"{size} bytes; the limit is {limit}")

@@ -1,0 +1,256 @@
+"""Reading the four input formats: a `Unit` of input in, its records out, in order, one at a time.
+
+A unit is what one task reads: some row groups of a Parquet file, a JSONL file, a tar, or a few hundred images. The
+same readers serve the planning pass, which needs only ids and skips the images, and the run itself; both must count
+records alike, because the plan speaks of a unit's records by number. A file that can't be read, or whose end can't,
+gives a record with a reject in place of what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from adafv.pipeline.rejects import Reject, clean
+from adafv.pipeline.rows import Columns, Record, Unreadable
+from adafv.pipeline.storage import Storage
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PARQUET_BATCH = 64  # rows held at once; they may carry images
+LINE_LIMIT = 16 * 2**20  # bytes of one JSONL line, or of one metadata member of a tar
+READ_ERRORS = (OSError, EOFError, pa.ArrowException, tarfile.TarError, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one task reads.
+
+    Attributes:
+        format: a key of `READERS`.
+        uri: the file, or the folder of images.
+        groups: Parquet: the row groups, and `first`: the number of their first row in the file.
+        members: images: paths relative to the folder.
+        problem: unreadable: why.
+    """
+
+    format: str
+    uri: str
+    groups: tuple[int, ...] = ()
+    first: int = 0
+    members: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def root(self) -> str:
+        return self.uri if self.format == "images" else posixpath.dirname(self.uri)
+
+
+def read(unit: Unit, storage: Storage, columns: Columns, images: bool = True) -> Iterator[Record]:
+    """The records of a unit, in order; without `images`, ids and texts may be all there is."""
+    return READERS[unit.format](unit, storage, columns, images)
+
+
+def _read_parquet(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """The rows of some row groups. Rows whose image column is damaged are rejected by id."""
+    filesystem, path = storage.filesystem(unit.uri)
+    number = unit.first
+    with filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source)
+        wanted = [name for name in (columns.wanted if images else (columns.id,)) if name in file.schema_arrow.names]
+        for group in unit.groups:
+            done = number
+            try:
+                for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=wanted):
+                    for values in _values(batch):
+                        yield Record(f"{unit.uri}#{number}", unit.root, values)
+                        number += 1
+            except READ_ERRORS as error:
+                reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
+                for values in _surviving_ids(file, group, columns.id, skip=number - done):
+                    yield Record(f"{unit.uri}#{number}", unit.root, values, reject)
+                    number += 1
+
+
+def _surviving_ids(file: pq.ParquetFile, group: int, column: str, skip: int) -> Iterable[dict[str, Any]]:
+    """The ids of a row group whose other columns are damaged, or None for each where the ids are damaged as well."""
+    count = file.metadata.row_group(group).num_rows
+    try:
+        ids = file.read_row_group(group, columns=[column]).column(column).to_pylist()
+    except (*READ_ERRORS, ValueError):
+        ids = [None] * count
+    return [{column: value} for value in ids[skip:]]
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of a batch as Python values."""
+    lists = {name: _to_list(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+    for i in range(batch.num_rows):
+        yield {name: values[i] for name, values in lists.items()}
+
+
+def _to_list(array: pa.Array) -> list[Any]:
+    try:
+        return array.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):  # e.g. text that isn't UTF-8: find the values at fault
+        return [_to_value(value) for value in array]
+
+
+def _to_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return Unreadable()
+
+
+def _read_jsonl(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """The objects of a JSONL file, compressed or not; empty lines are none."""
+    filesystem, path = storage.filesystem(unit.uri)
+    number = 0
+    try:
+        with filesystem.open_input_stream(path, compression="detect", buffer_size=2**20) as stream:
+            for line in _lines(stream):
+                if line is None or line.strip():
+                    yield _json_record(f"{unit.uri}#{number}", unit.root, line)
+                    number += 1
+    except READ_ERRORS as error:
+        yield _rest_unreadable(unit, number, error)
+
+
+def _lines(stream: pa.NativeFile) -> Iterator[bytes | None]:
+    """The lines of a stream; None for one over `LINE_LIMIT`, which is not held in memory."""
+    rest, overlong = b"", False
+    while block := stream.read(2**20):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield None if overlong else line
+            overlong = False
+        if len(rest) > LINE_LIMIT:
+            rest, overlong = b"", True
+    if rest or overlong:
+        yield None if overlong else rest
+
+
+def _json_record(place: str, root: str, line: bytes | None) -> Record:
+    if line is None:
+        return Record(place, root, {}, Reject("bad_row", f"the line has more than {LINE_LIMIT} bytes"))
+    values = _json_object(line)
+    return Record(place, root, {}, values) if isinstance(values, Reject) else Record(place, root, values)
+
+
+def _json_object(text: bytes) -> dict[str, Any] | Reject:
+    try:
+        values = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, absurdly long numbers, deep nesting
+        return Reject("bad_row", f"no JSON: {type(error).__name__}: {error}")
+    if not isinstance(values, dict):
+        return Reject("bad_row", f"a JSON {type(values).__name__}, not an object")
+    return values
+
+
+def _read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """The samples of a WebDataset tar: neighbouring members whose names agree up to the first dot of the file name.
+
+    Their id is that name, unless their .json has the id column; a .txt is the question, unless the .json has it.
+    """
+    filesystem, path = storage.filesystem(unit.uri)
+    number = 0
+    try:
+        with (
+            filesystem.open_input_stream(path, compression="detect", buffer_size=2**20) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            key, sample = None, _TarSample(unit, "", columns)
+            for member in tar:
+                if not member.isfile() or posixpath.basename(member.name).startswith("."):
+                    continue
+                stem = _tar_key(member.name)
+                if stem != key:
+                    if key is not None:
+                        yield sample.record()
+                        number += 1
+                    key, sample = stem, _TarSample(unit, stem, columns)
+                sample.add(tar, member, images)
+            if key is not None:
+                yield sample.record()
+                number += 1
+    except READ_ERRORS as error:
+        yield _rest_unreadable(unit, number, error)
+
+
+def _tar_key(name: str) -> str:
+    folder, base = posixpath.split(name.removeprefix("./"))
+    return posixpath.join(folder, base.partition(".")[0])
+
+
+class _TarSample:
+    """The members of a tar that belong together, as they come."""
+
+    def __init__(self, unit: Unit, key: str, columns: Columns) -> None:
+        self._unit, self._key, self._names = unit, clean(key), columns
+        self._columns: dict[str, Any] = {columns.id: self._key}
+        self._metadata: dict[str, Any] = {}
+        self._reject: Reject | None = None
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, images: bool) -> None:
+        extension = posixpath.splitext(member.name)[1].lower()
+        if extension in IMAGE_EXTENSIONS:
+            path = f"{self._unit.uri}#{clean(member.name)}"
+            self._columns[self._names.image] = {"path": path, "bytes": _content(tar, member) if images else None}
+        elif extension in (".json", ".txt") and member.size > LINE_LIMIT:
+            self._reject = Reject("bad_row", f"{member.name} has {member.size} bytes; the limit is {LINE_LIMIT}")
+        elif extension == ".json":
+            values = _json_object(_content(tar, member))
+            if isinstance(values, Reject):
+                self._reject = values
+            else:
+                self._metadata = values
+        elif extension == ".txt":
+            text = _content(tar, member).decode("utf-8", "replace").strip()
+            self._columns |= {self._names.question: text, "txt": text}
+
+    def record(self) -> Record:
+        metadata = {name: value for name, value in self._metadata.items() if name != self._names.image}
+        return Record(f"{self._unit.uri}#{self._key}", self._unit.root, self._columns | metadata, self._reject)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    data = file.read() if file is not None else b""
+    if len(data) != member.size:
+        raise EOFError(f"{member.name} ends after {len(data)} of {member.size} bytes")
+    return data
+
+
+def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """One record per image file; its id is its path in the folder. The bytes are the fetch stage's business."""
+    for member in unit.members:
+        yield Record(f"{unit.uri}/{member}", unit.root, {columns.id: member, columns.image: member})
+
+
+def _read_nothing(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """What stands for a file that can't be opened at all: one record that says so."""
+    yield Record(unit.uri, unit.root, {}, Reject("source_unreadable", unit.problem))
+
+
+def _rest_unreadable(unit: Unit, number: int, error: BaseException) -> Record:
+    message = f"nothing after record {number} can be read: {type(error).__name__}: {error}"
+    return Record(f"{unit.uri}#{number}", unit.root, {}, Reject("source_unreadable", message))
+
+
+Reader = Callable[[Unit, Storage, Columns, bool], Iterator[Record]]
+READERS: dict[str, Reader] = {
+    "parquet": _read_parquet,
+    "jsonl": _read_jsonl,
+    "tar": _read_tar,
+    "images": _read_images,
+    "unreadable": _read_nothing,
+}

@@ -1,0 +1,61 @@
+"""Where a model's files are on this node, for each way in which `--model` can name it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+from adafv.pipeline.storage import Storage, is_s3, split_s3
+
+COMPLETE = ".complete"
+
+
+def resolve_model(name: str, storage: Storage) -> str:
+    """`name` as a folder or hub id: `testbed` is the embedded model, an s3:// prefix is downloaded once per node."""
+    if name == "testbed":
+        from adafv.testbed.model import checkpoint
+
+        return str(checkpoint())
+    return str(_download(name, storage)) if is_s3(name) else name
+
+
+def absolute_model(name: str) -> str:
+    """A local folder by its full path: the workers' current folder is another."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
+
+
+def cache_folder() -> Path:
+    """Where downloaded models are kept: ADAFV_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ADAFV_CACHE") or Path.home() / ".cache" / "adafv")
+
+
+def _download(uri: str, storage: Storage) -> Path:
+    """The files under `uri`. A lock keeps the node's processes from downloading twice, and a marker that is written
+    last tells a whole download from one that was cut off."""
+    name = hashlib.blake2b(f"{storage.endpoint} {uri}".encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / COMPLETE).exists():
+            _download_files(uri, folder, storage)
+            (folder / COMPLETE).touch()
+    return folder
+
+
+def _download_files(uri: str, folder: Path, storage: Storage) -> None:
+    bucket, prefix = split_s3(uri.rstrip("/") + "/")
+    client = storage.client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ())]
+    files = [name for name in names if name and not name.endswith("/")]
+    if not files:
+        raise FileNotFoundError(f"--model {uri}: there is nothing")
+    for name in files:
+        target = (folder / name).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise ValueError(f"--model {uri} holds {name!r}, which leaves the folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file(bucket, prefix + name, str(target))

@@ -1,0 +1,279 @@
+"""All options of a job: one frozen dataclass, from which the command line and the configuration file follow.
+
+A field's metadata is its line of `--help`. A YAML file given with `--config` uses the same names; it is turned into
+arguments that stand before those of the command line, so that it goes through the same checks and the command line
+wins. The checks of values are in `__post_init__`; those of the engine's options are the engine's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.rejects import redact
+from adafv.pipeline.storage import split_s3
+
+if TYPE_CHECKING:
+    from adafv.engine import EngineOptions
+
+ENGINE = ("strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "newlines", "temperature", "top_p", "seed")
+
+
+def option(group: str, help: str, default: Any = MISSING, *, type: Any = str, metavar: str | None = None) -> Any:
+    metadata = {"group": group, "help": help, "type": type, "metavar": metavar}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What to label, with what, and where to. Names are those of the command line, with underscores."""
+
+    input: tuple[str, ...] = option(
+        "data",
+        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3:// or what pyarrow opens; repeatable",
+        metavar="URI",
+    )
+    output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
+    id_column: str = option("data", "column with the row's id", "id", metavar="NAME")
+    image_column: str = option(
+        "data", "column with the image: bytes, a {bytes, path} struct, or a path or URI", "image", metavar="NAME"
+    )
+    question_column: str = option("data", "column with the question", "question", metavar="NAME")
+    image_root: str | None = option(
+        "data",
+        "what relative image paths are relative to, and what local paths must stay "
+        "in (default: the folder of the input file)",
+        None,
+        metavar="URI",
+    )
+    prompt: str = option(
+        "data",
+        "what to ask: a template over the row's columns, e.g. '{question} Answer in one "
+        "word.', or a fixed text such as 'Describe the image.'",
+        "{question}",
+        metavar="TEXT",
+    )
+    limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
+    retry_rejects: bool = option(
+        "data",
+        "label again all rows that were rejected before, not only those whose error may have passed",
+        False,
+        type=bool,
+    )
+    max_reject_rate: float = option(
+        "data",
+        "exit with status 3 when more than this fraction of the run's rows is rejected",
+        1.0,
+        type=float,
+        metavar="X",
+    )
+    run_id: str | None = option("data", "name of the run (default: the time and a random suffix)", None, metavar="ID")
+
+    model: str = option(
+        "model", "hub id, local folder, s3:// prefix, or 'testbed', the small embedded model", "testbed"
+    )
+    strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv", metavar="NAME")
+    keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
+    keep_tokens: int | None = option(
+        "model", "number of visual tokens to keep, instead of --keep", None, type=int, metavar="K"
+    )
+    max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
+    text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
+    newlines: str = option(
+        "model",
+        "newline embeddings of any-resolution models: drop, or keep those of rows that keep a token (rows)",
+        "drop",
+        metavar="NAME",
+    )
+    temperature: float = option("model", "0 answers greedily; above, tokens are sampled", 0.0, type=float, metavar="T")
+    top_p: float = option(
+        "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
+    )
+    seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
+
+    batch_size: int | None = option(
+        "hardware", "rows per batch (default: 32 on a GPU, 16 on a CPU)", None, type=int, metavar="N"
+    )
+    device: str = option("hardware", "auto (GPUs where the cluster has any), cuda or cpu", "auto", metavar="NAME")
+    dtype: str = option(
+        "hardware", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16", "auto", metavar="NAME"
+    )
+    workers: str | None = option(
+        "hardware", "how many workers, N or MIN:MAX (default: one per GPU, or one on CPUs)", None, metavar="MIN:MAX"
+    )
+    price_per_hour: float | None = option(
+        "hardware", "USD per hour of one GPU (or of one CPU worker)", None, type=float, metavar="USD"
+    )
+
+    allow_http: bool = option("access", "fetch http(s) images, from public addresses only", False, type=bool)
+    max_image_bytes: int = option("access", "reject images with more bytes", 64 * 2**20, type=int, metavar="N")
+    max_image_pixels: int = option(
+        "access", "reject images with more pixels, before they are decoded", 178_956_970, type=int, metavar="N"
+    )
+    s3_endpoint: str | None = option(
+        "access",
+        "endpoint of an S3-compatible store (default: AWS_ENDPOINT_URL); keys and "
+        "region come from the AWS environment variables",
+        None,
+        metavar="URL",
+    )
+
+    def __post_init__(self) -> None:
+        _require(len(self.input) > 0, "input", "()", "at least one path or URI")
+        for name in ("limit", "batch_size", "max_image_bytes", "max_image_pixels"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
+        _require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "a fraction from 0 to 1")
+        _require(
+            self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "0 or above"
+        )
+        _require(self.device in ("auto", "cuda", "cpu"), "device", self.device, "auto, cuda or cpu")
+        _require(
+            self.run_id is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run_id) is not None,
+            "run_id",
+            self.run_id,
+            "up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
+        )
+        for uri in (*self.input, self.output, self.image_root or "", self.model):
+            if uri.startswith("s3://"):
+                split_s3(uri)
+        self.worker_range()
+        self.prompt_columns()
+        self.engine_options()
+
+    def worker_range(self) -> tuple[int, int] | None:
+        """(MIN, MAX) of `--workers`, or None where the hardware decides."""
+        if self.workers is None:
+            return None
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", self.workers)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        _require(1 <= low <= high, "workers", self.workers, "N or MIN:MAX with 1 <= MIN <= MAX")
+        return low, high
+
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The columns that `--prompt` names. Only plain names: a template must not reach into objects."""
+        demand = "text with plain {column} names; literal braces are written {{ and }}"
+        try:
+            parts = list(string.Formatter().parse(self.prompt))
+        except ValueError as error:
+            raise UsageError(f"--prompt is {self.prompt!r}; it must be {demand} ({error})") from error
+        names = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+        for name, spec, conversion in names:
+            plain = name and not re.search(r"[.\[\]]", name) and not name.isdigit() and not spec and not conversion
+            _require(bool(plain), "prompt", self.prompt, demand)
+        return tuple(dict.fromkeys(name for name, _, _ in names))
+
+    def engine_options(self, device: str | None = None) -> EngineOptions:
+        """The engine's part of the options, for `device` where the cluster has decided it."""
+        from adafv.engine import EngineOptions
+
+        values = {name: getattr(self, name) for name in ENGINE}
+        try:
+            return EngineOptions(**values, device=device or self.device, dtype=self.dtype)
+        except ValueError as error:
+            raise UsageError(f"--{re.sub('_', '-', str(error), count=1)}") from error
+
+    def public(self) -> dict[str, Any]:
+        """The options as the run's file records them: no secrets, which only URIs could hold."""
+        values = asdict(self) | {"input": [redact(uri) for uri in self.input]}
+        return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _require(holds: bool, name: str, value: object, demand: str) -> None:
+    if not holds:
+        raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {demand}")
+
+
+def parse_options(arguments: Sequence[str], description: str, epilog: str) -> JobOptions:
+    """The options of a command line, with those of its `--config` file underneath.
+
+    Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know.
+    """
+    parser = _parser(description, epilog)
+    known, _ = _config_parser().parse_known_args(arguments)
+    under = _config_arguments(Path(known.config), _named(arguments)) if known.config else []
+    values = vars(parser.parse_args([*under, *arguments]))
+    del values["config"]
+    if not values["input"] or not values["output"]:
+        raise UsageError("--input and --output are needed: on the command line or in the --config file")
+    return JobOptions(**values | {"input": tuple(values["input"])})
+
+
+def _config_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser
+
+
+def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
+    groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "access")}
+    for item in fields(JobOptions):
+        groups[item.metadata["group"]].add_argument(_flag(item.name), **_argument(item))
+    return parser
+
+
+def _argument(item: Field[Any]) -> dict[str, Any]:
+    """What argparse is to know of a field."""
+    kind, default = item.metadata["type"], None if item.default is MISSING else item.default
+    text = item.metadata["help"].replace("%", "%%")
+    if item.name == "input":
+        return {"nargs": "+", "action": "extend", "metavar": item.metadata["metavar"], "help": text}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
+    shown = "" if default is None or "default" in text else f" (default: {default})"
+    return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text + shown}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _named(arguments: Sequence[str]) -> set[str]:
+    """The names of the options that stand on the command line."""
+    flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
+
+
+def _config_arguments(path: Path, named: set[str]) -> list[str]:
+    """The YAML file as arguments, without what the command line overrides."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} must hold option names and values, such as 'keep: 0.1'")
+    known = {item.name: item for item in fields(JobOptions)}
+    unknown = [str(name) for name in values if str(name).replace("-", "_") not in known]
+    if unknown:
+        names = ", ".join(name.replace("_", "-") for name in known)
+        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
+    overridden = named | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
+    arguments: list[str] = []
+    for name, value in values.items():
+        item = known[str(name).replace("-", "_")]
+        if item.name not in overridden and value is not None:
+            arguments += _config_argument(item, value, path)
+    return arguments
+
+
+def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
+    flag = _flag(item.name)
+    if item.metadata["type"] is bool and isinstance(value, bool):
+        return [flag if value else "--no-" + flag.removeprefix("--")]
+    if item.name == "input" and isinstance(value, list) and value:
+        return [flag, *(str(uri) for uri in value)]
+    if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
+        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
+    return [f"{flag}={value}"]

@@ -1,0 +1,100 @@
+"""Which rows of the input are to be labelled: decided before anything runs.
+
+One pass over the input reads only the ids, in parallel tasks, as 16-byte digests. In the order of the input, a row is
+new, done (the ledger has it), or a repetition of an earlier row. So the first of several rows with one id is labelled
+whatever finishes first, the number of rows is known to the progress line, a rerun with nothing to do starts no
+worker, and the reading stage needs no ledger: it gets one byte per row, its verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from adafv.pipeline.formats import Unit, read
+from adafv.pipeline.ledger import DIGEST, Ledger, digest_id, digest_place
+from adafv.pipeline.rows import Columns, Record, id_of
+from adafv.pipeline.storage import Storage
+
+NEW, DONE, REPEATED = 0, 1, 2  # verdicts
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of which something is to be done. `verdicts`: uint8, one per record."""
+
+    unit: Unit
+    verdicts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do: its tasks, and how many rows the input has, how many of them are done."""
+
+    tasks: tuple[Task, ...]
+    rows: int
+    skipped: int
+
+    @property
+    def to_do(self) -> int:
+        return self.rows - self.skipped
+
+
+def make_plan(
+    units: Sequence[Unit], ledger: Ledger, storage: Storage, columns: Columns, limit: int | None, num_cpus: float
+) -> Plan:
+    """Scan the ids of `units` and judge the first `limit` rows. `num_cpus`: what a scanning task reserves."""
+    scanned = _take(_scan(units, storage, columns, num_cpus), limit)
+    counts = [len(digests) for digests in scanned]
+    verdicts = judge(np.concatenate([np.empty(0, DIGEST), *scanned]), ledger)
+    parts = np.split(verdicts, np.cumsum(counts)[:-1]) if counts else []
+    tasks = tuple(Task(unit, part) for unit, part in zip(units, parts, strict=False) if (part != DONE).any())
+    return Plan(tasks, rows=len(verdicts), skipped=int((verdicts == DONE).sum()))
+
+
+def judge(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
+    """uint8 [N]: the verdict on each of the input's rows, given as digests [N] in the input's order."""
+    verdicts = np.full(len(digests), NEW, dtype=np.uint8)
+    order = np.argsort(digests, kind="stable")
+    in_order = digests[order]
+    verdicts[order[1:][in_order[1:] == in_order[:-1]]] = REPEATED
+    verdicts[ledger.contains(digests)] = DONE
+    return verdicts
+
+
+def _take(scanned: Iterator[np.ndarray], limit: int | None) -> list[np.ndarray]:
+    """The first `limit` digests; scanning ends when they are there."""
+    taken: list[np.ndarray] = []
+    left = limit
+    for digests in scanned:
+        taken.append(digests if left is None else digests[:left])
+        left = left if left is None else left - len(taken[-1])
+        if left == 0:
+            break
+    return taken
+
+
+def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[np.ndarray]:
+    """The digests of each unit, in order, read by tasks of which a bounded number runs ahead."""
+    scan = ray.remote(num_cpus=num_cpus)(scan_unit)
+    ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    waiting = [scan.remote(unit, storage, columns) for unit in units[:ahead]]
+    for i in range(len(units)):
+        digests = ray.get(waiting.pop(0))
+        if i + ahead < len(units):
+            waiting.append(scan.remote(units[i + ahead], storage, columns))
+        yield digests
+
+
+def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> np.ndarray:
+    """The digests of a unit's rows, in order."""
+    records = read(unit, storage, columns, images=False)
+    return np.fromiter((_digest(record, columns.id) for record in records), dtype=DIGEST)
+
+
+def _digest(record: Record, column: str) -> bytes:
+    id = id_of(record.columns.get(column))
+    return digest_place(record.place) if id is None else digest_id(id)

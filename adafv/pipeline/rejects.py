@@ -1,0 +1,94 @@
+"""Why a row could not be labelled: a short closed list of errors, and `Reject`, which carries one through the stages.
+
+A bad row is a value, never an exception: Ray Data loses a whole block to an exception, or hides the loss. So each
+stage fills in a row's reject and passes the row on, and the sink writes it to `rejects/` with its reason.
+
+Messages end up in files that people share, so they carry no credentials (the query of a presigned URL, user names
+and passwords before an `@`), are short, and hold nothing that Parquet or a terminal chokes on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MESSAGE_LIMIT = 500  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorClass:
+    """One entry of the list: the stage that finds it, and whether the same command may succeed later."""
+
+    stage: str
+    meaning: str
+    retryable: bool = False
+
+
+ERRORS: dict[str, ErrorClass] = {
+    "missing_id": ErrorClass("source", "the row's id is null, empty or absent"),
+    "duplicate_id": ErrorClass("source", "an earlier row of the input has the same id"),
+    "bad_row": ErrorClass("source", "the row can't be parsed, or a column has the wrong type"),
+    "source_unreadable": ErrorClass("source", "an input file, or the rest of it, can't be read", retryable=True),
+    "image_missing": ErrorClass("source", "the row has no image"),
+    "prompt_incomplete": ErrorClass("source", "a column that --prompt names is null or absent"),
+    "image_refused": ErrorClass("fetch", "the image's path or URI is one that the job must not open"),
+    "image_not_found": ErrorClass("fetch", "there is nothing at the image's path or URI"),
+    "image_forbidden": ErrorClass("fetch", "the store denies access to the image"),
+    "image_too_large": ErrorClass("fetch", "the image has more bytes than --max-image-bytes"),
+    "image_fetch_failed": ErrorClass("fetch", "the image could not be fetched, after retries", retryable=True),
+    "image_empty": ErrorClass("decode", "the image has no bytes"),
+    "image_format": ErrorClass("decode", "the bytes are no image of a format that is allowed"),
+    "image_too_many_pixels": ErrorClass("decode", "the image has more pixels than --max-image-pixels"),
+    "image_corrupt": ErrorClass("decode", "the image can't be decoded: truncated or damaged"),
+    "image_unsupported": ErrorClass("prepare", "the model's processor can't handle an image of this shape"),
+    "prompt_empty": ErrorClass("prepare", "nothing is left of the prompt"),
+    "prompt_placeholder": ErrorClass("prepare", "the prompt contains the model's image placeholder"),
+    "prompt_too_long": ErrorClass("prepare", "prompt, image and answer exceed the model's context"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Why a row could not be labelled. `error` is a key of `ERRORS`; `message` is safe to show."""
+
+    error: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.error not in ERRORS:
+            raise ValueError(f"error is {self.error!r}; it must be one of {', '.join(ERRORS)}")
+        object.__setattr__(self, "message", safe_message(self.message))
+
+    @property
+    def stage(self) -> str:
+        return ERRORS[self.error].stage
+
+    @property
+    def retryable(self) -> bool:
+        return ERRORS[self.error].retryable
+
+
+def safe_message(text: str) -> str:
+    """`text` without credentials, control characters and unpaired surrogates, cut to `MESSAGE_LIMIT` characters."""
+    return shorten(_CONTROL.sub(" ", clean(redact(text))), MESSAGE_LIMIT)
+
+
+def redact(text: str) -> str:
+    """`text` with the user information, query and fragment of every URI in it taken out."""
+    return _URI.sub(lambda match: match["scheme"] + match["rest"] + ("?…" if match["query"] else ""), text)
+
+
+def clean(text: str) -> str:
+    """`text` with unpaired surrogates, which UTF-8 can't hold, replaced by U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_URI = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@?#]*@)?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+)

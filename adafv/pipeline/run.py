@@ -1,0 +1,261 @@
+"""One run of the job: plan it, stream the rows through Ray Data, write what comes out.
+
+    read (a task per unit) -> fetch and prepare (CPU tasks) -> label (actors) -> sink (this process)
+
+Nothing before the sink keeps state, so whatever Ray runs again does no harm; what the sink has written is done, and a
+rerun of the same command plans only the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+
+from adafv.pipeline import formats, rows
+from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.fetch import Fetcher
+from adafv.pipeline.ledger import read_ledger
+from adafv.pipeline.model import absolute_model
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.output import Output, open_output
+from adafv.pipeline.plan import DONE, REPEATED, Plan, Task, make_plan
+from adafv.pipeline.prepare import Preparation, load_preparer
+from adafv.pipeline.progress import Progress
+from adafv.pipeline.rejects import Reject, safe_message
+from adafv.pipeline.resources import Resources, allot
+from adafv.pipeline.rows import Columns, Row, row_of
+from adafv.pipeline.sink import Sink
+from adafv.pipeline.sources import open_source
+from adafv.pipeline.storage import S3_ERRORS, Storage
+from adafv.pipeline.summary import Run
+from adafv.pipeline.worker import Worker, WorkerOptions
+
+LOG = logging.getLogger("adafv")
+ROWS_PER_BLOCK = 32  # what one preparing task takes: enough to share a fetch, few enough to spread over the CPUs
+TOO_MANY_REJECTS = 3
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: the exit status (0, or 3 for too many rejects) and the run itself."""
+
+    status: int
+    run: Run
+
+
+def run(options: JobOptions) -> RunResult:
+    """Carry out a job.
+
+    Raises:
+        UsageError: the options can't be carried out (exit status 2).
+        RunError: the run began and failed (exit status 1).
+    """
+    storage = Storage.from_environment(options.s3_endpoint)
+    output = open_output(options.output, storage)
+    columns = Columns(
+        options.id_column, options.image_column, options.question_column, options.prompt, options.prompt_columns(),
+        options.image_root if options.image_root is None or "://" in options.image_root
+        else os.path.abspath(options.image_root),
+    )  # fmt: skip
+    sources = [open_source(uri, storage, columns) for uri in options.input]
+    _log_sources(options, [source.ignored for source in sources])
+    with _ray():
+        resources = allot(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        job = Job(options, storage, output, columns, resources)
+        return job.run([unit for source in sources for unit in source.units])
+
+
+def _log_sources(options: JobOptions, ignored: list[int]) -> None:
+    for uri, count in zip(options.input, ignored, strict=True):
+        if count:
+            LOG.info("%s: %d files are of no known kind and were passed over", uri, count)
+
+
+class _ray:  # noqa: N801  (a context)
+    """Ray for the time of a run: the one that is initialised, or the cluster that RAY_ADDRESS names, or a local one."""
+
+    def __enter__(self) -> None:
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            address = os.environ.get("RAY_ADDRESS", "local")
+            if address == "local":
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            dashboard = False if address == "local" else None
+            ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            ray.shutdown()
+
+
+class Job:
+    """A run's parts, and its course."""
+
+    def __init__(
+        self, options: JobOptions, storage: Storage, output: Output, columns: Columns, resources: Resources
+    ) -> None:
+        self._options, self._storage, self._output = options, storage, output
+        self._columns, self._resources = columns, resources
+        self._model = absolute_model(options.model)
+        self._engine = options.engine_options(resources.device)
+        run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self._run = Run(run_id, options.public(), options.price_per_hour, output.uri, resources)
+
+    def run(self, units: list[formats.Unit]) -> RunResult:
+        plan = self._plan(units)
+        self._run.input, self._run.skipped = plan.rows, plan.skipped
+        LOG.info("%s rows, %s done before, %s to do", f"{plan.rows:,}", f"{plan.skipped:,}", f"{plan.to_do:,}")
+        if plan.to_do:
+            self._check_model()
+        self._begin()
+        try:
+            self._stream(plan)
+            self._run.status = "done"
+        except ray.exceptions.RayError as error:
+            self._run.error = safe_message(_cause(error))
+            raise RunError(self._run.error) from error
+        except S3_ERRORS as error:
+            self._run.error = safe_message(f"the output can't be written: {error}")
+            raise RunError(self._run.error) from error
+        finally:
+            self._end()
+        too_many = self._run.reject_rate > self._options.max_reject_rate
+        return RunResult(TOO_MANY_REJECTS if too_many else 0, self._run)
+
+    def _plan(self, units: list[formats.Unit]) -> Plan:
+        try:
+            ledger = read_ledger(self._output, self._options.retry_rejects)
+        except (*S3_ERRORS, OSError, pa.ArrowException) as error:
+            raise UsageError(f"--output {self._output.uri} can't be read: {safe_message(str(error))}") from error
+        plan = make_plan(
+            units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus
+        )  # fmt: skip
+        if not plan.rows:
+            raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows")
+        return plan
+
+    def _check_model(self) -> None:
+        """Fail here, with a message that names the model, rather than in every worker."""
+        try:
+            load_preparer(self._model, self._engine, self._storage)
+        except (OSError, ValueError, *S3_ERRORS) as error:
+            raise UsageError(f"--model {self._options.model} can't be loaded: {safe_message(str(error))}") from error
+
+    def _begin(self) -> None:
+        try:
+            self._run.adopt_earlier(self._output)
+            self._run.write(self._output)
+        except (*S3_ERRORS, OSError) as error:
+            raise UsageError(f"--output {self._output.uri} can't be written: {safe_message(str(error))}") from error
+
+    def _stream(self, plan: Plan) -> None:
+        sink = Sink(self._output, self._run.run_id)
+        self._run.tally = sink.tally
+        if not plan.to_do:
+            return
+        start = time.monotonic()
+        try:
+            with Progress(sink, plan.to_do, self._options.price_per_hour) as progress:
+                for table in self._dataset(plan).iter_batches(batch_size=None, batch_format="pyarrow"):
+                    sink.add(table)
+                    progress.check()
+        finally:
+            sink.close()
+            self._run.seconds = time.monotonic() - start
+            self._run.worker_seconds = sink.tally.worker_seconds(time.time())
+        if sink.tally.rows != plan.to_do:
+            raise RunError(f"{plan.to_do:,} rows went in and {sink.tally.rows:,} came out; did the input change?")
+
+    def _end(self) -> None:
+        if self._run.status == "running":
+            self._run.status = "failed"
+            self._run.error = self._run.error or "interrupted"
+        self._run.ended = datetime.now(UTC)
+        self._run.write(self._output)
+
+    def _dataset(self, plan: Plan) -> ray.data.Dataset:
+        _quiet()
+        options, resources = self._options, self._resources
+        fetch = Fetcher(self._storage, options.max_image_bytes, options.allow_http)
+        prepare = Preparation(self._model, self._engine, self._storage, options.max_image_pixels)
+        worker = WorkerOptions(
+            options.model, self._model, self._engine, self._storage, self._run.run_id, options.price_per_hour,
+            resources.threads,
+        )  # fmt: skip
+        low, high = resources.workers
+        tasks = [{"task": pickle.dumps(task)} for task in plan.tasks]
+        return (
+            ray.data.from_items(tasks, override_num_blocks=min(len(tasks), max(200, 8 * high)))
+            .map_batches(
+                Reading(self._storage, self._columns).__call__,
+                batch_size=1, batch_format="pyarrow", num_cpus=resources.read_cpus,
+            )
+            .repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+            .map_batches(fetch.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
+            .map_batches(prepare.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
+            .map_batches(
+                Worker,
+                fn_constructor_args=(worker,),
+                batch_size=resources.batch_size,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
+                num_cpus=resources.worker_cpus,
+                num_gpus=resources.worker_gpus or None,
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The reading stage: the records of a task's unit that the plan has a use for."""
+
+    storage: Storage
+    columns: Columns
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for data in table.column("task").to_pylist():
+            task: Task = pickle.loads(data)
+            gathered: list[Row] = []
+            for row in self._rows(task):
+                gathered.append(row)
+                if len(gathered) == ROWS_PER_BLOCK:
+                    yield rows.to_table(gathered)
+                    gathered = []
+            yield rows.to_table(gathered)
+
+    def _rows(self, task: Task) -> Iterator[Row]:
+        records = formats.read(task.unit, self.storage, self.columns)
+        for verdict, record in zip(task.verdicts, records, strict=False):
+            if verdict == DONE:
+                continue
+            row = row_of(record, self.columns)
+            if verdict == REPEATED:
+                row = row.rejected(Reject("duplicate_id", f"an earlier row than {record.place} has the same id"))
+            yield row
+
+
+def _quiet() -> None:
+    """Keep Ray Data's bars and notices out of the job's log; they are in Ray's own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a Ray error, in one line."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"

@@ -1,0 +1,75 @@
+"""The columns of `labels/` and `rejects/`: the contract with whoever reads them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+
+# Where the visual tokens lie on the image: per panel its token rows and columns, and its place in fractions of the
+# image. A sample's tokens are its panels' one after the other, row by row, so `kept_indices` can be drawn.
+GRID = pa.list_(
+    pa.struct(
+        [
+            ("rows", pa.int32()),
+            ("columns", pa.int32()),
+            ("top", pa.float32()),
+            ("left", pa.float32()),
+            ("bottom", pa.float32()),
+            ("right", pa.float32()),
+        ]
+    )
+)
+
+LABELS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("question", pa.string()),
+        ("prompt", pa.string()),
+        ("answer", pa.string()),
+        ("finish_reason", pa.string()),
+        ("mean_logprob", pa.float32()),
+        ("model", pa.string()),
+        ("strategy", pa.string()),
+        ("visual_tokens", pa.int32()),
+        ("kept_tokens", pa.int32()),
+        ("kept_indices", pa.list_(pa.int32())),
+        ("from_text", pa.int32()),
+        ("from_saliency", pa.int32()),
+        ("grid", GRID),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("batch_size", pa.int32()),
+        ("fetch_ms", pa.float64()),
+        ("preprocess_ms", pa.float64()),
+        ("encode_ms", pa.float64()),
+        ("prune_ms", pa.float64()),
+        ("prefill_ms", pa.float64()),
+        ("decode_ms", pa.float64()),
+        ("gpu_seconds", pa.float64()),
+        ("cost_usd", pa.float64()),
+        ("run_id", pa.string()),
+        ("worker", pa.string()),
+        ("labelled_at", TIME),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("question", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("retryable", pa.bool_()),
+        ("run_id", pa.string()),
+        ("rejected_at", TIME),
+    ]
+)
+
+# What the workers hand to the sink: labels and rejects in one table, told apart by `error`.
+RESULTS = pa.unify_schemas(
+    [LABELS, pa.schema([("error", pa.string()), ("message", pa.string()), ("worker_started", pa.float64())])]
+)

@@ -1,0 +1,146 @@
+"""The driver's end of the pipeline: the only writer.
+
+Ray may run a task twice, but hands each row to the driver's iterator once; so files written here, and only here, hold
+each row once. Rows are gathered into files of up to `ROWS` rows; a file is written early when its first row has waited
+for `SECONDS`, which bounds what a crash can cost. File names carry the run and a random part: no run can overwrite
+another's file, nor its own after a resume under the same name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adafv.pipeline import schema
+from adafv.pipeline.output import Output
+from adafv.pipeline.rejects import ERRORS
+
+ROWS = 20_000
+SECONDS = 60.0
+
+SUMMED = [
+    "visual_tokens",
+    "kept_tokens",
+    "prompt_tokens",
+    "output_tokens",
+    "fetch_ms",
+    "preprocess_ms",
+    "encode_ms",
+    "prune_ms",
+    "prefill_ms",
+    "decode_ms",
+    "gpu_seconds",
+    "cost_usd",
+]
+
+
+@dataclass
+class Tally:
+    """What has come in so far."""
+
+    labelled: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
+    workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
+
+    @property
+    def rows(self) -> int:
+        return self.labelled + self.rejected.total()
+
+    def worker_seconds(self, now: float) -> float:
+        """How long workers have been held, idle time included."""
+        return sum(max(0.0, now - started) for started in self.workers.values())
+
+
+class Part:
+    """Rows on their way into the next file of one folder."""
+
+    def __init__(self, output: Output, folder: str, run_id: str, columns: pa.Schema) -> None:
+        self._output, self._folder, self._run_id, self._columns = output, folder, run_id, columns
+        self._tables: list[pa.Table] = []
+        self._rows = self._files = 0
+        self._oldest = 0.0
+
+    def add(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        if not self._tables:
+            self._oldest = time.monotonic()
+        self._tables.append(table.select(self._columns.names).cast(self._columns))
+        self._rows += table.num_rows
+
+    def due(self, rows: int, seconds: float) -> bool:
+        return self._rows >= rows or (self._rows > 0 and time.monotonic() - self._oldest >= seconds)
+
+    def write(self) -> None:
+        """Put what has been gathered into one file; kept, to be tried again, if that fails."""
+        if not self._tables:
+            return
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd")
+        name = f"{self._folder}/{self._run_id}-{self._files:05d}-{uuid.uuid4().hex[:8]}.parquet"
+        self._output.put(name, buffer.getvalue().to_pybytes())
+        self._tables, self._rows, self._files = [], 0, self._files + 1
+
+
+class Sink:
+    """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads."""
+
+    def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
+        self.tally = Tally()
+        self._run_id, self._rows, self._seconds = run_id, rows, seconds
+        self._labels = Part(output, "labels", run_id, schema.LABELS)
+        self._rejects = Part(output, "rejects", run_id, schema.REJECTS)
+        self._lock = threading.Lock()
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table of `schema.RESULTS`."""
+        good = pc.is_null(table.column("error"))
+        labels, rejects = table.filter(good), table.filter(pc.invert(good))
+        with self._lock:
+            self._count(table, labels, rejects)
+            self._labels.add(labels)
+            self._rejects.add(_as_rejects(rejects))
+        self.write_due()
+
+    def write_due(self) -> None:
+        """Write the files that are full or have waited long enough."""
+        with self._lock:
+            for part in (self._rejects, self._labels):
+                if part.due(self._rows, self._seconds):
+                    part.write()
+
+    def close(self) -> None:
+        """Write all that is left."""
+        with self._lock:
+            self._rejects.write()
+            self._labels.write()
+
+    def _count(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
+        tally = self.tally
+        tally.labelled += labels.num_rows
+        tally.rejected.update(rejects.column("error").to_pylist())
+        for name in SUMMED:
+            tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
+        for worker, started in zip(
+            table.column("worker").to_pylist(), table.column("worker_started").to_pylist(), strict=True
+        ):
+            tally.workers.setdefault(worker, started)
+
+
+def _as_rejects(table: pa.Table) -> pa.Table:
+    """The rejects among the results, in the columns of `rejects/`."""
+    errors = table.column("error").to_pylist()
+    columns = {name: table.column(name) for name in ("id", "image", "question", "error", "message", "run_id")}
+    columns["stage"] = pa.array([ERRORS[error].stage for error in errors], pa.string())
+    columns["retryable"] = pa.array([ERRORS[error].retryable for error in errors], pa.bool_())
+    columns["rejected_at"] = pa.array([datetime.now(UTC)] * len(errors), schema.TIME)
+    return pa.table(columns)

@@ -1,0 +1,71 @@
+"""Label a data set of images and questions with a vision-language model whose visual tokens are pruned.
+
+    python jobs/label.py --input photos/ --prompt 'Describe the image.' --output out/
+    python jobs/label.py --input s3://bucket/vqa.parquet --output s3://bucket/labels --model llava-hf/... --keep 0.1
+
+The labels, the rows that were rejected with their reasons, and a record of each run are Parquet and JSON under
+--output. Running the same command again resumes it, or labels what the input has gained.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+try:
+    import adafv  # noqa: F401
+except ModuleNotFoundError:  # not installed: this file stands in a checkout, or in a Ray job's working directory
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.options import parse_options
+
+DONE, FAILED, USAGE = 0, 1, 2
+EPILOG = """\
+exit status:
+  0  done          1  the run failed; the same command resumes it
+  2  usage         3  more rejects than --max-reject-rate
+
+S3 keys and region come from the standard AWS environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL), or from the machine's own role. RAY_ADDRESS names the Ray cluster to
+run on; without it, the job starts Ray on this machine.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("adafv").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options = parse_options(sys.argv[1:] if arguments is None else arguments, __doc__ or "", EPILOG)
+        from adafv.pipeline.run import run  # here, so that --help and a wrong option don't wait for Ray
+
+        result = run(options)
+    except UsageError as error:
+        print(f"label.py: {error}", file=sys.stderr)
+        return USAGE
+    except RunError as error:
+        print(f"label.py: the run failed: {error}\nRunning the same command again resumes it.", file=sys.stderr)
+        return FAILED
+    print(result.run.table())
+    if result.status:
+        limit = options.max_reject_rate
+        print(
+            f"label.py: {result.run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {limit}",
+            file=sys.stderr,
+        )
+    return result.status
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the run as Ctrl-C does: what is labelled is written first."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
