@@ -18,8 +18,9 @@ class PrepareError(ValueError):
     """A prompt that can't be asked.
 
     Attributes:
-        error: `prompt_empty` (no token is left of it), `prompt_placeholder` (it contains the model's image
-            placeholder), or `prompt_too_long` (with the image and the answer it exceeds the model's context).
+        error: `prompt_empty` (no token is left of it), `prompt_encoding` (it is no valid Unicode),
+            `prompt_placeholder` (it contains the model's image placeholder), or `prompt_too_long` (with the image and
+            the answer it exceeds the model's context).
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -45,6 +46,8 @@ class Preparer:
             PrepareError: the prompt can't be asked.
             ValueError: the processor cuts the image into more or fewer crops than the model expects.
         """
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise PrepareError("prompt_encoding", "the prompt contains an unpaired surrogate, which no tokenizer reads")
         tokenised = self._processing.prompt(prompt)
         if tokenised.placeholders != 1:
             extra = tokenised.placeholders - 1

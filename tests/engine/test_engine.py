@@ -1,0 +1,197 @@
+"""The engine's promises: neighbours change nothing, images are encoded once, times add up, words are the model's."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.pruning import STRATEGIES
+from tests.models.conftest import picture
+from tests.tiny_models import Shape, build
+
+SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
+
+
+def load(model: str, **options):
+    options = EngineOptions(**{"keep": 0.15, "max_new_tokens": 8} | options)
+    return Preparer.load(model, options), Engine.load(model, options)
+
+
+def crowd(preparer: Preparer, count: int):
+    """Samples of different image sizes and question lengths; every third shares an image with the one before."""
+    words = random.Random(0)
+    samples = []
+    for i in range(count):
+        seed = i - 1 if i % 3 == 2 else i
+        question = " ".join(f"w{words.randrange(200)}" for _ in range(1 + words.randrange(30)))
+        samples.append(preparer.prepare(f"id-{i}", picture(SIZES[seed % len(SIZES)], seed), question))
+    return samples
+
+
+def essence(label):
+    return (
+        label.id,
+        label.kept_indices.tolist(),
+        label.from_text,
+        label.from_saliency,
+        label.answer,
+        label.output_tokens,
+    )
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_batch_size_order_and_neighbours_change_nothing(model, strategy):
+    preparer, engine = load(model, strategy=strategy)
+    samples = crowd(preparer, 32)
+    alone = {label.id: label for sample in samples for label in engine.label([sample])}
+    shuffled = random.Random(1).sample(samples, len(samples))
+    for order in (samples, shuffled):
+        for size in (2, 7, 32):
+            for start in range(0, len(order), size):
+                for label in engine.label(order[start : start + size]):
+                    assert essence(label) == essence(alone[label.id]), f"in a batch of {size}"
+                    assert label.mean_logprob == pytest.approx(alone[label.id].mean_logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("newlines", ["rows", "drop"])
+def test_newlines_follow_the_option(model, newlines):
+    """A picture of 8 rows behind the base crop: `rows` keeps one newline for each row that keeps a token."""
+    preparer, engine = load(model, strategy="saliency", keep_tokens=24, newlines=newlines)
+    sample = preparer.prepare("a", picture((64, 64)), "w1 w2")
+    (label,) = engine.label([sample])
+    base, picture_panel = label.grid
+    later = label.kept_indices[label.kept_indices >= base.rows * base.columns] - base.rows * base.columns
+    rows = len(set((later // picture_panel.columns).tolist())) if newlines == "rows" else 0
+    assert label.prompt_tokens == len(sample.input_ids) - 1 + 24 + rows
+    assert newlines == "drop" or rows > 1
+
+
+def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
+    """Take the pruned sequence apart by hand and generate from it with the stock loop."""
+    preparer, engine = load(model, strategy="adafv", newlines="drop")
+    sample = preparer.prepare("a", picture((64, 64)), "w1 w2 w3")
+    (label,) = engine.label([sample])
+    adapter, geometry = engine._adapter, engine._processing.geometry(sample.image_size)
+    with torch.inference_mode():
+        tokens = adapter.encode(torch.from_numpy(sample.crops)).tokens.flatten(0, 1)
+        kept = tokens[torch.from_numpy(geometry.source[geometry.is_token][label.kept_indices])]
+        text = adapter.embed(torch.from_numpy(sample.input_ids))
+        at = sample.input_ids.tolist().index(engine._processing.config.image_token_id)
+        embeds = torch.cat([text[:at], kept, text[at + 1 :]])[None]
+        out = adapter.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(1, embeds.shape[1], dtype=torch.int64),
+            max_new_tokens=8,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    assert label.answer == engine._processing.decode(out.sequences[0].tolist())
+    assert label.prompt_tokens == embeds.shape[1]
+    steps = [step.log_softmax(-1)[0, token] for step, token in zip(out.logits, out.sequences[0], strict=True)]
+    assert label.mean_logprob == pytest.approx(float(torch.stack(steps).mean()), abs=1e-5)
+
+
+def test_each_distinct_image_is_encoded_once(model, monkeypatch):
+    preparer, engine = load(model)
+    seen = []
+    encode = type(engine._adapter).encode
+    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, crops: (seen.append(1), encode(self, crops))[1])
+    samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
+    engine.label(samples)
+    assert len(seen) == 3
+    assert len({sample.image_key for sample in samples}) == 3
+
+
+def test_same_pixels_of_another_size_are_another_image(model):
+    preparer, _ = load(model)
+    black, wide = picture((64, 64)).point(lambda _: 0), picture((64, 128)).point(lambda _: 0)
+    assert preparer.prepare("a", black, "w1").image_key != preparer.prepare("b", wide, "w1").image_key
+
+
+def test_random_keeps_the_same_tokens_on_a_rerun_and_others_for_another_id(model):
+    preparer, engine = load(model, strategy="random")
+    _, again = load(model, strategy="random")
+    samples = [preparer.prepare(i, picture((64, 64)), "w1") for i in ("a", "b")]
+    first, other = engine.label(samples)
+    assert first.kept_indices.tolist() == again.label(samples[:1])[0].kept_indices.tolist()
+    assert first.kept_indices.tolist() != other.kept_indices.tolist()
+
+
+def test_text_scope_prompt_sees_what_follows_the_image(model):
+    """The template ends in ASSISTANT:, which counts for `prompt` and not for `question`."""
+    preparer, narrow = load(model, strategy="text", text_scope="question")
+    _, broad = load(model, strategy="text", text_scope="prompt")
+    sample = preparer.prepare("a", picture((64, 64)), "w1")
+    assert narrow._scope(sample).tolist() == sample.input_ids[slice(*sample.question_span)].tolist()
+    assert broad._scope(sample).tolist()[-1] == sample.input_ids[-1]
+    assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()
+
+
+def test_times_are_shares_of_the_batch(model):
+    preparer, engine = load(model)
+    labels = engine.label(crowd(preparer, 4))
+    assert {label.batch_size for label in labels} == {4}
+    for stage in ("encode_ms", "prune_ms", "prefill_ms", "decode_ms"):
+        values = {getattr(label, stage) for label in labels}
+        assert len(values) == 1 and values.pop() > 0
+
+
+def test_sampling_is_seeded(model):
+    preparer, engine = load(model, temperature=1.5, seed=3)
+    _, same = load(model, temperature=1.5, seed=3)
+    _, other = load(model, temperature=1.5, seed=4)
+    samples = crowd(preparer, 6)
+    answers = [[label.answer for label in one.label(samples)] for one in (engine, same, other)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_sampling_leaves_the_global_generator_alone(model):
+    preparer, engine = load(model, temperature=1.0)
+    state = torch.random.get_rng_state()
+    engine.label(crowd(preparer, 2))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_no_samples_no_labels(model):
+    assert load(model)[1].label([]) == []
+
+
+def test_labels_hold_what_the_contract_lists(model):
+    preparer, engine = load(model, keep_tokens=7)
+    (label,) = engine.label([preparer.prepare("a", picture((64, 64)), "w1")])
+    assert label.kept_indices.dtype == np.int32
+    assert label.kept_tokens == len(label.kept_indices) == 7
+    assert (np.diff(label.kept_indices) > 0).all() and label.kept_indices[-1] < label.visual_tokens
+    assert sum(panel.rows * panel.columns for panel in label.grid) == label.visual_tokens
+    assert label.finish_reason in ("stop", "length") and 1 <= label.output_tokens <= 8
+    assert label.mean_logprob < 0
+    assert engine.device_name.startswith("cpu: ")
+
+
+def test_imports_and_labels_where_ray_is_not_installed(model):
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"ray", "pyarrow", "boto3"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+from PIL import Image
+from adafv.engine import Engine, EngineOptions, Preparer
+options = EngineOptions(max_new_tokens=1)
+sample = Preparer.load({model!r}, options).prepare("a", Image.new("RGB", (64, 64)), "w1")
+assert len(Engine.load({model!r}, options).label([sample])) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

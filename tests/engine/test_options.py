@@ -1,0 +1,45 @@
+"""Options refuse what makes no sense, naming it."""
+
+from __future__ import annotations
+
+import pytest
+
+from adafv.engine import EngineOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "magic"}, "strategy is 'magic'; it must be one of none, random"),
+        ({"keep": 0.0}, "keep is 0.0"),
+        ({"keep": 1.5}, "keep is 1.5"),
+        ({"keep_tokens": 0}, "keep_tokens is 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"text_scope": "all"}, "text_scope is 'all'"),
+        ({"newlines": "some"}, "newlines is 'some'"),
+    ],
+)
+def test_nonsense_is_named(options, message):
+    with pytest.raises(ValueError) as error:
+        EngineOptions(**options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens", "budget"),
+    [
+        ({"keep": 0.1}, 180, 18),
+        ({"keep": 0.05}, 180, 9),
+        ({"keep": 0.29}, 100, 29),
+        ({"keep": 0.001}, 180, 1),
+        ({"keep": 1.0}, 180, 180),
+        ({"keep_tokens": 64}, 180, 64),
+        ({"keep_tokens": 64}, 40, 40),
+        ({"strategy": "none", "keep": 0.1}, 180, 180),
+    ],
+)
+def test_budget(options, tokens, budget):
+    assert EngineOptions(**options).budget(tokens) == budget

@@ -1,0 +1,155 @@
+"""Every adapter against the slow way: same tokens, same cues, same geometry, same kept indices, same answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.models import load_adapter, load_processing
+from adafv.pruning import mix, text_similarity
+from tests.models.conftest import SHAPES, SIZES, picture
+from tests.models.slow_way import SlowModel
+
+QUESTION = "w1 w17 what w99 w3"
+
+
+@pytest.fixture(scope="module", params=sorted(SHAPES))
+def pair(request, checkpoints):
+    path = checkpoints(request.param)
+    processing = load_processing(str(path))
+    adapter = load_adapter(str(path), processing, torch.device("cpu"), torch.float32)
+    return path, SlowModel(path), processing, adapter
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tokens_and_cues_equal_the_slow_way(pair, size):
+    _, slow, processing, adapter = pair
+    image = picture(size)
+    expected = slow.cues(image, QUESTION)
+    geometry = processing.geometry(size)
+    with torch.inference_mode():
+        encoded = adapter.encode(torch.from_numpy(processing.crops(image)))
+        order = torch.from_numpy(geometry.source[geometry.is_token])
+        tokens, saliency = encoded.tokens.flatten(0, 1)[order], encoded.saliency.flatten()[order]
+        prompt = processing.prompt(QUESTION)
+        start, end = prompt.question_span
+        text = adapter.embed(torch.from_numpy(prompt.input_ids[start:end]))
+        similarity = text_similarity(text[None], tokens[None])[0]
+    torch.testing.assert_close(tokens, expected.tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(saliency, expected.saliency, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(similarity, expected.similarity, rtol=2e-3, atol=1e-6)
+
+
+def test_kept_indices_equal_the_slow_way(pair):
+    path, slow, _, _ = pair
+    options = EngineOptions(strategy="adafv", keep=0.2, max_new_tokens=1)
+    preparer, engine = Preparer.load(str(path), options), Engine.load(str(path), options)
+    samples = [preparer.prepare(str(i), picture(size), QUESTION) for i, size in enumerate(SIZES)]
+    for size, label in zip(SIZES, engine.label(samples), strict=True):
+        cues = slow.cues(picture(size), QUESTION)
+        expected = mix(cues.saliency[None], cues.similarity[None], label.kept_tokens)
+        assert label.visual_tokens == len(cues.saliency)
+        assert label.kept_indices.tolist() == expected.mask[0].nonzero().flatten().tolist(), size
+        assert (label.from_text, label.from_saliency) == (int(expected.from_text), int(expected.from_saliency))
+
+
+@pytest.mark.parametrize("keep_all", ["none", "adafv", "random"])
+def test_unpruned_equals_stock_generate_token_for_token(pair, keep_all):
+    """`none`, and every pruning strategy that is told to keep all, newline embeddings included."""
+    path, slow, processing, _ = pair
+    options = EngineOptions(strategy=keep_all, keep=1.0, max_new_tokens=12)
+    preparer, engine = Preparer.load(str(path), options), Engine.load(str(path), options)
+    questions = [f"w{7 * i} w{i} " * (i % 4 + 1) for i in range(len(SIZES))]
+    samples = [preparer.prepare(str(i), picture(s), q) for i, (s, q) in enumerate(zip(SIZES, questions, strict=True))]
+    for size, question, label in zip(SIZES, questions, engine.label(samples), strict=True):
+        expected = slow.generate(picture(size), question, 12)
+        assert label.answer == processing.decode(expected), size
+        assert label.output_tokens == len(expected)
+        assert label.finish_reason == ("stop" if expected[-1] == 2 else "length")
+        assert label.prompt_tokens == slow.inputs(picture(size), question)["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("size", [s for s in SIZES if min(s) > 8])
+def test_geometry_maps_tokens_to_the_right_pixels(pair, size):
+    """Light up one spot of a black picture: the token that sees most of it lies there, by the panels' word."""
+    _, _, processing, _ = pair
+    height, width = size
+    geometry = processing.geometry(size)
+    for y, x in ((0.3, 0.4), (0.5, 0.5), (0.7, 0.6)):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        row, column = int(y * height), int(x * width)
+        pixels[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 255
+        light = _patch_means(processing, pixels)[geometry.source[geometry.is_token]]
+        start = 0
+        for panel in geometry.panels:
+            tokens = light[start : start + panel.rows * panel.columns].reshape(panel.rows, panel.columns)
+            start += tokens.size
+            if not (panel.top < y < panel.bottom and panel.left < x < panel.right):
+                assert tokens.max() < 128, "the spot was cropped away"
+                continue
+            at = np.unravel_index(tokens.argmax(), tokens.shape)
+            tall, wide = (panel.bottom - panel.top) / panel.rows, (panel.right - panel.left) / panel.columns
+            seen_y, seen_x = panel.top + (at[0] + 0.5) * tall, panel.left + (at[1] + 0.5) * wide
+            spot = 3 / height, 3 / width
+            assert abs(seen_y - (row + 0.5) / height) <= tall / 2 + spot[0]
+            assert abs(seen_x - (column + 0.5) / width) <= wide / 2 + spot[1]
+
+
+def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:
+    """float [C * P]: the mean brightness of every patch of every crop."""
+    crops = processing.crops(Image.fromarray(pixels))
+    patch = processing.config.vision_config.patch_size
+    side = crops.shape[-1] // patch
+    return crops.reshape(len(crops), 3, side, patch, side, patch).mean(axis=(1, 3, 5)).ravel()
+
+
+def test_pixels_are_normalised_to_the_bit_as_the_processor_does(pair):
+    _, slow, processing, adapter = pair
+    image = picture((45, 64))
+    stock = slow.inputs(image, QUESTION)["pixel_values"].flatten(0, -4)
+    assert torch.equal(adapter.normalise(torch.from_numpy(processing.crops(image))), stock)
+
+
+def test_layers_after_the_feature_layer_are_gone(checkpoints):
+    processing = load_processing(str(checkpoints("next")))
+    adapter = load_adapter(str(checkpoints("next")), processing, torch.device("cpu"), torch.float32)
+    assert len(adapter.model.model.vision_tower.encoder.layers) == 2, "of three, with feature layer -2"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs(checkpoints, dtype):
+    options = EngineOptions(keep=0.2, max_new_tokens=3, dtype=dtype)
+    path = str(checkpoints("next"))
+    preparer, engine = Preparer.load(path, options), Engine.load(path, options)
+    label, other = engine.label([preparer.prepare(str(i), picture((64, 64), i), QUESTION) for i in range(2)])
+    assert engine.dtype_name == dtype
+    assert label.kept_tokens == other.kept_tokens == 16
+
+
+def test_an_unsupported_family_is_named(tmp_path):
+    from transformers import CLIPVisionConfig
+
+    CLIPVisionConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'clip_vision_model' is not supported; supported are llava, llava_next"):
+        load_processing(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_feature_layer": -9}, "vision_feature_layer is"),
+        ({"vision_feature_select_strategy": "full"}, "only 'default'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_pruned_is_refused(checkpoints, change, message):
+    from transformers import AutoModelForImageTextToText
+
+    processing = load_processing(str(checkpoints("next")))
+    model = AutoModelForImageTextToText.from_pretrained(checkpoints("next"))
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ValueError, match=message):
+        processing.family(model, processing.normalisation())
