@@ -40,6 +40,7 @@ class Adapter(ABC):
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
+    image_processors: ClassVar[tuple[Any, ...]]  # transformers' PIL image processors that the family's models name
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         self.model = model

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTrainedModel
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.attention import capture_cls_row
@@ -24,6 +26,7 @@ class LlavaAdapter(Adapter):
     """`LlavaForConditionalGeneration` with a CLIP vision tower."""
 
     model_class: ClassVar[type[PreTrainedModel]] = LlavaForConditionalGeneration
+    image_processors: ClassVar[tuple[Any, ...]] = (CLIPImageProcessorPil, LlavaImageProcessorPil)
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, image_size_to_num_patches
 
 from adafv.models.geometry import Geometry, Panel
@@ -23,6 +24,7 @@ class LlavaNextAdapter(LlavaAdapter):
     """`LlavaNextForConditionalGeneration` with a CLIP vision tower."""
 
     model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
+    image_processors: ClassVar[tuple[Any, ...]] = (LlavaNextImageProcessorPil,)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, ProcessorMixin
 
 from adafv.models.adapter import Adapter
 from adafv.models.llava import LlavaAdapter
@@ -25,15 +25,39 @@ FAMILIES: dict[str, type[Adapter]] = {
 def load_processing(path: str) -> Processing:
     """Load what needs no weights: configuration, tokenizer, image processor, chat template.
 
+    The parts are loaded one by one. `AutoProcessor` would want torchvision in some versions of transformers, and would
+    use it for resizing where it is installed; the PIL processors give every machine the same pixels.
+
     Raises:
-        ValueError: the model is of no supported family.
+        ValueError: the model, or its image processor, is of no supported family.
         OSError: there is no such model, or a file of it is missing.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    family = _family(config)
-    images = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
-    processor = AutoProcessor.from_pretrained(path, image_processor=images, trust_remote_code=False)
-    return Processing(family, config, processor)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ValueError(f"model type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+    settings, _ = ProcessorMixin.get_processor_dict(path)
+    template = settings.get("chat_template")
+    return Processing(
+        family,
+        config,
+        images=_image_processor(path, family),
+        tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+        chat_template=template["default"] if isinstance(template, dict) else template,
+    )
+
+
+def _image_processor(path: str, family: type[Adapter]) -> Any:
+    """The PIL twin of the image processor that the model names."""
+    settings, _ = BaseImageProcessor.get_image_processor_dict(path)
+    named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "none"
+    known = {processor.__name__.removesuffix("Pil"): processor for processor in family.image_processors}
+    plain = named.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+    if plain not in known:
+        raise ValueError(
+            f"image processor {named!r} is not supported for this family; supported are {', '.join(known)}"
+        )
+    return known[plain].from_pretrained(path)
 
 
 def load_adapter(path: str, processing: Processing, device: torch.device, dtype: torch.dtype) -> Adapter:
@@ -42,10 +66,3 @@ def load_adapter(path: str, processing: Processing, device: torch.device, dtype:
         path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
     )
     return processing.family(model.to(device).eval(), processing.normalisation())
-
-
-def _family(config: PretrainedConfig) -> type[Adapter]:
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"model type {config.model_type!r} is not supported; supported are {known}")
-    return FAMILIES[config.model_type]

@@ -46,18 +46,19 @@ class Processing:
     Args:
         family: the adapter class, for its geometry.
         config: the model's configuration.
-        processor: the model's processor, with the PIL image processor, so that labels don't depend on whether a
-            machine has torchvision.
+        images: its image processor, one of `family.image_processors`.
+        tokenizer: a fast one, which tells where in the text each token stands.
+        chat_template: Jinja, or None.
     """
 
-    def __init__(self, family: type[Adapter], config: PretrainedConfig, processor: Any) -> None:
-        self.family, self.config = family, config
-        self._images = processor.image_processor
-        self.tokenizer = processor.tokenizer
-        self._template = processor if processor.chat_template else None
-        self._placeholder: str = processor.image_token
+    def __init__(
+        self, family: type[Adapter], config: PretrainedConfig, images: Any, tokenizer: Any, chat_template: str | None
+    ) -> None:
+        self.family, self.config, self.tokenizer = family, config, tokenizer
+        self._images, self._template = images, chat_template
+        self._placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self._before, self._after = self._render(_STAND_IN).split(_STAND_IN)
-        bos = self.tokenizer.bos_token
+        bos = tokenizer.bos_token
         self._add_special_tokens = bos is None or not self._before.startswith(bos)
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
 
@@ -107,7 +108,9 @@ class Processing:
             return f"{self._placeholder}\n{question}"
         content = [{"type": "image"}, {"type": "text", "text": question}]
         turns = [{"role": "user", "content": content}]
-        return self._template.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self.tokenizer.apply_chat_template(
+            turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+        )
 
     def _geometry(self, image_size: tuple[int, int]) -> Geometry:
         return self.family.geometry(self.config, self._images, image_size)

@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    ProcessorMixin,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +32,7 @@ class SlowModel:
     """The stock model and processor of a checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        self.processor = AutoProcessor.from_pretrained(path, backend="pil")
+        self.processor = stock_processor(path)
         self.model = AutoModelForImageTextToText.from_pretrained(path, attn_implementation="eager").eval()
 
     def inputs(self, image: Image.Image, question: str):
@@ -76,3 +84,18 @@ class SlowModel:
             cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
             best = torch.maximum(best, (100 * cosine).softmax(dim=0))
         return best
+
+
+def stock_processor(path: Path):
+    """The checkpoint's processor, as `AutoProcessor` builds it where all versions of transformers can."""
+    settings, _ = ProcessorMixin.get_processor_dict(path)
+    images, whole = {
+        "LlavaProcessor": (CLIPImageProcessorPil, LlavaProcessor),
+        "LlavaNextProcessor": (LlavaNextImageProcessorPil, LlavaNextProcessor),
+    }[settings["processor_class"]]
+    return whole(
+        image_processor=images.from_pretrained(path),
+        tokenizer=AutoTokenizer.from_pretrained(path),
+        chat_template=settings.get("chat_template"),
+        **{k: settings[k] for k in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")},
+    )

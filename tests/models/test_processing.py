@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import shutil
 
-from adafv.models import load_processing
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from adafv.models import Processing, load_processing
+from tests.models.conftest import picture
 from tests.models.slow_way import SlowModel
 
 
 @pytest.mark.parametrize("name", ["next", "llava-no-template"])
 @pytest.mark.parametrize("question", ["w1", "w1 w2 nonsense w3", "ASSISTANT: w5", "USER: w1 ASSISTANT:"])
 def test_token_ids_are_the_stock_processors_with_one_placeholder(checkpoints, name, question):
-    from tests.models.conftest import picture
-
     slow, processing = SlowModel(checkpoints(name)), load_processing(str(checkpoints(name)))
     stock = slow.inputs(picture((64, 64)), question)["input_ids"][0].tolist()
     image = processing.config.image_token_id
@@ -34,22 +36,29 @@ def test_a_blank_question_has_an_empty_span(checkpoints):
     assert start == end
 
 
+def with_template(processing: Processing, template: str) -> Processing:
+    return Processing(processing.family, processing.config, processing._images, processing.tokenizer, template)
+
+
 def test_a_template_that_begins_with_bos_is_not_given_another(checkpoints):
     """As transformers' own `apply_chat_template(tokenize=True)` decides it."""
     processing = load_processing(str(checkpoints("next")))
-    processing.tokenizer.backend_tokenizer.post_processor = __import__("tokenizers").processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
+    processing.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     assert processing.prompt("w1").input_ids.tolist().count(1) == 1, "added by the tokenizer"
-    processing._template.chat_template = "<s> " + processing._template.chat_template
-    rebuilt = type(processing)(processing.family, processing.config, processing._template)
-    assert rebuilt.prompt("w1").input_ids.tolist().count(1) == 1, "by the template, so not by the tokenizer"
+    bos_first = with_template(processing, "<s> " + processing._template)
+    assert bos_first.prompt("w1").input_ids.tolist().count(1) == 1, "by the template, so not by the tokenizer"
 
 
 def test_a_template_that_rewrites_itself_is_refused(checkpoints):
-    processing = load_processing(str(checkpoints("next")))
     template = "{{ messages[0]['content'][1]['text'] | length }} <image> {{ messages[0]['content'][1]['text'] }}"
-    processing._template.chat_template = template
-    rebuilt = type(processing)(processing.family, processing.config, processing._template)
+    rewriting = with_template(load_processing(str(checkpoints("next"))), template)
     with pytest.raises(ValueError, match="can't be located"):
-        rebuilt.prompt("w1 w2")
+        rewriting.prompt("w1 w2")
+
+
+def test_an_image_processor_of_another_family_is_named(checkpoints, tmp_path):
+    shutil.copytree(checkpoints("next"), tmp_path / "model")
+    settings = tmp_path / "model" / "processor_config.json"
+    settings.write_text(settings.read_text().replace("LlavaNextImageProcessor", "SiglipImageProcessor"))
+    with pytest.raises(ValueError, match="image processor 'SiglipImageProcessor' is not supported"):
+        load_processing(str(tmp_path / "model"))

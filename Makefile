@@ -1,0 +1,38 @@
+# make demo   label a few dozen testbed scenes and print what came out
+# make test   lint, type-check and run the test suite
+# Both first make a virtual environment in .venv and install into it what constraints.txt pins.
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BIN    := .venv/bin
+DEMO   := build/demo
+
+# Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install demo test check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	rm -rf $(DEMO)
+	$(BIN)/python -m adafv.testbed.dataset --scenes 36 --output $(DEMO)/scenes
+	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
+	$(BIN)/python -m adafv.testbed.score $(DEMO)/labelled --truth $(DEMO)/scenes
+
+test: check
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build
