@@ -46,6 +46,7 @@ class Batch:
     segment: Tensor  # int64 [B, T]: which question a text token belongs to; -1 for padding
     offset: Tensor  # int64 [B, T]: place of a text token within its question
     target: Tensor  # int64 [B, T]: the next token where that is part of an answer, or IGNORE
+    in_caption: Tensor  # bool [B, T]: belongs to a caption or its question
     asked: tuple[tuple[Question, ...], ...]
 
 
@@ -142,6 +143,7 @@ def make_batch(
         segment=segment.clamp(min=-1),
         offset=offset.clamp(min=0),
         target=target,
+        in_caption=_in_caption(asked, segment),
         asked=asked,
     )
 
@@ -196,6 +198,16 @@ def _sequence(asked: Sequence[Question], encode: Callable[[str], list[int]]) -> 
         targets = [IGNORE] * (len(prompt) - 1) + answer + [IGNORE]
         parts.append(np.array([ids, [number] * len(ids), range(len(ids)), targets]))
     return np.concatenate(parts, axis=1)
+
+
+def _in_caption(asked: Sequence[Sequence[Question]], segment: Tensor) -> Tensor:
+    """segment [B, T] -> bool [B, T]"""
+    found = torch.zeros_like(segment, dtype=torch.bool)
+    for b, each in enumerate(asked):
+        for number, question in enumerate(each):
+            if question.type == "caption":
+                found[b] |= segment[b] == number
+    return found
 
 
 def random_keep(batch: Batch, rng: np.random.Generator, least: float) -> Tensor:

@@ -45,6 +45,7 @@ class ClsHead(nn.Module):
 class Outputs:
     logits: Tensor  # [n, vocabulary], for the n places of the text that have a target
     target: Tensor  # int64 [n]
+    in_caption: Tensor  # bool [n]
     cls: Tensor  # [C, D]
     visual: Tensor  # [B, V, D], before any are dropped
 
@@ -58,7 +59,13 @@ def forward(
     present = batch.order != ABSENT if keep is None else keep
     hidden = read(model, visual, present, batch)
     has_target = batch.target != IGNORE
-    return Outputs(model.lm_head(hidden[has_target]), batch.target[has_target], states[:, 0], visual)
+    return Outputs(
+        logits=model.lm_head(hidden[has_target]),
+        target=batch.target[has_target],
+        in_caption=batch.in_caption[has_target],
+        cls=states[:, 0],
+        visual=visual,
+    )
 
 
 def encode_crops(model: LlavaNextForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -123,6 +130,13 @@ def sequence_mask(prefix_length: Tensor, prefix_width: int, segment: Tensor) -> 
     seen = (places[None, :] <= places[:, None]) & shared & ~is_padding[:, None, :]
     itself = torch.eye(len(places), dtype=torch.bool)  # for padding: no row may be empty
     return (seen | itself)[:, None]
+
+
+def answer_loss(outputs: Outputs, caption_weight: float) -> Tensor:
+    """Mean cross-entropy of the answers' words, those of captions weighted."""
+    weight = torch.where(outputs.in_caption, caption_weight, 1.0)
+    each = functional.cross_entropy(outputs.logits.float(), outputs.target, reduction="none")
+    return (each * weight).sum() / weight.sum()
 
 
 def alignment_loss(visual: Tensor, words: Tensor, shows: Tensor, order: Tensor) -> Tensor:
