@@ -64,6 +64,21 @@ def test_batch_size_order_and_neighbours_change_nothing(model, strategy):
                     assert label.mean_logprob == pytest.approx(alone[label.id].mean_logprob, abs=1e-4)
 
 
+def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypatch):
+    """What makes kept indices the same bits in every batch: no matrix product ever spans two of them."""
+    preparer, engine = load(model, strategy="adafv")
+    crops, rows = [], []
+    encode, cues = type(engine._adapter).encode, Engine._cues
+    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, c: (crops.append(len(c)), encode(self, c))[1])
+    monkeypatch.setattr(
+        Engine, "_cues", lambda self, samples, *rest: (rows.append(len(samples)), cues(self, samples, *rest))[1]
+    )
+    samples = [preparer.prepare(str(i), picture((64, 64), i), "w1") for i in range(4)]
+    engine.label(samples)
+    assert crops == [5, 5, 5, 5]
+    assert rows == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("newlines", ["rows", "drop"])
 def test_newlines_follow_the_option(model, newlines):
     """A picture of 8 rows behind the base crop: `rows` keeps one newline for each row that keeps a token."""
@@ -135,7 +150,7 @@ def test_text_scope_prompt_sees_what_follows_the_image(model):
     _, broad = load(model, strategy="text", text_scope="prompt")
     sample = preparer.prepare("a", picture((64, 64)), "w1")
     assert narrow._scope(sample).tolist() == sample.input_ids[slice(*sample.question_span)].tolist()
-    assert broad._scope(sample).tolist()[-1] == sample.input_ids[-1]
+    assert broad._scope(sample).tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
     assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()
 
 

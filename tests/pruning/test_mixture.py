@@ -92,13 +92,17 @@ def test_full_overlap_is_counted_once():
     assert mix_paper(cue, cue, 8).mask.sum() == 4
 
 
-def test_reserve_holds_for_a_cue_that_says_nothing():
-    peaked = torch.zeros(1, 40)
-    peaked[0, 30:] = 1.0
-    flat = torch.full((1, 40), 1e-6)
-    selection = mix(flat, peaked, 12)
-    assert selection.from_saliency.item() >= 3
-    assert selection.mask[0, :3].all(), "the three tokens reserved for saliency"
+@pytest.mark.parametrize("peaked_cue", ["text", "saliency"])
+def test_reserve_holds_for_a_cue_that_has_said_all_with_its_first_token(peaked_cue):
+    """One token has all of one cue: the product would give that cue one place of twelve, the reserve gives it three."""
+    peaked, flat = torch.zeros(1, 40), torch.ones(1, 40)
+    peaked[0, 30], peaked[0, 31] = 1.0, 1e-6
+    saliency, similarity = (flat, peaked) if peaked_cue == "text" else (peaked, flat)
+    free, reserved = mix(saliency, similarity, 12, reserve=0.0), mix(saliency, similarity, 12)
+    count = "from_text" if peaked_cue == "text" else "from_saliency"
+    assert getattr(free, count).item() < 3
+    assert getattr(reserved, count).item() >= 3
+    assert reserved.mask[0, [30, 31]].all() and int(reserved.mask.sum()) == 12
 
 
 @pytest.mark.parametrize("reserve", [0.0, 0.3, 0.5])
