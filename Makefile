@@ -1,6 +1,7 @@
-# make demo   label a few dozen testbed scenes and print what came out
-# make test   lint, type-check and run the test suite
-# Both first make a virtual environment in .venv and install into it what constraints.txt pins.
+# make demo     label a few dozen testbed scenes and print what came out
+# make test     lint, type-check and run the test suite
+# make figures  measure the README's figures
+# Each first makes a virtual environment in .venv and install into it what constraints.txt pins.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
@@ -10,7 +11,7 @@ DEMO   := build/demo
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check clean
+.PHONY: install demo figures test check clean
 
 install: .venv/installed
 
@@ -25,6 +26,17 @@ demo: install
 	$(BIN)/python -m adafv.testbed.dataset --scenes 36 --output $(DEMO)/scenes
 	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
 	$(BIN)/python -m adafv.testbed.score $(DEMO)/labelled --truth $(DEMO)/scenes
+
+# The figures in the README: 2,000 questions and more, by each strategy, through the job.
+figures: install
+	rm -rf build/figures
+	$(BIN)/python -m adafv.testbed.dataset --scenes 180 --seed 1000 --output build/figures/scenes
+	for strategy in none random saliency text adafv; do \
+		$(BIN)/python jobs/label.py --input build/figures/scenes --output build/figures/$$strategy \
+			--strategy $$strategy --keep 0.1 && \
+		$(BIN)/python -m adafv.testbed.score build/figures/$$strategy --truth build/figures/scenes \
+			--json build/figures/$$strategy.json || exit 1; \
+	done
 
 test: check
 	$(BIN)/python -m pytest

@@ -1,0 +1,63 @@
+"""The documents' tables are the code's: columns, errors, strategies, options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from adafv.pipeline import schema
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.rejects import ERRORS
+from adafv.pruning import STRATEGIES
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def section(page: str, title: str) -> str:
+    """What stands under a heading of docs/`page`."""
+    text = (ROOT / "docs" / page).read_text()
+    return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def first_column(text: str) -> list[str]:
+    """The names in backquotes in the first cells of a section's tables."""
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_column_of_the_labels_is_documented_in_order():
+    assert first_column(section("output.md", "labels")) == schema.LABELS.names
+
+
+def test_every_column_and_error_of_the_rejects_is_documented():
+    assert first_column(section("output.md", "rejects")) == [*schema.REJECTS.names, *ERRORS]
+
+
+def test_the_errors_are_documented_as_they_are():
+    text = section("output.md", "rejects")
+    for name, error in ERRORS.items():
+        retryable = "yes" if error.retryable else ""
+        assert f"| `{name}` | {error.stage} | {retryable} | {error.meaning} |" in text
+
+
+def test_every_strategy_is_documented():
+    assert first_column(section("algorithm.md", "Strategies")) == list(STRATEGIES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_the_documents_name_exist(page):
+    """Every --option on a line that runs jobs/label.py, or named in running text."""
+    known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
+    elsewhere = {"--working-dir", "--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
+    assert named <= known | elsewhere | {"--alignment-weight", "--threads"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
