@@ -9,6 +9,7 @@ must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import random
@@ -119,7 +120,7 @@ class Fetcher:
             answer = self.storage.client(attempts=1).get_object(Bucket=bucket, Key=key)
             if answer["ContentLength"] > self.max_bytes:
                 raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
-            with answer["Body"] as body:
+            with contextlib.closing(answer["Body"]) as body:
                 return read_within(body.iter_chunks(2**18), self.max_bytes)
         except ClientError as error:
             raise _s3_refusal(uri, error) from error
@@ -186,6 +187,8 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
             return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Refused("image_not_found", f"no file {path!r} in {root}") from error
+    except IsADirectoryError as error:
+        raise Refused("image_refused", f"{path!r} is a folder") from error
     except PermissionError as error:
         raise Refused("image_forbidden", f"{path!r}: permission denied") from error
     except (OSError, ValueError) as error:  # names too long, loops of links, unencodable names, a failing disk

@@ -179,7 +179,8 @@ class JobOptions:
         try:
             return EngineOptions(**values, device=device or self.device, dtype=self.dtype)
         except ValueError as error:
-            raise UsageError(f"--{re.sub('_', '-', str(error), count=1)}") from error
+            name, _, rest = str(error).partition(" ")
+            raise UsageError(f"--{name.replace('_', '-')} {rest}") from error
 
     def public(self) -> dict[str, Any]:
         """The options as the run's file records them: no secrets, which only URIs could hold."""

@@ -8,6 +8,7 @@ rerun of the same command plans only the rest.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -32,7 +33,7 @@ from adafv.pipeline.output import Output, open_output
 from adafv.pipeline.plan import DONE, REPEATED, Plan, Task, make_plan
 from adafv.pipeline.prepare import Preparation, load_preparer
 from adafv.pipeline.progress import Progress
-from adafv.pipeline.rejects import Reject, safe_message
+from adafv.pipeline.rejects import Reject, redact, safe_message
 from adafv.pipeline.resources import Resources, allot
 from adafv.pipeline.rows import Columns, Row, row_of
 from adafv.pipeline.sink import Sink
@@ -119,17 +120,13 @@ class Job:
         if plan.to_do:
             self._check_model()
         self._begin()
+        failure: str | None = "interrupted"
         try:
-            self._stream(plan)
-            self._run.status = "done"
-        except ray.exceptions.RayError as error:
-            self._run.error = safe_message(_cause(error))
-            raise RunError(self._run.error) from error
-        except S3_ERRORS as error:
-            self._run.error = safe_message(f"the output can't be written: {error}")
-            raise RunError(self._run.error) from error
+            failure = self._stream(plan)
         finally:
-            self._end()
+            self._end(failure)
+        if failure is not None:
+            raise RunError(failure)
         too_many = self._run.reject_rate > self._options.max_reject_rate
         return RunResult(TOO_MANY_REJECTS if too_many else 0, self._run)
 
@@ -159,11 +156,28 @@ class Job:
         except (*S3_ERRORS, OSError) as error:
             raise UsageError(f"--output {self._output.uri} can't be written: {safe_message(str(error))}") from error
 
-    def _stream(self, plan: Plan) -> None:
+    def _stream(self, plan: Plan) -> str | None:
+        """Label what there is to do; why that failed, if it did."""
         sink = Sink(self._output, self._run.run_id)
         self._run.tally = sink.tally
         if not plan.to_do:
-            return
+            return None
+        try:
+            self._consume(plan, sink)
+        except ray.exceptions.RayError as error:
+            LOG.error("%s", redact(str(error)))
+            failure = safe_message(_cause(error))
+        except S3_ERRORS as error:
+            failure = safe_message(f"the output can't be written: {error}")
+        else:
+            came, went = f"{sink.tally.rows:,}", f"{plan.to_do:,}"
+            return None if came == went else f"{went} rows went in and {came} came out; did the input change?"
+        # The frames of Ray's exception hold on to the actors, and with them to their CPUs and GPUs, until the garbage
+        # collector finds them: the next run in this process would wait for these for ever.
+        gc.collect()
+        return failure
+
+    def _consume(self, plan: Plan, sink: Sink) -> None:
         start = time.monotonic()
         try:
             with Progress(sink, plan.to_do, self._options.price_per_hour) as progress:
@@ -174,13 +188,9 @@ class Job:
             sink.close()
             self._run.seconds = time.monotonic() - start
             self._run.worker_seconds = sink.tally.worker_seconds(time.time())
-        if sink.tally.rows != plan.to_do:
-            raise RunError(f"{plan.to_do:,} rows went in and {sink.tally.rows:,} came out; did the input change?")
 
-    def _end(self) -> None:
-        if self._run.status == "running":
-            self._run.status = "failed"
-            self._run.error = self._run.error or "interrupted"
+    def _end(self, failure: str | None) -> None:
+        self._run.status, self._run.error = ("done", None) if failure is None else ("failed", failure)
         self._run.ended = datetime.now(UTC)
         self._run.write(self._output)
 
@@ -246,16 +256,16 @@ class Reading:
 
 
 def _quiet() -> None:
-    """Keep Ray Data's bars and notices out of the job's log; they are in Ray's own."""
+    """Keep Ray Data's bars and notices out of the job's log; they are in Ray's own. What fails, this module reports."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a Ray error, in one line."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+def _cause(error: ray.exceptions.RayError) -> str:
+    """The reason of a Ray error in one line. Of an exception in a stage, that is the last line of its own traceback,
+    which Ray prints before those of the exceptions it wrapped around it."""
+    inner, wrapped, _ = str(error).partition("\n\nThe above exception was the direct cause")
+    lines = [line.strip() for line in inner.splitlines() if line.strip()]
+    return lines[-1 if wrapped else 0] if lines else type(error).__name__

@@ -1,0 +1,203 @@
+"""The command: exit statuses, what it prints, and the same labels when submitted to a cluster as a Ray job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from jobs.label import main
+from tests.conftest import free_ports
+from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(model: Path, output: Path, *inputs: Path) -> list[str]:
+    return [
+        "--input", *map(str, inputs), "--output", str(output), "--model", str(model), "--max-new-tokens", "4",
+        "--keep", "0.25",
+    ]  # fmt: skip
+
+
+def answers(output: Path) -> dict[str, tuple[str, list[int]]]:
+    rows = ds.dataset(output / "labels").to_table(columns=["id", "answer", "kept_indices"]).to_pylist()
+    found = {row["id"]: (row["answer"], row["kept_indices"]) for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_done(ray_local, tiny_model, tmp_path, capsys):
+    path = write_structs(tmp_path / "rows.parquet")
+    assert main([*command(tiny_model, tmp_path / "out", path), "--price-per-hour", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "labelled               4" in out and f"{tmp_path / 'out'}/labels/" in out and "USD per 1,000" in out
+    assert len(answers(tmp_path / "out")) == 4
+
+
+def test_too_many_rejects(ray_local, tiny_model, tmp_path, capsys):
+    """Three of four rows have no image; the rate is that of the run, so a rerun with nothing to do is fine."""
+    write_images(tmp_path)
+    rows = [{"id": i, "image": f"{'plain.jpg' if i == 0 else 'none.jpg'}", "question": "w1"} for i in range(4)]
+    arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert main([*arguments, "--max-reject-rate", "0.74"]) == 3
+    captured = capsys.readouterr()
+    assert "image_not_found      3" in captured.out and "75.0%" in captured.err
+    assert main([*arguments, "--max-reject-rate", "0.74"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--input", "/no/such/place"], "there is nothing"),
+        (["--keep", "7"], "--keep is 7.0"),
+        (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["--model", "/no/such/model"], "--model /no/such/model can't be loaded"),
+    ],
+)
+def test_usage(ray_local, tiny_model, tmp_path, arguments, said, capsys):
+    path = write_structs(tmp_path / "rows.parquet")
+    assert main([*command(tiny_model, tmp_path / "out", path), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed(ray_local, tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
+    path = write_structs(tmp_path / "rows.parquet")
+    assert main(command(tmp_path / "model", tmp_path / "out", path)) == 1
+    assert "resumes it" in capsys.readouterr().err
+
+
+def test_help_needs_no_ray():
+    """And says what a newcomer needs, quickly: neither Ray nor torch is imported for it."""
+    code = """if True:
+        import runpy, sys
+        sys.argv = ['label.py', '--help']
+        try:
+            runpy.run_path('jobs/label.py', run_name='__main__')
+        finally:
+            assert not {'ray', 'torch'} & set(sys.modules), 'imported'
+        """
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "exit status" in done.stdout and "--question-column" in done.stdout
+
+
+def run_alone(arguments: list[str], cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
+    """The job as a user starts it: a process of its own, with its own Ray."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    script = str(REPOSITORY / "jobs" / "label.py")
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, script, *arguments], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_what_is_labelled(tiny_model, tmp_path):
+    """Ended half-way, from a folder that isn't the checkout; the rerun, in other batches, does just the rest."""
+    write_images(tmp_path)
+    rows = [{"id": i, "image": "plain.jpg", "question": f"w{i % 200}"} for i in range(4000)]
+    arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))
+    process = run_alone([*arguments, "--run-id", "first", "--batch-size", "1"], cwd=tmp_path)
+    for line in process.stderr or ():
+        if "/4,000 rows" in line and "0/4,000 rows" not in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    record = json.loads((tmp_path / "out" / "runs" / "first.json").read_text())
+    done = answers(tmp_path / "out")
+    assert (record["status"], record["error"]) == ("failed", "interrupted")
+    assert 0 < len(done) == record["counts"]["labelled"] < 4000
+    again = run_alone([*arguments, "--batch-size", "64"], cwd=tmp_path)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert f"{len(done):,} done before" in errors
+    final = answers(tmp_path / "out")
+    assert len(final) == 4000 and {id: final[id] for id in done} == done
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray head node of its own, with a job server; its address."""
+    port = free_ports(4)
+    folder = tempfile.mkdtemp(prefix="r")  # short: Ray's socket paths must be under 108 characters
+    ray = str(Path(sys.executable).parent / "ray")
+    ports = [f"--port={port}", f"--dashboard-port={port + 1}", f"--dashboard-agent-listen-port={port + 2}"]
+    ports.append(f"--ray-client-server-port={port + 3}")
+    sizes = ["--num-cpus=2", "--num-gpus=0", "--include-dashboard=true", "--disable-usage-stats"]
+    arguments = ["start", "--head", "--block", *ports, *sizes, f"--temp-dir={folder}"]
+    log = open(Path(folder) / "start.log", "w")  # noqa: SIM115
+    process = subprocess.Popen([ray, *arguments], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_for_jobs(f"http://127.0.0.1:{port + 1}", process, Path(folder) / "start.log")
+        yield f"http://127.0.0.1:{port + 1}"
+    finally:
+        for pid in [process.pid, *descendants(process.pid)]:  # asked to end, Ray takes half a minute
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=60)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that `pid` started, and those that they did."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found[1:]
+
+
+def _wait_for_jobs(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    end = time.monotonic() + 90
+    while True:
+        try:
+            JobSubmissionClient(address).list_jobs()
+            return
+        except (ConnectionError, RuntimeError):
+            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_ray_job_submit(tiny_model, tmp_path, cluster):
+    """Only the working directory is there: a copy of adafv/ and jobs/, not this checkout, and not installed."""
+    work = tmp_path / "work"
+    ignore = shutil.ignore_patterns("__pycache__", "weights")
+    for name in ("adafv", "jobs"):
+        shutil.copytree(REPOSITORY / name, work / name, ignore=ignore)
+    files = write_all(tmp_path / "in")
+    inputs = [files["jsonl"], files["structs"]]
+    direct = run_alone(command(tiny_model, tmp_path / "direct", *inputs))
+    _, errors = direct.communicate(timeout=120)
+    assert direct.returncode == 0, errors
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    arguments = ["job", "submit", "--address", cluster, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
+    submitted = subprocess.run(
+        [str(Path(sys.executable).parent / "ray"), *arguments, *command(tiny_model, tmp_path / "job", *inputs)],
+        cwd=work, env=environment, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
+    assert "labelled               4" in submitted.stdout
+    assert answers(tmp_path / "job") == answers(tmp_path / "direct") and len(answers(tmp_path / "job")) == 4

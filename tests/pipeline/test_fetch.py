@@ -1,0 +1,293 @@
+"""Images from a disk, from a real S3 server, and from a real HTTP server; and what must not be opened."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from adafv.pipeline.fetch import ATTEMPTS, Fetcher
+from adafv.pipeline.http import is_public
+from adafv.pipeline.rejects import Reject
+from adafv.pipeline.rows import Row
+from adafv.pipeline.storage import Storage
+
+DATA = b"not really an image" * 10
+
+
+def fetcher(storage: Storage | None = None, **rules) -> Fetcher:
+    return Fetcher(storage or Storage(), max_bytes=rules.pop("max_bytes", 10_000), pause=0.001, **rules)
+
+
+def error_of(result: bytes | Reject) -> str:
+    assert isinstance(result, Reject), "was fetched"
+    return result.error
+
+
+# --- local ---
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "root"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(DATA)
+    (folder / "sub" / "ünï.jpg").write_bytes(DATA)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "root-beside").mkdir()
+    (tmp_path / "root-beside" / "b.jpg").write_bytes(b"secret")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "path", ["a.jpg", "./a.jpg", "sub/../a.jpg", "sub/ünï.jpg", "{root}/a.jpg", "file://{root}/a.jpg"]
+)
+def test_local(root, path):
+    assert fetcher().fetch(path.format(root=root), str(root)) == DATA
+    assert fetcher().fetch(path.format(root=root), f"file://{root}") == DATA
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("../secret.jpg", "image_refused"),
+        ("sub/../../secret.jpg", "image_refused"),
+        ("/etc/passwd", "image_refused"),
+        ("file:///etc/passwd", "image_refused"),
+        ("file://{root}/%2e%2e/secret.jpg", "image_refused"),
+        ("../root-beside/b.jpg", "image_refused"),
+        ("a\0.jpg", "image_refused"),
+        ("sub", "image_refused"),
+        ("none.jpg", "image_not_found"),
+        ("a.jpg/x", "image_not_found"),
+        ("x" * 5000, "image_fetch_failed"),
+        ("ftp://a/b", "image_refused"),
+        ("gs://bucket/b", "image_refused"),
+        ("data:image/png;base64,AAAA", "image_refused"),
+        ("s3://", "image_refused"),
+        ("s3://bucket", "image_refused"),
+        ("s3://key:pw@bucket/x", "image_refused"),
+        ("http://a.org/x.jpg", "image_refused"),
+    ],
+)
+def test_local_refusals(root, path, error):
+    result = fetcher().fetch(path.format(root=root), str(root))
+    assert error_of(result) == error and "pw" not in str(result)
+
+
+def test_links_count_by_what_they_point_to(root, tmp_path):
+    (root / "inner.jpg").symlink_to(root / "a.jpg")
+    (root / "outer.jpg").symlink_to(tmp_path / "secret.jpg")
+    (root / "folder").symlink_to(tmp_path)
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    assert fetcher().fetch("inner.jpg", str(root)) == DATA
+    assert error_of(fetcher().fetch("outer.jpg", str(root))) == "image_refused"
+    assert error_of(fetcher().fetch("folder/secret.jpg", str(root))) == "image_refused"
+    assert isinstance(fetcher().fetch("loop.jpg", str(root)), Reject)
+
+
+def test_a_pipe_does_not_hang(root):
+    os.mkfifo(root / "pipe.jpg")
+    assert error_of(fetcher().fetch("pipe.jpg", str(root))) == "image_refused"
+
+
+def test_the_size_limit(root):
+    assert fetcher(max_bytes=len(DATA)).fetch("a.jpg", str(root)) == DATA
+    assert error_of(fetcher(max_bytes=len(DATA) - 1).fetch("a.jpg", str(root))) == "image_too_large"
+
+
+def test_rows(root):
+    """Each image is read once, rows keep their order, and what needs no fetching passes through."""
+    reject = Reject("bad_row", "before")
+    given = [
+        Row("1", "a.jpg", image_uri="a.jpg", image_root=str(root)),
+        Row("2", "x", image_bytes=b"inline"),
+        Row("3", "x", reject=reject),
+        Row("4", "a.jpg", image_uri="a.jpg", image_root=str(root)),
+        Row("5", "no.jpg", image_uri="no.jpg", image_root=str(root)),
+        Row("6", "x", image_bytes=b"x" * 20_000),
+    ]
+    found = fetcher().fetch_rows(given)
+    assert [row.id for row in found] == ["1", "2", "3", "4", "5", "6"]
+    assert [row.image_bytes for row in found] == [DATA, b"inline", None, DATA, None, None]
+    errors = [row.reject and row.reject.error for row in found]
+    assert errors == [None, None, "bad_row", None, "image_not_found", "image_too_large"]
+    assert found[0].fetch_ms == found[3].fetch_ms > 0 and found[1].fetch_ms == 0
+
+
+# --- S3 ---
+
+
+def test_s3(s3):
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="in/ünï code.jpg", Body=DATA)
+    s3.client.put_object(Bucket=bucket, Key="big", Body=b"x" * 20_000)
+    fetch = fetcher(Storage.from_environment(environment=s3.environment)).fetch
+    assert fetch(f"s3://{bucket}/in/ünï code.jpg", "") == DATA
+    assert fetch("ünï code.jpg", f"s3://{bucket}/in") == DATA
+    assert fetch("./x/../ünï code.jpg", f"s3://{bucket}/in/") == DATA
+    assert error_of(fetch("../big", f"s3://{bucket}/in")) == "image_refused"
+    assert error_of(fetch("/big", f"s3://{bucket}/in")) == "image_refused"
+    assert error_of(fetch(f"s3://{bucket}/big", "")) == "image_too_large"
+    assert error_of(fetch(f"s3://{bucket}/none", "")) == "image_not_found"
+    assert error_of(fetch("s3://no-such-bucket-here/x", "")) == "image_not_found"
+
+
+def test_s3_with_a_wrong_secret(s3):
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="x", Body=DATA)
+    environment = s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong-secret-77"}
+    result = fetcher(Storage.from_environment(environment=environment)).fetch(f"s3://{bucket}/x", "")
+    assert error_of(result) == "image_forbidden" and "wrong-secret-77" not in str(result)
+
+
+def test_s3_that_is_down_can_be_retried():
+    storage = Storage("http://127.0.0.1:9", "us-east-1", ("a", "b"))
+    result = fetcher(storage).fetch("s3://bucket/x", "")
+    assert isinstance(result, Reject) and result.error == "image_fetch_failed" and result.retryable
+
+
+def test_a_storage_shows_no_keys():
+    storage = Storage.from_environment(environment={"AWS_ACCESS_KEY_ID": "k1", "AWS_SECRET_ACCESS_KEY": "k2"})
+    assert "k1" not in repr(storage) and "k2" not in repr(storage) and not hasattr(storage, "__dataclass_fields__")
+
+
+# --- HTTP ---
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the path says: /status/404, /redirect?to, /short, /flaky/NAME (fails twice), else DATA."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        kind, _, rest = self.path.removesuffix("?key=hidden").removeprefix("/").partition("/")
+        if kind == "status":
+            return self._answer(int(rest), b"")
+        if kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", rest)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if kind == "short":
+            self.send_response(200)
+            self.send_header("Content-Length", "9999")
+            self.end_headers()
+            self.wfile.write(b"half")
+            return None
+        if kind == "flaky" and self.seen.count(self.path) < 3:
+            return self._answer(503, b"")
+        if kind == "endless":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 50_000)
+            return None
+        return self._answer(200, DATA)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    Handler.seen = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def loopback(address: str) -> bool:
+    return address in ("127.0.0.1", "::1")
+
+
+def test_http(web):
+    fetch = fetcher(allow_http=True, allowed=loopback).fetch
+    assert fetch(f"{web}/a.jpg?size=2", "") == DATA
+    assert Handler.seen == ["/a.jpg?size=2"]
+    assert fetch(f"{web}/redirect//b.jpg", "") == DATA
+    assert fetch(f"{web}/flaky/c.jpg", "") == DATA
+    assert Handler.seen.count("/flaky/c.jpg") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "tries"),
+    [
+        ("/status/404", "image_not_found", 1),
+        ("/status/410", "image_not_found", 1),
+        ("/status/403", "image_forbidden", 1),
+        ("/status/418", "image_refused", 1),
+        ("/status/500", "image_fetch_failed", ATTEMPTS),
+        ("/status/429", "image_fetch_failed", ATTEMPTS),
+        ("/short", "image_fetch_failed", ATTEMPTS),
+        ("/endless", "image_too_large", 1),
+    ],
+)
+def test_http_errors(web, path, error, tries):
+    result = fetcher(allow_http=True, allowed=loopback).fetch(f"{web}{path}?key=hidden", "")
+    assert error_of(result) == error and "hidden" not in str(result)
+    assert len(Handler.seen) == tries
+
+
+def test_http_redirects_end(web):
+    loop = f"{web}/redirect/" + "/redirect/" * 10
+    assert error_of(fetcher(allow_http=True, allowed=loopback).fetch(loop, "")) == "image_refused"
+
+
+def test_http_to_private_addresses_is_refused(web):
+    """Loopback is not public: the server is never asked, not by name, number, or on a redirect."""
+    port = web.rpartition(":")[2]
+    fetch = fetcher(allow_http=True).fetch
+    for host in ("localhost", "127.0.0.1", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0"):
+        assert error_of(fetch(f"http://{host}:{port}/x", "")) == "image_refused", host
+    assert Handler.seen == []
+    redirect = f"{web}/redirect/http://169.254.169.254/latest"
+    assert error_of(fetcher(allow_http=True, allowed=loopback).fetch(redirect, "")) == "image_refused"
+    assert (
+        error_of(fetcher(allow_http=True, allowed=loopback).fetch(f"{web}/redirect/file:///etc/passwd", ""))
+        == "image_refused"
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://a b/", "http:///x", "https://host:99999/x", "http://\udc80/"]
+)
+def test_http_urls_that_are_none(url):
+    assert error_of(fetcher(allow_http=True).fetch(url, "")) in ("image_refused", "image_not_found")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("2002:0a00:0001::", False),
+    ],
+)
+def test_public_addresses(address, public):
+    assert is_public(address) is public

@@ -1,0 +1,46 @@
+"""Messages that people can be shown: no credentials, no control characters, no novels."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adafv.pipeline.rejects import ERRORS, MESSAGE_LIMIT, Reject, redact
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://a.org/x.jpg", "https://a.org/x.jpg"),
+        ("GET https://user:pw@a.org/x.jpg failed", "GET https://a.org/x.jpg failed"),
+        (
+            "https://b.s3.amazonaws.com/x.jpg?X-Amz-Signature=abc&X-Amz-Credential=d",
+            "https://b.s3.amazonaws.com/x.jpg?…",
+        ),
+        ("'s3://key:secret@bucket/x'", "'s3://bucket/x'"),
+        ("see https://a.org/x#token=1 and http://b/?q=2", "see https://a.org/x?… and http://b/?…"),
+        ("what? no URI, a@b.c", "what? no URI, a@b.c"),
+    ],
+)
+def test_redact(text, shown):
+    assert redact(text) == shown
+
+
+def test_messages_are_short():
+    assert len(Reject("bad_row", "x" * 10_000).message) == MESSAGE_LIMIT
+
+
+@given(st.text(st.characters(codec=None), max_size=600))
+def test_any_message_fits_parquet_and_a_terminal(text):
+    message = Reject("image_corrupt", text).message
+    assert pa.array([message]).to_pylist() == [message]
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) <= 0x9F for c in message)
+
+
+def test_the_list_is_closed():
+    with pytest.raises(ValueError, match="'oops'"):
+        Reject("oops", "")
+    assert [name for name, error in ERRORS.items() if error.retryable] == ["source_unreadable", "image_fetch_failed"]
+    assert Reject("prompt_empty", "").stage == "prepare"

@@ -1,0 +1,164 @@
+"""The output: routed rows, whole files, and what is read back from them."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adafv.pipeline import schema
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.ledger import digest_id, digest_place, read_ledger
+from adafv.pipeline.output import LocalOutput, Output, open_output
+from adafv.pipeline.sink import Sink
+from adafv.pipeline.storage import Storage
+
+PANEL = {"rows": 2, "columns": 3, "top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
+
+
+def label(id: str) -> dict:
+    return {
+        "id": id, "image": f"{id}.jpg", "answer": "yes", "kept_indices": [1, 5], "grid": [PANEL], "visual_tokens": 10,
+        "kept_tokens": 2, "gpu_seconds": 0.5, "cost_usd": 0.25, "run_id": "r", "worker": "w", "worker_started": 1.0,
+        "labelled_at": datetime.now(UTC),
+    }  # fmt: skip
+
+
+def reject(id: str | None, error: str, image: str = "x") -> dict:
+    return {
+        "id": id,
+        "image": image,
+        "error": error,
+        "message": "m",
+        "run_id": "r",
+        "worker": "w",
+        "worker_started": 1.0,
+    }
+
+
+def results(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema.RESULTS)
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request, tmp_path) -> Output:
+    if request.param == "local":
+        return open_output(str(tmp_path / "out"), Storage())
+    s3 = request.getfixturevalue("s3")
+    return open_output(f"s3://{s3.new_bucket()}/some/out/", Storage.from_environment(environment=s3.environment))
+
+
+def stored(output: Output, folder: str) -> pa.Table:
+    tables = [pq.read_table(path, filesystem=output.filesystem) for path in output.parquet_files(folder)]
+    return pa.concat_tables(tables)
+
+
+def test_rows_are_routed_and_counted(output):
+    sink = Sink(output, "r")
+    sink.add(results(label("a"), reject("b", "image_empty"), label("c")))
+    sink.add(results(reject(None, "missing_id")))
+    sink.add(results())
+    sink.close()
+    labels, rejects = stored(output, "labels"), stored(output, "rejects")
+    assert labels.schema == schema.LABELS and rejects.schema == schema.REJECTS
+    assert labels["id"].to_pylist() == ["a", "c"] and labels["grid"][0].as_py() == [PANEL]
+    assert rejects.select(["id", "stage", "error", "retryable"]).to_pylist() == [
+        {"id": "b", "stage": "decode", "error": "image_empty", "retryable": False},
+        {"id": None, "stage": "source", "error": "missing_id", "retryable": False},
+    ]
+    tally = sink.tally
+    assert (tally.labelled, dict(tally.rejected)) == (2, {"image_empty": 1, "missing_id": 1})
+    assert tally.totals["kept_tokens"] == 4 and tally.totals["cost_usd"] == 0.5
+    assert tally.worker_seconds(11.0) == 10.0
+
+
+def test_files_are_written_when_full_or_old(output):
+    sink = Sink(output, "r", rows=2, seconds=3600)
+    sink.add(results(label("a"), reject("b", "image_empty")))
+    assert output.parquet_files("labels") == []
+    sink.add(results(label("c")))
+    assert len(output.parquet_files("labels")) == 1 and output.parquet_files("rejects") == []
+    old = Sink(output, "r", rows=1000, seconds=0)
+    old.add(results(label("d")))
+    assert len(output.parquet_files("labels")) == 2  # under the same run id: nothing was overwritten
+    sink.close()
+    old.close()
+    assert sorted(stored(output, "labels")["id"].to_pylist()) == ["a", "c", "d"]
+
+
+def test_the_ledger_reads_the_output(output):
+    assert len(read_ledger(output, retry_rejects=False)) == 0
+    sink = Sink(output, "r")
+    sink.add(
+        results(
+            label("done"), reject("bad", "image_corrupt"), reject("later", "image_fetch_failed"),
+            reject("twin", "duplicate_id"), reject(None, "missing_id", image="f#3"),
+        )
+    )  # fmt: skip
+    sink.close()
+    known = [digest_id("done"), digest_id("bad"), digest_place("f#3")]
+    ledger = read_ledger(output, retry_rejects=False)
+    assert len(ledger) == 3 and ledger.contains(_array(known)).all()
+    assert read_ledger(output, retry_rejects=True).contains(_array(known)).tolist() == [True, False, False]
+
+
+def _array(digests: list[bytes]):
+    import numpy as np
+
+    from adafv.pipeline.ledger import DIGEST
+
+    return np.array(digests, dtype=DIGEST)
+
+
+def test_read_and_put(output):
+    assert output.read("runs/x.json") is None
+    output.put("runs/x.json", b"one")
+    output.put("runs/x.json", b"two")
+    assert output.read("runs/x.json") == b"two"
+
+
+def test_a_put_that_fails_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
+    output = LocalOutput(str(tmp_path))
+    sink = Sink(output, "r")
+    sink.add(results(label("a")))
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", _fail)
+        with pytest.raises(OSError, match="disk"):
+            sink.close()
+    assert output.parquet_files("labels") == []
+    sink.close()
+    assert stored(output, "labels")["id"].to_pylist() == ["a"]
+
+
+def _fail(*_: object) -> None:
+    raise OSError("disk")
+
+
+def test_readers_never_see_half_a_file(tmp_path):
+    """A reader polls while large files appear; whatever it sees under labels/ is whole."""
+    output, stop, seen, broken = LocalOutput(str(tmp_path)), threading.Event(), set(), []
+
+    def poll() -> None:
+        while not stop.is_set():
+            for path in tmp_path.glob("labels/*"):
+                seen.add(path.name)
+                if len(path.read_bytes()) != 30_000_000 or path.suffix != ".parquet":
+                    broken.append(path.name)
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    for i in range(10):
+        output.put(f"labels/{i}.parquet", bytes(30_000_000))
+    stop.set()
+    reader.join()
+    assert broken == [] and seen
+    assert not any(Path(tmp_path / ".tmp").iterdir())
+
+
+def test_outputs_that_are_none():
+    with pytest.raises(UsageError, match="local folder or an s3"):
+        open_output("gs://bucket/x", Storage())
