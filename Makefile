@@ -1,7 +1,7 @@
 # make demo     label a few dozen testbed scenes and print what came out
 # make test     lint, type-check and run the test suite
 # make figures  measure the README's figures
-# Each first makes a virtual environment in .venv and install into it what constraints.txt pins.
+# Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
