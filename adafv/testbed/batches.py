@@ -105,9 +105,7 @@ def overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.clip(high - low, 0, None).prod(-1)
 
 
-def make_batch(
-    scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: Callable[[str], list[int]]
-) -> Batch:
+def make_batch(scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: Callable[[str], list[int]]) -> Batch:
     """`encode` turns words into token ids (a cached one: the same few hundred texts come again and again)."""
     layouts = [layout(scene.width, scene.height) for scene in scenes]
     crops = [scene_crops(scene, processor) for scene in scenes]

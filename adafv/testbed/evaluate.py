@@ -14,9 +14,7 @@ from adafv.testbed.score import Score, Truth, score
 LONGEST_ANSWER = 24  # words: a caption has at most 18
 
 
-def evaluate(
-    model: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, scenes: Sequence[Scene]
-) -> Score:
+def evaluate(model: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, scenes: Sequence[Scene]) -> Score:
     truth: dict[str, Truth] = {}
     labels: dict[str, str] = {}
     for scene in scenes:

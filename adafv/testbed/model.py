@@ -81,8 +81,8 @@ def checkpoint() -> Path:
 
 
 def build_model(size: ModelSize = ModelSize(), seed: int = 0) -> LlavaNextForConditionalGeneration:
-    """An untrained model. Weights are normal with deviation 0.7/sqrt(fan in): at this size CLIP's own
-    initialisation is so small that nothing is learnt for the first minutes."""
+    """An untrained model. Weights are normal with deviation 0.7/sqrt(fan in), wider than
+    CLIP's and Llama's own at this size."""
     model = LlavaNextForConditionalGeneration(model_config(size))
     model.generation_config = GenerationConfig(
         bos_token_id=TOKENS.index(BOS), eos_token_id=TOKENS.index(EOS), pad_token_id=TOKENS.index(PAD)

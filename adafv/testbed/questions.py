@@ -56,9 +56,7 @@ def ask_colour(scene: Scene, rng: np.random.Generator) -> list[Question]:
         about.append(scene.main)
     templates = ("what color is the {}?", "what is the color of the {}?")
     texts = [_one(rng, templates).format(thing.kind) for thing in about]
-    return [
-        Question(text, thing.colour, "colour", thing.size) for text, thing in zip(texts, about, strict=True)
-    ]
+    return [Question(text, thing.colour, "colour", thing.size) for text, thing in zip(texts, about, strict=True)]
 
 
 def ask_kind(scene: Scene, rng: np.random.Generator) -> list[Question]:

@@ -122,9 +122,7 @@ def _pick(rng: np.random.Generator, among: tuple[str, ...], count: int) -> list[
     return [among[i] for i in rng.choice(len(among), count, replace=False)]
 
 
-def _place(
-    rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, int], size: Size
-) -> SceneObject:
+def _place(rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, int], size: Size) -> SceneObject:
     """Give the object a side and a place inside its cells, both a little random."""
     room = 2 * CELL if size == "large" else CELL
     side = int(rng.integers(room - 4, room - 1)) if size == "small" else int(rng.integers(room - 6, room - 1))
@@ -228,9 +226,7 @@ def _digit(kind: str, side: int) -> Image.Image:
     bits = range(4, -1, -1)
     dots = np.array([[255 * (row >> bit & 1) for bit in bits] for row in _DOTS[kind]], dtype=np.uint8)
     width = round(side * 0.8)
-    glyph = Image.fromarray(np.kron(dots, np.ones((8, 8), dtype=np.uint8))).resize(
-        (width, side), Image.Resampling.BOX
-    )
+    glyph = Image.fromarray(np.kron(dots, np.ones((8, 8), dtype=np.uint8))).resize((width, side), Image.Resampling.BOX)
     canvas = Image.new("L", (side, side), 0)
     canvas.paste(glyph, ((side - width) // 2, 0))
     return canvas

@@ -124,9 +124,7 @@ def read_truth(dataset: Path) -> dict[str, Truth]:
     table = _read(dataset, ["id", "answer", "type", "size"])
     return {
         id_: Truth(answer, type_, size)
-        for id_, answer, type_, size in zip(
-            table["id"], table["answer"], table["type"], table["size"], strict=True
-        )
+        for id_, answer, type_, size in zip(table["id"], table["answer"], table["type"], table["size"], strict=True)
     }
 
 

@@ -81,12 +81,8 @@ def test_questions_packed_together_read_as_if_each_stood_alone(model, batch):
         for b, scene in enumerate(SCENES):
             for number in (0, len(batch.asked[b]) - 1):
                 question = batch.asked[b][number]
-                prompt = processor.apply_chat_template(
-                    conversation(question.text), add_generation_prompt=True
-                )
-                inputs = processor(
-                    images=render(scene), text=f"{prompt} {question.answer} </s>", return_tensors="pt"
-                )
+                prompt = processor.apply_chat_template(conversation(question.text), add_generation_prompt=True)
+                inputs = processor(images=render(scene), text=f"{prompt} {question.answer} </s>", return_tensors="pt")
                 mine = batch.segment[b] == number
                 assert inputs["input_ids"][0, -int(mine.sum()) :].tolist() == batch.text[b][mine].tolist()
                 stock = model(**inputs).logits[0, -int(mine.sum()) :]

@@ -86,9 +86,7 @@ def test_template(processor):
     assert render_template(answered, prompt=False) == f"{BOS} {IMAGE} a {ANSWER} red {EOS}"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Ünïcödé 漢字 🙂", "a\nb\t c", "{{ 7 * 7 }} {% raw %}", "x" * 5000, "\x00\x07"]
-)
+@pytest.mark.parametrize("text", ["", "Ünïcödé 漢字 🙂", "a\nb\t c", "{{ 7 * 7 }} {% raw %}", "x" * 5000, "\x00\x07"])
 def test_any_text_can_be_asked(processor, untrained, text):
     inputs = inputs_for(processor, render(make_scene(0)), text)
     names = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())

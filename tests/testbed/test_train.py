@@ -10,9 +10,7 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 from adafv.testbed import train as train_module
 from adafv.testbed.train import STAGES, Recipe, Trainer, main, schedule, train
 
-TINY = Recipe(
-    stages=("small", "drop"), scale=0.005, scenes_per_step=2, save_every=2, evaluation_scenes=0, log_every=4
-)
+TINY = Recipe(stages=("small", "drop"), scale=0.005, scenes_per_step=2, save_every=2, evaluation_scenes=0, log_every=4)
 
 
 class KilledError(Exception):
@@ -41,9 +39,7 @@ def straight(tmp_path_factory):
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "kill_at", [2, 5, 8]
-)  # before the first checkpoint, in the first stage, in the second
+@pytest.mark.parametrize("kill_at", [2, 5, 8])  # before the first checkpoint, in the first stage, in the second
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, straight, kill_at):
     """Killed before the first checkpoint, in the first stage, and in the second."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
