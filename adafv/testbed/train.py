@@ -6,8 +6,8 @@ Three stages, each from where the last one ended:
 
 - `small`: one crop, 3x3 cells. Binding colours to kinds is learnt here, where a step is cheapest.
 - `drop`: the same, and on half of the steps every scene loses a random share of its visual tokens. In a
-  prototype without this, accuracy under pruning was brittle and even rose as the budget fell. Dropping at random favours
-  no strategy but `random`.
+  prototype without this, accuracy under pruning was brittle and even rose as the budget fell. Dropping at random
+  favours no strategy but `random`.
 - `anyres`: the real pictures, with base, crops, newlines and all sizes; tokens are dropped on half of the
   steps, and captions count half: what was dropped no caption can name.
 
