@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"label.py: the run failed: {error}\nRunning the same command again resumes it.", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("label.py: interrupted; running the same command again resumes it", file=sys.stderr)
+        return FAILED
     print(result.run.table())
     if result.status:
         limit = options.max_reject_rate

@@ -13,6 +13,8 @@ import logging
 import os
 import pickle
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,7 +95,10 @@ class _ray:  # noqa: N801  (a context)
             if address == "local":
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             dashboard = False if address == "local" else None
+            handler = signal.getsignal(signal.SIGTERM)
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own, set by init, ends the process in mid-write
 
     def __exit__(self, *_: object) -> None:
         if self._ours:
