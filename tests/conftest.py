@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Before torch is imported: on two cores that Ray shares, small models with two spinning threads are ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import boto3
 import pytest
 from botocore.config import Config
