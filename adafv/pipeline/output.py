@@ -1,19 +1,22 @@
 """The output folder, local or on S3: whole files or none.
 
 A reader that lists `labels/` while a job runs must never open half a file. On S3 one put makes an object appear at
-once. On a disk a file is written under `.tmp/`, flushed to the device and renamed into place. The driver is the only
-writer, so nothing else is needed here.
+once. On a disk a file is written under `.tmp/`, flushed to the device and renamed into place. The driver that holds the
+output's lease (`lease.py`) is the only writer, so nothing else is needed here.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
+from botocore.exceptions import ClientError
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.storage import Storage, has_scheme, is_s3, split_s3
@@ -23,12 +26,30 @@ class Output(Protocol):
     """A folder that files are put into, whole, under names such as `labels/x.parquet`."""
 
     uri: str
+    settling: float  # seconds after which the outcome of a `create` that others contested can be read
 
     def put(self, name: str, data: bytes) -> None:
         """Make `data` appear as `name`, all at once."""
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write `name` only if there is no such file. Whether it was written: on a disk, one of several contenders
+        gets True, and the name is there before the data is; on S3 the answer is the store's.
+        """
+
     def read(self, name: str) -> bytes | None:
         """The contents of `name`, or None where there is no such file."""
+
+    def age(self, name: str) -> float | None:
+        """Seconds since `name` was written, by the store's own clock; None where there is no such file."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in `folder`, such as `labels/x.parquet`, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Remove `name`, if it is there."""
+
+    def sweep(self) -> None:
+        """Remove what a writer that was killed left half-written. Only for who is the only writer."""
 
     def parquet_files(self, folder: str) -> list[str]:
         """The paths, on `filesystem`, of the Parquet files in `folder`, sorted."""
@@ -52,6 +73,8 @@ def open_output(uri: str, storage: Storage) -> Output:
 class LocalOutput:
     """An output on a disk."""
 
+    settling = 0.0
+
     def __init__(self, path: str) -> None:
         self.root = Path(path).absolute()
         self.uri = str(self.root)
@@ -68,9 +91,37 @@ class LocalOutput:
         os.replace(temporary, target)
         _sync_folder(target.parent)
 
+    def create(self, name: str, data: bytes) -> bool:
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:  # O_EXCL
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
     def read(self, name: str) -> bytes | None:
-        path = self.root / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def age(self, name: str) -> float | None:
+        try:
+            return time.time() - (self.root / name).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob("*"))
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        for path in (self.root / ".tmp").glob("*"):
+            path.unlink(missing_ok=True)
 
     def parquet_files(self, folder: str) -> list[str]:
         return sorted(str(path) for path in (self.root / folder).glob("*.parquet") if not path.name.startswith("."))
@@ -78,6 +129,8 @@ class LocalOutput:
 
 class S3Output:
     """An output under an s3:// prefix."""
+
+    settling = 1.0
 
     def __init__(self, uri: str, storage: Storage) -> None:
         self.uri = uri.rstrip("/")
@@ -89,18 +142,48 @@ class S3Output:
     def put(self, name: str, data: bytes) -> None:
         self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            # 412: there is one. 409: another such request is under way. Either way it isn't ours.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise
+        return True
+
     def read(self, name: str) -> bytes | None:
         try:
             return self._client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read()
         except self._client.exceptions.NoSuchKey:
             return None
 
-    def parquet_files(self, folder: str) -> list[str]:
+    def age(self, name: str) -> float | None:
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - answer["LastModified"]).total_seconds()
+
+    def names(self, folder: str) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
         )
         keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-        return sorted(f"{self.bucket}/{key}" for key in keys if key.endswith(".parquet"))
+        return sorted(key.removeprefix(self.prefix) for key in keys)
+
+    def delete(self, name: str) -> None:
+        self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def sweep(self) -> None:
+        """Nothing to do: a put that didn't end leaves no object."""
+
+    def parquet_files(self, folder: str) -> list[str]:
+        names = self.names(folder)
+        return [f"{self.bucket}/{self.prefix}{name}" for name in names if name.endswith(".parquet")]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ rerun of the same command plans only the rest.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ import ray.exceptions
 from adafv.pipeline import formats, rows
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.fetch import Fetcher
+from adafv.pipeline.lease import Lease
 from adafv.pipeline.ledger import read_ledger
 from adafv.pipeline.model import absolute_model
 from adafv.pipeline.options import JobOptions
@@ -117,13 +119,23 @@ class Job:
         self._engine = options.engine_options(resources.device)
         run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._run = Run(run_id, options.public(), options.price_per_hour, output.uri, resources)
+        self._lease = Lease(output, run_id)
 
     def run(self, units: list[formats.Unit]) -> RunResult:
+        self._check_model()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._lease)
+            except (*S3_ERRORS, OSError) as error:
+                raise self._unwritable(error) from error
+            return self._run_alone(units)
+
+    def _run_alone(self, units: list[formats.Unit]) -> RunResult:
+        """The run, with the lease in hand: the ledger can't change between reading it and adding to it."""
+        self._output.sweep()
         plan = self._plan(units)
         self._run.input, self._run.skipped = plan.rows, plan.skipped
         LOG.info("%s rows, %s done before, %s to do", f"{plan.rows:,}", f"{plan.skipped:,}", f"{plan.to_do:,}")
-        if plan.to_do:
-            self._check_model()
         self._begin()
         failure: str | None = "interrupted"
         try:
@@ -159,11 +171,14 @@ class Job:
             self._run.adopt_earlier(self._output)
             self._run.write(self._output)
         except (*S3_ERRORS, OSError) as error:
-            raise UsageError(f"--output {self._output.uri} can't be written: {safe_message(str(error))}") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> UsageError:
+        return UsageError(f"--output {self._output.uri} can't be written: {safe_message(str(error))}")
 
     def _stream(self, plan: Plan) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        sink = Sink(self._output, self._run.run_id)
+        sink = Sink(self._output, self._run.run_id, self._lease.check)
         self._run.tally = sink.tally
         if not plan.to_do:
             return None
@@ -174,6 +189,8 @@ class Job:
             failure = safe_message(_cause(error))
         except S3_ERRORS as error:
             failure = safe_message(f"the output can't be written: {error}")
+        except RunError as error:  # the lease is lost
+            failure = str(error)
         else:
             came, went = f"{sink.tally.rows:,}", f"{plan.to_do:,}"
             return None if came == went else f"{went} rows went in and {came} came out; did the input change?"

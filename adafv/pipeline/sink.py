@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -94,8 +95,12 @@ class Part:
 class Sink:
     """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads."""
 
-    def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
+    def __init__(
+        self, output: Output, run_id: str, guard: Callable[[], None], rows: int = ROWS, seconds: float = SECONDS
+    ) -> None:
+        """`guard` is called before each file is written, and raises if this process may no longer write."""
         self.tally = Tally()
+        self._guard = guard
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
         self._labels = Part(output, "labels", run_id, schema.LABELS)
         self._rejects = Part(output, "rejects", run_id, schema.REJECTS)
@@ -116,13 +121,15 @@ class Sink:
         with self._lock:
             for part in (self._rejects, self._labels):
                 if part.due(self._rows, self._seconds):
+                    self._guard()
                     part.write()
 
     def close(self) -> None:
         """Write all that is left."""
         with self._lock:
-            self._rejects.write()
-            self._labels.write()
+            for part in (self._rejects, self._labels):
+                self._guard()
+                part.write()
 
     def _count(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
         tally = self.tally

@@ -107,22 +107,33 @@ def run_alone(arguments: list[str], cwd: Path = REPOSITORY) -> subprocess.Popen[
 
 
 @pytest.mark.slow
-def test_sigterm_keeps_what_is_labelled(tiny_model, tmp_path):
-    """Ended half-way, from a folder that isn't the checkout; the rerun, in other batches, does just the rest."""
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by):
+    """From a folder that isn't the checkout. While it lives, a second job on the same output is refused; after, the
+    rerun, in other batches, takes over at once and does just the rest. SIGTERM keeps all that was labelled."""
     write_images(tmp_path)
     rows = [{"id": i, "image": "plain.jpg", "question": f"w{i % 200}"} for i in range(2500)]
     arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))
     process = run_alone([*arguments, "--run-id", "first", "--batch-size", "1"], cwd=tmp_path)
     for line in process.stderr or ():
         if "/2,500 rows" in line and "0/2,500 rows" not in line:
-            process.send_signal(signal.SIGTERM)
+            second = run_alone(arguments, cwd=tmp_path)
+            _, errors = second.communicate(timeout=120)
+            assert second.returncode == 1
+            assert "is being written by run first" in errors
+            process.send_signal(ended_by)
             break
     process.communicate(timeout=60)
-    assert process.returncode == 1
     record = json.loads((tmp_path / "out" / "runs" / "first.json").read_text())
-    done = answers(tmp_path / "out")
-    assert (record["status"], record["error"]) == ("failed", "interrupted")
-    assert 0 < len(done) == record["counts"]["labelled"] < 2500
+    done = answers(tmp_path / "out") if (tmp_path / "out" / "labels").exists() else {}
+    if ended_by == signal.SIGTERM:
+        assert process.returncode == 1
+        assert (record["status"], record["error"]) == ("failed", "interrupted")
+        assert 0 < len(done) == record["counts"]["labelled"] < 2500
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert record["status"] == "running"
+        assert len(done) < 2500
     again = run_alone([*arguments, "--batch-size", "64"], cwd=tmp_path)
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors

@@ -294,7 +294,7 @@ def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path)
     (tmp_path / "x.jsonl").write_text("")
     with pytest.raises(UsageError, match="there are no rows"):
         label(tiny_model, tmp_path / "out", tmp_path / "x.jsonl")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_kept_indices_are_those_of_the_engine(mixed, tiny_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline import schema
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.ledger import digest_id, digest_place, read_ledger
 from adafv.pipeline.output import LocalOutput, Output, open_output
 from adafv.pipeline.sink import Sink
@@ -40,6 +41,10 @@ def reject(id: str | None, error: str, image: str = "x") -> dict:
     }
 
 
+def allowed() -> None:
+    """A guard that lets every write pass."""
+
+
 def results(*rows: dict) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=schema.RESULTS)
 
@@ -58,7 +63,7 @@ def stored(output: Output, folder: str) -> pa.Table:
 
 
 def test_rows_are_routed_and_counted(output):
-    sink = Sink(output, "r")
+    sink = Sink(output, "r", allowed)
     sink.add(results(label("a"), reject("b", "image_empty"), label("c")))
     sink.add(results(reject(None, "missing_id")))
     sink.add(results())
@@ -77,12 +82,12 @@ def test_rows_are_routed_and_counted(output):
 
 
 def test_files_are_written_when_full_or_old(output):
-    sink = Sink(output, "r", rows=2, seconds=3600)
+    sink = Sink(output, "r", allowed, rows=2, seconds=3600)
     sink.add(results(label("a"), reject("b", "image_empty")))
     assert output.parquet_files("labels") == []
     sink.add(results(label("c")))
     assert len(output.parquet_files("labels")) == 1 and output.parquet_files("rejects") == []
-    old = Sink(output, "r", rows=1000, seconds=0)
+    old = Sink(output, "r", allowed, rows=1000, seconds=0)
     old.add(results(label("d")))
     assert len(output.parquet_files("labels")) == 2  # under the same run id: nothing was overwritten
     sink.close()
@@ -92,7 +97,7 @@ def test_files_are_written_when_full_or_old(output):
 
 def test_the_ledger_reads_the_output(output):
     assert len(read_ledger(output, retry_rejects=False)) == 0
-    sink = Sink(output, "r")
+    sink = Sink(output, "r", allowed)
     sink.add(
         results(
             label("done"), reject("bad", "image_corrupt"), reject("later", "image_fetch_failed"),
@@ -121,9 +126,54 @@ def test_read_and_put(output):
     assert output.read("runs/x.json") == b"two"
 
 
+def test_what_was_created_is_not_created_again(output):
+    assert output.create("lease/1", b"one") is True
+    assert output.create("lease/1", b"two") is False
+    assert output.read("lease/1") == b"one"
+
+
+def test_of_several_who_create_a_name_on_a_disk_one_succeeds(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda i: output.create("lease/1", f"{i}".encode()), range(8)))
+    assert won.count(True) == 1
+    assert output.read("lease/1") == str(won.index(True)).encode()
+
+
+def test_age_names_and_delete(output):
+    assert output.age("lease/1") is None and output.names("lease") == []
+    output.put("lease/2", b"")
+    output.put("lease/1", b"")
+    assert output.names("lease") == ["lease/1", "lease/2"]
+    assert -1.5 < output.age("lease/1") < 30, "S3 tells whole seconds"
+    output.delete("lease/1")
+    output.delete("lease/1")
+    assert output.names("lease") == ["lease/2"]
+
+
+def test_half_written_files_of_a_killed_writer_are_swept_away(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    output.put("labels/a.parquet", b"whole")
+    (tmp_path / ".tmp" / "left").write_bytes(b"ha")
+    output.sweep()
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    assert output.read("labels/a.parquet") == b"whole"
+
+
+def test_nothing_is_written_once_the_guard_refuses(output):
+    def refuse() -> None:
+        raise RunError("the lease was lost")
+
+    sink = Sink(output, "r", refuse)
+    sink.add(results(label("a")))
+    with pytest.raises(RunError, match="lost"):
+        sink.close()
+    assert output.parquet_files("labels") == []
+
+
 def test_a_put_that_fails_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     output = LocalOutput(str(tmp_path))
-    sink = Sink(output, "r")
+    sink = Sink(output, "r", allowed)
     sink.add(results(label("a")))
     with monkeypatch.context() as patched:
         patched.setattr("os.replace", _fail)
