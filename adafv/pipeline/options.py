@@ -75,6 +75,12 @@ class JobOptions:
         type=float,
         metavar="X",
     )
+    allow_mixed: bool = option(
+        "data",
+        "add labels to an output whose labels were made by another model, strategy, budget or prompt",
+        False,
+        type=bool,
+    )
     run_id: str | None = option("data", "name of the run (default: the time and a random suffix)", None, metavar="ID")
 
     model: str = option(

@@ -37,6 +37,7 @@ from adafv.pipeline.output import Output, open_output
 from adafv.pipeline.plan import DONE, REPEATED, Plan, Task, make_plan
 from adafv.pipeline.prepare import Preparation, load_preparer
 from adafv.pipeline.progress import Progress
+from adafv.pipeline.recipe import settle_recipe
 from adafv.pipeline.rejects import Reject, redact, safe_message
 from adafv.pipeline.resources import Resources, allot
 from adafv.pipeline.rows import Columns, Row, row_of
@@ -168,6 +169,7 @@ class Job:
 
     def _begin(self) -> None:
         try:
+            settle_recipe(self._output, self._options)
             self._run.adopt_earlier(self._output)
             self._run.write(self._output)
         except (*S3_ERRORS, OSError) as error:

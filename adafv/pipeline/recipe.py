@@ -1,0 +1,52 @@
+"""One output, one way of labelling.
+
+A rerun labels only what has no label yet. With another model, strategy, budget or prompt it would add labels of another
+kind to those that are there, and nobody could tell which came from what without looking at each row. So the options
+that decide what a label is are kept beside the labels, in `recipe.json`, and a run that differs is refused, unless it
+says `--allow-mixed`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import ENGINE, JobOptions
+from adafv.pipeline.output import Output
+
+NAME = "recipe.json"
+
+
+def recipe_of(options: JobOptions) -> dict[str, Any]:
+    """The options that decide what a label is, without those that the others leave no part to play."""
+    recipe = {name: getattr(options, name) for name in ("model", "prompt", *ENGINE)}
+    idle = {"keep"} if options.keep_tokens is not None else set()
+    if options.strategy == "none":
+        idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
+    if options.temperature == 0:
+        idle |= {"top_p", "seed"}
+    return {name: value for name, value in recipe.items() if name not in idle}
+
+
+def settle_recipe(output: Output, options: JobOptions) -> None:
+    """Hold `options` against the labels that are there; where there are none, write down the recipe for those to come.
+
+    Raises:
+        UsageError: the labels were made in another way, and `--allow-mixed` isn't given.
+    """
+    recipe, found = recipe_of(options), output.read(NAME)
+    if found is None or not output.parquet_files("labels"):
+        output.put(NAME, (json.dumps(recipe, indent=2) + "\n").encode())
+        return
+    earlier = json.loads(found)
+    differing = [name for name in (*earlier, *recipe) if earlier.get(name) != recipe.get(name)]
+    if differing and not options.allow_mixed:
+        changes = (
+            f"{name.replace('_', '-')} was {earlier.get(name)!r} and is {recipe.get(name)!r}"
+            for name in dict.fromkeys(differing)
+        )
+        raise UsageError(
+            f"--output {output.uri} holds labels made in another way: {'; '.join(changes)}. Give a new --output, or "
+            "--allow-mixed to have both kinds in one place"
+        )

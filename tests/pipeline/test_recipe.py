@@ -1,0 +1,76 @@
+"""A run that would add labels of another kind is refused, and told what differs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.output import LocalOutput
+from adafv.pipeline.recipe import settle_recipe
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output with a label made by the default options."""
+    output = LocalOutput(str(tmp_path))
+    settle_recipe(output, options())
+    output.put("labels/x.parquet", b"")
+    return output
+
+
+def options(**changes) -> JobOptions:
+    return JobOptions(**{"input": ("in",), "output": "out"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "other/model"}, "model was 'testbed' and is 'other/model'"),
+        ({"strategy": "none"}, "strategy was 'adafv' and is 'none'"),
+        ({"keep": 0.25}, "keep was 0.1 and is 0.25"),
+        ({"keep_tokens": 64}, "keep-tokens was None and is 64"),
+        ({"prompt": "Describe."}, "prompt was '{question}' and is 'Describe.'"),
+        ({"max_new_tokens": 9}, "max-new-tokens was 64 and is 9"),
+        ({"temperature": 1.0}, "temperature was 0.0 and is 1.0"),
+    ],
+)
+def test_a_change_is_refused_and_named(output, changes, said):
+    before = output.read("recipe.json")
+    with pytest.raises(UsageError) as refused:
+        settle_recipe(output, options(**changes))
+    assert said in str(refused.value) and "--allow-mixed" in str(refused.value)
+    settle_recipe(output, options(**changes, allow_mixed=True))
+    assert output.read("recipe.json") == before, "the first labels' recipe stays on record"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_size": 3},
+        {"input": ("more",)},
+        {"seed": 5},
+        {"top_p": 0.5},
+        {"price_per_hour": 1.0},
+        {"workers": "2"},
+    ],
+)
+def test_what_changes_no_label_is_welcome(output, changes):
+    settle_recipe(output, options(**changes))
+
+
+def test_without_labels_the_last_recipe_counts(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    settle_recipe(output, options())
+    settle_recipe(output, options(keep=0.5))
+    assert json.loads(output.read("recipe.json") or b"")["keep"] == 0.5
+
+
+def test_the_budget_does_not_matter_where_nothing_is_pruned(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    settle_recipe(output, options(strategy="none"))
+    output.put("labels/x.parquet", b"")
+    settle_recipe(output, options(strategy="none", keep=0.5, newlines="rows"))
