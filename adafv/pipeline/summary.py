@@ -44,7 +44,7 @@ class Run:
 
     @property
     def samples_per_second(self) -> float | None:
-        return self.tally.rows / self.seconds if self.seconds else None
+        return self.tally.labelled / self.seconds if self.seconds else None
 
     @property
     def cost_usd(self) -> float | None:
