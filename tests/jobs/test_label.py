@@ -17,6 +17,9 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+from adafv.pipeline.errors import RunError
+from adafv.pipeline.lease import Lease
+from adafv.pipeline.output import LocalOutput
 from jobs.label import main
 from tests.conftest import free_ports
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
@@ -117,10 +120,8 @@ def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by)
     process = run_alone([*arguments, "--run-id", "first", "--batch-size", "1"], cwd=tmp_path)
     for line in process.stderr or ():
         if "/2,500 rows" in line and "0/2,500 rows" not in line:
-            second = run_alone(arguments, cwd=tmp_path)
-            _, errors = second.communicate(timeout=120)
-            assert second.returncode == 1
-            assert "is being written by run first" in errors
+            with pytest.raises(RunError, match="is being written by run first"):
+                Lease(LocalOutput(str(tmp_path / "out")), "second").__enter__()
             process.send_signal(ended_by)
             break
     process.communicate(timeout=60)
