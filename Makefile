@@ -7,6 +7,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BIN    := .venv/bin
 DEMO   := build/demo
+KEEP   ?= 0.1
 
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
@@ -27,15 +28,15 @@ demo: install
 	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
 	$(BIN)/python -m adafv.testbed.score $(DEMO)/labelled --truth $(DEMO)/scenes
 
-# The figures in the README: 2,000 questions and more, by each strategy, through the job.
+# The figures in README and docs/testbed.md: 2,000 questions and more, by each strategy, through the job.
 figures: install
-	rm -rf build/figures
+	rm -rf build/figures/$(KEEP) build/figures/scenes
 	$(BIN)/python -m adafv.testbed.dataset --scenes 180 --seed 1000 --output build/figures/scenes
 	for strategy in none random saliency text adafv; do \
-		$(BIN)/python jobs/label.py --input build/figures/scenes --output build/figures/$$strategy \
-			--strategy $$strategy --keep 0.1 && \
-		$(BIN)/python -m adafv.testbed.score build/figures/$$strategy --truth build/figures/scenes \
-			--json build/figures/$$strategy.json || exit 1; \
+		$(BIN)/python jobs/label.py --input build/figures/scenes --output build/figures/$(KEEP)/$$strategy \
+			--strategy $$strategy --keep $(KEEP) && \
+		$(BIN)/python -m adafv.testbed.score build/figures/$(KEEP)/$$strategy --truth build/figures/scenes \
+			--json build/figures/$(KEEP)/$$strategy.json || exit 1; \
 	done
 
 test: check

@@ -22,24 +22,26 @@ from torch import Tensor
 from transformers import LlavaNextModel, LlavaNextProcessor
 
 from adafv.testbed.model import ANSWER, CROP, EOS, PATCH, TOKENS, model_config
-from adafv.testbed.questions import CONTENT_WORDS, Question, questions
+from adafv.testbed.questions import CATEGORY_WORDS, CONTENT_WORDS, Question, questions
 from adafv.testbed.scenes import COLOURS, Scene, render
 
 PATCHES = (CROP // PATCH) ** 2  # per crop
 NEWLINE, ABSENT = -1, -2  # in Batch.order: a newline embedding; no token, only padding
 IGNORE = -100  # no target here (cross_entropy's own value)
 _COLOUR_INDEX = {colour: i for i, colour in enumerate(COLOURS)}
-_WORD_INDEX = {word: i for i, word in enumerate(CONTENT_WORDS)}
+ALIGNED_WORDS = (*CONTENT_WORDS, *CATEGORY_WORDS)  # content words first: ClsHead counts on it
+_WORD_INDEX = {word: i for i, word in enumerate(ALIGNED_WORDS)}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B scenes with C crops together, V visual tokens (padded), T text tokens (padded), W content words."""
+    """B scenes with C crops together, V visual tokens (padded), T text tokens (padded), W aligned words."""
 
     crops: Tensor  # uint8 [C, 3, CROP, CROP], all scenes' crops in a row
     order: Tensor  # int64 [B, V]: patch number among all C * PATCHES, or NEWLINE, or ABSENT
     row: Tensor  # int64 [B, V]: row of patches that a token or newline belongs to; -1 for the base crop
     shows: Tensor  # bool [B, V, W]: the token lies on an object that the word names
+    on_object: Tensor  # bool [B, V, O]: the token lies on the o-th of the scene's objects (padded)
     crop_colour: Tensor  # int64 [C]: colour of the largest object in the crop; IGNORE where there is none
     crop_kind: Tensor  # int64 [C]: its kind, as an index into CONTENT_WORDS; IGNORE
     text: Tensor  # int64 [B, T]: question, <answer>, answer, </s>; the next question; ...
@@ -112,14 +114,17 @@ def make_batch(scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: C
     width = max(len(place.order) for place in layouts)
     order = np.full((len(scenes), width), ABSENT)
     row = np.full((len(scenes), width), -1)
-    shows = np.zeros((len(scenes), width, len(CONTENT_WORDS)), dtype=bool)
+    shows = np.zeros((len(scenes), width, len(ALIGNED_WORDS)), dtype=bool)
+    on_object = np.zeros((len(scenes), width, max(len(scene.objects) for scene in scenes)), dtype=bool)
     labels = []
     first_patch = 0
     for b, (scene, place) in enumerate(zip(scenes, layouts, strict=True)):
         visual = len(place.order)
         order[b, :visual] = np.where(place.order >= 0, place.order + first_patch, place.order)
         row[b, :visual] = place.row
-        shows[b, :visual] = _words_shown(scene, place)
+        touched = _on_objects(scene, place)
+        on_object[b, :visual, : len(scene.objects)] = touched
+        shows[b, :visual] = _words_shown(scene, touched)
         labels.append(_crop_labels(scene, place))
         first_patch += len(place.boxes)
     asked = tuple(tuple(questions(scene)) for scene in scenes)
@@ -135,6 +140,7 @@ def make_batch(scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: C
         order=torch.from_numpy(order),
         row=torch.from_numpy(row),
         shows=torch.from_numpy(shows),
+        on_object=torch.from_numpy(on_object),
         crop_colour=crop_labels[:, 0],
         crop_kind=crop_labels[:, 1],
         text=ids.clamp(min=0),
@@ -161,16 +167,20 @@ def normalise(crops: Tensor, processor: LlavaNextProcessor) -> Tensor:
     return (crops.float() * processor.image_processor.rescale_factor - mean) / deviation
 
 
-def _words_shown(scene: Scene, place: Layout) -> np.ndarray:
-    """bool [V, W]: the token shows a good part of an object with that colour or of that kind."""
+def _on_objects(scene: Scene, place: Layout) -> np.ndarray:
+    """bool [V, O]: the token shows a good part of the object, or the object fills a good part of it."""
     boxes = np.array([thing.box for thing in scene.objects], dtype=float)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     patch_areas = (place.boxes[:, 2:] - place.boxes[:, :2]).prod(-1)
     share = overlap(place.boxes, boxes) / np.minimum(patch_areas[:, None], areas[None])
-    on_object = (share >= 0.3)[place.order] & (place.order >= 0)[:, None]
-    shown = np.zeros((len(place.order), len(CONTENT_WORDS)), dtype=bool)
+    return (share >= 0.3)[place.order] & (place.order >= 0)[:, None]
+
+
+def _words_shown(scene: Scene, on_object: np.ndarray) -> np.ndarray:
+    """bool [V, W]: the token shows an object of that colour, kind or category. on_object bool [V, O]"""
+    shown = np.zeros((len(on_object), len(ALIGNED_WORDS)), dtype=bool)
     for i, thing in enumerate(scene.objects):
-        for word in (thing.kind, thing.colour):
+        for word in (thing.kind, thing.colour, "digit" if thing.is_digit else "shape"):
             shown[:, _WORD_INDEX[word]] |= on_object[:, i]
     return shown
 

@@ -139,15 +139,24 @@ def answer_loss(outputs: Outputs, caption_weight: float) -> Tensor:
     return (each * weight).sum() / weight.sum()
 
 
-def alignment_loss(visual: Tensor, words: Tensor, shows: Tensor, order: Tensor) -> Tensor:
-    """Words find their patches among the picture's, and patches their words among all.
+def alignment_loss(
+    visual: Tensor, words: Tensor, shows: Tensor, order: Tensor, on_object: Tensor | None = None
+) -> Tensor:
+    """Words find what they name among the picture's patches, and patches their words among all.
 
-    visual [B, V, D], words [W, D] (input embeddings of CONTENT_WORDS), shows bool [B, V, W], order [B, V].
+    A word has to find some patch that shows it; given `on_object`, some patch of each object that shows it.
+
+    visual [B, V, D], words [W, D] (input embeddings of ALIGNED_WORDS), shows bool [B, V, W], order [B, V],
+    on_object bool [B, V, O].
     """
     cosine = functional.normalize(visual.float(), dim=-1) @ functional.normalize(words.float(), dim=-1).T
     scores = ALIGNMENT_SCALE * cosine
     over_patches = scores.masked_fill((order < 0)[..., None], -torch.inf).log_softmax(1)
-    found = over_patches.masked_fill(~shows, -torch.inf).logsumexp(1)[shows.any(1)]
+    if on_object is None:
+        found = over_patches.masked_fill(~shows, -torch.inf).logsumexp(1)[shows.any(1)]
+    else:
+        both = shows[:, :, None] & on_object[..., None]  # [B, V, O, W]
+        found = over_patches[:, :, None].masked_fill(~both, -torch.inf).logsumexp(1)[both.any(1)]
     target = shows.float() / shows.sum(-1, keepdim=True).clamp(min=1)
     named = (target * scores.log_softmax(-1)).sum(-1)[shows.any(-1)]
     return -(found.mean() + named.mean())

@@ -26,6 +26,7 @@ _FUNCTION_WORDS = (
     "main", "describe", "image", "list", "all", "objects", "name", "?", ".", ",", "yes", "no",
 )  # fmt: skip
 CONTENT_WORDS = (*SHAPES, *DIGITS, *COLOURS)
+CATEGORY_WORDS = ("shape", "digit")  # each names many kinds
 VOCABULARY = (*CONTENT_WORDS, *_FUNCTION_WORDS)
 
 

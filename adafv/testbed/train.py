@@ -1,8 +1,8 @@
 """Train the testbed's model: about 40 minutes on one CPU core, from nothing.
 
-    python -m adafv.testbed.train --output DIR [--seed 0] [--stages small,drop,anyres] [--scale 1.0]
+    python -m adafv.testbed.train --output DIR [--seed 0] [--stages small,drop,anyres,objects] [--scale 1.0]
 
-Three stages, each from where the last one ended:
+Four stages, each from where the last one ended:
 
 - `small`: one crop, 3x3 cells. Binding colours to kinds is learnt here, where a step is cheapest.
 - `drop`: the same, and on half of the steps every scene loses a random share of its visual tokens. In a
@@ -10,6 +10,8 @@ Three stages, each from where the last one ended:
   favours no strategy but `random`.
 - `anyres`: the real pictures, with base, crops, newlines and all sizes; tokens are dropped on half of the
   steps, and captions count half: what was dropped no caption can name.
+- `objects`: alignment asked each word to find some object that it names; now it has to find each of them, so that
+  "digit" speaks of every digit. [CLS] is left alone.
 
 Runs are seeded. A checkpoint stands in the output folder until the run ends, and a run that was killed goes
 on from it. The loss is in losses.py, the batches in batches.py; this file is the schedule, the log and the
@@ -31,11 +33,10 @@ import numpy as np
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
-from adafv.testbed.batches import Batch, make_batch, normalise, random_keep
+from adafv.testbed.batches import ALIGNED_WORDS, Batch, make_batch, normalise, random_keep
 from adafv.testbed.evaluate import evaluate
 from adafv.testbed.losses import ClsHead, Outputs, alignment_loss, answer_loss, forward
 from adafv.testbed.model import TOKENS, build_model, build_processor
-from adafv.testbed.questions import CONTENT_WORDS
 from adafv.testbed.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, make_scene
 
 LEAST_KEPT = 0.03  # of the visual tokens, where tokens are dropped
@@ -49,6 +50,8 @@ class Stage:
     grid: tuple[int, int] | None  # of the scenes; None: all that there are
     dropped: float  # share of the steps on which visual tokens are dropped
     caption_weight: float  # of a caption's words in the loss: two words in five are theirs
+    every_object: bool = False  # alignment: a word has to find all objects that it names, not just one of them
+    cls_weight: float = 0.5
 
 
 STAGES = {
@@ -57,6 +60,7 @@ STAGES = {
         Stage("small", 1200, 1.5e-3, (3, 3), 0.0, 1.0),
         Stage("drop", 450, 7e-4, (3, 3), 0.5, 1.0),
         Stage("anyres", 1800, 1e-3, None, 0.5, 0.5),
+        Stage("objects", 250, 4e-4, None, 0.5, 0.5, every_object=True, cls_weight=0.0),
     )
 }
 
@@ -67,7 +71,6 @@ class Recipe:
     stages: tuple[str, ...] = tuple(STAGES)
     scale: float = 1.0  # of every stage's number of steps
     scenes_per_step: int = 32
-    cls_weight: float = 0.5
     alignment_weight: float = 0.5
     evaluation_scenes: int = 150
     log_every: int = 50
@@ -95,7 +98,7 @@ class Trainer:
         self.head = ClsHead(self.model.model.vision_tower.config.hidden_size)
         self.stage, self.step, self.elapsed = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
-        self.content = torch.tensor([TOKENS.index(word) for word in CONTENT_WORDS])
+        self.aligned = torch.tensor([TOKENS.index(word) for word in ALIGNED_WORDS])
         self.encode = functools.cache(lambda text: self.processor.tokenizer(text)["input_ids"])
         output.mkdir(parents=True, exist_ok=True)
         self._restore()
@@ -139,7 +142,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             outputs = forward(self.model, normalise(batch.crops, self.processor), batch, keep)
             losses = self._losses(outputs, batch, stage)
-        total = losses["answer"] + self.recipe.cls_weight * losses["cls"]
+        total = losses["answer"] + stage.cls_weight * losses["cls"]
         total = total + self.recipe.alignment_weight * losses["alignment"]
         self.optimizer.zero_grad()
         total.backward()
@@ -149,11 +152,13 @@ class Trainer:
         return {name: float(loss.detach()) for name, loss in losses.items()}, hits, len(outputs.target)
 
     def _losses(self, outputs: Outputs, batch: Batch, stage: Stage) -> dict[str, torch.Tensor]:
-        words = self.model.get_input_embeddings()(self.content)
+        words = self.model.get_input_embeddings()(self.aligned)
         return {
             "answer": answer_loss(outputs, stage.caption_weight),
             "cls": self.head.loss(outputs.cls, batch),
-            "alignment": alignment_loss(outputs.visual, words, batch.shows, batch.order),
+            "alignment": alignment_loss(
+                outputs.visual, words, batch.shows, batch.order, batch.on_object if stage.every_object else None
+            ),
         }
 
     def log(self, line: str) -> None:

@@ -73,3 +73,17 @@ def test_alignment_loss_knows_uniform_similarity():
     visual, words, shows, order = scene()
     loss = alignment_loss(torch.ones_like(visual), torch.ones_like(words), shows, order).item()
     assert loss == pytest.approx(math.log(3) + math.log(2), abs=1e-5)  # three patches, two words
+
+
+def test_every_object_asks_for_more_than_one_object():
+    """A word that names two objects and points at one: enough for the one loss, not for the other."""
+    words, order = torch.eye(2), torch.tensor([[0, 1, 2]])
+    shows = torch.tensor([[[True, False], [True, False], [False, True]]])
+    on_object = torch.eye(3, dtype=torch.bool)[None]
+    visual = torch.tensor([[[1.0, 0.0], [0.0, 0.2], [0.0, 1.0]]])
+    lax, strict = (alignment_loss(visual, words, shows, order, objects).item() for objects in (None, on_object))
+    assert strict > lax + ALIGNMENT_SCALE / 4
+    both = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])  # two objects share the word's log 2 each, one has none
+    assert alignment_loss(both, words, shows, order, on_object).item() == pytest.approx(math.log(2) * 2 / 3, abs=1e-4)
+    one_object = torch.tensor([[[True, False], [True, False], [False, True]]])
+    assert alignment_loss(visual, words, shows, order, one_object).item() == pytest.approx(lax, abs=1e-5)

@@ -11,11 +11,10 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
-from adafv.testbed.batches import IGNORE, make_batch, normalise
+from adafv.testbed.batches import ALIGNED_WORDS, IGNORE, make_batch, normalise
 from adafv.testbed.evaluate import answer, evaluate
 from adafv.testbed.losses import encode_crops, pack, read
 from adafv.testbed.model import TOKENS, build_model, build_processor, checkpoint
-from adafv.testbed.questions import CONTENT_WORDS
 from adafv.testbed.scenes import EVALUATION_SEEDS, make_scene
 
 
@@ -145,7 +144,7 @@ def test_words_are_most_similar_to_tokens_that_show_them(model):
     with torch.no_grad():
         states = encode_crops(model, normalise(batch.crops, build_processor()))
         visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
-        words = model.get_input_embeddings()(torch.tensor([TOKENS.index(word) for word in CONTENT_WORDS]))
+        words = model.get_input_embeddings()(torch.tensor([TOKENS.index(word) for word in ALIGNED_WORDS]))
         cosine = torch.cosine_similarity(visual[:, :, None], words[None, None], dim=-1)
     best = cosine.masked_fill((batch.order < 0)[..., None], -2).argmax(1)
     hit = batch.shows.gather(1, best[:, None])[:, 0][batch.shows.any(1)]
