@@ -177,6 +177,7 @@ class Engine:
         return sample.input_ids[self._placeholder(sample) + 1 :]
 
     def _placeholder(self, sample: Sample) -> int:
+        """Where in the prompt the image's placeholder stands."""
         return int(np.flatnonzero(sample.input_ids == self._processing.config.image_token_id)[0])
 
     def _assemble(
@@ -202,10 +203,10 @@ class Engine:
             samples,
             geometries,
             budgets,
+            image_places=[self._placeholder(sample) for sample in samples],
             image_rows=[starts[sample.image_key] for sample in samples],
             text_rows=text_rows,
             newline_row=len(table) - 1,
-            placeholder=self._processing.config.image_token_id,
             newlines=self._options.newlines,
             device=self._device,
         )

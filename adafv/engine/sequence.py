@@ -62,10 +62,10 @@ def lay_out(
     samples: Sequence[Sample],
     geometries: Sequence[Geometry],
     budgets: Sequence[int],
+    image_places: Sequence[int],
     image_rows: Sequence[int],
     text_rows: Sequence[int],
     newline_row: int,
-    placeholder: int,
     newlines: str,
     device: torch.device,
 ) -> Layout:
@@ -73,28 +73,26 @@ def lay_out(
 
     Args:
         budgets: K of each sample.
+        image_places: where in each prompt the placeholder stands, whose place the image takes.
         image_rows, text_rows: where in the table of embeddings each sample's patches and prompt begin.
         newline_row: where the newline embedding stands in it.
-        placeholder: the token id whose place the image takes.
         newlines: `drop` or `rows`, see `EngineOptions`. A sample that is not pruned keeps all of them.
     """
     width = max(geometry.visual_tokens for geometry in geometries)
-    most_newlines = max(int((~geometry.is_token).sum()) for geometry in geometries)
+    most_newlines = max(geometry.newlines for geometry in geometries)
     sources, flags, owners, length = [], [], [], 0
-    for sample, geometry, keep, image_row, text_row in zip(
-        samples, geometries, budgets, image_rows, text_rows, strict=True
+    for sample, geometry, keep, at, image_row, text_row in zip(
+        samples, geometries, budgets, image_places, image_rows, text_rows, strict=True
     ):
-        at = int(np.flatnonzero(sample.input_ids == placeholder)[0])
         text = text_row + np.arange(len(sample.input_ids))
         image = np.where(geometry.is_token, image_row + geometry.source, newline_row)
         sources.append(np.concatenate([text[:at], image, text[at + 1 :]]))
-        count = int((~geometry.is_token).sum())
         whole = keep == geometry.visual_tokens
         policy = "all" if whole else newlines
         always = np.full(len(text), width + _ALWAYS)
         flags.append(np.concatenate([always[:at], _image_flags(geometry, width, policy), always[at + 1 :]]))
         owners.append(_newline_owners(geometry, most_newlines))
-        kept_newlines = {"all": count, "rows": min(count, keep), "drop": 0}[policy]
+        kept_newlines = {"all": geometry.newlines, "rows": min(geometry.newlines, keep), "drop": 0}[policy]
         length = max(length, len(text) - 1 + keep + kept_newlines)
     return Layout(
         source=_padded(sources, 0).to(device),
@@ -122,7 +120,7 @@ def _newline_owners(geometry: Geometry, nobody: int) -> np.ndarray:
     before = np.cumsum(~geometry.is_token)[geometry.is_token]
     last = geometry.panels[-1]
     in_last_panel = np.arange(len(before)) >= len(before) - last.rows * last.columns
-    ended = in_last_panel & (before < (~geometry.is_token).sum())
+    ended = in_last_panel & (before < geometry.newlines)
     return np.where(ended, before, nobody)
 
 

@@ -54,3 +54,8 @@ class Geometry:
     def visual_tokens(self) -> int:
         """N, newline embeddings not counted."""
         return int(self.is_token.sum())
+
+    @property
+    def newlines(self) -> int:
+        """How many newline embeddings the packed sequence holds."""
+        return len(self.source) - self.visual_tokens
