@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adafv.pipeline import schema
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 

@@ -5,13 +5,13 @@ tasks), a `worker` labels batches of samples (an actor on each GPU), and the `si
 What goes wrong with a row is a `Reject` that travels with it; the stages raise nothing.
 
     options     what the job is asked to do
-    sources     what stands under --input: which files, in which format; formats read them
+    sources/    what stands under --input, and the row that travels, as an Arrow table between stages
     plan        which rows are new: input ids against the ledger, which is the output itself
-    rows        the row that travels, as an Arrow table between stages
-    fetch       an image's bytes; http: from public addresses only
-    decode      bytes to RGB
-    prepare     the CPU stage; worker: the GPU stage
-    sink        labels/ and rejects/; output: whole files, local or S3
+    images/     an image's bytes, and its pixels
+    workers/    the CPU stage, prepare, and the GPU stage, label
+    outputs/    labels/ and rejects/: whole files, local or S3, written by one job at a time
+    rejects     the closed list of reasons why a row has no label
+    resources   which stage gets which CPUs and GPUs
     summary     runs/<run_id>.json and the closing table; progress: a line every ten seconds
     run         puts them together
 """

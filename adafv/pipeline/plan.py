@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from adafv.pipeline.formats import Unit, read
-from adafv.pipeline.ledger import DIGEST, Ledger, digest_id, digest_place
-from adafv.pipeline.rows import Columns, Record, id_of
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
+from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.rows import Columns, Record, id_of
 from adafv.pipeline.storage import Storage
 
 NEW, DONE, REPEATED = 0, 1, 2  # verdicts

@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 from types import TracebackType
 
-from adafv.pipeline.sink import Sink
+from adafv.pipeline.outputs.sink import Sink
 
 LOG = logging.getLogger("adafv")
 EVERY = 10.0  # seconds

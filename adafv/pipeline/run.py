@@ -26,26 +26,26 @@ import ray
 import ray.data
 import ray.exceptions
 
-from adafv.pipeline import formats, rows
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.fetch import Fetcher
-from adafv.pipeline.lease import Lease
-from adafv.pipeline.ledger import read_ledger
-from adafv.pipeline.model import absolute_model
+from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.output import Output, open_output
+from adafv.pipeline.outputs.folder import Output, open_output
+from adafv.pipeline.outputs.lease import Lease
+from adafv.pipeline.outputs.ledger import read_ledger
+from adafv.pipeline.outputs.recipe import settle_recipe
+from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.plan import DONE, REPEATED, Plan, Task, make_plan
-from adafv.pipeline.prepare import Preparation, load_preparer
 from adafv.pipeline.progress import Progress
-from adafv.pipeline.recipe import settle_recipe
 from adafv.pipeline.rejects import Reject, redact, safe_message
 from adafv.pipeline.resources import Resources, allot
-from adafv.pipeline.rows import Columns, Row, row_of
-from adafv.pipeline.sink import Sink
-from adafv.pipeline.sources import open_source
+from adafv.pipeline.sources import formats, rows
+from adafv.pipeline.sources.discovery import open_source
+from adafv.pipeline.sources.rows import Columns, Row, row_of
 from adafv.pipeline.storage import S3_ERRORS, Storage
 from adafv.pipeline.summary import Run
-from adafv.pipeline.worker import Worker, WorkerOptions
+from adafv.pipeline.workers.label import Worker, WorkerOptions
+from adafv.pipeline.workers.model import absolute_model
+from adafv.pipeline.workers.prepare import Preparation, load_preparer
 
 LOG = logging.getLogger("adafv")
 ROWS_PER_BLOCK = 32  # what one preparing task takes: enough to share a fetch, few enough to spread over the CPUs

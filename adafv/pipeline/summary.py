@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import adafv
-from adafv.pipeline.output import Output
+from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.outputs.sink import Tally
 from adafv.pipeline.resources import Resources
-from adafv.pipeline.sink import Tally
 
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "pillow", "numpy")
 

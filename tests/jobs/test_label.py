@@ -18,8 +18,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.lease import Lease
-from adafv.pipeline.output import LocalOutput
+from adafv.pipeline.outputs.folder import LocalOutput
+from adafv.pipeline.outputs.lease import Lease
 from jobs.label import main
 from tests.conftest import free_ports
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs

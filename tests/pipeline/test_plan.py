@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.pipeline.ledger import DIGEST, Ledger, digest_id, digest_place
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
 from adafv.pipeline.plan import DONE, NEW, REPEATED, judge, make_plan
-from adafv.pipeline.rows import Columns
-from adafv.pipeline.sources import open_source
+from adafv.pipeline.sources.discovery import open_source
+from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage
 from tests.pipeline.inputs import write_jsonl
 

@@ -16,7 +16,7 @@ import ray
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.output import open_output
+from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.rejects import ERRORS
 from adafv.pipeline.run import RunResult, run
 from adafv.pipeline.storage import Storage

@@ -8,8 +8,8 @@ import pytest
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.output import LocalOutput
-from adafv.pipeline.recipe import settle_recipe
+from adafv.pipeline.outputs.folder import LocalOutput
+from adafv.pipeline.outputs.recipe import settle_recipe
 
 
 @pytest.fixture

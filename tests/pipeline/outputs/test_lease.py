@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from adafv.pipeline import lease as module
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.lease import Lease
-from adafv.pipeline.output import LocalOutput, Output, open_output
+from adafv.pipeline.outputs import lease as module
+from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
+from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.storage import Storage
 
 TTL = 4.0  # S3 tells ages in whole seconds
@@ -95,13 +95,13 @@ def test_a_killed_holder_on_the_same_host_is_dead_at_once(tmp_path):
     """Two real processes; the time to live is an hour, so only looking for the process can tell."""
     code = f"""
 import sys, time
-from adafv.pipeline.lease import Lease
-from adafv.pipeline.output import LocalOutput
+from adafv.pipeline.outputs.lease import Lease
+from adafv.pipeline.outputs.folder import LocalOutput
 with Lease(LocalOutput({str(tmp_path)!r}), "victim", 3600):
     print("held", flush=True)
     time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     assert process.stdout is not None and process.stdout.readline() == b"held\n"
     output = LocalOutput(str(tmp_path))
     with pytest.raises(RunError, match="run victim"), Lease(output, "early", 3600):

@@ -24,12 +24,12 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from botocore.exceptions import ClientError
 
-from adafv.pipeline import rows
-from adafv.pipeline.http import Address, is_public, read_http
+from adafv.pipeline.images.http import Address, is_public, read_http
+from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.rejects import Reject, redact
-from adafv.pipeline.rows import Row
+from adafv.pipeline.sources import rows
+from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import S3_ERRORS, Storage, has_scheme, is_s3, split_s3
-from adafv.pipeline.transfer import Refused, read_within
 
 THREADS = 16
 ATTEMPTS = 4

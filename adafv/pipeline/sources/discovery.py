@@ -19,8 +19,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read
-from adafv.pipeline.rows import Columns
+from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read
+from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage, has_scheme
 
 EXTENSIONS = {

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adafv.pipeline import schema
-from adafv.pipeline.output import Output
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.rejects import ERRORS
 
 ROWS = 20_000

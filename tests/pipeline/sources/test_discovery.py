@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.pipeline import sources
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.fetch import Fetcher
-from adafv.pipeline.formats import read
+from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.plan import scan_unit
-from adafv.pipeline.rows import Columns, Row, row_of
+from adafv.pipeline.sources import discovery
+from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.rows import Columns, Row, row_of
 from adafv.pipeline.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_all, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
@@ -35,7 +35,7 @@ FIXED = columns("Describe.", ())
 def rows_of(uri: object, storage: Storage | None = None, wanted: Columns | None = None) -> list[Row]:
     """The rows of an input, images fetched; the planning pass must see as many."""
     storage, wanted = storage or Storage(), wanted or columns()
-    units = sources.open_source(str(uri), storage, wanted).units
+    units = discovery.open_source(str(uri), storage, wanted).units
     found = [row_of(record, wanted) for unit in units for record in read(unit, storage, wanted)]
     assert sum(len(scan_unit(unit, storage, wanted)) for unit in units) == len(found)
     return Fetcher(storage, max_bytes=10**7).fetch_rows(found)
@@ -68,7 +68,7 @@ def test_image_folders(s3, tmp_path):
     (tmp_path / "in" / "sub" / "x.JPG").write_bytes(SOUND["plain.jpg"])
     (tmp_path / "in" / "notes.md").write_text("no image")
     (tmp_path / "in" / ".hidden.jpg").write_text("no image")
-    assert sources.open_source(str(tmp_path / "in"), Storage(), FIXED).ignored == 1
+    assert discovery.open_source(str(tmp_path / "in"), Storage(), FIXED).ignored == 1
     bucket = s3.new_bucket()
     s3.upload(tmp_path, f"s3://{bucket}")
     for uri, storage in (
@@ -93,11 +93,11 @@ def test_relative_paths(tmp_path, monkeypatch):
 
 
 def test_many_small_row_groups_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "ROWS_PER_UNIT", 10)
+    monkeypatch.setattr(discovery, "ROWS_PER_UNIT", 10)
     path = write_uris(
         tmp_path / "x.parquet", [{"id": i, "image": b"x", "question": "q"} for i in range(35)], row_group_size=4
     )
-    assert len(sources.open_source(str(path), Storage(), columns()).units) == 3
+    assert len(discovery.open_source(str(path), Storage(), columns()).units) == 3
     rows = rows_of(path)
     assert [row.id for row in rows] == [str(i) for i in range(35)]
     assert rows[-1].image == f"{path}#34"
@@ -122,7 +122,7 @@ def test_compressed_jsonl(tmp_path):
 def test_other_columns_fill_the_prompt(tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"key": 7, "pic": "a", "q": "why", "n": 2}])
     wanted = columns("{q}? {{{n}}}", ("q", "n"), id="key", image="pic", question="q")
-    [row] = [row_of(record, wanted) for unit in sources.open_source(str(path), Storage(), wanted).units
+    [row] = [row_of(record, wanted) for unit in discovery.open_source(str(path), Storage(), wanted).units
              for record in read(unit, Storage(), wanted)]  # fmt: skip
     assert (row.id, row.question, row.prompt, row.image_uri) == ("7", "why", "why? {2}", "a")
 
@@ -172,18 +172,18 @@ def test_bad_jsonl_lines_cost_only_themselves(tmp_path):
     ]
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     wanted = columns()
-    [unit] = sources.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
+    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
     assert errors(found) == [None, *["bad_row"] * 6, None]
     assert [row.image for row in found[1:3]] == [f"{unit.uri}#1", f"{unit.uri}#2"]
 
 
 def test_overlong_lines_are_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("adafv.pipeline.formats.LINE_LIMIT", 2**21)
+    monkeypatch.setattr("adafv.pipeline.sources.formats.LINE_LIMIT", 2**21)
     good = b'{"id": "a", "image": "x", "question": "q"}'
     (tmp_path / "x.jsonl").write_bytes(good + b"\n" + b"x" * 2**24 + b"\n" + good + b"\n")
     wanted = columns()
-    [unit] = sources.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
+    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     assert errors([row_of(record, wanted) for record in read(unit, Storage(), wanted)]) == [None, "bad_row", None]
 
 
@@ -210,7 +210,7 @@ BAD_VALUES = [
 def test_bad_values(tmp_path, values, error):
     write_jsonl(tmp_path / "x.jsonl", [{"id": "a", "image": "x", "question": "q"} | values, *ROWS])
     wanted = columns()
-    [unit] = sources.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
+    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     assert errors([row_of(record, wanted) for record in read(unit, Storage(), wanted)]) == [
         error,
         None,
@@ -223,7 +223,7 @@ def test_bad_values(tmp_path, values, error):
 def test_a_missing_key_in_one_line_is_a_reject(tmp_path):
     write_jsonl(tmp_path / "x.jsonl", [*ROWS, {"id": "b", "image": "x"}, {"image": "x", "question": "q"}, {"id": "c"}])
     wanted = columns()
-    [unit] = sources.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
+    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
     assert errors(found)[4:] == ["prompt_incomplete", "missing_id", "image_missing"]
 
@@ -231,7 +231,7 @@ def test_a_missing_key_in_one_line_is_a_reject(tmp_path):
 def test_unpaired_surrogates_are_replaced(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": "a\\ud800", "image": "i\\udfff", "question": "q\\ud83d!\\u0000"}\n')
     wanted = columns()
-    [unit] = sources.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
+    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     [row] = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
     assert (row.id, row.image_uri, row.prompt) == ("a\ufffd", "i\ufffd", "q\ufffd!\0")
 

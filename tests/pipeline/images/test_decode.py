@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from adafv.pipeline.decode import decode, to_rgb
+from adafv.pipeline.images.decode import decode, to_rgb
 from adafv.pipeline.rejects import Reject
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, encoded, jpeg, photographs, picture
 

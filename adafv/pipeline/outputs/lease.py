@@ -26,7 +26,7 @@ import uuid
 from types import TracebackType
 
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.output import Output
+from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.storage import S3_ERRORS
 
 LOG = logging.getLogger("adafv")

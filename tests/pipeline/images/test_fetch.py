@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pytest
 
-from adafv.pipeline.fetch import ATTEMPTS, Fetcher
-from adafv.pipeline.http import is_public
+from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
+from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.rows import Row
+from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import Storage
 
 DATA = b"not really an image" * 10

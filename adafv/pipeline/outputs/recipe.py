@@ -13,7 +13,7 @@ from typing import Any
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import ENGINE, JobOptions
-from adafv.pipeline.output import Output
+from adafv.pipeline.outputs.folder import Output
 
 NAME = "recipe.json"
 

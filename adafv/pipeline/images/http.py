@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import urllib3
 from urllib3.util import Retry, Timeout
 
+from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.rejects import redact
-from adafv.pipeline.transfer import Refused, read_within
 
 Address = Callable[[str], bool]
 REDIRECTS = 5

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adafv.pipeline.output import Output
+from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.rejects import ERRORS
 
 DIGEST = np.dtype("S16")  # compares as bytes do; trailing zeros are padding to numpy, so equality is exact all the same

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from adafv.pipeline import rows
-from adafv.pipeline.decode import decode
-from adafv.pipeline.model import resolve_model
+from adafv.pipeline.images.decode import decode
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.rows import Row
+from adafv.pipeline.sources import rows
+from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.model import resolve_model
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.pipeline import schema
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.ledger import digest_id, digest_place, read_ledger
-from adafv.pipeline.output import LocalOutput, Output, open_output
-from adafv.pipeline.sink import Sink
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
+from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
+from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.storage import Storage
 
 PANEL = {"rows": 2, "columns": 3, "top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
@@ -114,7 +114,7 @@ def test_the_ledger_reads_the_output(output):
 def _array(digests: list[bytes]):
     import numpy as np
 
-    from adafv.pipeline.ledger import DIGEST
+    from adafv.pipeline.outputs.ledger import DIGEST
 
     return np.array(digests, dtype=DIGEST)
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adafv.pipeline import schema
-from adafv.pipeline.model import resolve_model
-from adafv.pipeline.prepare import samples_of
+from adafv.pipeline.outputs import schema
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.prepare import samples_of
 
 if TYPE_CHECKING:
     from adafv.engine import Engine, EngineOptions, Label

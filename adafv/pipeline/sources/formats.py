@@ -21,7 +21,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.rejects import Reject, clean
-from adafv.pipeline.rows import Columns, Record, Unreadable
+from adafv.pipeline.sources.rows import Columns, Record, Unreadable
 from adafv.pipeline.storage import Storage
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
