@@ -42,6 +42,7 @@ ERRORS: dict[str, ErrorClass] = {
     "image_corrupt": ErrorClass("decode", "the image can't be decoded: truncated or damaged"),
     "image_unsupported": ErrorClass("prepare", "the model's processor can't handle an image of this shape"),
     "prompt_empty": ErrorClass("prepare", "nothing is left of the prompt"),
+    "prompt_encoding": ErrorClass("prepare", "the prompt is no valid Unicode"),
     "prompt_placeholder": ErrorClass("prepare", "the prompt contains the model's image placeholder"),
     "prompt_too_long": ErrorClass("prepare", "prompt, image and answer exceed the model's context"),
 }
