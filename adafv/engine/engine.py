@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from adafv.engine.faults import Fitting
 from adafv.engine.generation import Answer, generate
 from adafv.engine.options import EngineOptions
+from adafv.engine.prepare import Preparer
 from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import lay_out
 from adafv.engine.stopwatch import Stopwatch
@@ -43,6 +47,7 @@ class Engine:
         self._device = adapter.model.device
         self._strategy = STRATEGIES[options.strategy]
         self._batched = self._device.type != "cpu"
+        self._fitting = Fitting()
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
@@ -69,14 +74,31 @@ class Engine:
         """The dtype of the weights, without torch's prefix."""
         return str(self._adapter.model.dtype).removeprefix("torch.")
 
+    def try_out(self) -> None:
+        """Answer a grey picture with one token: what fails here fails whatever it is given. It also warms up."""
+        options = replace(self._options, max_new_tokens=1)
+        sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
+        Engine(self._adapter, self._processing, options).label([sample])
+
+    def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
+        """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.
+
+        Args:
+            on_progress: called whenever an image is encoded or a token is generated, so that a caller can tell a batch
+                that takes long from one that hangs.
+
+        Raises:
+            torch.OutOfMemoryError: there is a sample that doesn't fit by itself. Where the device is a CPU, the errors
+                that `is_out_of_memory` knows.
+        """
+        return self._fitting.label(samples, lambda part: self._label(part, on_progress))
+
     @torch.inference_mode()
-    def label(self, samples: Sequence[Sample]) -> list[Label]:
-        """Answer the samples as one batch; labels come in the samples' order."""
-        if not samples:
-            return []
+    def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
+        """Answer the samples as one batch."""
         watch = Stopwatch(self._device)
         geometries = [self._processing.geometry(sample.image_size) for sample in samples]
-        images = self._encode(samples)
+        images = self._encode(samples, on_progress)
         watch.lap("encode")
         budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
         selection = self._select(samples, geometries, budgets, [images[sample.image_key] for sample in samples])
@@ -89,13 +111,14 @@ class Engine:
             self._options,
             _seed(str(self._options.seed), *(sample.id for sample in samples)),
             on_prefilled=lambda: watch.lap("prefill"),
+            on_step=on_progress,
         )
         watch.lap("decode")
         times = watch.milliseconds()
         shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
         return _labels(samples, geometries, selection.check(), attention_mask, answers, self._processing, shares)
 
-    def _encode(self, samples: Sequence[Sample]) -> dict[str, Encoded]:
+    def _encode(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> dict[str, Encoded]:
         """Each distinct image once: tokens [C · P, D] and saliency [C · P] by image key."""
         distinct = {sample.image_key: sample for sample in samples}
         encoded: dict[str, Encoded] = {}
@@ -107,6 +130,7 @@ class Engine:
                 group, out.tokens.split(counts), out.saliency.split(counts), strict=True
             ):
                 encoded[sample.image_key] = Encoded(tokens.flatten(0, 1), saliency.flatten())
+            on_progress()
         return encoded
 
     def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:

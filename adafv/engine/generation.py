@@ -30,14 +30,15 @@ class Answer:
 
 
 class _Observer(LogitsProcessor):
-    """Collects the log-probability of each chosen token; calls `on_prefilled` at the first step."""
+    """Collects the log-probability of each chosen token; calls `on_step` at each step, `on_prefilled` at the first."""
 
-    def __init__(self, on_prefilled: Callable[[], None]) -> None:
-        self._on_prefilled = on_prefilled
+    def __init__(self, on_prefilled: Callable[[], None], on_step: Callable[[], None]) -> None:
+        self._on_prefilled, self._on_step = on_prefilled, on_step
         self._last: Tensor | None = None  # [B, V], log-probabilities of the newest step
         self._chosen: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._on_step()
         if self._last is None:
             self._on_prefilled()
         else:
@@ -63,6 +64,7 @@ def generate(
     options: EngineOptions,
     seed: int,
     on_prefilled: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> list[Answer]:
     """Answer a left-padded batch.
 
@@ -71,8 +73,9 @@ def generate(
         attention_mask: [B, L], 1 where a token stands, 0 where padded.
         seed: for sampling; greedy decoding ignores it.
         on_prefilled: called when the first token's scores are queued.
+        on_step: called when each token's scores are queued.
     """
-    observer = _Observer(on_prefilled)
+    observer = _Observer(on_prefilled, on_step)
     config = _generation_config(model, options)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)

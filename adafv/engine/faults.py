@@ -1,0 +1,75 @@
+"""What can go wrong on the device: too little memory, which smaller batches cure, and errors that nothing cures.
+
+How much memory a batch takes depends on the crops of its images and the length of its answers, so no batch size can be
+chosen that fits for certain and isn't wasteful. One that doesn't fit is halved; the size that was found is kept.
+
+Any other error of CUDA leaves the process's context useless: each later call fails, or worse, computes nonsense. Such a
+process has to end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from adafv.engine.sample import Label, Sample
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory could not be had: the device's, or, where that is a CPU, the host's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no class of its own for it
+    )
+
+
+def is_spent(error: BaseException) -> bool:
+    """Whether `error` left the device unusable for this process."""
+    if is_out_of_memory(error):
+        return False
+    libraries = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error", "CUBLAS_STATUS", "CUDNN_STATUS")
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in libraries)
+    )
+
+
+class Fitting:
+    """Cuts batches into parts that fit.
+
+    Attributes:
+        limit: most samples that are labelled at once.
+    """
+
+    def __init__(self) -> None:
+        self.limit = sys.maxsize
+
+    def label(self, samples: Sequence[Sample], label: Callable[[Sequence[Sample]], list[Label]]) -> list[Label]:
+        """`label(samples)`, in as many parts as it takes.
+
+        A sample that doesn't fit by itself raises what the allocator raised. It says nothing of others, so the limit is
+        then what it was before.
+        """
+        labels: list[Label] = []
+        before = self.limit
+        while len(labels) < len(samples):
+            part = samples[len(labels) : len(labels) + self.limit]
+            try:
+                labels += label(part)
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    self.limit = before
+                    raise
+            # Out here the exception is gone, and with it the frames that hold on to the tensors of the failed attempt.
+            self.limit = len(part) // 2
+            _release()
+        return labels
+
+
+def _release() -> None:
+    """Hand unused memory back, so that blocks of other sizes can be had."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

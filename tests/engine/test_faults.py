@@ -1,0 +1,130 @@
+"""Too little memory: batches are halved, nothing is lost, and a giant doesn't slow down those that follow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, is_spent
+from adafv.engine.faults import Fitting
+from tests.models.conftest import picture
+from tests.tiny_models import build
+
+
+def allocator(capacity, sizes, calls):
+    """Labels numbers, each of which takes as much memory as `sizes` says."""
+
+    def label(part):
+        calls.append(len(part))
+        if sum(sizes.get(number, 1) for number in part) > capacity:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return [f"label {number}" for number in part]
+
+    return label
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept():
+    fitting, calls = Fitting(), []
+    label = allocator(3, {}, calls)
+    assert fitting.label(range(10), label) == [f"label {number}" for number in range(10)]
+    assert calls == [10, 5, 2, 2, 2, 2, 2]
+    calls.clear()
+    assert len(fitting.label(range(5), label)) == 5
+    assert calls == [2, 2, 1]
+
+
+def test_a_sample_that_does_not_fit_alone_is_the_callers_business_and_changes_nothing():
+    fitting, calls = Fitting(), []
+    fitting.limit = 8
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting.label(range(8), allocator(16, {5: 99}, calls))
+    assert fitting.limit == 8
+
+
+def test_other_errors_pass_through():
+    def label(part):
+        raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="no such thing"):
+        Fitting().label(range(4), label)
+
+
+def test_which_errors_mean_what():
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+    assert is_spent(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+    assert is_spent(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"))
+    assert is_spent(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
+    assert not is_spent(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_spent(RuntimeError("shapes differ"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(build(tmp_path_factory.mktemp("model")))
+
+
+def test_the_engine_labels_in_parts_what_its_allocator_refuses_at_once(model, monkeypatch):
+    """The language model's input of more than 3 samples doesn't fit; the labels are those of a device where it does."""
+    options = EngineOptions(keep=0.2, max_new_tokens=4)
+    preparer = Preparer.load(model, options)
+    samples = [preparer.prepare(str(i), picture((64, 64), i), f"w{i}") for i in range(8)]
+    roomy = Engine.load(model, options).label(samples)
+    engine = Engine.load(model, options)
+    assemble = Engine._assemble
+
+    def assemble_in_little_memory(self, part, *rest):
+        if len(part) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return assemble(self, part, *rest)
+
+    monkeypatch.setattr(Engine, "_assemble", assemble_in_little_memory)
+    tight = engine.label(samples)
+    assert [(label.id, label.answer, label.kept_indices.tolist()) for label in tight] == [
+        (label.id, label.answer, label.kept_indices.tolist()) for label in roomy
+    ]
+    assert {label.batch_size for label in tight} == {2} and {label.batch_size for label in roomy} == {8}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mapped memory on Linux only")
+def test_memory_that_really_runs_out(model):
+    """A process that may take 48 MB more than it has: 1,500 samples don't fit at once, and all are labelled."""
+    code = f"""if True:
+        import resource
+        from adafv.engine import Engine, EngineOptions, Preparer
+        from tests.models.conftest import picture
+        options = EngineOptions(keep=0.2, max_new_tokens=2)
+        preparer, engine = Preparer.load({model!r}, options), Engine.load({model!r}, options)
+        samples = [preparer.prepare(str(i), picture((64, 64), i % 5), f"w{{i % 200}}") for i in range(1500)]
+        engine.label(samples[:4])
+        [used] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")]
+        resource.setrlimit(resource.RLIMIT_DATA, ((used + 48 * 1024) * 1024, -1))
+        labels = engine.label(samples)
+        assert [label.id for label in labels] == [sample.id for sample in samples]
+        print(max(label.batch_size for label in labels))
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(done.stdout) < 1500
+
+
+def test_progress_is_reported_for_each_image_and_token(model):
+    options = EngineOptions(keep=0.2, max_new_tokens=4)
+    preparer, engine = Preparer.load(model, options), Engine.load(model, options)
+    samples = [preparer.prepare(str(i), picture((64, 64), i), f"w{i}") for i in range(3)]
+    steps = []
+    labels = engine.label(samples, on_progress=lambda: steps.append(1))
+    assert len(steps) == 3 + max(label.output_tokens for label in labels)
+
+
+def test_try_out_asks_one_token_and_leaves_nothing_behind(model, monkeypatch):
+    engine = Engine.load(model, EngineOptions(keep=0.2, max_new_tokens=4))
+    engine.try_out()
+    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, crops: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.try_out()
