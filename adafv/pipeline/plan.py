@@ -47,34 +47,55 @@ def make_plan(
     units: Sequence[Unit], ledger: Ledger, storage: Storage, columns: Columns, limit: int | None, num_cpus: float
 ) -> Plan:
     """Scan the ids of `units` and judge the first `limit` rows. `num_cpus`: what a scanning task reserves."""
-    scanned = _take(_scan(units, storage, columns, num_cpus), limit)
-    counts = [len(digests) for digests in scanned]
-    verdicts = judge(np.concatenate([np.empty(0, DIGEST), *scanned]), ledger)
+    gathered, counts = bytearray(), []
+    for digests in _take(_scan(units, storage, columns, num_cpus), limit):
+        gathered += digests.data  # a copy, so that Ray's shared memory need not hold the original
+        counts.append(len(digests))
+    verdicts = judge(np.frombuffer(gathered, DIGEST), ledger)
     parts = np.split(verdicts, np.cumsum(counts)[:-1]) if counts else []
     tasks = tuple(Task(unit, part) for unit, part in zip(units, parts, strict=False) if (part != DONE).any())
-    return Plan(tasks, rows=len(verdicts), skipped=int((verdicts == DONE).sum()))
+    return Plan(tasks, rows=len(verdicts), skipped=int(np.count_nonzero(verdicts == DONE)))
 
 
 def judge(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
     """uint8 [N]: the verdict on each of the input's rows, given as digests [N] in the input's order."""
-    verdicts = np.full(len(digests), NEW, dtype=np.uint8)
-    order = np.argsort(digests, kind="stable")
-    in_order = digests[order]
-    verdicts[order[1:][in_order[1:] == in_order[:-1]]] = REPEATED
-    verdicts[ledger.contains(digests)] = DONE
+    verdicts = np.empty(len(digests), dtype=np.uint8)
+    for rows in _buckets(digests):
+        verdicts[rows] = _judge_bucket(digests[rows], ledger)
     return verdicts
 
 
-def _take(scanned: Iterator[np.ndarray], limit: int | None) -> list[np.ndarray]:
+def _buckets(digests: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the rows, ascending, by the first byte of their digest.
+
+    Equal digests share a bucket. So what sorting needs besides the digests, three times their size, is needed for a
+    256th of them at a time, which also fits a processor's cache longer.
+    """
+    first = digests.view(np.uint8)[:: DIGEST.itemsize].copy()
+    for byte in range(256):
+        yield np.flatnonzero(first == byte)
+
+
+def _judge_bucket(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
+    order = np.argsort(digests, kind="stable")  # of equal ones, the first of the input stays the first
+    in_order = digests[order]
+    found = np.full(len(digests), NEW, dtype=np.uint8)
+    found[1:][in_order[1:] == in_order[:-1]] = REPEATED
+    found[ledger.contains(in_order)] = DONE
+    verdicts = np.empty_like(found)
+    verdicts[order] = found
+    return verdicts
+
+
+def _take(scanned: Iterator[np.ndarray], limit: int | None) -> Iterator[np.ndarray]:
     """The first `limit` digests; scanning ends when they are there."""
-    taken: list[np.ndarray] = []
     left = limit
     for digests in scanned:
-        taken.append(digests if left is None else digests[:left])
-        left = left if left is None else left - len(taken[-1])
+        taken = digests if left is None else digests[:left]
+        yield taken
+        left = left if left is None else left - len(taken)
         if left == 0:
             break
-    return taken
 
 
 def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,31 @@ def test_digests_that_end_in_zeros_are_told_apart():
     raw = [b"\0" * 16, b"a" + b"\0" * 15, b"a" * 15 + b"\0", b"a" * 16]
     array = np.array(raw, dtype=DIGEST)
     assert judge(np.concatenate([array, array[1:2]]), Ledger([raw[2]])).tolist() == [NEW, NEW, DONE, NEW, REPEATED]
+
+
+RAW = [bytes([first]) + bytes(14) + bytes([last]) for first in (0, 1, 255) for last in (0, 1, 255)]
+
+
+@given(st.lists(st.sampled_from(RAW)), st.lists(st.sampled_from(RAW), max_size=4))
+def test_judge_within_a_bucket(rows, done):
+    """Digests that share their first byte are judged together."""
+    first = {digest: i for i, digest in reversed(list(enumerate(rows)))}
+    expected = [DONE if d in done else NEW if first[d] == i else REPEATED for i, d in enumerate(rows)]
+    assert judge(np.array(rows, dtype=DIGEST), Ledger(done)).tolist() == expected
+
+
+def test_judging_needs_little_beside_the_digests():
+    count = 400_000
+    digests = np.frombuffer(np.random.default_rng(0).bytes(16 * count), dtype=DIGEST)
+    ledger = Ledger([digests[: count // 2].tobytes()])
+    tracemalloc.start()
+    try:
+        verdicts = judge(digests, ledger)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (verdicts[: count // 2] == DONE).all() and (verdicts[count // 2 :] == NEW).all()
+    assert peak < 5 * count, "the verdicts, the first bytes and which of them are equal: one byte each"
 
 
 def test_an_id_is_not_a_place():
