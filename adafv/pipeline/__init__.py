@@ -9,6 +9,7 @@ What goes wrong with a row is a `Reject` that travels with it; the stages raise 
     plan        which rows are new: input ids against the ledger, which is the output itself
     images/     an image's bytes, and its pixels
     workers/    the CPU stage, prepare, and the GPU stage, label
+    isolation/  child processes for what may kill or hang one, and which row it was
     outputs/    labels/ and rejects/: whole files, local or S3, written by one job at a time
     rejects     the closed list of reasons why a row has no label
     resources   which stage gets which CPUs and GPUs

@@ -115,6 +115,13 @@ class JobOptions:
     workers: str | None = option(
         "hardware", "how many workers, N or MIN:MAX (default: one per GPU, or one on CPUs)", None, metavar="MIN:MAX"
     )
+    batch_timeout: float = option(
+        "hardware",
+        "a batch that neither encodes an image nor generates a token for so long has hung",
+        600.0,
+        type=float,
+        metavar="SECONDS",
+    )
     price_per_hour: float | None = option(
         "hardware", "USD per hour of one GPU (or of one CPU worker)", None, type=float, metavar="USD"
     )
@@ -123,6 +130,13 @@ class JobOptions:
     max_image_bytes: int = option("access", "reject images with more bytes", 64 * 2**20, type=int, metavar="N")
     max_image_pixels: int = option(
         "access", "reject images with more pixels, before they are decoded", 178_956_970, type=int, metavar="N"
+    )
+    image_timeout: float = option(
+        "access",
+        "reject an image that takes longer to decode and cut into crops",
+        60.0,
+        type=float,
+        metavar="SECONDS",
     )
     s3_endpoint: str | None = option(
         "access",
@@ -137,6 +151,8 @@ class JobOptions:
         for name in ("limit", "batch_size", "max_image_bytes", "max_image_pixels"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
+        for name in ("batch_timeout", "image_timeout"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "a fraction from 0 to 1")
         _require(
             self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "0 or above"

@@ -45,6 +45,10 @@ ERRORS: dict[str, ErrorClass] = {
     "prompt_encoding": ErrorClass("prepare", "the prompt is no valid Unicode"),
     "prompt_placeholder": ErrorClass("prepare", "the prompt contains the model's image placeholder"),
     "prompt_too_long": ErrorClass("prepare", "prompt, image and answer exceed the model's context"),
+    "prepare_died": ErrorClass("prepare", "decoding the image killed its process, or took over --image-timeout"),
+    "out_of_memory": ErrorClass("label", "the device has too little memory for this row alone"),
+    "label_failed": ErrorClass("label", "the model raised an error on this row"),
+    "worker_died": ErrorClass("label", "the row killed the model's process, or hung it for --batch-timeout, each time"),
 }
 
 

@@ -43,9 +43,9 @@ from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.rows import Columns, Row, row_of
 from adafv.pipeline.storage import S3_ERRORS, Storage
 from adafv.pipeline.summary import Run
-from adafv.pipeline.workers.label import Worker, WorkerOptions
+from adafv.pipeline.workers.label import Labelling, Worker, WorkerOptions
 from adafv.pipeline.workers.model import absolute_model
-from adafv.pipeline.workers.prepare import Preparation, load_preparer
+from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
 LOG = logging.getLogger("adafv")
 ROWS_PER_BLOCK = 32  # what one preparing task takes: enough to share a fetch, few enough to spread over the CPUs
@@ -222,10 +222,12 @@ class Job:
         _quiet()
         options, resources = self._options, self._resources
         fetch = Fetcher(self._storage, options.max_image_bytes, options.allow_http)
-        prepare = Preparation(self._model, self._engine, self._storage, options.max_image_pixels)
+        prepare = Preparation(
+            self._model, self._engine, self._storage, options.max_image_pixels, options.image_timeout, Preparing
+        )
         worker = WorkerOptions(
             options.model, self._model, self._engine, self._storage, self._run.run_id, options.price_per_hour,
-            resources.threads,
+            resources.threads, options.batch_timeout, Labelling,
         )  # fmt: skip
         low, high = resources.workers
         tasks = [{"task": pickle.dumps(task)} for task in plan.tasks]

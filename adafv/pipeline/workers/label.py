@@ -1,7 +1,9 @@
-"""The worker: an actor that holds the model and labels one batch after the other.
+"""The GPU stage: an actor that has the model answer one batch after the other.
 
-Rejects of earlier stages pass through, so that every row reaches the sink once. The model is loaded at the first row
-that needs it. What an answer cost is worked out here: the time that the batch held the worker, shared among its rows.
+The model lives in a child process (`isolation`), so that a sample which kills or hangs it is found and costs itself
+alone. The child is started at the first row that needs it, and first answers a trial sample: if it can't do that, no
+row is to blame, and the run ends. Rejects of earlier stages pass through, so that every row reaches the sink once.
+What an answer cost is worked out here: the time that the batch held the worker, shared among its rows.
 """
 
 from __future__ import annotations
@@ -9,23 +11,26 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adafv.pipeline.isolation import Failure, Handler, Isolated, work
 from adafv.pipeline.outputs import schema
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers.model import resolve_model
-from adafv.pipeline.workers.prepare import samples_of
+from adafv.pipeline.workers.samples import samples_of
 
 if TYPE_CHECKING:
-    from adafv.engine import Engine, EngineOptions, Label
+    from adafv.engine import EngineOptions, Label, Sample
 
-KEPT = ("id", "image", "question", "prompt", "fetch_ms", "preprocess_ms")  # columns that a label takes from its row
+KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
 FROM_LABEL = [
     "answer",
     "finish_reason",
@@ -45,6 +50,10 @@ FROM_LABEL = [
 ]
 
 
+class DeviceMemoryError(Exception):
+    """A sample that doesn't fit the device by itself."""
+
+
 @dataclass(frozen=True)
 class WorkerOptions:
     """What a worker needs to know.
@@ -52,6 +61,8 @@ class WorkerOptions:
     Attributes:
         model: as the user named it; `path`: the same, where local with its full path.
         threads: of torch, on a CPU.
+        batch_timeout: seconds without progress after which a batch counts as hung.
+        handler: makes what does the work, of these options; a test may give one that misbehaves.
     """
 
     model: str
@@ -61,39 +72,73 @@ class WorkerOptions:
     run_id: str
     price_per_hour: float | None
     threads: int
+    batch_timeout: float
+    handler: Callable[[WorkerOptions], Handler]
 
 
 class Worker:
     """Labels tables of samples."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        self._options = options
-        self._started = time.time()
-        self._name = f"{socket.gethostname()}/{os.getpid()}"
+        self._process = Isolated(partial(options.handler, options), options.batch_timeout)
+        self._common = {
+            "run_id": options.run_id,
+            "worker": f"{socket.gethostname()}/{os.getpid()}",
+            "worker_started": time.time(),
+        }
 
-    @cached_property
-    def _engine(self) -> Engine:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Samples and rejects (`samples.SCHEMA`) in, labels and rejects (`schema.RESULTS`) out."""
+        rejected = table.filter(pc.is_valid(table.column("error")))
+        results = [_results(rejected.select([*KEPT, "error", "message"]))]
+        good = table.filter(pc.is_null(table.column("error")))
+        if good.num_rows:
+            answers, failures = work(self._process, good)
+            results += answers
+            results += [_failed(good.slice(row, 1), failure) for row, failure in failures.items()]
+        return self._signed(pa.concat_tables(results))
+
+    def _signed(self, results: pa.Table) -> pa.Table:
+        for name, value in self._common.items():
+            place, type = schema.RESULTS.get_field_index(name), schema.RESULTS.field(name).type
+            results = results.set_column(place, name, pa.repeat(pa.scalar(value, type), results.num_rows))
+        return results
+
+
+def _results(table: pa.Table) -> pa.Table:
+    """`table` with all columns of `schema.RESULTS`, those that it lacks null."""
+    return pa.Table.from_pylist(table.to_pylist(), schema=schema.RESULTS)
+
+
+def _failed(row: pa.Table, failure: Failure) -> pa.Table:
+    """The reject of a row that could not be labelled."""
+    if failure.type is None:
+        reject = Reject("worker_died", failure.message)
+    elif failure.type == DeviceMemoryError.__name__:
+        reject = Reject("out_of_memory", failure.message)
+    else:
+        reject = Reject("label_failed", failure.message)
+    [values] = row.select(KEPT).to_pylist()
+    return pa.Table.from_pylist([values | {"error": reject.error, "message": reject.message}], schema=schema.RESULTS)
+
+
+class Labelling:
+    """The work itself, in the child process: the engine, and what it says of each row."""
+
+    def __init__(self, options: WorkerOptions) -> None:
         import torch
 
         from adafv.engine import Engine
 
-        torch.set_num_threads(self._options.threads)
-        return Engine.load(resolve_model(self._options.path, self._options.storage), self._options.engine)
+        self._options = options
+        torch.set_num_threads(options.threads)
+        self._engine = Engine.load(resolve_model(options.path, options.storage), options.engine)
+        self._engine.try_out()
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Samples and rejects (`prepare.SCHEMA`) in, labels and rejects (`schema.RESULTS`) out."""
-        rejected = table.filter(pc.is_valid(table.column("error")))
-        results = rejected.select([*KEPT, "error", "message"]).to_pylist()
-        good = table.filter(pc.is_null(table.column("error")))
-        if good.num_rows:
-            results += self._label(good)
-        common = {"run_id": self._options.run_id, "worker": self._name, "worker_started": self._started}
-        return pa.Table.from_pylist([row | common for row in results], schema=schema.RESULTS)
-
-    def _label(self, table: pa.Table) -> list[dict[str, Any]]:
-        engine, samples = self._engine, samples_of(table)
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        samples = samples_of(table)
         start = time.perf_counter()
-        labels = engine.label(samples)
+        labels = self._label(samples, on_progress)
         seconds = (time.perf_counter() - start) / len(samples)
         price = self._options.price_per_hour
         common = {
@@ -104,7 +149,23 @@ class Worker:
             "labelled_at": datetime.now(UTC),
         }
         given = table.select(KEPT).to_pylist()
-        return [row | columns_of(label) | common for row, label in zip(given, labels, strict=True)]
+        results = [row | columns_of(label) | common for row, label in zip(given, labels, strict=True)]
+        return pa.Table.from_pylist(results, schema=schema.RESULTS)
+
+    def is_spent(self, error: BaseException) -> bool:
+        from adafv.engine import is_spent
+
+        return is_spent(error)
+
+    def _label(self, samples: list[Sample], on_progress: Callable[[], None]) -> list[Label]:
+        from adafv.engine import is_out_of_memory
+
+        try:
+            return self._engine.label(samples, on_progress)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise DeviceMemoryError(str(error)) from error
+            raise
 
 
 def columns_of(label: Label) -> dict[str, Any]:

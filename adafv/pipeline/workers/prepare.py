@@ -1,82 +1,105 @@
-"""The CPU stage: decode an image, cut it into crops and tokenise its prompt; and the table that samples travel in.
+"""The CPU stage: decode an image, cut it into crops and tokenise its prompt.
 
-Pixels stay uint8 all the way: a float tensor of the same crops would be four times the traffic between processes, and
-normalising is next to nothing on the device.
+Decoders are C code that reads what strangers wrote. So this is done in a child process (`isolation`), one row at a
+time, with bounds on its time and memory: whatever a picture does to its decoder, it costs that picture.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from adafv.pipeline.images.decode import decode
+from adafv.pipeline.isolation import Handler, Isolated, work
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers import samples
 from adafv.pipeline.workers.model import resolve_model
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample
 
-# What comes before the sample's own columns; `error` is null where there is a sample.
-PASSED_ON = ("id", "image", "question", "prompt", "fetch_ms", "error", "message")
-
-SCHEMA = pa.schema(
-    [
-        *(rows.SCHEMA.field(name) for name in PASSED_ON),
-        ("preprocess_ms", pa.float64()),
-        ("crops", pa.large_binary()),
-        ("crops_shape", pa.list_(pa.int32())),
-        ("image_size", pa.list_(pa.int32())),
-        ("image_key", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("question_span", pa.list_(pa.int32())),
-        ("visual_tokens", pa.int32()),
-    ]
-)
+BYTES_PER_PIXEL = 16
+SPARE_MEMORY = 2**30  # bytes that preparing may take beyond the pixels: the encoded image, the crops, the tokenizer
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The stage, as it is sent to the tasks; each process loads the processor once."""
+    """The stage, as it is sent to the tasks.
+
+    Attributes:
+        timeout: seconds that one row may take.
+        handler: makes what does the work, of this; a test may give one that misbehaves.
+    """
 
     model: str
     engine: EngineOptions
     storage: Storage
     max_pixels: int
+    timeout: float
+    handler: Callable[[Preparation], Handler]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with bytes in, samples or rejects out."""
-        preparer = load_preparer(self.model, self.engine, self.storage)
-        return pa.Table.from_pylist(list(self.prepare(preparer, rows.from_table(table))), schema=SCHEMA)
+        """Rows with bytes in (`rows.SCHEMA`), samples or rejects out (`samples.SCHEMA`)."""
+        prepared = (self._prepare(table.slice(i, 1)) for i in range(table.num_rows))
+        return pa.concat_tables([samples.SCHEMA.empty_table(), *prepared])
 
-    def prepare(self, preparer: Preparer, given: Iterable[Row]) -> Iterator[dict[str, Any]]:
-        """One dictionary by column of `SCHEMA` for each row. Neighbours that share an image share its decoding."""
-        data: bytes | None = None
-        image: Image.Image | Reject | None = None
-        for row in given:
-            start = time.perf_counter()
-            if row.reject is None:
-                if image is None or row.image_bytes != data:
-                    data, image = row.image_bytes, decode(row.image_bytes or b"", self.max_pixels)
-                sample = image if isinstance(image, Reject) else _sample(preparer, row, image)
-            else:
-                sample = row.reject
-            row = row.rejected(sample) if isinstance(sample, Reject) else row
-            columns = {} if isinstance(sample, Reject) else _columns(sample)
-            values = {name: value for name, value in rows.to_dict(row).items() if name in PASSED_ON}
-            yield values | {"preprocess_ms": 1000 * (time.perf_counter() - start)} | columns
+    def _prepare(self, table: pa.Table) -> pa.Table:
+        """One row."""
+        if table.column("error")[0].is_valid:
+            return samples.to_table([(rows.from_table(table)[0], None, 0.0)])
+        answers, failures = work(_process(self), table)
+        if not failures:
+            return answers[0]
+        [row] = rows.from_table(table)
+        return samples.to_table([(row.rejected(Reject("prepare_died", failures[0].message)), None, 0.0)])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
+def _process(preparation: Preparation) -> Isolated:
+    """This process's child, which is kept from task to task."""
+    memory = BYTES_PER_PIXEL * preparation.max_pixels + SPARE_MEMORY
+    return Isolated(partial(preparation.handler, preparation), preparation.timeout, memory)
+
+
+class Preparing:
+    """The work itself, in the child process. Neighbours that share an image share its decoding."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparer = load_preparer(preparation.model, preparation.engine, preparation.storage)
+        self._max_pixels = preparation.max_pixels
+        self._data: bytes | None = None
+        self._image: Image.Image | Reject | None = None
+
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        return samples.to_table(self._prepare(row) for row in rows.from_table(table))
+
+    def is_spent(self, error: BaseException) -> bool:
+        return False
+
+    def _prepare(self, row: Row) -> tuple[Row, Sample | None, float]:
+        start = time.perf_counter()
+        image = self._decode(row.image_bytes or b"")
+        sample = image if isinstance(image, Reject) else _sample(self._preparer, row, image)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        if isinstance(sample, Reject):
+            return row.rejected(sample), None, milliseconds
+        return row, sample, milliseconds
+
+    def _decode(self, data: bytes) -> Image.Image | Reject:
+        if self._image is None or data != self._data:
+            self._data, self._image = data, decode(data, self._max_pixels)
+        return self._image
+
+
 def load_preparer(model: str, engine: EngineOptions, storage: Storage) -> Preparer:
     from adafv.engine import Preparer
 
@@ -92,35 +115,3 @@ def _sample(preparer: Preparer, row: Row, image: Image.Image) -> Sample | Reject
         return Reject(error.error, str(error))
     except Exception as error:  # the model's own processor, on pictures of any shape: it may throw anything
         return Reject("image_unsupported", f"{image.width} x {image.height}: {type(error).__name__}: {error}")
-
-
-def _columns(sample: Sample) -> dict[str, Any]:
-    return {
-        "crops": sample.crops.tobytes(),
-        "crops_shape": sample.crops.shape,
-        "image_size": sample.image_size,
-        "image_key": sample.image_key,
-        "input_ids": sample.input_ids,
-        "question_span": sample.question_span,
-        "visual_tokens": sample.visual_tokens,
-    }
-
-
-def samples_of(table: pa.Table) -> list[Sample]:
-    """The samples in the rows of a table of `SCHEMA`, none of them a reject. Crops are views of the table's memory."""
-    from adafv.engine import Sample
-
-    crops = [value.as_buffer() for value in table.column("crops")]
-    small = table.drop_columns(["crops", "message"]).to_pylist()
-    return [
-        Sample(
-            id=values["id"],
-            crops=np.frombuffer(buffer, np.uint8).reshape(values["crops_shape"]),
-            image_size=(values["image_size"][0], values["image_size"][1]),
-            image_key=values["image_key"],
-            input_ids=np.array(values["input_ids"], np.int32),
-            question_span=(values["question_span"][0], values["question_span"][1]),
-            visual_tokens=values["visual_tokens"],
-        )
-        for buffer, values in zip(crops, small, strict=True)
-    ]

@@ -1,0 +1,77 @@
+"""Arrow tables and short messages between a process and its child, through shared memory.
+
+A batch of crops is tens of megabytes. It is written once, into an anonymous file in memory, whose descriptor goes over
+a socket; the other side maps it and reads the table where it lies. A message is one byte, its kind, with or without
+such a file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import tempfile
+from typing import IO, cast
+
+import pyarrow as pa
+
+MAKE = b"M"  # to the child: what to make, pickled
+TABLE = b"T"  # rows to the child, results from it
+READY = b"R"  # from the child: made
+PROGRESS = b"P"  # from the child: still at work
+RAISED = b"E"  # from the child: an exception, as JSON
+
+
+class Channel:
+    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, kind: bytes) -> None:
+        self._socket.sendall(kind)
+
+    def send_bytes(self, kind: bytes, data: bytes) -> None:
+        with _anonymous_file() as file:
+            file.write(data)
+            self._send_file(kind, file)
+
+    def send_table(self, table: pa.Table) -> None:
+        with _anonymous_file() as file:
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+            self._send_file(TABLE, file)
+
+    def receive(self, timeout: float | None = None) -> tuple[bytes, pa.Buffer]:
+        """(kind, contents) of the next message, waiting at most `timeout` seconds. Contents are not copied."""
+        self._socket.settimeout(timeout)
+        kind, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+        if not kind:
+            raise EOFError("the other process is gone")
+        return kind, _contents(descriptors[0]) if descriptors else pa.py_buffer(b"")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send_file(self, kind: bytes, file: IO[bytes]) -> None:
+        file.flush()
+        self._socket.settimeout(None)
+        socket.send_fds(self._socket, [kind], [file.fileno()])
+
+
+def table_in(contents: pa.Buffer) -> pa.Table:
+    """The table in a message's contents: a view of it."""
+    return pa.ipc.open_stream(contents).read_all()
+
+
+def _anonymous_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("adafv"), "wb", buffering=0)
+    return cast(IO[bytes], tempfile.TemporaryFile(buffering=0))
+
+
+def _contents(descriptor: int) -> pa.Buffer:
+    try:
+        return pa.py_buffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(descriptor)

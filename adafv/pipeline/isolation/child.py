@@ -1,0 +1,87 @@
+"""What the child process runs: make the handler, then answer one table after the other, until the parent is gone.
+
+python -m adafv.pipeline.isolation.child DESCRIPTOR
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+
+from adafv.pipeline.isolation.channel import MAKE, PROGRESS, RAISED, READY, TABLE, Channel, table_in
+
+SPENT = 70  # exit status after an error that leaves the process unusable
+TEXT_LIMIT = 4000  # characters of an exception's text that are passed on
+
+
+def main(descriptor: int) -> None:
+    faulthandler.enable()  # a crash in a library's C code leaves the Python line that led to it in the worker's log
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the parent's to act on
+    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        _serve(channel)
+    except (EOFError, ConnectionError):  # the parent is gone
+        os._exit(0)
+
+
+def _serve(channel: Channel) -> None:
+    kind, contents = channel.receive()
+    assert kind == MAKE
+    try:
+        make, memory = pickle.loads(contents)
+        handler = make()
+    except Exception as error:  # whatever it is, the parent is to tell
+        _report(channel, error, spent=True)
+        os._exit(SPENT)
+    if memory is not None:
+        _limit_memory(memory)
+    channel.send(READY)
+    while True:
+        kind, contents = channel.receive()
+        assert kind == TABLE
+        try:
+            channel.send_table(handler(table_in(contents), lambda: channel.send(PROGRESS)))
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # likewise
+            _report(channel, error, spent := handler.is_spent(error))
+            if spent:
+                os._exit(SPENT)  # without clean-up, which would need what is broken
+
+
+def _report(channel: Channel, error: Exception, spent: bool) -> None:
+    found = {"type": type(error).__name__, "text": str(error)[:TEXT_LIMIT], "spent": spent}
+    channel.send_bytes(RAISED, json.dumps(found).encode())
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process have `more` bytes than it has: an allocation beyond fails, in it alone."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            [used] = [1024 * int(line.split()[1]) for line in status if line.startswith("VmData:")]
+    except FileNotFoundError:  # not Linux: there is no limit of the kind either
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = used + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """End at once when the parent's end of the socket is closed, whatever this process is doing."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLHUP)
+    poll.poll()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

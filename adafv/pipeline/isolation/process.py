@@ -1,0 +1,157 @@
+"""The child process as its parent sees it: started when it is needed, asked, watched, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import pyarrow as pa
+
+from adafv.pipeline.isolation.channel import MAKE, PROGRESS, READY, TABLE, Channel, table_in
+from adafv.pipeline.rejects import safe_message
+
+START_ATTEMPTS = 3
+START_SECONDS = 3600.0  # for loading a model, perhaps after downloading it
+ENDING_SECONDS = 5.0  # that a process may take to end by itself once it has let go of its socket
+
+
+class Handler(Protocol):
+    """What does the work, in the child process."""
+
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        """Turn a table into another, calling `on_progress` now and then. May raise."""
+
+    def is_spent(self, error: BaseException) -> bool:
+        """Whether `error` leaves the process unusable, so that it has to end."""
+
+
+class Died(Exception):  # noqa: N818  (an outcome)
+    """The child process ended, or was ended because it made no progress, while it had a table in hand."""
+
+
+class Raised(Exception):  # noqa: N818  (an outcome)
+    """The handler raised; `type` is the exception's class name. The child process lives on."""
+
+    def __init__(self, type: str, text: str) -> None:
+        super().__init__(f"{type}: {text}")
+        self.type = type
+
+
+class StartError(RuntimeError):
+    """The child process could not be made ready, so no row is to blame."""
+
+
+class Isolated:
+    """A handler in a process of its own.
+
+    Args:
+        make: makes the handler, in the child; picklable.
+        timeout: seconds without progress after which the child is ended.
+        memory: bytes that the child may take beyond what it has once the handler is made; None for no limit.
+    """
+
+    def __init__(self, make: Callable[[], Handler], timeout: float, memory: int | None = None) -> None:
+        self._make, self._timeout, self._memory = make, timeout, memory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process number; None where there is none at present."""
+        return None if self._process is None else self._process.pid
+
+    def ask(self, table: pa.Table) -> pa.Table:
+        """The handler's answer.
+
+        Raises:
+            Died: the child did, or it hung and was killed. The next call starts another.
+            Raised: the handler raised.
+            StartError: no child could be started.
+        """
+        channel = self._channel or self._start()
+        try:
+            channel.send_table(table)
+            kind, contents = _answer(channel, self._timeout)
+        except TimeoutError:
+            self._end(kill=True)
+            raise Died(f"no progress for {self._timeout:g} s") from None
+        except (EOFError, ConnectionError):
+            raise Died(self._end()) from None
+        if kind == TABLE:
+            return table_in(contents)
+        error = json.loads(contents.to_pybytes())
+        if error["spent"]:
+            self._end()
+            raise Died(f"{error['type']}: {error['text']}")
+        raise Raised(error["type"], error["text"])
+
+    def close(self) -> None:
+        """End the child."""
+        if self._process is not None:
+            self._end(kill=True)
+
+    def _start(self) -> Channel:
+        how = ""
+        for _ in range(START_ATTEMPTS):
+            channel = self._launch()
+            try:
+                channel.send_bytes(MAKE, pickle.dumps((self._make, self._memory)))
+                kind, contents = _answer(channel, START_SECONDS)
+            except TimeoutError:
+                self._end(kill=True)
+                raise StartError(f"not ready after {START_SECONDS:g} s") from None
+            except (EOFError, ConnectionError):
+                how = self._end()
+                continue
+            if kind == READY:
+                return channel
+            self._end()
+            error = json.loads(contents.to_pybytes())
+            raise StartError(safe_message(f"{error['type']}: {error['text']}"))
+        raise StartError(f"the process died {START_ATTEMPTS} times before it was given any row, at last by {how}")
+
+    def _launch(self) -> Channel:
+        ours, theirs = socket.socketpair()
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "adafv.pipeline.isolation.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._channel = Channel(ours)
+        self._close_socket = weakref.finalize(self, ours.close)  # which ends the child, when its parent is forgotten
+        return self._channel
+
+    def _end(self, kill: bool = False) -> str:
+        """See to it that the child is gone; how it went."""
+        process, self._process, self._channel = self._process, None, None
+        assert process is not None
+        if kill:
+            process.kill()
+        self._close_socket()
+        try:
+            return _how(process.wait(ENDING_SECONDS))
+        except subprocess.TimeoutExpired:  # it closed its socket and lives
+            process.kill()
+            return _how(process.wait())
+
+
+def _answer(channel: Channel, timeout: float) -> tuple[bytes, pa.Buffer]:
+    """The next message that isn't about progress; each of those extends the time."""
+    while True:
+        kind, contents = channel.receive(timeout)
+        if kind != PROGRESS:
+            return kind, contents
+
+
+def _how(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {-status} ({signal.Signals(-status).name})"
