@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +17,8 @@ from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.lease import Lease
 from jobs.label import main
-from tests.conftest import free_ports
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
+from tests.services import PROGRAMS, RayCluster, without_ray
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -101,11 +97,10 @@ def test_help_needs_no_ray():
 
 def run_alone(arguments: list[str], cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
     """The job as a user starts it: a process of its own, with its own Ray."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
     script = str(REPOSITORY / "jobs" / "label.py")
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, script, *arguments], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, script, *arguments], cwd=cwd, env=without_ray(), stdout=pipe, stderr=pipe, text=True
     )
 
 
@@ -144,52 +139,10 @@ def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by)
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
-    """A Ray head node of its own, with a job server; its address."""
-    port = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="r")  # short: Ray's socket paths must be under 108 characters
-    ray = str(Path(sys.executable).parent / "ray")
-    ports = [f"--port={port}", f"--dashboard-port={port + 1}", f"--dashboard-agent-listen-port={port + 2}"]
-    ports.append(f"--ray-client-server-port={port + 3}")
-    sizes = ["--num-cpus=2", "--num-gpus=0", "--include-dashboard=true", "--disable-usage-stats"]
-    arguments = ["start", "--head", "--block", *ports, *sizes, f"--temp-dir={folder}"]
-    log = open(Path(folder) / "start.log", "w")  # noqa: SIM115
-    process = subprocess.Popen([ray, *arguments], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_for_jobs(f"http://127.0.0.1:{port + 1}", process, Path(folder) / "start.log")
-        yield f"http://127.0.0.1:{port + 1}"
-    finally:
-        for pid in [process.pid, *descendants(process.pid)]:  # asked to end, Ray takes half a minute
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=60)
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that `pid` started, and those that they did."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for parent in found:
-        found += [child for child, of in parents.items() if of == parent]
-    return found[1:]
-
-
-def _wait_for_jobs(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    from ray.job_submission import JobSubmissionClient
-
-    end = time.monotonic() + 90
-    while True:
-        try:
-            JobSubmissionClient(address).list_jobs()
-            return
-        except (ConnectionError, RuntimeError):
-            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
-            time.sleep(0.5)
+def cluster() -> Iterator[RayCluster]:
+    """A Ray head node of its own, with a job server."""
+    with RayCluster(dashboard=True) as cluster:
+        yield cluster
 
 
 @pytest.mark.slow
@@ -204,11 +157,11 @@ def test_ray_job_submit(tiny_model, tmp_path, cluster):
     direct = run_alone(command(tiny_model, tmp_path / "direct", *inputs))
     _, errors = direct.communicate(timeout=120)
     assert direct.returncode == 0, errors
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
-    arguments = ["job", "submit", "--address", cluster, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
+    address = cluster.dashboard_address
+    arguments = ["job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
     submitted = subprocess.run(
-        [str(Path(sys.executable).parent / "ray"), *arguments, *command(tiny_model, tmp_path / "job", *inputs)],
-        cwd=work, env=environment, capture_output=True, text=True, timeout=180,
+        [str(PROGRAMS / "ray"), *arguments, *command(tiny_model, tmp_path / "job", *inputs)],
+        cwd=work, env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "labelled               4" in submitted.stdout
