@@ -58,6 +58,12 @@ class Ledger:
         """How many were given; a row that several runs rejected counts for each."""
         return len(self._sorted)
 
+    def distinct_and_repeated(self) -> tuple[int, int]:
+        """How many different digests there are, and how many of these were given more than once."""
+        same = self._sorted[1:] == self._sorted[:-1]
+        begins = same & ~np.concatenate([[False], same[:-1]])  # where a digest is met the second time
+        return len(self) - int(np.count_nonzero(same)), int(np.count_nonzero(begins))
+
     def contains(self, digests: np.ndarray) -> np.ndarray:
         """bool [N]: which of the digests [N] are done. Fast where these are sorted or few."""
         if not len(self._sorted):

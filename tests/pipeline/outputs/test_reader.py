@@ -1,0 +1,160 @@
+"""What is read back from an output: labels as they are, the rejects that hold, and the sum of it all."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.folder import Output, open_output
+from adafv.pipeline.outputs.reader import read_labels, read_rejects, reconcile
+from adafv.pipeline.storage import Storage
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def label(id: str) -> dict:
+    return {"id": id, "image": f"{id}.jpg", "answer": f"a {id}", "kept_indices": [1, 5]}
+
+
+def reject(id: str | None, error: str, minute: int, place: str = "x.jpg") -> dict:
+    return {"id": id, "image": place, "error": error, "message": f"{minute}", "rejected_at": minutes(minute)}
+
+
+def minutes(number: int) -> datetime:
+    return START + timedelta(minutes=number)
+
+
+def write(output: Output, name: str, *rows: dict) -> None:
+    columns = schema.LABELS if name.startswith("labels/") else schema.REJECTS
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=columns), buffer)
+    output.put(f"{name}.parquet", buffer.getvalue().to_pybytes())
+
+
+def rows(batches) -> list[dict]:
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path) -> tuple[str, Storage]:
+    if request.param == "local":
+        return str(tmp_path / "out"), Storage()
+    s3 = request.getfixturevalue("s3")
+    return f"s3://{s3.new_bucket()}/some/out/", Storage.from_environment(environment=s3.environment)
+
+
+def test_three_runs(place):
+    """The files' names are in another order than the runs."""
+    uri, storage = place
+    output = open_output(uri, storage)
+    write(
+        output, "rejects/c",
+        reject("late", "image_fetch_failed", 1), reject("图片", "image_fetch_failed", 1),
+        reject("never", "image_fetch_failed", 1), reject("bad", "image_corrupt", 1),
+        reject("a", "duplicate_id", 1), reject("never", "duplicate_id", 1),
+        reject(None, "source_unreadable", 1, "f#3"), reject(None, "missing_id", 1, "f#4"),
+    )  # fmt: skip
+    write(output, "labels/c", label("a"), label("b"))
+    write(output, "rejects/b", reject("late", "image_fetch_failed", 2), reject("never", "image_not_found", 2))
+    write(output, "labels/b", label("图片"))
+    write(output, "rejects/a", reject(None, "source_unreadable", 3, "f#3"))
+    write(output, "labels/a", label("late"), label("f#4"))
+
+    hold = {
+        (row["id"], row["image"], row["error"], row["rejected_at"]) for row in rows(read_rejects(uri, False, storage))
+    }
+    assert hold == {
+        ("never", "x.jpg", "image_not_found", minutes(2)),
+        ("bad", "x.jpg", "image_corrupt", minutes(1)),
+        ("a", "x.jpg", "duplicate_id", minutes(1)),
+        ("never", "x.jpg", "duplicate_id", minutes(1)),
+        (None, "f#3", "source_unreadable", minutes(3)),
+        (None, "f#4", "missing_id", minutes(1)),
+    }
+    every = rows(read_rejects(uri, superseded=True, storage=storage))
+    assert len(every) == 11
+    assert Counter((row["id"], row["message"]) for row in every if row["superseded"]) == Counter(
+        [("late", "1"), ("late", "2"), ("图片", "1"), ("never", "1"), (None, "1")]
+    )
+    assert sorted(row["id"] for row in rows(read_labels(uri, ["id"], storage))) == ["a", "b", "f#4", "late", "图片"]
+    found = reconcile(uri, storage)
+    assert (found.labelled, found.superseded, found.duplicates, found.rejected_rows) == (5, 5, 0, 6)
+    assert found.rejected == {
+        "duplicate_id": 2, "image_corrupt": 1, "image_not_found": 1, "missing_id": 1, "source_unreadable": 1
+    }  # fmt: skip
+
+
+def test_any_history_of_rejects(tmp_path):
+    """Against the rule, spelt out row by row."""
+    chance = random.Random(0)
+    for case in range(15):
+        output = open_output(str(tmp_path / f"{case}"), Storage())
+        ids = [f"{i}" for i in range(chance.randint(1, 12))]
+        labelled = {id for id in ids if chance.random() < 0.4}
+        write(output, "labels/a", *map(label, labelled))
+        history = [
+            reject(chance.choice([*ids, None]), chance.choice(["image_corrupt", "duplicate_id"]), minute, "f#1")
+            for minute in chance.sample(range(100), 20)
+        ]
+        for i in range(0, 20, 7):
+            write(output, f"rejects/{i:02d}", *history[i : i + 7])
+
+        def superseded(row: dict, history: list[dict] = history, labelled: set[str] = labelled) -> bool:
+            later = [other for other in history if other["rejected_at"] > row["rejected_at"]]
+            again = any(other["id"] == row["id"] and other["error"] != "duplicate_id" for other in later)
+            return row["error"] != "duplicate_id" and (row["id"] in labelled or again)
+
+        found = [row["superseded"] for row in rows(read_rejects(output.uri, superseded=True))]
+        assert found == [superseded(row) for row in history]
+        assert reconcile(output.uri).superseded == sum(found)
+
+
+def test_planted_duplicates_are_counted(tmp_path):
+    output = open_output(str(tmp_path), Storage())
+    write(output, "labels/a", *map(label, ["a", "b", "c", "b"]))
+    write(output, "labels/b", *map(label, ["b", "c", "d"]))
+    found = reconcile(tmp_path)
+    assert (found.labelled, found.duplicates) == (4, 2)
+
+
+def test_the_columns_asked_for(tmp_path):
+    output = open_output(str(tmp_path), Storage())
+    write(output, "labels/a", label("a"))
+    assert rows(read_labels(tmp_path, ["kept_indices", "id"])) == [{"kept_indices": [1, 5], "id": "a"}]
+    assert [batch.schema for batch in read_labels(tmp_path)] == [schema.LABELS]
+    with pytest.raises(UsageError, match=r"no column 'anwser'; there are id, image,.* answer"):
+        read_labels(tmp_path, ["id", "anwser"])
+
+
+def test_an_output_without_labels_or_rejects(tmp_path):
+    open_output(str(tmp_path), Storage()).put("runs/r.json", b"{}")
+    assert rows(read_labels(tmp_path)) == rows(read_rejects(tmp_path)) == []
+    found = reconcile(tmp_path)
+    assert (found.labelled, found.rejected, found.superseded, found.duplicates) == (0, {}, 0, 0)
+
+
+@pytest.mark.parametrize("read", [read_labels, read_rejects, reconcile])
+def test_what_is_no_output(read, tmp_path):
+    with pytest.raises(UsageError, match=r"none is no output of a labelling job"):
+        read(tmp_path / "none")
+
+
+def test_a_bucket_that_is_not_there(s3):
+    storage = Storage.from_environment(environment=s3.environment)
+    with pytest.raises(UsageError, match=r"s3://no-such-bucket/out can't be read: .*NoSuchBucket"):
+        reconcile("s3://no-such-bucket/out", storage)
+
+
+def test_it_needs_neither_ray_nor_torch():
+    code = "import sys, adafv.pipeline.outputs.reader; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
