@@ -1,0 +1,157 @@
+"""What a rerun costs before it begins: reading the ledger and planning, by the number of ids.
+
+An output with N labels, in files such as the sink writes, and an input of N rows, half of which are labelled. For each
+N a process of its own does what a job's driver does up to the plan, so that its peak memory is that N's and no other's.
+The driver of a job has Ray, torch and the model's processor in memory by then; so has this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.sink import ROWS
+
+INPUT_FILE_ROWS, INPUT_GROUP_ROWS = 250_000, 1_000
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One N. Seconds of wall time; bytes of the driver's peak resident set: before the ledger is read, with the ledger,
+    and when the plan is made.
+    """
+
+    ids: int
+    ledger_seconds: float
+    discovery_seconds: float
+    plan_seconds: float
+    base_bytes: int
+    ledger_bytes: int
+    peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        return self.ledger_seconds + self.discovery_seconds + self.plan_seconds
+
+    @property
+    def bytes_per_id(self) -> float:
+        """Over what the process had before; an id stands for one in the ledger and one in the input."""
+        return (self.peak_bytes - self.base_bytes) / self.ids
+
+
+def run(sizes: Sequence[int], folder: str | None) -> list[Measurement]:
+    """Measure each size, on data that is written under `folder` and removed again."""
+    found = []
+    for ids in sizes:
+        with tempfile.TemporaryDirectory(dir=folder) as data:
+            _apart(write_data, Path(data), ids)
+            found.append(_apart(measure, Path(data), ids))
+    return found
+
+
+def _apart(function, *arguments):  # type: ignore[no-untyped-def]
+    """What `function` returns, called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def write_data(folder: Path, ids: int) -> None:
+    """`ids` labels in folder/output, and in folder/input as many rows, whose first half is labelled."""
+    for number, rows in enumerate(_ranges(0, ids, ROWS)):
+        _write_labels(folder / "output" / "labels" / f"run-{number:05d}.parquet", rows)
+    for number, rows in enumerate(_ranges(ids - ids // 2, ids, INPUT_FILE_ROWS)):
+        _write_input(folder / "input" / f"{number:05d}.parquet", rows)
+
+
+def _ranges(first: int, count: int, size: int) -> Iterable[range]:
+    return (range(start, min(start + size, first + count)) for start in range(first, first + count, size))
+
+
+def _write_labels(path: Path, rows: range) -> None:
+    """Labels of which only the ids matter: the other columns are there, and null."""
+    columns = {name: pa.nulls(len(rows), schema.LABELS.field(name).type) for name in schema.LABELS.names}
+    columns["id"] = _ids(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _write_input(path: Path, rows: range) -> None:
+    columns = {
+        "id": _ids(rows),
+        "image": pa.array([f"images/{row // 1000}/{row}.jpg" for row in rows]),
+        "question": pa.array(["What is in the picture?"] * len(rows)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=INPUT_GROUP_ROWS)
+
+
+def _ids(rows: range) -> pa.Array:
+    return pa.array([f"image-{row:012d}" for row in rows])
+
+
+def measure(folder: Path, ids: int) -> Measurement:
+    """Do what a driver does with the data of `write_data`, up to the plan. For a process of its own."""
+    import ray
+
+    from adafv.pipeline.options import JobOptions
+    from adafv.pipeline.outputs.folder import open_output
+    from adafv.pipeline.outputs.ledger import read_ledger
+    from adafv.pipeline.plan import make_plan
+    from adafv.pipeline.resources import allot
+    from adafv.pipeline.run import load_preparer
+    from adafv.pipeline.sources.discovery import open_source
+    from adafv.pipeline.sources.rows import Columns
+    from adafv.pipeline.storage import Storage
+
+    options = JobOptions(input=(str(folder / "input"),), output=str(folder / "output"))
+    columns = Columns(options.id_column, options.image_column, options.question_column, options.prompt,
+                      options.prompt_columns(), None)  # fmt: skip
+    storage = Storage()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    resources = allot(options, [node["Resources"] for node in ray.nodes()])
+    load_preparer(options.model, options.engine_options(resources.device), storage)
+    base, start = _peak(), time.perf_counter()
+    ledger = read_ledger(open_output(options.output, storage), retry_rejects=False)
+    with_ledger, read = _peak(), time.perf_counter()
+    units = open_source(options.input[0], storage, columns).units
+    discovered = time.perf_counter()
+    plan = make_plan(units, ledger, storage, columns, None, resources.read_cpus)
+    planned, peak = time.perf_counter(), _peak()
+    ray.shutdown()
+    if (len(ledger), plan.rows, plan.skipped) != (ids, ids, ids // 2):
+        raise AssertionError(f"{len(ledger)} done, {plan.rows} rows, {plan.skipped} of them done; wrong for {ids} ids")
+    return Measurement(ids, read - start, discovered - read, planned - discovered, base, with_ledger, peak)
+
+
+def _peak() -> int:
+    """The most memory that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(found: Sequence[Measurement]) -> str:
+    lines = [f"{'ids':>13}{'ledger s':>10}{'discover s':>12}{'plan s':>9}{'us/id':>8}"
+             f"{'base MiB':>10}{'+ledger':>9}{'peak MiB':>10}{'bytes/id':>10}"]  # fmt: skip
+    for one in found:
+        lines.append(
+            f"{one.ids:>13,}{one.ledger_seconds:>10.1f}{one.discovery_seconds:>12.1f}{one.plan_seconds:>9.1f}"
+            f"{1e6 * one.seconds / one.ids:>8.2f}{one.base_bytes / MIB:>10.0f}{one.ledger_bytes / MIB:>9.0f}"
+            f"{one.peak_bytes / MIB:>10.0f}{one.bytes_per_id:>10.1f}"
+        )
+    if len(found) > 1:
+        first, last = found[0], found[-1]
+        lines.append(f"{last.ids / first.ids:.1f} times the ids took {last.seconds / first.seconds:.1f} times the time")
+    return "\n".join(lines)
