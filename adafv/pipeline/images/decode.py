@@ -4,22 +4,40 @@ Data sets hold truncated downloads, HTML error pages named .jpg, decompression b
 greyscale, pictures that lie on their side. What can be decoded is decoded to what a viewer would show: turned as EXIF
 says, transparency over white, 16 bits scaled to 8, the first frame of an animation. The rest is a `Reject`.
 
-Size is checked on the header, before a pixel is allocated. Only the common formats are tried: every further decoder is
-attack surface. Pillow's decoders throw whatever they like at damaged data (OSError, SyntaxError, struct.error,
-IndexError, ...), so this is the one place where every exception is caught: it becomes `image_corrupt`.
+Size is checked on the header, before a pixel is allocated, and so is that of a TIFF's tiles, which may be larger than
+the picture. So memory is bounded by `memory_bound`: a process that is given that much decodes every picture within its
+limits, and one that runs out of it rejects the picture. (Metadata can take more, such as a TIFF's list of a million
+strips, of each of which Pillow makes an object. That needs a large file, and ends in such a reject.)
+
+Only the common formats are tried: every further decoder is attack surface. Pillow's decoders throw whatever they like
+at damaged data (OSError, SyntaxError, struct.error, IndexError, ...), so this is the one place where every exception
+is caught: it becomes `image_corrupt`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from adafv.pipeline.rejects import Reject
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+# What decoding takes at most. For each pixel: four images of 4 bytes, as where WebP's decoder holds the canvas of this
+# frame and the last while the frame is copied out of it. For each byte of the file: copies, of which WebP makes three.
+# And rows: the buffers of the longest, and pointers to each of them.
+BYTES_PER_PIXEL = 16
+BYTES_PER_FILE_BYTE = 4
+BYTES_OF_ROWS = 64 * 2**20
+
+
+LONGEST_SIDE = 2**20  # pixels
+BLOCK = 2**20  # pixels that are scaled to 8 bits at once
 
 # What undoes each value of EXIF's orientation tag (1, upright, needs nothing).
 _UPRIGHT = {
@@ -33,38 +51,78 @@ _UPRIGHT = {
 }
 
 
+def memory_bound(pixels: int, file_bytes: int) -> int:
+    """How many bytes decoding takes at most for files of so many bytes and pictures of so many pixels."""
+    return BYTES_PER_PIXEL * pixels + BYTES_PER_FILE_BYTE * file_bytes + BYTES_OF_ROWS
+
+
 def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
     """The picture in `data` as a viewer would show it, in RGB, or why it can't be had."""
     if not data:
         return Reject("image_empty", "the image has no bytes")
-    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` decides, also where it is above Pillow's own limit
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, which doesn't matter here
+    with _pillow_settings(max_pixels):
         try:
             return _decode(data, max_pixels)
+        except Image.DecompressionBombError as error:
+            return Reject("image_too_many_pixels", str(error))
         except UnidentifiedImageError:
             return Reject("image_format", f"can't be read as any of {', '.join(FORMATS)}: {_describe(data)}")
+        except MemoryError:
+            pass  # what the attempt has allocated goes with this exception; until then there may be none for a reject
         except Exception as error:  # see the module's docstring
             return Reject("image_corrupt", f"{type(error).__name__}: {error}")
+    return Reject("image_corrupt", f"decoding its {len(data)} bytes takes more memory than this process may have")
+
+
+@contextlib.contextmanager
+def _pillow_settings(max_pixels: int) -> Iterator[None]:
+    """Pillow's own limit is that on twice this number: it checks it while it reads the header, before the decoder of
+    WebP allocates its canvas. Its warnings are of damaged metadata, which doesn't matter here."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
+    loaded = _load(data, max_pixels)
+    if isinstance(loaded, Reject):
+        return loaded
+    picture, orientation = loaded  # the file's own buffers are gone by now
+    method = _UPRIGHT.get(orientation)
+    return picture if method is None else picture.transpose(method)
+
+
+def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int] | Reject:
+    """The picture in RGB, as it lies in the file, and its EXIF orientation."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
             return Reject("image_too_many_pixels", f"{width} x {height} pixels; the limit is {max_pixels} in all")
+        if max(width, height) > LONGEST_SIDE:
+            return Reject("image_too_many_pixels", f"{width} x {height} pixels; a side may have {LONGEST_SIDE}")
+        pixels = _tile_pixels(image)
+        if pixels > max_pixels:
+            return Reject("image_too_many_pixels", f"a tile of {pixels} pixels; the limit is {max_pixels} in all")
         image.load()
-        return to_rgb(_turn_upright(image))
+        return to_rgb(image), _orientation(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image` in RGB: transparency over white, more than 8 bits per channel scaled rather than clipped."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
+    if image.mode == "La":  # premultiplied, from a TIFF; Pillow converts it only to this
+        image = image.convert("LA")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")  # a copy even of an RGB image, which holds no file
 
 
@@ -75,19 +133,35 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     integers that fit 16 bits are taken as such, floats in [0, 1] as fractions, and anything else is stretched from
     its least to its greatest value.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    lows, highs = zip(*((values.min(), values.max()) for _, values in _blocks(image)), strict=True)
+    low, high = float(min(lows)), float(max(highs))
     if image.mode == "F":
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+    scaled = np.empty((image.height, image.width), np.uint8)
+    for place, values in _blocks(image):
+        scaled[place] = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255)
+    return Image.fromarray(scaled)
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    method = _UPRIGHT.get(_orientation(image))
-    return image if method is None else image.transpose(method)
+def _blocks(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The pixels in float64, at most `BLOCK` at a time: all at once they would take four times the image itself."""
+    width = min(image.width, BLOCK)
+    height = max(1, BLOCK // width)
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            bottom, right = min(top + height, image.height), min(left + width, image.width)
+            values = np.asarray(image.crop((left, top, right, bottom))).astype(np.float64)
+            yield (slice(top, bottom), slice(left, right)), np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """The pixels of the buffer into which libtiff unpacks a tile or strip, which may be larger than the picture."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    tags = image.tag_v2
+    return tags.get(TiffImagePlugin.TILEWIDTH, 0) * tags.get(TiffImagePlugin.TILELENGTH, 0)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from adafv.pipeline.images.decode import decode, to_rgb
+from adafv.pipeline.images.decode import BYTES_OF_ROWS, LONGEST_SIDE, decode, memory_bound, to_rgb
 from adafv.pipeline.rejects import Reject
+from tests.pipeline.images.heavy import HEAVY, HEIGHT, WIDTH, gif_frame, png, tiff, webp_canvas
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, encoded, jpeg, photographs, picture
 
 LIMIT = 50_000_000
@@ -74,11 +79,27 @@ def test_wide_integers_and_floats():
     assert np.asarray(fractions)[0, :, 0].tolist() == [0, 128, 0]
 
 
+def test_a_wide_range_is_scaled_as_one(monkeypatch):
+    """Not block by block."""
+    values = np.linspace(-1, 3, 60 * 40, dtype=np.float32).reshape(40, 60)
+    whole = np.asarray(to_rgb(Image.fromarray(values)))
+    assert np.array_equal(whole[..., 0], np.rint((values.astype(float) + 1) * 255 / 4))
+    monkeypatch.setattr("adafv.pipeline.images.decode.BLOCK", 7)
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(values))), whole)
+
+
+def test_a_tiff_is_turned_once():
+    data = encoded(picture().transpose(Image.Transpose.ROTATE_90), "TIFF", tiffinfo={274: 6})
+    assert np.array_equal(np.asarray(decoded(data)), np.asarray(picture()))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_lies_over_white(mode):
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     data = encoded(clear.convert(mode), "PNG") if mode != "P" else _transparent_palette()
     assert np.asarray(decoded(data)).min() == 255
+    premultiplied = tiff(8, 8, [8, 8], 1, t338=(3, [1]))
+    assert np.asarray(decoded(premultiplied)).min() == 255
     half = decoded(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"))
     assert np.asarray(half)[0, 0].tolist() == [127, 127, 127]
 
@@ -107,6 +128,71 @@ def test_photographs(tmp_path):
         with Image.open(path) as original:
             expected = np.asarray(original.convert("RGB"))
         assert np.array_equal(np.asarray(decoded(path.read_bytes())), expected), path.name
+
+
+# Decodes a file in a process that may have so many bytes more than it needs for small ones.
+WITHIN = """if True:
+    import resource, sys
+    from pathlib import Path
+    from adafv.pipeline.images.decode import decode
+    from adafv.pipeline.rejects import Reject
+    from tests.pipeline.pictures import SOUND
+    data, more, max_pixels = Path(sys.argv[1]).read_bytes(), int(sys.argv[2]), int(sys.argv[3])
+    for sound in SOUND.values():  # what decoders load or allocate once
+        decode(sound, 10**9)
+    [used] = [int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData")]
+    resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+    result = decode(data, max_pixels)
+    print(result.message if isinstance(result, Reject) else "decoded")
+    """
+
+
+def decode_within(path: Path, data: bytes, more: int, max_pixels: int = 10**9) -> str:
+    path.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN, str(path), str(more), str(max_pixels)],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # memory that was freed can't be used in secret
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        webp_canvas(2**14, 2**14),
+        gif_frame(60_000, 60_000),
+        tiff(8, 8, [8], 1, tile=(2**15, 2**12)),
+        png(LONGEST_SIDE + 1, 1, 8, 0),
+        png(1, LONGEST_SIDE + 1, 8, 0),
+    ],
+    ids=["canvas", "frame", "tile", "width", "height"],
+)
+def test_claims_are_refused_before_they_cost_memory(data, tmp_path):
+    reject = decode(data, LIMIT)
+    assert isinstance(reject, Reject) and reject.error == "image_too_many_pixels", reject
+    assert decode_within(tmp_path / "picture", data, 2**23, LIMIT) == reject.message
+
+
+def test_pillows_limit_is_left_alone():
+    before = Image.MAX_IMAGE_PIXELS
+    decode(jpeg(), 1)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEAVY)
+def test_memory_is_bounded(name, tmp_path):
+    data = HEAVY[name]()
+    monster = name in ("long rows", "many rows")
+    bound = memory_bound(WIDTH * HEIGHT, len(data)) - (0 if monster else BYTES_OF_ROWS - 2**22)
+    assert decode_within(tmp_path / "picture", data, bound) == "decoded"
+
+
+def test_too_little_memory_is_a_reject(tmp_path):
+    assert "takes more memory" in decode_within(tmp_path / "picture", png(2000, 2000, 8, 6), 2**22)
 
 
 @settings(max_examples=300, deadline=None)
