@@ -18,11 +18,13 @@ from urllib.parse import urlsplit
 import boto3
 import pyarrow.fs
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.objects import S3Handler
+from adafv.pipeline.s3 import S3_ERRORS
 
-S3_ERRORS = (BotoCoreError, ClientError)
+__all__ = ["S3_ERRORS", "Storage", "has_scheme", "is_s3", "split_s3"]
+CONNECT, READ = 10, 30  # seconds for one attempt to connect, and to wait for the next bytes of an answer
 
 
 class Storage:
@@ -99,8 +101,8 @@ def _client(storage: Storage, attempts: int) -> Any:
     session = boto3.session.Session(**dict(zip(names, storage._keys, strict=False)), region_name=storage.region)
     config = Config(
         retries={"total_max_attempts": attempts, "mode": "standard"},
-        connect_timeout=10,
-        read_timeout=30,
+        connect_timeout=CONNECT,
+        read_timeout=READ,
         max_pool_connections=32,
         # Checksums beyond what S3 requires are refused by some S3-compatible stores.
         request_checksum_calculation="when_required",
@@ -112,12 +114,17 @@ def _client(storage: Storage, attempts: int) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _s3_filesystem(storage: Storage) -> pyarrow.fs.S3FileSystem:
-    settings: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 30}
+def _s3_filesystem(storage: Storage) -> pyarrow.fs.FileSystem:
+    settings: dict[str, Any] = {
+        "connect_timeout": CONNECT,
+        "request_timeout": READ,
+        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=6),
+    }
     settings |= dict(zip(("access_key", "secret_key", "session_token"), storage._keys, strict=False))
     if storage.endpoint:
         parts = urlsplit(storage.endpoint)
         settings |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
     if storage.region or storage.endpoint:
         settings["region"] = storage.region or "us-east-1"
-    return pyarrow.fs.S3FileSystem(**settings)
+    handler = S3Handler(pyarrow.fs.S3FileSystem(**settings), storage.client(attempts=1))
+    return pyarrow.fs.PyFileSystem(handler)

@@ -1,7 +1,8 @@
 """An image's bytes, from wherever its path or URI says, or a reject with the reason.
 
 Ray Data's `download()` turns a 404, a 403 and a time-out alike into a null. Here each keeps its name, and what can
-pass (time-outs, resets, 429, 5xx, truncated bodies) is tried again with growing, jittered pauses first.
+pass (time-outs, resets, 429, 5xx, bodies that are cut short or don't match their ETag) is tried again with growing,
+jittered pauses first. What speaks of the job's own credentials or clock is no fault of the row: it may succeed later.
 
 The data set is not trusted: whoever wrote it must not be able to read this machine's files or its network. Local paths
 must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http` and a public address (`http.py`).
@@ -12,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
-import random
 import re
 import stat
 import time
@@ -22,19 +22,29 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-from botocore.exceptions import ClientError
+from botocore.exceptions import ParamValidationError
 
 from adafv.pipeline.images.http import Address, is_public, read_http
-from adafv.pipeline.images.transfer import Refused, read_within
+from adafv.pipeline.images.transfer import DEADLINE, Refused, read_within
 from adafv.pipeline.rejects import Reject, redact
+from adafv.pipeline.s3 import (
+    FIRST_PAUSE,
+    S3_ERRORS,
+    describe,
+    is_ours,
+    may_pass,
+    md5,
+    pause,
+    promised_md5,
+    status_of,
+    wish_of,
+)
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
-from adafv.pipeline.storage import S3_ERRORS, Storage, has_scheme, is_s3, split_s3
+from adafv.pipeline.storage import Storage, has_scheme, is_s3, split_s3
 
 THREADS = 16
-ATTEMPTS = 4
-FIRST_PAUSE = 0.5  # seconds; doubled with each attempt, and jittered so that a fleet doesn't return in step
-PASSING = {"RequestTimeTooSkewed", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "SlowDown"}
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,14 @@ class Fetcher:
 
     def fetch(self, uri: str, root: str) -> bytes | Reject:
         """The bytes at `uri`, which may be relative to `root`, or why they can't be had. Never raises."""
+        end = time.monotonic() + DEADLINE
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read(uri, root)
             except Refused as refused:
-                if not refused.passing or attempt == ATTEMPTS:
+                if not refused.passing or attempt == ATTEMPTS or time.monotonic() > end:
                     return refused.reject
-                time.sleep(self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+                time.sleep(max(refused.wait, pause(attempt, self.pause)))
         raise AssertionError("unreachable")
 
     def _read(self, uri: str, root: str) -> bytes:
@@ -118,14 +129,15 @@ class Fetcher:
             raise Refused("image_refused", f"{redact(uri)} is not s3://BUCKET/KEY")
         try:
             answer = self.storage.client(attempts=1).get_object(Bucket=bucket, Key=key)
-            if answer["ContentLength"] > self.max_bytes:
-                raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
             with contextlib.closing(answer["Body"]) as body:
-                return read_within(body.iter_chunks(2**18), self.max_bytes)
-        except ClientError as error:
-            raise _s3_refusal(uri, error) from error
+                if answer.get("ContentLength", 0) > self.max_bytes:
+                    raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
+                data = read_within(body.iter_chunks(2**18), self.max_bytes)
         except S3_ERRORS as error:
-            raise Refused("image_fetch_failed", f"{redact(uri)}: {type(error).__name__}", passing=True) from error
+            raise _s3_refusal(uri, error) from error
+        if promised_md5(bucket, answer) not in (None, md5(data)):
+            raise Refused("image_fetch_failed", f"{redact(uri)}: the bytes don't match the object's ETag", passing=True)
+        return data
 
     def _read_pyarrow(self, uri: str, root: str) -> bytes:
         """From a store that pyarrow knows, if the image root lies on it."""
@@ -145,12 +157,12 @@ class Fetcher:
             raise Refused("image_fetch_failed", f"{redact(uri)}: {error}", passing=True) from error
 
 
-def _s3_refusal(uri: str, error: ClientError) -> Refused:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    message = f"{redact(uri)}: S3 answered {status} {code}"
-    if code in PASSING or status in (408, 429) or status >= 500:
-        return Refused("image_fetch_failed", message, passing=True)
+def _s3_refusal(uri: str, error: Exception) -> Refused:
+    status, message = status_of(error), f"{redact(uri)}: {describe(error)}"
+    if isinstance(error, ParamValidationError):
+        return Refused("image_refused", f"{redact(uri)} is not s3://BUCKET/KEY")
+    if may_pass(error) or is_ours(error):
+        return Refused("image_fetch_failed", message, passing=may_pass(error), wait=wish_of(error))
     if status == 404:
         return Refused("image_not_found", message)
     return Refused("image_forbidden" if status in (401, 403) else "image_refused", message)

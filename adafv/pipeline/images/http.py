@@ -17,6 +17,7 @@ from urllib3.util import Retry, Timeout
 
 from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.rejects import redact
+from adafv.pipeline.s3 import wished_pause
 
 Address = Callable[[str], bool]
 REDIRECTS = 5
@@ -102,7 +103,8 @@ def _pool(parts: SplitResult, host: str, address: str, port: int) -> urllib3.HTT
 def _body(url: str, answer: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     status = answer.status
     if status in (408, 425, 429) or status >= 500:
-        raise Refused("image_fetch_failed", f"{redact(url)} answered {status}", passing=True)
+        wait = wished_pause(answer.headers)
+        raise Refused("image_fetch_failed", f"{redact(url)} answered {status}", passing=True, wait=wait)
     if status in (404, 410):
         raise Refused("image_not_found", f"{redact(url)} answered {status}")
     if status in (401, 402, 403, 407, 451):

@@ -16,11 +16,12 @@ class Refused(Exception):  # noqa: N818  (control flow, not an error)
     Attributes:
         reject: what becomes of the row.
         passing: whether another attempt may succeed.
+        wait: seconds that the server asks to be left alone before that.
     """
 
-    def __init__(self, error: str, message: str, passing: bool = False) -> None:
+    def __init__(self, error: str, message: str, passing: bool = False, wait: float = 0.0) -> None:
         super().__init__(message)
-        self.reject, self.passing = Reject(error, message), passing
+        self.reject, self.passing, self.wait = Reject(error, message), passing, wait
 
     @classmethod
     def of(cls, reject: Reject) -> Refused:

@@ -13,8 +13,10 @@ import pytest
 from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
+from adafv.pipeline.s3 import md5, promised_md5, wished_pause
 from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import Storage
+from tests.faulty_store import Fault, FaultyStore
 
 DATA = b"not really an image" * 10
 
@@ -142,7 +144,78 @@ def test_s3_with_a_wrong_secret(s3):
     s3.client.put_object(Bucket=bucket, Key="x", Body=DATA)
     environment = s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong-secret-77"}
     result = fetcher(Storage.from_environment(environment=environment)).fetch(f"s3://{bucket}/x", "")
-    assert error_of(result) == "image_forbidden" and "wrong-secret-77" not in str(result)
+    assert error_of(result) == "image_fetch_failed" and "wrong-secret-77" not in str(result)
+    assert "SignatureDoesNotMatch" in result.message and result.retryable, "the row is not at fault"
+
+
+PASSING = ("slow_down", "unavailable", "expired", "expired_403", "skewed", "reset", "reset_body", "truncated", "short",
+           "long", "flipped")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_s3_faults_that_pass(s3, kind):
+    """Whatever goes wrong, the bytes are the object's; what goes wrong each time is a reject that can be retried."""
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="a.jpg", Body=DATA)
+    with FaultyStore(s3.endpoint, [Fault(kind, first=2)]) as store:
+        fetch = fetcher(Storage.from_environment(store.endpoint, s3.environment)).fetch
+        assert fetch(f"s3://{bucket}/a.jpg", "") == DATA
+        assert store.count(kind) == 2
+        store.faults = (Fault(kind),)
+        result = fetch(f"s3://{bucket}/a.jpg", "")
+        assert error_of(result) == "image_fetch_failed" and result.retryable and store.count(kind) == 2 + ATTEMPTS
+
+
+@pytest.mark.parametrize(("kind", "error"), [("denied", "image_forbidden"), ("unknown_key", "image_fetch_failed")])
+def test_s3_faults_that_stay(s3, kind, error):
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="a.jpg", Body=DATA)
+    with FaultyStore(s3.endpoint, [Fault(kind)]) as store:
+        fetch = fetcher(Storage.from_environment(store.endpoint, s3.environment)).fetch
+        assert error_of(fetch(f"s3://{bucket}/a.jpg", "")) == error
+        assert store.count(kind) == 1, "asking again would be in vain"
+
+
+def test_s3_bytes_that_trickle(s3):
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="a.jpg", Body=DATA)
+    with FaultyStore(s3.endpoint, [Fault("slow", seconds=0.5)]) as store:
+        fetch = fetcher(Storage.from_environment(store.endpoint, s3.environment)).fetch
+        assert fetch(f"s3://{bucket}/a.jpg", "") == DATA
+
+
+def test_s3_objects_in_parts_have_no_md5_to_compare(s3):
+    bucket, part = s3.new_bucket(), os.urandom(5 * 2**20)
+    upload = s3.client.create_multipart_upload(Bucket=bucket, Key="big.jpg")["UploadId"]
+    place = {"Bucket": bucket, "Key": "big.jpg", "UploadId": upload}
+    parts = [
+        {"PartNumber": n, "ETag": s3.client.upload_part(**place, PartNumber=n, Body=body)["ETag"]}
+        for n, body in ((1, part), (2, DATA))
+    ]
+    s3.client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+    storage = Storage.from_environment(environment=s3.environment)
+    assert fetcher(storage, max_bytes=10**8).fetch(f"s3://{bucket}/big.jpg", "") == part + DATA
+
+
+@pytest.mark.parametrize(
+    ("bucket", "answer", "promised"),
+    [
+        ("b", {"ETag": '"D41D8CD98F00B204E9800998ECF8427E"'}, "d41d8cd98f00b204e9800998ecf8427e"),
+        ("b", {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"', "ServerSideEncryption": "AES256"}, md5(b"")),
+        ("b", {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"', "ServerSideEncryption": "aws:kms"}, None),
+        ("b", {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"', "SSECustomerAlgorithm": "AES256"}, None),
+        ("b", {"ETag": '"d41d8cd98f00b204e9800998ecf8427e-2"'}, None),
+        ("b--use1-az4--x-s3", {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'}, None),
+        ("b", {}, None),
+    ],
+)
+def test_which_etags_are_the_md5(bucket, answer, promised):
+    assert promised_md5(bucket, answer) == promised
+
+
+def test_what_a_store_asks_to_wait_is_granted_within_reason():
+    assert [wished_pause(headers) for headers in ({}, {"retry-after": "3"}, {"retry-after": "86400"})] == [0, 3, 30]
+    assert wished_pause({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}) == 0
 
 
 def test_s3_that_is_down_can_be_retried():

@@ -1,0 +1,155 @@
+"""S3 objects as files that pyarrow can read: what is handed out is what the object holds, or an error.
+
+pyarrow's own S3 files believe the first answer: of a range that comes back too short, the rest is whatever the memory
+held before, and a file that is replaced while it is read is a mixture of two. Here each answer's length is checked,
+each range must be of the same version (`If-Match`), objects that are read whole are checked against the MD5 in their
+ETag, and what can pass is asked for again.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs
+
+from adafv.pipeline.s3 import S3_ERRORS, describe, is_ours, may_pass, md5, pause, promised_md5, status_of
+
+ATTEMPTS = 6
+WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
+BLOCK = 8 * 2**20
+DEADLINE = 120.0  # seconds for one range: a store that trickles bytes never runs into the time-out of a single read
+T = TypeVar("T")
+
+
+class StoreError(OSError):
+    """The store could not be read after several attempts, or not with this job's credentials: no fault of the file."""
+
+
+class ObjectFile(io.RawIOBase):
+    """An object, read in ranges.
+
+    Args:
+        streamed: it will be read from end to end, so read ahead.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str, streamed: bool) -> None:
+        super().__init__()
+        self._client, self._bucket, self._key = client, bucket, key
+        answer = self._tried(lambda: client.head_object(Bucket=bucket, Key=key))
+        self._size, self._etag = answer["ContentLength"], answer["ETag"]
+        self._md5 = promised_md5(bucket, answer)
+        self._ahead = (self._size if self._size <= WHOLE else BLOCK) if streamed else 0
+        self._at = self._start = 0
+        self._held = b""  # what was read last, from `_start` on
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, or all that are left; fewer only at the end of the object."""
+        left = max(0, self._size - self._at)
+        size = left if size < 0 else min(size, left)
+        if not size:
+            return b""
+        if not self._start <= self._at <= self._at + size <= self._start + len(self._held):
+            wanted = min(max(size, self._ahead), left)
+            self._held, self._start = self._tried(lambda: self._range(self._at, wanted)), self._at
+        start = self._at - self._start
+        self._at += size
+        return self._held[start : start + size]
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _range(self, start: int, length: int) -> bytes:
+        answer = self._client.get_object(
+            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
+        )
+        data, end = bytearray(), time.monotonic() + DEADLINE
+        for chunk in answer["Body"].iter_chunks(2**18):
+            data += chunk
+            if time.monotonic() > end:
+                raise _Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
+        if len(data) != length:
+            raise _Damaged(f"{len(data)} bytes came of {length}")
+        if length == self._size and self._md5 not in (None, md5(data)):
+            raise _Damaged("the bytes don't match the object's ETag")
+        return bytes(data)
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """What `request` returns, asked for again while that may help."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return request()
+            except (*S3_ERRORS, _Damaged) as error:
+                if attempt == ATTEMPTS or not may_pass(error):
+                    raise self._problem(error) from error
+                time.sleep(pause(attempt))
+        raise AssertionError("unreachable")
+
+    def _problem(self, error: Exception) -> OSError:
+        place = f"s3://{self._bucket}/{self._key}"
+        if status_of(error) == 404:
+            return FileNotFoundError(f"{place}: there is nothing")
+        if status_of(error) == 412:
+            return OSError(f"{place} was replaced while it was being read")
+        kind = StoreError if may_pass(error) or is_ours(error) else OSError
+        return kind(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
+
+
+class _Damaged(Exception):  # noqa: N818  (becomes a StoreError)
+    """An answer that isn't what it says it is."""
+
+
+class S3Handler(pyarrow.fs.FileSystemHandler):
+    """pyarrow's S3 file system for listing, `ObjectFile` for reading; nothing is written through it."""
+
+    def __init__(self, listing: pyarrow.fs.S3FileSystem, client: Any) -> None:
+        self._listing, self._client = listing, client
+
+    def get_type_name(self) -> str:
+        return "s3"
+
+    def normalize_path(self, path: str) -> str:
+        return self._listing.normalize_path(path)
+
+    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
+        return self._listing.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
+        return self._listing.get_file_info(selector)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return self._open(path, streamed=False)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self._open(path, streamed=True)
+
+    def _open(self, path: str, streamed: bool) -> pa.NativeFile:
+        bucket, _, key = path.partition("/")
+        return pa.PythonFile(ObjectFile(self._client, bucket, key, streamed), mode="r")
+
+    def _refuse(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError("this file system is only read from")
+
+    open_output_stream = open_append_stream = copy_file = move = _refuse
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse
