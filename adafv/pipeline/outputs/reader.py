@@ -32,7 +32,7 @@ WHOLE_FILES_AHEAD = 2  # where all columns may be wanted, a file can take hundre
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """An output counted up. The rows of the input that it stands for are `labelled` + `rejected_rows`.
+    """An output counted up.
 
     Attributes:
         labelled: distinct ids that have a label.
@@ -45,10 +45,6 @@ class Reconciliation:
     rejected: dict[str, int]
     superseded: int
     duplicates: int
-
-    @property
-    def rejected_rows(self) -> int:
-        return sum(self.rejected.values())
 
 
 def read_labels(
