@@ -18,10 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, read_ledger
 from adafv.pipeline.outputs.sink import ROWS
 
 INPUT_FILE_ROWS, INPUT_GROUP_ROWS = 250_000, 1_000
@@ -30,14 +32,15 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Measurement:
-    """One N. Seconds of wall time; bytes of the driver's peak resident set: before the ledger is read, with the ledger,
-    and when the plan is made.
+    """One N. Seconds of wall time, of which judging is a part of planning: the part that more cores don't shorten.
+    Bytes of the driver's peak resident set: before the ledger is read, with the ledger, and when the plan is made.
     """
 
     ids: int
     ledger_seconds: float
     discovery_seconds: float
     plan_seconds: float
+    judge_seconds: float
     base_bytes: int
     ledger_bytes: int
     peak_bytes: int
@@ -106,15 +109,15 @@ def measure(folder: Path, ids: int) -> Measurement:
     """Do what a driver does with the data of `write_data`, up to the plan. For a process of its own."""
     import ray
 
+    import adafv.pipeline.run  # noqa: F401  (what a driver has loaded)
     from adafv.pipeline.options import JobOptions
     from adafv.pipeline.outputs.folder import open_output
-    from adafv.pipeline.outputs.ledger import read_ledger
     from adafv.pipeline.plan import make_plan
     from adafv.pipeline.resources import allot
-    from adafv.pipeline.run import load_preparer
     from adafv.pipeline.sources.discovery import open_source
     from adafv.pipeline.sources.rows import Columns
     from adafv.pipeline.storage import Storage
+    from adafv.pipeline.workers.prepare import load_preparer
 
     options = JobOptions(input=(str(folder / "input"),), output=str(folder / "output"))
     columns = Columns(options.id_column, options.image_column, options.question_column, options.prompt,
@@ -132,9 +135,20 @@ def measure(folder: Path, ids: int) -> Measurement:
     plan = make_plan(units, ledger, storage, columns, None, resources.read_cpus)
     planned, peak = time.perf_counter(), _peak()
     ray.shutdown()
+    judging = _judging(ledger, ids)
     if (len(ledger), plan.rows, plan.skipped) != (ids, ids, ids // 2):
         raise AssertionError(f"{len(ledger)} done, {plan.rows} rows, {plan.skipped} of them done; wrong for {ids} ids")
-    return Measurement(ids, read - start, discovered - read, planned - discovered, base, with_ledger, peak)
+    return Measurement(ids, read - start, discovered - read, planned - discovered, judging, base, with_ledger, peak)
+
+
+def _judging(ledger: Ledger, ids: int) -> float:
+    """Seconds that it takes to judge as many digests, once more and on its own."""
+    from adafv.pipeline.plan import judge
+
+    digests = np.frombuffer(np.random.default_rng(0).bytes(DIGEST.itemsize * ids), DIGEST)
+    start = time.perf_counter()
+    judge(digests, ledger)
+    return time.perf_counter() - start
 
 
 def _peak() -> int:
@@ -143,11 +157,11 @@ def _peak() -> int:
 
 
 def table(found: Sequence[Measurement]) -> str:
-    lines = [f"{'ids':>13}{'ledger s':>10}{'discover s':>12}{'plan s':>9}{'us/id':>8}"
+    lines = [f"{'ids':>13}{'ledger s':>10}{'discover s':>12}{'plan s':>9}{'judge s':>9}{'us/id':>8}"
              f"{'base MiB':>10}{'+ledger':>9}{'peak MiB':>10}{'bytes/id':>10}"]  # fmt: skip
     for one in found:
         lines.append(
-            f"{one.ids:>13,}{one.ledger_seconds:>10.1f}{one.discovery_seconds:>12.1f}{one.plan_seconds:>9.1f}"
+            f"{one.ids:>13,}{one.ledger_seconds:>10.1f}{one.discovery_seconds:>12.1f}{one.plan_seconds:>9.1f}{one.judge_seconds:>9.1f}"
             f"{1e6 * one.seconds / one.ids:>8.2f}{one.base_bytes / MIB:>10.0f}{one.ledger_bytes / MIB:>9.0f}"
             f"{one.peak_bytes / MIB:>10.0f}{one.bytes_per_id:>10.1f}"
         )

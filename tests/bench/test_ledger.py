@@ -10,14 +10,16 @@ from adafv.pipeline.outputs.reader import read_labels
 
 
 def measurement(ids: int, seconds: float) -> Measurement:
-    return Measurement(ids, seconds, seconds, 2 * seconds, 100 * MIB, 100 * MIB + 16 * ids, 100 * MIB + 40 * ids)
+    return Measurement(
+        ids, seconds, seconds, 2 * seconds, seconds, 100 * MIB, 100 * MIB + 16 * ids, 100 * MIB + 40 * ids
+    )
 
 
 def test_figures():
     one = measurement(1_000_000, 1.5)
     assert one.seconds == 6.0 and one.bytes_per_id == 40.0
     lines = table([one, measurement(10_000_000, 18.0)]).splitlines()
-    assert lines[1].split() == ["1,000,000", "1.5", "1.5", "3.0", "6.00", "100", "115", "138", "40.0"]
+    assert lines[1].split() == ["1,000,000", "1.5", "1.5", "3.0", "1.5", "6.00", "100", "115", "138", "40.0"]
     assert lines[-1] == "10.0 times the ids took 12.0 times the time"
     assert len(table([one]).splitlines()) == 2
 
