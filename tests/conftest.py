@@ -10,9 +10,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import S3_SECRET as S3_SECRET
 from tests.services import S3Server
+
+# Hypothesis fails an example that takes longer than usual. On shared cores any may.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
