@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -57,7 +58,10 @@ def memory_bound(pixels: int, file_bytes: int) -> int:
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
-    """The picture in `data` as a viewer would show it, in RGB, or why it can't be had."""
+    """The picture in `data` as a viewer would show it, in RGB, or why it can't be had.
+
+    Not for several threads at once: Pillow's limit and libtiff's standard error are the whole process's.
+    """
     if not data:
         return Reject("image_empty", "the image has no bytes")
     with _pillow_settings(max_pixels):
@@ -108,8 +112,23 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int] | Reject:
         pixels = _tile_pixels(image)
         if pixels > max_pixels:
             return Reject("image_too_many_pixels", f"a tile of {pixels} pixels; the limit is {max_pixels} in all")
-        image.load()
+        with _mute() if image.format == "TIFF" else contextlib.nullcontext():
+            image.load()
         return to_rgb(image), _orientation(image)
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Nothing on standard error. libtiff writes a line there for each damaged row, which may be a million in a file of
+    a few kilobytes: a data set could fill a worker's disk with its log."""
+    error = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(error, 2)
+        os.close(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

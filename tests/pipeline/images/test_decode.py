@@ -176,6 +176,14 @@ def test_claims_are_refused_before_they_cost_memory(data, tmp_path):
     assert decode_within(tmp_path / "picture", data, 2**23, LIMIT) == reject.message
 
 
+def test_a_damaged_tiff_does_not_fill_the_log(capfd):
+    """libtiff would write a line for each row."""
+    fax = encoded(Image.effect_noise((64, 400), 50).convert("1"), "TIFF", compression="group3", strip_size=2**20)
+    decode(fax[:-3000] + b"\x55" * 2000 + fax[-1000:], LIMIT)
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
 def test_pillows_limit_is_left_alone():
     before = Image.MAX_IMAGE_PIXELS
     decode(jpeg(), 1)
