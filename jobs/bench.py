@@ -1,6 +1,7 @@
 """Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
 
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
+    python jobs/bench.py isolation --rounds 50             what working in child processes costs
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes both to a file.
 """
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_ledger(commands)
+    _add_isolation(commands)
     for command in commands.choices.values():
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     options = parser.parse_args(arguments)
@@ -52,6 +54,19 @@ def _run_ledger(options: argparse.Namespace) -> tuple[list[dict[str, float]], st
 
     found = ledger.run(options.ids, options.folder)
     return [asdict(one) for one in found], ledger.table(found)
+
+
+def _add_isolation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("isolation", help="what working in child processes costs")
+    parser.add_argument("--rounds", type=int, default=50, help="how often each way is measured")
+    parser.set_defaults(run=_run_isolation)
+
+
+def _run_isolation(options: argparse.Namespace) -> tuple[list[dict[str, float]], str]:
+    from adafv.bench import isolation
+
+    found = isolation.run(options.rounds)
+    return [asdict(one) for one in found], isolation.table(found)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 A batch of crops is tens of megabytes. It is written once, into an anonymous file in memory, whose descriptor goes over
 a socket; the other side maps it and reads the table where it lies. A message is one byte, its kind, with or without
 such a file.
+
+Fresh memory costs several times what the copy into it does. So the parent writes each request into the same file: its
+child is done with one when it answers. Answers travel on, as views of their file, so each has its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -23,21 +27,25 @@ RAISED = b"E"  # from the child: an exception, as JSON
 
 
 class Channel:
-    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing."""
+    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing.
 
-    def __init__(self, end: socket.socket) -> None:
+    `reuse`: what this end sends may be overwritten by what it sends next.
+    """
+
+    def __init__(self, end: socket.socket, reuse: bool = False) -> None:
         self._socket = end
+        self._file = _anonymous_file() if reuse else None
 
     def send(self, kind: bytes) -> None:
         self._socket.sendall(kind)
 
     def send_bytes(self, kind: bytes, data: bytes) -> None:
-        with _anonymous_file() as file:
+        with self._open() as file:
             file.write(data)
             self._send_file(kind, file)
 
     def send_table(self, table: pa.Table) -> None:
-        with _anonymous_file() as file:
+        with self._open() as file:
             with pa.ipc.new_stream(file, table.schema) as writer:
                 writer.write_table(table)
             self._send_file(TABLE, file)
@@ -50,11 +58,15 @@ class Channel:
             raise EOFError("the other process is gone")
         return kind, _contents(descriptors[0]) if descriptors else pa.py_buffer(b"")
 
-    def close(self) -> None:
-        self._socket.close()
+    def _open(self) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A file to write a message into. What an earlier one has left behind its end is of no account: both pickles
+        and Arrow streams say where they end."""
+        if self._file is None:
+            return _anonymous_file()
+        self._file.seek(0)
+        return contextlib.nullcontext(self._file)
 
     def _send_file(self, kind: bytes, file: IO[bytes]) -> None:
-        file.flush()
         self._socket.settimeout(None)
         socket.send_fds(self._socket, [kind], [file.fileno()])
 

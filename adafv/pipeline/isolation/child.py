@@ -15,10 +15,12 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 from adafv.pipeline.isolation.channel import MAKE, PROGRESS, RAISED, READY, TABLE, Channel, table_in
 
 SPENT = 70  # exit status after an error that leaves the process unusable
+HEARTBEAT_SECONDS = 0.2
 TEXT_LIMIT = 4000  # characters of an exception's text that are passed on
 
 
@@ -31,6 +33,19 @@ def main(descriptor: int) -> None:
         _serve(channel)
     except (EOFError, ConnectionError):  # the parent is gone
         os._exit(0)
+
+
+class Heartbeat:
+    """Tells the parent of progress, but not each time: every message wakes it up."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel, self._last = channel, time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= HEARTBEAT_SECONDS:
+            self._last = now
+            self._channel.send(PROGRESS)
 
 
 def _serve(channel: Channel) -> None:
@@ -49,7 +64,7 @@ def _serve(channel: Channel) -> None:
         kind, contents = channel.receive()
         assert kind == TABLE
         try:
-            channel.send_table(handler(table_in(contents), lambda: channel.send(PROGRESS)))
+            channel.send_table(handler(table_in(contents), Heartbeat(channel)))
         except (EOFError, ConnectionError):
             raise
         except Exception as error:  # likewise

@@ -27,7 +27,8 @@ class Handler(Protocol):
     """What does the work, in the child process."""
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
-        """Turn a table into another, calling `on_progress` now and then. May raise."""
+        """Turn a table into another, calling `on_progress` now and then. May raise. Once it has returned, the memory of
+        the table that it was given is used for the next."""
 
     def is_spent(self, error: BaseException) -> bool:
         """Whether `error` leaves the process unusable, so that it has to end."""
@@ -127,7 +128,7 @@ class Isolated:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": path},
             )
-        self._channel = Channel(ours)
+        self._channel = Channel(ours, reuse=True)
         self._close_socket = weakref.finalize(self, ours.close)  # which ends the child, when its parent is forgotten
         return self._channel
 

@@ -1,7 +1,7 @@
 """The CPU stage: decode an image, cut it into crops and tokenise its prompt.
 
-Decoders are C code that reads what strangers wrote. So this is done in a child process (`isolation`), one row at a
-time, with bounds on its time and memory: whatever a picture does to its decoder, it costs that picture.
+Decoders are C code that reads what strangers wrote. So this is done in a child process (`isolation`), with bounds on
+its time and memory: whatever a picture does to its decoder, it costs that picture alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from adafv.pipeline.images.decode import decode
@@ -49,18 +50,13 @@ class Preparation:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with bytes in (`rows.SCHEMA`), samples or rejects out (`samples.SCHEMA`)."""
-        prepared = (self._prepare(table.slice(i, 1)) for i in range(table.num_rows))
-        return pa.concat_tables([samples.SCHEMA.empty_table(), *prepared])
-
-    def _prepare(self, table: pa.Table) -> pa.Table:
-        """One row."""
-        if table.column("error")[0].is_valid:
-            return samples.to_table([(rows.from_table(table)[0], None, 0.0)])
-        answers, failures = work(_process(self), table)
-        if not failures:
-            return answers[0]
-        [row] = rows.from_table(table)
-        return samples.to_table([(row.rejected(Reject("prepare_died", failures[0].message)), None, 0.0)])
+        good = table.filter(pc.is_null(table.column("error")))
+        rejected = rows.from_table(table.filter(pc.is_valid(table.column("error"))))
+        answers, failures = work(_process(self), good) if good.num_rows else ([], {})
+        for number, failure in failures.items():
+            [row] = rows.from_table(good.slice(number, 1))
+            rejected.append(row.rejected(Reject("prepare_died", failure.message)))
+        return pa.concat_tables([*answers, samples.to_table((row, None, 0.0) for row in rejected)])
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +76,11 @@ class Preparing:
         self._image: Image.Image | Reject | None = None
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
-        return samples.to_table(self._prepare(row) for row in rows.from_table(table))
+        prepared = []
+        for row in rows.from_table(table):
+            prepared.append(self._prepare(row))
+            on_progress()
+        return samples.to_table(prepared)
 
     def is_spent(self, error: BaseException) -> bool:
         return False

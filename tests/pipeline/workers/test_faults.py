@@ -44,15 +44,15 @@ def clean(ray_local, tiny_model, tmp_path_factory):
 def test_rows_that_kill_hang_and_fail_cost_themselves_alone(deeds, clean, tiny_model, tmp_path):
     bad = {
         1: ("prepare:die", "prepare_died", "signal 11 (SIGSEGV)"),
-        4: ("prepare:hang", "prepare_died", "no progress for 3 s"),
+        4: ("prepare:hang", "prepare_died", "no progress for 6 s"),
         6: ("label:die", "worker_died", "signal 11 (SIGSEGV)"),
         9: ("label:lose_device", "worker_died", "AcceleratorError: CUDA error: device-side assert triggered"),
         12: ("label:fail", "label_failed", "ValueError: no such luck"),
         17: ("label:exhaust", "out_of_memory", "DeviceMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"),
-        20: ("label:hang", "worker_died", "no progress for 3 s"),
+        20: ("label:hang", "worker_died", "no progress for 6 s"),
     }
     path = write_rows(tmp_path, {i: deed for i, (deed, _, _) in bad.items()})
-    result = label(tiny_model, tmp_path / "out", path, batch_size=8, batch_timeout=3.0, image_timeout=3.0)
+    result = label(tiny_model, tmp_path / "out", path, batch_size=8, batch_timeout=6.0, image_timeout=6.0)
     found = outcome(tmp_path / "out")
     assert {row["id"]: (row["error"], row["message"]) for row in found.rejects} == {
         f"r{i}": (error, message) for i, (_, error, message) in bad.items()

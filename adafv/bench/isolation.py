@@ -1,0 +1,133 @@
+"""What it costs that rows are prepared and labelled in child processes.
+
+The same tables go through the same handler twice: called here, and asked of a child process. The two take turns, so
+that whatever else the machine does meets both. What is left over, per batch, is the way there and back; it depends on
+the bytes, not on the model, so it is also measured alone, with the crops of a batch for a LLaVA-NeXT of full size.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from adafv.engine import EngineOptions
+from adafv.pipeline.isolation import Handler, Isolated
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.sources import rows
+from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.testbed import dataset
+
+SCENES, BATCH = 4, 32
+CROPS = (5, 336, 336, 3)  # of a square photograph, for LLaVA-NeXT
+PHOTOGRAPH = (768, 1024)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One kind of table. Medians over the rounds: seconds in this process and through a child, and of the
+    rounds' ratios how much longer the child took, in per cent."""
+
+    what: str
+    rows: int
+    direct_seconds: float
+    isolated_seconds: float
+    overhead_percent: float
+
+
+def run(rounds: int) -> list[Measurement]:
+    """Measure each kind, with so many rounds."""
+    options = JobOptions(input=("-",), output="-")
+    engine = options.engine_options("cpu")
+    preparation = Preparation(
+        "testbed", engine, Storage(), options.max_image_pixels, options.image_timeout, Preparing
+    )  # fmt: skip
+    preparing = partial(Preparing, preparation)
+    scenes = rows.to_table(_scene_row(values) for values in islice(dataset.rows(SCENES), BATCH))
+    samples = preparing()(scenes, lambda: None)
+    return [
+        _measure("prepare, testbed scenes", preparing, scenes, rounds),
+        _measure("prepare, photographs", preparing, rows.to_table(_photographs(BATCH)), rounds),
+        _measure("label, testbed", partial(Labelling, _worker_options(options, engine)), samples, rounds),
+        _measure("there and back, LLaVA-NeXT's crops", Echo, _large_batch(), rounds),
+    ]
+
+
+class Echo:
+    """Says how many rows it was given; it looks at each byte, as whoever uses a table does."""
+
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        total = sum(int(np.frombuffer(value.as_buffer(), np.uint8).max()) for value in table.column("crops"))
+        return pa.table({"rows": [table.num_rows], "total": [total]})
+
+    def is_spent(self, error: BaseException) -> bool:
+        return False
+
+
+def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> Measurement:
+    handler, child = make(), Isolated(make, timeout=3600)
+    ways = {"direct": lambda table: handler(table, lambda: None), "isolated": child.ask}
+    for way in ways.values():  # warm up
+        way(given)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in sorted(ways, reverse=number % 2 == 1):
+            start = time.perf_counter()
+            ways[name](given)
+            seconds[name].append(time.perf_counter() - start)
+    child.close()
+    ratios = [there / here for here, there in zip(seconds["direct"], seconds["isolated"], strict=True)]
+    return Measurement(
+        what,
+        given.num_rows,
+        statistics.median(seconds["direct"]),
+        statistics.median(seconds["isolated"]),
+        100 * (statistics.median(ratios) - 1),
+    )
+
+
+def _scene_row(values: dict[str, object]) -> Row:
+    image, question = values["image"], str(values["question"])
+    assert isinstance(image, dict)
+    return Row(str(values["id"]), "", image_bytes=image["bytes"], question=question, prompt=question)
+
+
+def _photographs(count: int) -> Iterator[Row]:
+    """JPEGs of the size that data sets of photographs have, none like the one before."""
+    height, width = PHOTOGRAPH
+    coarse = np.random.default_rng(0)
+    for number in range(count):
+        pixels = coarse.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        yield Row(str(number), "", image_bytes=buffer.getvalue(), question="what?", prompt="what is in the middle ?")
+
+
+def _worker_options(options: JobOptions, engine: EngineOptions) -> WorkerOptions:
+    return WorkerOptions("testbed", "testbed", engine, Storage(), "bench", None, 1, options.batch_timeout, Labelling)
+
+
+def _large_batch() -> pa.Table:
+    data = np.random.default_rng(0).bytes(int(np.prod(CROPS)))
+    return pa.table({"crops": pa.array([data] * BATCH, pa.large_binary())})
+
+
+def table(found: Sequence[Measurement]) -> str:
+    lines = [f"{'':36}{'rows':>6}{'here, ms':>11}{'in a child, ms':>16}{'overhead':>10}"]
+    for one in found:
+        lines.append(
+            f"{one.what:36}{one.rows:>6}{1000 * one.direct_seconds:>11.2f}{1000 * one.isolated_seconds:>16.2f}"
+            f"{one.overhead_percent:>9.1f}%"
+        )
+    return "\n".join(lines)
