@@ -180,7 +180,7 @@ class Job:
 
     def _stream(self, plan: Plan) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        sink = Sink(self._output, self._run.run_id, self._lease.check)
+        sink = Sink(self._output, self._run.run_id)
         self._run.tally = sink.tally
         if not plan.to_do:
             return None

@@ -2,14 +2,19 @@
 
 A reader that lists `labels/` while a job runs must never open half a file. On S3 one put makes an object appear at
 once. On a disk a file is written under `.tmp/`, flushed to the device and renamed into place. The driver that holds the
-output's lease (`lease.py`) is the only writer, so nothing else is needed here.
+output's lease (`lease.py`) is the only writer, so nothing else is needed here; but it must not write once its lease may
+be another's. So `guard` is asked right before a file can appear, and each attempt at a put is one request of bounded
+length: an attempt that was allowed has ended before the lease can expire.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
@@ -19,17 +24,31 @@ import pyarrow.fs
 from botocore.exceptions import ClientError
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.s3 import S3_ERRORS, describe, may_pass, pause, status_of, wish_of
 from adafv.pipeline.storage import Storage, has_scheme, is_s3, split_s3
+
+LOG = logging.getLogger("adafv")
+PATIENCE = 180.0  # seconds for which a put that fails is tried again
 
 
 class Output(Protocol):
-    """A folder that files are put into, whole, under names such as `labels/x.parquet`."""
+    """A folder that files are put into, whole, under names such as `labels/x.parquet`.
+
+    Attributes:
+        guard: asked before each attempt to put a file; raises if this process may no longer write.
+        settling: seconds after which the outcome of a `create` that others contested can be read.
+        landing: seconds in which what a process put just before it was killed may still appear.
+    """
 
     uri: str
-    settling: float  # seconds after which the outcome of a `create` that others contested can be read
+    guard: Callable[[], None]
+    settling: float
+    landing: float
 
-    def put(self, name: str, data: bytes) -> None:
-        """Make `data` appear as `name`, all at once."""
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        """Make `data` appear as `name`, all at once; where that fails in a way that may pass, again for `patience`
+        seconds. After a failure it may have appeared all the same, so what is put again must be put as `name` again.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write `name` only if there is no such file. Whether it was written: on a disk, one of several contenders
@@ -70,17 +89,22 @@ def open_output(uri: str, storage: Storage) -> Output:
     return LocalOutput(uri)
 
 
+def _allow() -> None:
+    """The guard of an output that nobody else writes to."""
+
+
 class LocalOutput:
     """An output on a disk."""
 
-    settling = 0.0
+    settling = landing = 0.0
 
     def __init__(self, path: str) -> None:
+        self.guard: Callable[[], None] = _allow
         self.root = Path(path).absolute()
         self.uri = str(self.root)
         self.filesystem = pyarrow.fs.LocalFileSystem()
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
         target, temporary = self.root / name, self.root / ".tmp" / uuid.uuid4().hex
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +112,7 @@ class LocalOutput:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        self.guard()
         os.replace(temporary, target)
         _sync_folder(target.parent)
 
@@ -130,24 +155,36 @@ class LocalOutput:
 class S3Output:
     """An output under an s3:// prefix."""
 
-    settling = 1.0
+    settling, landing = 1.0, 5.0
 
     def __init__(self, uri: str, storage: Storage) -> None:
+        self.guard: Callable[[], None] = _allow
         self.uri = uri.rstrip("/")
         self.bucket, prefix = split_s3(uri)
         self.prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
-        self._client = storage.client()
+        self._client, self._writer = storage.client(attempts=4), storage.client(attempts=1)
         self.filesystem, _ = storage.filesystem(uri)
 
-    def put(self, name: str, data: bytes) -> None:
-        self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        end = time.monotonic() + patience
+        for attempt in itertools.count(1):
+            self.guard()
+            try:
+                self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+                return
+            except S3_ERRORS as error:
+                wait = max(pause(attempt), wish_of(error))
+                if not may_pass(error) or time.monotonic() + wait > end:
+                    raise
+                LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
+            time.sleep(wait)
 
     def create(self, name: str, data: bytes) -> bool:
         try:
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
         except ClientError as error:
             # 412: there is one. 409: another such request is under way. Either way it isn't ours.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+            if status_of(error) in (409, 412):
                 return False
             raise
         return True
@@ -162,7 +199,7 @@ class S3Output:
         try:
             answer = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            if status_of(error) == 404:
                 return None
             raise
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

@@ -10,8 +10,13 @@ Some stores keep even `If-None-Match` only nearly: of requests that cross, Swift
 and tells everyone no. So what counts is whose file it is a moment later, and at every renewal.
 
 Ages are told by the store's clock alone, so hosts may disagree about the time. The holder doesn't trust clocks either:
-if it could not renew its lease for three quarters of `ttl`, by its own monotonic clock, it stops writing, before anyone
-else may begin. On one host a contender needn't wait: a holder whose process is gone is dead.
+once its last renewal began `HELD` of `ttl` ago, by its own clock, which also counts while the machine is suspended, it
+starts no write any more. The rest of `ttl` is for the write that it may have started just before: of 120 s, 60 s for
+one attempt at a put, which has 10 s to connect, 30 s to wait for the answer, and so 20 s to send some megabytes. A
+process that is stopped in mid-request for longer than that can't be told from a dead one; no lease helps there.
+
+On one host a contender needn't wait for `ttl`: a holder whose process is gone is dead. What it had handed to the
+network may still arrive, so a lease that was not released is taken over `landing` seconds before the output is read.
 """
 
 from __future__ import annotations
@@ -27,10 +32,11 @@ from types import TracebackType
 
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.folder import Output
-from adafv.pipeline.storage import S3_ERRORS
+from adafv.pipeline.s3 import S3_ERRORS, describe
 
 LOG = logging.getLogger("adafv")
-TTL = 90.0  # seconds until a lease that nobody renews may be taken over
+TTL = 120.0  # seconds until a lease that nobody renews may be taken over
+HELD = 0.5  # the part of that for which its holder may start to write
 FOLDER = "lease"
 
 
@@ -48,12 +54,14 @@ class Lease:
     def __init__(self, output: Output, run_id: str, ttl: float = TTL) -> None:
         self._output, self._run_id, self._ttl = output, run_id, ttl
         self._name, self._token = "", uuid.uuid4().hex
-        self._renewed = 0.0
+        self._renewed = float("-inf")
+        self._problem = ""  # why it was not renewed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         self._take()
+        self._output.guard = self.check
         self._thread.start()
         return self
 
@@ -62,12 +70,12 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._held():
-            return
         try:
-            self._write(released=True)
-        except (*S3_ERRORS, OSError) as problem:  # it expires by itself; the run's own outcome matters more
-            LOG.warning("the lease on %s could not be released: %s", self._output.uri, type(problem).__name__)
+            if self._held():
+                self._write(released=True)
+        except (*S3_ERRORS, OSError, RunError) as problem:  # it expires by itself; the run's own outcome matters more
+            LOG.warning("the lease on %s could not be released: %s", self._output.uri, describe(problem))
+        self._renewed, self._problem = float("-inf"), "the run has ended"
 
     def check(self) -> None:
         """Return if the lease is held for certain.
@@ -76,15 +84,16 @@ class Lease:
             RunError: it could not be renewed for so long that another job may have taken it.
         """
         if not self._held():
-            raise RunError(f"the lease on {self._output.uri} was lost: it could not be renewed, or another job took it")
+            raise RunError(f"the lease on {self._output.uri} was lost: {self._problem or 'it was not renewed in time'}")
 
     def _held(self) -> bool:
-        return time.monotonic() - self._renewed < 0.75 * self._ttl
+        return _now() - self._renewed < HELD * self._ttl
 
     def _take(self) -> None:
         newest = self._newest()
-        if newest is not None:
-            holder = self._holder(newest)
+        left = None if newest is None else self._output.read(newest)
+        if newest is not None and left is not None:
+            holder = self._holder(newest, left)
             if holder is not None:
                 raise RunError(
                     f"{self._output.uri} is being written by run {holder['run_id']} on {holder['host']} "
@@ -92,11 +101,13 @@ class Lease:
                 )
         generation = 1 if newest is None else int(newest.rpartition("/")[2]) + 1
         self._name = f"{FOLDER}/{generation:08d}"
-        started = time.monotonic()
+        started = _now()
         self._output.create(self._name, self._content())
         time.sleep(self._output.settling)
         if not self._is_mine():
             raise RunError(f"another job took the lease on {self._output.uri} at this moment")
+        if left is not None and not _released(left):
+            time.sleep(self._output.landing)
         self._renewed = started
         for name in self._output.names(FOLDER):
             if name < self._name:
@@ -110,34 +121,35 @@ class Lease:
     def _newest(self) -> str | None:
         return max(self._output.names(FOLDER), default=None)
 
-    def _holder(self, name: str) -> dict[str, str] | None:
+    def _holder(self, name: str, data: bytes) -> dict[str, str] | None:
         """Who holds the lease in the file `name`; None if it is free, expired, or its process is gone."""
-        data, age = self._output.read(name), self._output.age(name)
-        if data is None or age is None or age > self._ttl:
+        age = self._output.age(name)
+        if age is None or age > self._ttl or _released(data):
             return None
         if not data:
             return {"run_id": "(starting)", "host": "an unknown host", "pid": "unknown"}
-        holder = json.loads(data)
-        if holder["released"] or (holder["host"] == socket.gethostname() and not _alive(holder["pid"], holder["born"])):
-            return None
-        return holder
+        holder: dict[str, str] = json.loads(data)
+        gone = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]), holder["born"])
+        return None if gone else holder
 
     def _renew(self) -> None:
-        while not self._stop.wait(self._ttl / 9):
+        while not self._stop.wait(self._ttl / 12):
             if not self._held():
                 return  # too late: someone else may hold it by now, and writing would bring ours back to life
             try:
                 if not self._is_mine():
-                    self._renewed = float("-inf")
+                    self._renewed, self._problem = float("-inf"), "another job took it"
                     return
                 self._write(released=False)
-            except (*S3_ERRORS, OSError) as error:
-                LOG.warning("the lease on %s could not be renewed: %s", self._output.uri, type(error).__name__)
+            except (*S3_ERRORS, OSError, RunError) as error:
+                self._problem = f"it could not be renewed: {describe(error)}"
+                LOG.warning("the lease on %s could not be renewed: %s", self._output.uri, describe(error))
 
     def _write(self, released: bool) -> None:
-        started = time.monotonic()
-        self._output.put(self._name, self._content(released))
-        self._renewed = started
+        """One attempt: the next renewal is the next."""
+        started = _now()
+        self._output.put(self._name, self._content(released), patience=0)
+        self._renewed, self._problem = started, ""
 
     def _content(self, released: bool = False) -> bytes:
         pid = os.getpid()
@@ -149,6 +161,15 @@ class Lease:
             "born": _born(pid),
         }
         return json.dumps(holder | {"released": released}).encode()
+
+
+def _now() -> float:
+    """Seconds on a clock that also counts while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _released(data: bytes) -> bool:
+    return bool(data) and json.loads(data)["released"]
 
 
 def _alive(pid: int, born: str | None) -> bool:

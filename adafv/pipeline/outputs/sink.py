@@ -3,16 +3,17 @@
 Ray may run a task twice, but hands each row to the driver's iterator once; so files written here, and only here, hold
 each row once. Rows are gathered into files of up to `ROWS` rows; a file is written early when its first row has waited
 for `SECONDS`, which bounds what a crash can cost. File names carry the run and a random part: no run can overwrite
-another's file, nor its own after a resume under the same name.
+another's file, nor its own after a resume under the same name. But a file that could not be written is tried again as
+it is, name and bytes: the store may have it and only failed to say so, or may still be at it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -69,6 +70,7 @@ class Part:
         self._tables: list[pa.Table] = []
         self._rows = self._files = 0
         self._oldest = 0.0
+        self._unwritten: tuple[str, bytes] | None = None  # a file's name and bytes, until it is known to be there
 
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:
@@ -82,25 +84,26 @@ class Part:
         return self._rows >= rows or (self._rows > 0 and time.monotonic() - self._oldest >= seconds)
 
     def write(self) -> None:
-        """Put what has been gathered into one file; kept, to be tried again, if that fails."""
-        if not self._tables:
-            return
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd")
+        """Put what has been gathered into a file; kept, to be tried again, if that fails."""
+        while self._unwritten or self._tables:
+            self._unwritten = self._unwritten or self._file()
+            self._output.put(*self._unwritten)
+            self._unwritten = None
+
+    def _file(self) -> tuple[str, bytes]:
+        """The name and the bytes of a file of the rows gathered so far, which are forgotten here."""
         name = f"{self._folder}/{self._run_id}-{self._files:05d}-{uuid.uuid4().hex[:8]}.parquet"
-        self._output.put(name, buffer.getvalue().to_pybytes())
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd", write_page_checksum=True)
         self._tables, self._rows, self._files = [], 0, self._files + 1
+        return name, buffer.getvalue().to_pybytes()
 
 
 class Sink:
     """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads."""
 
-    def __init__(
-        self, output: Output, run_id: str, guard: Callable[[], None], rows: int = ROWS, seconds: float = SECONDS
-    ) -> None:
-        """`guard` is called before each file is written, and raises if this process may no longer write."""
+    def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
         self.tally = Tally()
-        self._guard = guard
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
         self._labels = Part(output, "labels", run_id, schema.LABELS)
         self._rejects = Part(output, "rejects", run_id, schema.REJECTS)
@@ -121,15 +124,13 @@ class Sink:
         with self._lock:
             for part in (self._rejects, self._labels):
                 if part.due(self._rows, self._seconds):
-                    self._guard()
                     part.write()
 
     def close(self) -> None:
-        """Write all that is left."""
-        with self._lock:
-            for part in (self._rejects, self._labels):
-                self._guard()
-                part.write()
+        """Write all that is left: if one part can't be written, the other all the same."""
+        with self._lock, contextlib.ExitStack() as parts:
+            parts.callback(self._rejects.write)
+            parts.callback(self._labels.write)
 
     def _count(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
         tally = self.tally

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs import lease as module
 from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
-from adafv.pipeline.outputs.lease import Lease
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.outputs.lease import HELD, Lease
+from adafv.pipeline.outputs.lease import TTL as REAL_TTL
+from adafv.pipeline.storage import CONNECT, READ, Storage
+from tests.services import S3Server
+from tests.faulty_store import Fault, FaultyStore
 
-TTL = 4.0  # S3 tells ages in whole seconds
+TTL = 6.0  # of leases that are waited for; S3 tells ages in whole seconds
+LONG = 3600.0  # of those that are not
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -27,7 +34,13 @@ def output(request, tmp_path) -> Output:
     if request.param == "local":
         return LocalOutput(str(tmp_path / "out"))
     s3 = request.getfixturevalue("s3")
-    return open_output(f"s3://{s3.new_bucket()}/out", Storage.from_environment(environment=s3.environment))
+    return on_s3(s3, s3.endpoint)
+
+
+def on_s3(s3: S3Server, endpoint: str) -> Output:
+    output = open_output(f"s3://{s3.new_bucket()}/out", Storage.from_environment(endpoint, s3.environment))
+    output.landing = 0.1
+    return output
 
 
 @pytest.fixture
@@ -37,9 +50,9 @@ def elsewhere(monkeypatch):
 
 
 def test_the_second_is_refused_while_the_first_lives_and_welcome_after(output):
-    with Lease(output, "first", TTL), pytest.raises(RunError, match="written by run first on"), Lease(output, "b", TTL):
+    with Lease(output, "first", LONG), pytest.raises(RunError, match="by run first on"), Lease(output, "b", LONG):
         pass
-    with Lease(output, "third", TTL) as third:
+    with Lease(output, "third", LONG) as third:
         third.check()
 
 
@@ -70,13 +83,13 @@ def test_of_many_contenders_for_a_dead_jobs_lease_one_wins(output, elsewhere):
 
 
 def test_a_holder_that_could_not_renew_stops_before_another_may_begin(output, elsewhere, monkeypatch):
-    def unreachable(*_: object) -> None:
+    def unreachable(*_: object, **__: object) -> None:
         raise EndpointConnectionError(endpoint_url="http://store")
 
     with Lease(output, "cut off", TTL) as held:
         monkeypatch.setattr(output, "put", unreachable)
-        time.sleep(0.8 * TTL)
-        with pytest.raises(RunError, match="was lost"):
+        time.sleep((HELD + 0.1) * TTL)
+        with pytest.raises(RunError, match="was lost: it could not be renewed: EndpointConnectionError"):
             held.check()
         with pytest.raises(RunError, match="run cut off"), Lease(output, "early", TTL):
             pass  # not yet: the file is younger than the time to live
@@ -85,10 +98,80 @@ def test_a_holder_that_could_not_renew_stops_before_another_may_begin(output, el
 def test_a_holder_that_was_overtaken_notices_and_does_not_write_back(output, elsewhere):
     with Lease(output, "slow", TTL) as held:
         output.put("lease/00000009", b'{"run_id": "new", "host": "h", "pid": 1, "born": null, "released": false}')
-        time.sleep(TTL / 2)
-        with pytest.raises(RunError, match="was lost"):
+        time.sleep(TTL / 4)
+        with pytest.raises(RunError, match="was lost: another job took it"):
             held.check()
     assert b'"new"' in (output.read("lease/00000009") or b"")
+
+
+@pytest.mark.parametrize("kind", ["lost_reset", "lost_error"])
+def test_a_lease_whose_creation_was_not_confirmed_is_held(s3, kind):
+    """The store has it; the retry is told that it exists already, and reading it back tells whose it is."""
+    with FaultyStore(s3.endpoint, [Fault(kind, "PUT", "*/lease/*", first=1)]) as store:
+        output = on_s3(s3, store.endpoint)
+        with Lease(output, "unsure", LONG) as held:
+            held.check()
+            with pytest.raises(RunError, match="run unsure"), Lease(output, "other", LONG):
+                pass
+        assert store.count(kind) == 1
+        with Lease(output, "next", LONG):
+            pass
+
+
+def test_renewals_that_fail_now_and_then_do_no_harm(s3, elsewhere):
+    with FaultyStore(s3.endpoint) as store:
+        output = on_s3(s3, store.endpoint)
+        with Lease(output, "hardy", 2 * TTL) as held:
+            store.faults = (Fault("reset", "PUT", first=2), Fault("slow_down", "GET", first=2))
+            time.sleep(1.3 * HELD * 2 * TTL)
+            held.check()
+        assert store.count("reset") == store.count("slow_down") == 2
+
+
+def test_the_output_of_a_lease_is_written_only_while_it_is_held(output):
+    with Lease(output, "holder", LONG) as held:
+        output.put("labels/a", b"")
+        held._renewed -= HELD * LONG
+        with pytest.raises(RunError, match="was lost"):
+            output.put("labels/b", b"")
+    with pytest.raises(RunError, match="the run has ended"):
+        output.put("labels/b", b"")
+    assert output.names("labels") == ["labels/a"]
+
+
+def test_a_write_that_was_allowed_ends_before_the_lease_can():
+    """The longest attempt at a put, with time left to send a large file, fits into what the holder leaves unused."""
+    assert HELD * REAL_TTL + CONNECT + READ + 20 <= REAL_TTL
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_what_a_killed_holder_put_last_is_waited_for(output, monkeypatch, released):
+    """Its last request may still be on its way when its process is gone."""
+    dead = Lease(output, "dead", LONG)
+    dead._take()
+    if released:
+        dead._write(released=True)
+    monkeypatch.setattr(module, "_alive", lambda pid, born: False)
+    output.landing = 1.0
+    late = threading.Timer(output.settling + 0.5, copy.copy(output).put, ("labels/late", b""))
+    late.start()
+    with Lease(output, "heir", LONG):
+        found = output.names("labels")
+    late.join()
+    assert released or found == ["labels/late"]
+
+
+def test_it_is_renewed_while_the_driver_is_busy(tmp_path, elsewhere):
+    """In Python, and in the C code that sorts and reads the ledger."""
+    output = LocalOutput(str(tmp_path))
+    with Lease(output, "busy", TTL) as held:
+        end = time.monotonic() + 1.2 * HELD * TTL
+        while time.monotonic() < end:
+            digests = np.frombuffer(os.urandom(1_600_000), "S16").copy()
+            digests.sort()
+            np.searchsorted(digests, digests[::-1])
+            sorted(digests.tolist())
+        held.check()
 
 
 def test_a_killed_holder_on_the_same_host_is_dead_at_once(tmp_path):

@@ -13,7 +13,7 @@ from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.ledger import DIGEST, FILES_AHEAD, Ledger, digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.storage import Storage
-from tests.pipeline.outputs.test_sink import allowed, label, reject, results
+from tests.pipeline.outputs.test_sink import label, reject, results
 
 # Digests that share a first byte, differ in the last only, or end in zeros, which numpy takes for padding.
 RAW = [bytes([first]) + bytes(14) + bytes([last]) for first in (0, 1, 255) for last in (0, 1, 255)]
@@ -49,7 +49,7 @@ def test_more_files_than_are_read_at_once(store, request, tmp_path):
     else:
         s3 = request.getfixturevalue("s3")
         output = open_output(f"s3://{s3.new_bucket()}/out", Storage.from_environment(environment=s3.environment))
-    sink = Sink(output, "r", allowed, rows=2)
+    sink = Sink(output, "r", rows=2)
     ids = [f"数据-{i}" for i in range(34)]
     for i in range(0, len(ids), 2):
         sink.add(results(label(ids[i]), label(ids[i + 1])))

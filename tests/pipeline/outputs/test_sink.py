@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
+from adafv.pipeline.outputs import folder, schema
+from adafv.pipeline.outputs.folder import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
+from adafv.pipeline.s3 import S3_ERRORS
 from adafv.pipeline.storage import Storage
+from tests.faulty_store import Fault, FaultyStore
 
 PANEL = {"rows": 2, "columns": 3, "top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
 
@@ -41,10 +44,6 @@ def reject(id: str | None, error: str, image: str = "x") -> dict:
     }
 
 
-def allowed() -> None:
-    """A guard that lets every write pass."""
-
-
 def results(*rows: dict) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=schema.RESULTS)
 
@@ -57,13 +56,13 @@ def output(request, tmp_path) -> Output:
     return open_output(f"s3://{s3.new_bucket()}/some/out/", Storage.from_environment(environment=s3.environment))
 
 
-def stored(output: Output, folder: str) -> pa.Table:
-    tables = [pq.read_table(path, filesystem=output.filesystem) for path in output.parquet_files(folder)]
+def stored(output: Output, part: str) -> pa.Table:
+    tables = [pq.read_table(path, filesystem=output.filesystem) for path in output.parquet_files(part)]
     return pa.concat_tables(tables)
 
 
 def test_rows_are_routed_and_counted(output):
-    sink = Sink(output, "r", allowed)
+    sink = Sink(output, "r")
     sink.add(results(label("a"), reject("b", "image_empty"), label("c")))
     sink.add(results(reject(None, "missing_id")))
     sink.add(results())
@@ -82,12 +81,12 @@ def test_rows_are_routed_and_counted(output):
 
 
 def test_files_are_written_when_full_or_old(output):
-    sink = Sink(output, "r", allowed, rows=2, seconds=3600)
+    sink = Sink(output, "r", rows=2, seconds=3600)
     sink.add(results(label("a"), reject("b", "image_empty")))
     assert output.parquet_files("labels") == []
     sink.add(results(label("c")))
     assert len(output.parquet_files("labels")) == 1 and output.parquet_files("rejects") == []
-    old = Sink(output, "r", allowed, rows=1000, seconds=0)
+    old = Sink(output, "r", rows=1000, seconds=0)
     old.add(results(label("d")))
     assert len(output.parquet_files("labels")) == 2  # under the same run id: nothing was overwritten
     sink.close()
@@ -97,7 +96,7 @@ def test_files_are_written_when_full_or_old(output):
 
 def test_the_ledger_reads_the_output(output):
     assert len(read_ledger(output, retry_rejects=False)) == 0
-    sink = Sink(output, "r", allowed)
+    sink = Sink(output, "r")
     sink.add(
         results(
             label("done"), reject("bad", "image_corrupt"), reject("later", "image_fetch_failed"),
@@ -164,7 +163,8 @@ def test_nothing_is_written_once_the_guard_refuses(output):
     def refuse() -> None:
         raise RunError("the lease was lost")
 
-    sink = Sink(output, "r", refuse)
+    output.guard = refuse
+    sink = Sink(output, "r")
     sink.add(results(label("a")))
     with pytest.raises(RunError, match="lost"):
         sink.close()
@@ -173,7 +173,7 @@ def test_nothing_is_written_once_the_guard_refuses(output):
 
 def test_a_put_that_fails_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     output = LocalOutput(str(tmp_path))
-    sink = Sink(output, "r", allowed)
+    sink = Sink(output, "r")
     sink.add(results(label("a")))
     with monkeypatch.context() as patched:
         patched.setattr("os.replace", _fail)
@@ -186,6 +186,100 @@ def test_a_put_that_fails_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch
 
 def _fail(*_: object) -> None:
     raise OSError("disk")
+
+
+@pytest.fixture
+def faulty(s3, monkeypatch):
+    """A store to break, and an output on it that doesn't pause between attempts."""
+    monkeypatch.setattr(folder, "pause", lambda attempt: 0.0)
+    with FaultyStore(s3.endpoint) as store:
+        yield (
+            store,
+            open_output(f"s3://{s3.new_bucket()}/out", Storage.from_environment(store.endpoint, s3.environment)),
+        )
+
+
+PASSING = ("slow_down", "unavailable", "expired", "skewed", "reset", "lost_reset", "lost_error", "late")
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_a_put_is_tried_again_under_the_same_name(faulty, kind):
+    """Also where the store did what it was asked and only the answer was lost: no row is there twice."""
+    store, output = faulty
+    store.faults = (Fault(kind, "PUT", "*/labels/*", first=3, seconds=0.1),)
+    sink = Sink(output, "r")
+    sink.add(results(label("a"), label("b")))
+    sink.close()
+    time.sleep(0.3)  # what is late has arrived
+    assert store.count(kind) == 3 and stored(output, "labels")["id"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["lost_reset", "lost_error", "late"])
+def test_a_file_that_may_have_been_written_is_written_again_as_it_was(faulty, monkeypatch, kind):
+    """More rows have come by then. They aren't added to it: the first attempt may land after the second."""
+    store, output = faulty
+    monkeypatch.setattr(S3Output.put, "__defaults__", (0.0,))
+    store.faults = (Fault(kind, "PUT", "*/labels/*", first=1, seconds=0.5),)
+    sink = Sink(output, "r", rows=2)
+    with pytest.raises(S3_ERRORS):
+        sink.add(results(label("a"), label("b")))
+    sink.add(results(label("c")))
+    sink.close()
+    time.sleep(0.7)
+    assert stored(output, "labels")["id"].to_pylist() == ["a", "b", "c"]
+
+
+def test_what_stays_is_not_tried_again_and_the_other_part_is_written(faulty):
+    store, output = faulty
+    store.faults = (Fault("denied", "PUT", "*/rejects/*"),)
+    sink = Sink(output, "r")
+    sink.add(results(label("a"), reject("b", "image_empty")))
+    with pytest.raises(S3_ERRORS, match="AccessDenied"):
+        sink.close()
+    assert store.count("denied") == 1 and stored(output, "labels")["id"].to_pylist() == ["a"]
+    store.faults = ()
+    sink.close()
+    assert stored(output, "labels")["id"].to_pylist() == ["a"] and stored(output, "rejects")["id"].to_pylist() == ["b"]
+
+
+def test_the_guard_is_asked_before_each_attempt(faulty):
+    """A put that fails for long must not succeed when the lease is another's by then."""
+    store, output = faulty
+    store.faults = (Fault("slow_down", "PUT"),)
+    asked = []
+
+    def guard() -> None:
+        asked.append(store.count("slow_down"))
+        if len(asked) > 3:
+            raise RunError("the lease was lost")
+
+    output.guard = guard
+    with pytest.raises(RunError, match="lost"):
+        output.put("labels/x", b"")
+    assert asked == [0, 1, 2, 3], "one request for each permission"
+
+
+def test_a_put_is_given_up_in_the_end(faulty):
+    store, output = faulty
+    store.faults = (Fault("slow_down", "PUT"),)
+    with pytest.raises(S3_ERRORS, match="SlowDown"):
+        output.put("labels/x", b"", patience=0.5)
+    assert store.count("slow_down") > 1
+
+
+def test_pages_carry_checksums(faulty, s3):
+    """A byte that changes after the file was written is noticed by who asks for it."""
+    _, output = faulty
+    sink = Sink(output, "r")
+    sink.add(results(*(label(f"{i}") for i in range(1000))))
+    sink.close()
+    (path,) = output.parquet_files("labels")
+    with output.filesystem.open_input_file(path) as source:
+        data = bytearray(source.read())
+        offset = pq.ParquetFile(source).metadata.row_group(0).column(0).data_page_offset
+    data[offset + 60] ^= 1
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(pa.BufferReader(bytes(data)), page_checksum_verification=True).read(["id"])
 
 
 def test_readers_never_see_half_a_file(tmp_path):
