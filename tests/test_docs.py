@@ -54,7 +54,7 @@ def test_options_that_the_documents_name_exist(page):
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
     elsewhere = {"--working-dir", "--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
-    assert named <= known | elsewhere | {"--alignment-weight", "--threads"}
+    assert named <= known | elsewhere | {"--alignment-weight", "--threads", "--ids"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
