@@ -74,13 +74,22 @@ class Reject:
 
 
 def safe_message(text: str) -> str:
-    """`text` without credentials, control characters and unpaired surrogates, cut to `MESSAGE_LIMIT` characters."""
-    return shorten(_CONTROL.sub(" ", clean(redact(text))), MESSAGE_LIMIT)
+    """`text` without credentials, of characters that can be shown, cut to `MESSAGE_LIMIT` of them."""
+    return "".join(character if character.isprintable() else " " for character in shorten(redact(text), MESSAGE_LIMIT))
 
 
 def redact(text: str) -> str:
-    """`text` with the user information, query and fragment of every URI in it taken out."""
-    return _URI.sub(lambda match: match["scheme"] + match["rest"] + ("?…" if match["query"] else ""), text)
+    """`text` without secrets: the user information, query and fragment of every URI, the values of signatures and keys.
+
+    Takes time in proportion to the text, whatever it is: it may come from a data set.
+    """
+    return _SECRET.sub(r"\1…", _URI.sub(lambda m: m["scheme"] + m["rest"] + ("?…" if m["query"] else ""), text))
+
+
+def public_uri(uri: str) -> str:
+    """`uri`, as a whole one, without user information, and if it is http(s), without the query, which may sign it."""
+    path, mark, _ = uri.partition("?") if _HTTP.match(uri) else (uri, "", "")
+    return _USER.sub(r"\1", path) + (mark and "?…")
 
 
 def clean(text: str) -> str:
@@ -92,8 +101,16 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+# A password may hold a slash, as AWS's secret keys do, unless what stands before that slash looks like a port.
+_SCHEME, _USER_INFO = r"[A-Za-z0-9+.-]+://", r"[^\s/?#@:'\"]*(?::(?!\d{1,5}/)[^\s?#'\"]*)?@"
 _URI = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@?#]*@)?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+    rf"(?<![A-Za-z0-9+.-])(?P<scheme>{_SCHEME})(?:{_USER_INFO})?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+)
+_USER = re.compile(rf"^({_SCHEME}){_USER_INFO}")
+_HTTP = re.compile("https?://", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|AWSAccessKeyId|sig|password|"
+    r"(?:access_|session_|auth_)?token|(?:aws_)?secret_access_key)=)[^\s&'\"]+",
+    re.IGNORECASE,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from adafv.pipeline.rejects import Reject, clean
+from adafv.pipeline.rejects import Reject, clean, public_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         id: None only in rejects.
-        image: what the outputs say of the image: its path or URI as given, or the place of the row that holds it.
+        image: what the outputs say of the image: its path or URI, without secrets, or the place of the row that has it.
         image_uri: what is still to be fetched, relative to `image_root` unless absolute.
         image_bytes: the encoded image.
         question: as in the input; `prompt`: as the model will be asked.
@@ -152,11 +152,11 @@ def _with_image(row: Row, value: Any, column: str) -> Row:
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
         value, path = value.get("bytes"), value.get("path")
         value = path if value is None else value
-    image = clean(path) if isinstance(path, str) and path else row.image
+    image = public_uri(clean(path)) if isinstance(path, str) and path else row.image
     if isinstance(value, bytes):
         return replace(row, image=image, image_bytes=value)
     if isinstance(value, str) and value:
-        return replace(row, image=clean(value), image_uri=clean(value))
+        return replace(row, image=public_uri(clean(value)), image_uri=clean(value))
     if value is None or value == "":
         return row.rejected(Reject("image_missing", f"column {column!r} is null, absent or empty"))
     wanted = "bytes, a {bytes, path} struct, or a path or URI"
