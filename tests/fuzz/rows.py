@@ -210,7 +210,7 @@ def _lists(values: Values, luck: random.Random) -> pa.Array:
 
 
 def _times(values: Values, luck: random.Random) -> pa.Array:
-    return pa.array([luck.choice((None, 0, -(2**63), 2**63 - 1)) for _ in values], pa.timestamp("s", tz="UTC"))
+    return pa.array([luck.choice((None, 0, -(2**63), 2**63 - 1)) for _ in values], pa.timestamp("us", tz="UTC"))
 
 
 def _decimals(values: Values, luck: random.Random) -> pa.Array:
