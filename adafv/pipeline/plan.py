@@ -4,6 +4,10 @@ One pass over the input reads only the ids, in parallel tasks, as 16-byte digest
 new, done (the ledger has it), or a repetition of an earlier row. So the first of several rows with one id is labelled
 whatever finishes first, the number of rows is known to the progress line, a rerun with nothing to do starts no
 worker, and the reading stage needs no ledger: it gets one byte per row, its verdict.
+
+Where the input can't be read in this pass, no id can be judged, and what would follow has no verdict. The reading
+stage may have better luck, and would then label what is done already, or end before the rows that follow. So such a
+place stays unread in this run: it is rejected as it was found, and the next run plans it anew.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ import ray
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
 from adafv.pipeline.sources.formats import Unit, read
-from adafv.pipeline.sources.rows import Columns, Record, id_of
+from adafv.pipeline.sources.rows import Columns, id_of
 from adafv.pipeline.storage import Storage
 
-NEW, DONE, REPEATED = 0, 1, 2  # verdicts
+NEW, DONE, REPEATED, UNREAD = 0, 1, 2, 3  # verdicts
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,14 @@ class Task:
 
     unit: Unit
     verdicts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A unit's rows: their digests [N], and the numbers of those that could not be read."""
+
+    digests: np.ndarray
+    unread: list[int]
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,13 @@ def make_plan(
     units: Sequence[Unit], ledger: Ledger, storage: Storage, columns: Columns, limit: int | None, num_cpus: float
 ) -> Plan:
     """Scan the ids of `units` and judge the first `limit` rows. `num_cpus`: what a scanning task reserves."""
-    gathered, counts = bytearray(), []
-    for digests in _take(_scan(units, storage, columns, num_cpus), limit):
-        gathered += digests.data  # a copy, so that Ray's shared memory need not hold the original
-        counts.append(len(digests))
+    gathered, counts, unread = bytearray(), [], []
+    for scanned in _take(_scan(units, storage, columns, num_cpus), limit):
+        unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
+        gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
+        counts.append(len(scanned.digests))
     verdicts = judge(np.frombuffer(gathered, DIGEST), ledger)
+    verdicts[unread] = UNREAD
     parts = np.split(verdicts, np.cumsum(counts)[:-1]) if counts else []
     tasks = tuple(Task(unit, part) for unit, part in zip(units, parts, strict=False) if (part != DONE).any())
     return Plan(tasks, rows=len(verdicts), skipped=int(np.count_nonzero(verdicts == DONE)))
@@ -87,35 +101,39 @@ def _judge_bucket(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
     return verdicts
 
 
-def _take(scanned: Iterator[np.ndarray], limit: int | None) -> Iterator[np.ndarray]:
-    """The first `limit` digests; scanning ends when they are there."""
+def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
+    """The first `limit` rows; scanning ends when they are there."""
     left = limit
-    for digests in scanned:
-        taken = digests if left is None else digests[:left]
-        yield taken
-        left = left if left is None else left - len(taken)
+    for scan in scans:
+        if left is not None:
+            scan = Scan(scan.digests[:left], [number for number in scan.unread if number < left])
+            left -= len(scan.digests)
+        yield scan
         if left == 0:
             break
 
 
-def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[np.ndarray]:
-    """The digests of each unit, in order, read by tasks of which a bounded number runs ahead."""
+def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[Scan]:
+    """The rows of each unit, in order, read by tasks of which a bounded number runs ahead."""
     scan = ray.remote(num_cpus=num_cpus)(scan_unit)
     ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
     waiting = [scan.remote(unit, storage, columns) for unit in units[:ahead]]
     for i in range(len(units)):
-        digests = ray.get(waiting.pop(0))
+        scanned = ray.get(waiting.pop(0))
         if i + ahead < len(units):
             waiting.append(scan.remote(units[i + ahead], storage, columns))
-        yield digests
+        yield scanned
 
 
-def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> np.ndarray:
-    """The digests of a unit's rows, in order."""
-    records = read(unit, storage, columns, images=False)
-    return np.fromiter((_digest(record, columns.id) for record in records), dtype=DIGEST)
+def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:
+    """A unit's rows, in order."""
+    unread: list[int] = []
 
+    def digests() -> Iterator[bytes]:
+        for number, record in enumerate(read(unit, storage, columns, images=False)):
+            id = id_of(record.columns.get(columns.id))
+            if id is None and record.reject is not None and record.reject.retryable:
+                unread.append(number)
+            yield digest_place(record.place) if id is None else digest_id(id)
 
-def _digest(record: Record, column: str) -> bytes:
-    id = id_of(record.columns.get(column))
-    return digest_place(record.place) if id is None else digest_id(id)
+    return Scan(np.fromiter(digests(), dtype=DIGEST), unread)

@@ -34,7 +34,7 @@ from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.outputs.ledger import read_ledger
 from adafv.pipeline.outputs.recipe import settle_recipe
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.plan import DONE, REPEATED, Plan, Task, make_plan
+from adafv.pipeline.plan import DONE, REPEATED, UNREAD, Plan, Task, make_plan
 from adafv.pipeline.progress import Progress
 from adafv.pipeline.rejects import Reject, redact, safe_message
 from adafv.pipeline.resources import Resources, allot
@@ -276,6 +276,9 @@ class Reading:
             if verdict == DONE:
                 continue
             row = row_of(record, self.columns)
+            if verdict == UNREAD and row.reject is None:
+                message = f"{record.place} could not be read when the run was planned"
+                row = row.rejected(Reject("source_unreadable", message))
             if verdict == REPEATED:
                 row = row.rejected(Reject("duplicate_id", f"an earlier row than {record.place} has the same id"))
             yield row

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import RunResult, run
+from adafv.pipeline.run import Job, RunResult, run
 from adafv.pipeline.storage import Storage
 from tests.conftest import S3_SECRET
 from tests.pipeline.inputs import ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
@@ -204,6 +206,35 @@ def test_grown_input_and_retries(ray_local, tiny_model, tmp_path):
     assert Counter(row["id"] for row in final.labels) == Counter(["r0", "r1", "r2", "r3", "new"])
     assert [run["counts"]["labelled"] for run in final.runs["two"]["earlier"]] == [2]
     assert [row for row in final.labels if row["run_id"] == "one"] == first.labels
+
+
+def test_a_source_that_fails_only_while_the_run_is_planned(ray_local, tiny_model, tmp_path, monkeypatch):
+    """What is read by luck a moment later is neither labelled twice nor left out without a word."""
+    write_images(tmp_path)
+    path = tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress(write_jsonl(tmp_path / "rows.jsonl").read_bytes())
+    begin = Job._begin
+
+    def put(data: bytes) -> None:
+        path.write_bytes(data)
+        os.utime(path, (0, 0))
+
+    def heal_and_begin(job: Job) -> None:
+        put(whole)
+        begin(job)
+
+    monkeypatch.setattr(Job, "_begin", heal_and_begin)
+    for name, before in (("fresh", []), ("resumed", ["r0", "r1", "r2", "r3"])):
+        put(whole)
+        if before:
+            label(tiny_model, tmp_path / name, path)
+        put(whole[:20] + bytes(len(whole) - 20))
+        label(tiny_model, tmp_path / name, path)
+        found = outcome(tmp_path / name)
+        assert Counter(row["error"] for row in found.rejects) == {"source_unreadable": 1}, name
+        assert [row["id"] for row in found.labels] == before
+        label(tiny_model, tmp_path / name, path)
+        assert [row["id"] for row in outcome(tmp_path / name).labels] == ["r0", "r1", "r2", "r3"], name
 
 
 def test_s3_end_to_end(ray_local, s3, tiny_model, mixed, tmp_path, monkeypatch):

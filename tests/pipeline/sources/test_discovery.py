@@ -37,7 +37,7 @@ def rows_of(uri: object, storage: Storage | None = None, wanted: Columns | None 
     storage, wanted = storage or Storage(), wanted or columns()
     units = discovery.open_source(str(uri), storage, wanted).units
     found = [row_of(record, wanted) for unit in units for record in read(unit, storage, wanted)]
-    assert sum(len(scan_unit(unit, storage, wanted)) for unit in units) == len(found)
+    assert sum(len(scan_unit(unit, storage, wanted).digests) for unit in units) == len(found)
     return Fetcher(storage, max_bytes=10**7).fetch_rows(found)
 
 
