@@ -80,8 +80,11 @@ class S3Server:
             try:
                 self.client.create_bucket(Bucket="ready")
                 return
+            except self.client.exceptions.BucketAlreadyOwnedByYou:  # from before it was killed
+                return
             except (BotoCoreError, ClientError):
                 if self._process.poll() is not None or time.monotonic() > end:
+                    self.kill()
                     raise
                 time.sleep(0.2)
 
@@ -130,9 +133,11 @@ class Node:
         return self.folder / "start.log"
 
     def workers(self) -> dict[int, str]:
-        """Ray's worker processes on this node that do something, by what Ray calls them."""
+        """The processes of actors and tasks on this node, by what Ray calls them. The node's own agents aren't among
+        them: it doesn't live without these."""
         found = {pid: title(pid) for pid in descendants(self.process.pid)}
-        return {pid: name for pid, name in found.items() if name.startswith("ray::") and name != "ray::IDLE"}
+        idle = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        return {pid: name for pid, name in found.items() if name.startswith("ray::") and name not in idle}
 
     def kill(self) -> None:
         """End all its processes at once, as the loss of a machine does. Asked to end, Ray takes half a minute."""
@@ -145,12 +150,12 @@ class RayCluster:
     """A Ray cluster of several nodes on this machine, as a context; `nodes[0]` is the head.
 
     Args:
-        cpus: of each node, as Ray counts them, whatever the machine has.
+        head_cpus: of the head, as Ray counts them, whatever the machine has; 0 keeps work off it.
         dashboard: whether the head takes jobs, at `dashboard_address`.
     """
 
-    def __init__(self, cpus: int = 2, dashboard: bool = False) -> None:
-        self._cpus, self._dashboard = cpus, dashboard
+    def __init__(self, head_cpus: int = 2, dashboard: bool = False) -> None:
+        self._head_cpus, self._dashboard = head_cpus, dashboard
         self._port, self._token = free_ports(4), uuid.uuid4().hex
         self.nodes: list[Node] = []
 
@@ -158,7 +163,7 @@ class RayCluster:
         ports = [f"--port={self._port}", f"--dashboard-port={self._port + 1}"]
         ports += [f"--dashboard-agent-listen-port={self._port + 2}", f"--ray-client-server-port={self._port + 3}"]
         try:
-            self._start("--head", f"--include-dashboard={self._dashboard}", *ports)
+            self._start("", self._head_cpus, "--head", f"--include-dashboard={self._dashboard}", *ports)
         except BaseException:
             self.__exit__()
             raise
@@ -179,20 +184,21 @@ class RayCluster:
     def dashboard_address(self) -> str:
         return f"http://127.0.0.1:{self._port + 1}"
 
-    def add_node(self) -> Node:
+    def add_node(self, cpus: int = 2) -> Node:
         """One more node, at an address of its own: to Ray, another machine."""
         taken = {node.ip for node in self.nodes}
         ip = next(f"127.0.0.{i}" for i in range(2, 255) if f"127.0.0.{i}" not in taken)
         agent = f"--dashboard-agent-listen-port={free_ports(1)}"
-        return self._start(f"--address={self.environment['RAY_ADDRESS']}", f"--node-ip-address={ip}", agent, ip=ip)
+        address = self.environment["RAY_ADDRESS"]
+        return self._start(ip, cpus, f"--address={address}", f"--node-ip-address={ip}", agent)
 
     def kill_node(self, node: Node) -> None:
         self.nodes.remove(node)
         node.kill()
 
-    def _start(self, *arguments: str, ip: str = "") -> Node:
+    def _start(self, ip: str, cpus: int, *arguments: str) -> Node:
         folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's socket paths must be under 108 characters
-        sizes = [f"--num-cpus={self._cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE}"]
+        sizes = [f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE}"]
         command = [str(PROGRAMS / "ray"), "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}", *sizes]
         environment = without_ray() | self.environment | HEALTH_CHECKS
         with (folder / "start.log").open("wb") as log:

@@ -1,0 +1,103 @@
+"""What can be killed, and how; and what comes back by itself after a while."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+from tests.campaign.job import Job
+from tests.services import RayCluster, S3Server, descendants, send, title
+
+# How often each is chosen. `actor`: the one that labels; `task`: any other process of Ray's that works for the job;
+# `child`: a process that a worker started; `node`: all processes of one that isn't the head; `hang`: the store takes
+# connections and says nothing.
+KINDS = {"driver": 6, "actor": 4, "task": 3, "child": 4, "node": 3, "store": 2, "hang": 1}
+LONGEST_PAUSE = 20.0  # seconds until a node or the store is back
+
+
+class Faults:
+    """Strikes at a job and what it runs on. `chance` chooses among several targets, and how long a pause is."""
+
+    def __init__(self, store: S3Server, cluster: RayCluster, chance: random.Random) -> None:
+        self._server, self._cluster, self._chance = store, cluster, chance
+        self._coming_back: dict[str, tuple[float, Callable[[], object]]] = {}
+
+    @property
+    def away(self) -> bool:
+        """Whether something that was struck isn't back yet."""
+        return bool(self._coming_back)
+
+    @property
+    def store_away(self) -> bool:
+        return "store" in self._coming_back
+
+    def strike(self, kind: str, job: Job) -> str | None:
+        """Kill something of this kind; what it was. None where there is nothing of the kind at the moment."""
+        return getattr(self, f"_{kind}")(job)
+
+    def tend(self, wait: bool = False) -> None:
+        """Bring back what has been away for long enough; with `wait`, all that is away."""
+        while self._coming_back:
+            now = time.monotonic()
+            for name, (due, restore) in list(self._coming_back.items()):
+                if due <= now:
+                    del self._coming_back[name]
+                    restore()
+            if not wait:
+                return
+            time.sleep(0.1)
+
+    def _later(self, name: str, restore: Callable[[], object]) -> str:
+        pause = self._chance.uniform(1, LONGEST_PAUSE)
+        self._coming_back[name] = (time.monotonic() + pause, restore)
+        return f"back after {pause:.0f} s"
+
+    def _driver(self, job: Job) -> str | None:
+        if job.status is not None:
+            return None
+        job.kill()
+        return "driver"
+
+    def _actor(self, job: Job) -> str | None:
+        return self._one_of(lambda name: "MapWorker" in name)
+
+    def _task(self, job: Job) -> str | None:
+        return self._one_of(lambda name: name.startswith("ray::") and "Actor" not in name and "MapWorker" not in name)
+
+    def _one_of(self, wanted: Callable[[str], bool]) -> str | None:
+        workers = {pid: name for node in self._cluster.nodes for pid, name in node.workers().items()}
+        return self._kill_one({pid: name for pid, name in workers.items() if wanted(name)})
+
+    def _child(self, job: Job) -> str | None:
+        workers = [pid for node in self._cluster.nodes for pid in node.workers()]
+        children = {child: title(pid) for pid in workers for child in descendants(pid)}
+        return self._kill_one({pid: f"child of {name}" for pid, name in children.items()})
+
+    def _kill_one(self, targets: dict[int, str]) -> str | None:
+        if not targets:
+            return None
+        pid = self._chance.choice(sorted(targets))
+        return targets[pid] if send(pid, signal.SIGKILL) else None
+
+    def _node(self, job: Job) -> str | None:
+        others = self._cluster.nodes[1:]
+        if not others:
+            return None
+        node = self._chance.choice(others)
+        working = ", ".join(sorted(node.workers().values())) or "nothing"
+        self._cluster.kill_node(node)
+        return f"node with {working}; {self._later('node', self._cluster.add_node)}"
+
+    def _store(self, job: Job) -> str | None:
+        if self.store_away:
+            return None
+        self._server.kill()
+        return f"store; {self._later('store', self._server.start)}"
+
+    def _hang(self, job: Job) -> str | None:
+        if self.store_away:
+            return None
+        self._server.pause()
+        return f"store hangs; {self._later('store', self._server.resume)}"
