@@ -16,17 +16,13 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs
 
-from adafv.pipeline.s3 import S3_ERRORS, describe, is_ours, may_pass, md5, pause, promised_md5, status_of
+from adafv.pipeline.s3 import S3_ERRORS, describe, may_pass, md5, pause, promised_md5, status_of
 
 ATTEMPTS = 6
 WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
 BLOCK = 8 * 2**20
 DEADLINE = 120.0  # seconds for one range: a store that trickles bytes never runs into the time-out of a single read
 T = TypeVar("T")
-
-
-class StoreError(OSError):
-    """The store could not be read after several attempts, or not with this job's credentials: no fault of the file."""
 
 
 class ObjectFile(io.RawIOBase):
@@ -112,11 +108,10 @@ class ObjectFile(io.RawIOBase):
             return FileNotFoundError(f"{place}: there is nothing")
         if status_of(error) == 412:
             return OSError(f"{place} was replaced while it was being read")
-        kind = StoreError if may_pass(error) or is_ours(error) else OSError
-        return kind(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
+        return OSError(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
 
 
-class _Damaged(Exception):  # noqa: N818  (becomes a StoreError)
+class _Damaged(Exception):  # noqa: N818  (becomes an OSError)
     """An answer that isn't what it says it is."""
 
 

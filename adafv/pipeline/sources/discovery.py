@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read
+from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read, stamp_of
 from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage, has_scheme
 
@@ -52,7 +52,7 @@ def open_source(uri: str, storage: Storage, columns: Columns) -> Source:
     filesystem, path = storage.filesystem(uri)
     info = _info(filesystem, path, uri)
     if info.type == pafs.FileType.File:
-        kind = _kind(path) or _sniff(filesystem, path)
+        kind = _kind(path) or _sniff(filesystem, path, uri)
         if kind is None:
             raise UsageError(f"--input {uri}: neither Parquet, nor JSONL, nor a tar, nor an image")
         if kind == "images":
@@ -118,10 +118,13 @@ def _kind(name: str) -> str | None:
     return next((kind for kind, extensions in EXTENSIONS.items() if lower.endswith(extensions)), None)
 
 
-def _sniff(filesystem: pafs.FileSystem, path: str) -> str | None:
+def _sniff(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
     """The format of a file whose name says nothing."""
-    with filesystem.open_input_stream(path) as stream:
-        start = stream.read(512)
+    try:
+        with filesystem.open_input_file(path) as file:
+            start = file.read(512)
+    except OSError as error:
+        raise UsageError(f"--input {uri} can't be read: {error}") from error
     if start.startswith(b"PAR1"):
         return "parquet"
     if start[257:262] == b"ustar":
@@ -136,32 +139,40 @@ def _image_units(folder: str, names: Sequence[str], columns: Columns) -> Iterabl
 
 
 def _table_units(kind: str, uris: Sequence[str], storage: Storage, columns: Columns) -> list[Unit]:
-    if kind == "parquet":
-        with ThreadPoolExecutor(16) as threads:
-            return [
-                unit for units in threads.map(lambda uri: _parquet_units(uri, storage, columns), uris) for unit in units
-            ]
-    units = [Unit(kind, uri) for uri in uris]
+    with ThreadPoolExecutor(16) as threads:
+        if kind == "parquet":
+            found = list(threads.map(lambda uri: _parquet_units(uri, storage, columns), uris))
+            return [unit for units in found for unit in units]
+        units = list(threads.map(lambda uri: _unit(kind, uri, storage), uris))
     _check_records(units[0], storage, columns)
     return units
+
+
+def _unit(kind: str, uri: str, storage: Storage) -> Unit:
+    """The unit of a file that is read as a whole."""
+    try:
+        return Unit(kind, uri, stamp=stamp_of(*storage.filesystem(uri)))
+    except OSError as error:
+        return Unit("unreadable", uri, problem=str(error))
 
 
 def _parquet_units(uri: str, storage: Storage, columns: Columns) -> list[Unit]:
     filesystem, path = storage.filesystem(uri)
     try:
+        stamp = stamp_of(filesystem, path)
         with filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
             metadata, names = file.metadata, file.schema_arrow.names
     except READ_ERRORS as error:
-        return [Unit("unreadable", uri, problem=f"no Parquet file: {type(error).__name__}: {error}")]
+        return [Unit("unreadable", uri, problem=f"no Parquet file can be read: {type(error).__name__}: {error}")]
     for option, name in (("--id-column", columns.id), ("--image-column", columns.image)):
         if name not in names:
             raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
     _check_prompt(set(names), columns, uri)
-    return list(_row_groups(uri, metadata))
+    return list(_row_groups(Unit("parquet", uri, stamp=stamp), metadata))
 
 
-def _row_groups(uri: str, metadata: pq.FileMetaData) -> Iterable[Unit]:
+def _row_groups(whole: Unit, metadata: pq.FileMetaData) -> Iterable[Unit]:
     """Row groups gathered into units of at least `ROWS_PER_UNIT` rows."""
     groups: list[int] = []
     first = rows = 0
@@ -169,7 +180,7 @@ def _row_groups(uri: str, metadata: pq.FileMetaData) -> Iterable[Unit]:
         groups.append(group)
         rows += metadata.row_group(group).num_rows
         if rows >= ROWS_PER_UNIT or group == metadata.num_row_groups - 1:
-            yield Unit("parquet", uri, groups=tuple(groups), first=first)
+            yield replace(whole, groups=tuple(groups), first=first)
             groups, first, rows = [], first + rows, 0
 
 

@@ -2,8 +2,8 @@
 
 A unit is what one task reads: some row groups of a Parquet file, a JSONL file, a tar, or a few hundred images. The
 same readers serve the planning pass, which needs only ids and skips the images, and the run itself; both must count
-records alike, because the plan speaks of a unit's records by number. A file that can't be read, or whose end can't,
-gives a record with a reject in place of what is missing.
+records alike, because the plan speaks of a unit's records by number; a file that was replaced in between is not read.
+A file that can't be read, or whose end can't, gives a record with a reject in place of what is missing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".
 PARQUET_BATCH = 64  # rows held at once; they may carry images
 LINE_LIMIT = 16 * 2**20  # bytes of one JSONL line, or of one metadata member of a tar
 READ_ERRORS = (OSError, EOFError, pa.ArrowException, tarfile.TarError, zlib.error)
+Stamp = tuple[int, int]  # size in bytes, and when it was modified, in ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Unit:
         uri: the file, or the folder of images.
         groups: Parquet: the row groups, and `first`: the number of their first row in the file.
         members: images: paths relative to the folder.
+        stamp: the file's `stamp_of` when it was found; it must be the same when it is read.
         problem: unreadable: why.
     """
 
@@ -47,6 +49,7 @@ class Unit:
     groups: tuple[int, ...] = ()
     first: int = 0
     members: tuple[str, ...] = ()
+    stamp: Stamp | None = None
     problem: str = ""
 
     @property
@@ -59,25 +62,54 @@ def read(unit: Unit, storage: Storage, columns: Columns, images: bool = True) ->
     return READERS[unit.format](unit, storage, columns, images)
 
 
+def stamp_of(filesystem: pyarrow.fs.FileSystem, path: str) -> Stamp:
+    """What tells one version of a file from another."""
+    info = filesystem.get_file_info(path)
+    return info.size or 0, info.mtime_ns or 0
+
+
+def _open(unit: Unit, storage: Storage, streamed: bool) -> pa.NativeFile:
+    """The unit's file, to be read from end to end or anywhere."""
+    filesystem, path = storage.filesystem(unit.uri)
+    file = (
+        filesystem.open_input_stream(path, compression="detect", buffer_size=2**20)
+        if streamed
+        else filesystem.open_input_file(path)
+    )
+    if unit.stamp not in (None, stamp_of(filesystem, path)):
+        file.close()
+        raise OSError("it was replaced after the run began")
+    return file
+
+
 def _read_parquet(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
     """The rows of some row groups. Rows whose image column is damaged are rejected by id."""
-    filesystem, path = storage.filesystem(unit.uri)
     number = unit.first
-    with filesystem.open_input_file(path) as source:
-        file = pq.ParquetFile(source)
-        wanted = [name for name in (columns.wanted if images else (columns.id,)) if name in file.schema_arrow.names]
-        for group in unit.groups:
-            done = number
-            try:
-                for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=wanted):
-                    for values in _values(batch):
-                        yield Record(f"{unit.uri}#{number}", unit.root, values)
-                        number += 1
-            except READ_ERRORS as error:
-                reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
-                for values in _surviving_ids(file, group, columns.id, skip=number - done):
+    try:
+        with _open(unit, storage, streamed=False) as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            wanted = [name for name in (columns.wanted if images else (columns.id,)) if name in file.schema_arrow.names]
+            for group in unit.groups:
+                for values, reject in _read_group(file, group, wanted, columns.id):
                     yield Record(f"{unit.uri}#{number}", unit.root, values, reject)
                     number += 1
+    except READ_ERRORS as error:
+        yield _rest_unreadable(unit, number, error)
+
+
+def _read_group(
+    file: pq.ParquetFile, group: int, wanted: list[str], id: str
+) -> Iterator[tuple[dict[str, Any], Reject | None]]:
+    done = 0
+    try:
+        for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=wanted):
+            for values in _values(batch):
+                yield values, None
+                done += 1
+    except READ_ERRORS as error:
+        reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
+        for values in _surviving_ids(file, group, id, skip=done):
+            yield values, reject
 
 
 def _surviving_ids(file: pq.ParquetFile, group: int, column: str, skip: int) -> Iterable[dict[str, Any]]:
@@ -113,10 +145,9 @@ def _to_value(scalar: pa.Scalar) -> Any:
 
 def _read_jsonl(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
     """The objects of a JSONL file, compressed or not; empty lines are none."""
-    filesystem, path = storage.filesystem(unit.uri)
     number = 0
     try:
-        with filesystem.open_input_stream(path, compression="detect", buffer_size=2**20) as stream:
+        with _open(unit, storage, streamed=True) as stream:
             for line in _lines(stream):
                 if line is None or line.strip():
                     yield _json_record(f"{unit.uri}#{number}", unit.root, line)
@@ -161,13 +192,9 @@ def _read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool) -> I
 
     Their id is that name, unless their .json has the id column; a .txt is the question, unless the .json has it.
     """
-    filesystem, path = storage.filesystem(unit.uri)
     number = 0
     try:
-        with (
-            filesystem.open_input_stream(path, compression="detect", buffer_size=2**20) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as tar,
-        ):
+        with _open(unit, storage, streamed=True) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             key, sample = None, _TarSample(unit, "", columns)
             for member in tar:
                 if not member.isfile() or posixpath.basename(member.name).startswith("."):

@@ -22,8 +22,8 @@ from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
 from adafv.pipeline.outputs.lease import HELD, Lease
 from adafv.pipeline.outputs.lease import TTL as REAL_TTL
 from adafv.pipeline.storage import CONNECT, READ, Storage
-from tests.services import S3Server
 from tests.faulty_store import Fault, FaultyStore
+from tests.services import S3Server
 
 TTL = 6.0  # of leases that are waited for; S3 tells ages in whole seconds
 LONG = 3600.0  # of those that are not
