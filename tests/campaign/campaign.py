@@ -41,7 +41,7 @@ class Settings:
     seed: int = 0
     rows: int = 2000
     first: tuple[str, ...] = ()
-    most_per_output: int = 14
+    most_per_output: int = 20
 
 
 @dataclass
