@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs
 
-from adafv.pipeline.s3 import S3_ERRORS, describe, may_pass, md5, pause, promised_md5, status_of
+from adafv.pipeline.s3 import S3_ERRORS, describe, may_pass, md5, pause, promised_md5, status_of, wish_of
 
 ATTEMPTS = 6
 WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
@@ -25,19 +25,70 @@ DEADLINE = 120.0  # seconds for one range: a store that trickles bytes never run
 T = TypeVar("T")
 
 
+class S3Object:
+    """One version of an object: that which is there when this is made.
+
+    Attributes:
+        size: in bytes.
+        md5: of the whole, where its ETag tells.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client, self._bucket, self._key = client, bucket, key
+        answer = self._tried(lambda: client.head_object(Bucket=bucket, Key=key))
+        self.size: int = answer["ContentLength"]
+        self.md5 = promised_md5(bucket, answer)
+        self._etag = answer["ETag"]
+
+    def range(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on. Raises OSError where they can't be had."""
+        return self._tried(lambda: self._get(start, length))
+
+    def _get(self, start: int, length: int) -> bytes:
+        answer = self._client.get_object(
+            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
+        )
+        data, end = bytearray(), time.monotonic() + DEADLINE
+        for chunk in answer["Body"].iter_chunks(2**18):
+            data += chunk
+            if time.monotonic() > end:
+                raise _Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
+        if len(data) != length:
+            raise _Damaged(f"{len(data)} bytes came of {length}")
+        if length == self.size and self.md5 not in (None, md5(data)):
+            raise _Damaged("the bytes don't match the object's ETag")
+        return bytes(data)
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """What `request` returns, asked for again while that may help."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return request()
+            except (*S3_ERRORS, _Damaged) as error:
+                if attempt == ATTEMPTS or not may_pass(error):
+                    raise self._problem(error) from error
+                time.sleep(max(pause(attempt), wish_of(error)))
+        raise AssertionError("unreachable")
+
+    def _problem(self, error: Exception) -> OSError:
+        place = f"s3://{self._bucket}/{self._key}"
+        if status_of(error) == 404:
+            return FileNotFoundError(f"{place}: there is nothing")
+        if status_of(error) == 412:
+            return OSError(f"{place} was replaced while it was being read")
+        return OSError(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
+
+
 class ObjectFile(io.RawIOBase):
-    """An object, read in ranges.
+    """An object as a file.
 
     Args:
         streamed: it will be read from end to end, so read ahead.
     """
 
-    def __init__(self, client: Any, bucket: str, key: str, streamed: bool) -> None:
+    def __init__(self, source: S3Object, streamed: bool) -> None:
         super().__init__()
-        self._client, self._bucket, self._key = client, bucket, key
-        answer = self._tried(lambda: client.head_object(Bucket=bucket, Key=key))
-        self._size, self._etag = answer["ContentLength"], answer["ETag"]
-        self._md5 = promised_md5(bucket, answer)
+        self._object, self._size = source, source.size
         self._ahead = (self._size if self._size <= WHOLE else BLOCK) if streamed else 0
         self._at = self._start = 0
         self._held = b""  # what was read last, from `_start` on
@@ -62,8 +113,7 @@ class ObjectFile(io.RawIOBase):
         if not size:
             return b""
         if not self._start <= self._at <= self._at + size <= self._start + len(self._held):
-            wanted = min(max(size, self._ahead), left)
-            self._held, self._start = self._tried(lambda: self._range(self._at, wanted)), self._at
+            self._held, self._start = self._object.range(self._at, min(max(size, self._ahead), left)), self._at
         start = self._at - self._start
         self._at += size
         return self._held[start : start + size]
@@ -75,40 +125,6 @@ class ObjectFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-    def _range(self, start: int, length: int) -> bytes:
-        answer = self._client.get_object(
-            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
-        )
-        data, end = bytearray(), time.monotonic() + DEADLINE
-        for chunk in answer["Body"].iter_chunks(2**18):
-            data += chunk
-            if time.monotonic() > end:
-                raise _Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
-        if len(data) != length:
-            raise _Damaged(f"{len(data)} bytes came of {length}")
-        if length == self._size and self._md5 not in (None, md5(data)):
-            raise _Damaged("the bytes don't match the object's ETag")
-        return bytes(data)
-
-    def _tried(self, request: Callable[[], T]) -> T:
-        """What `request` returns, asked for again while that may help."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return request()
-            except (*S3_ERRORS, _Damaged) as error:
-                if attempt == ATTEMPTS or not may_pass(error):
-                    raise self._problem(error) from error
-                time.sleep(pause(attempt))
-        raise AssertionError("unreachable")
-
-    def _problem(self, error: Exception) -> OSError:
-        place = f"s3://{self._bucket}/{self._key}"
-        if status_of(error) == 404:
-            return FileNotFoundError(f"{place}: there is nothing")
-        if status_of(error) == 412:
-            return OSError(f"{place} was replaced while it was being read")
-        return OSError(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
 
 
 class _Damaged(Exception):  # noqa: N818  (becomes an OSError)
@@ -141,7 +157,7 @@ class S3Handler(pyarrow.fs.FileSystemHandler):
 
     def _open(self, path: str, streamed: bool) -> pa.NativeFile:
         bucket, _, key = path.partition("/")
-        return pa.PythonFile(ObjectFile(self._client, bucket, key, streamed), mode="r")
+        return pa.PythonFile(ObjectFile(S3Object(self._client, bucket, key), streamed), mode="r")
 
     def _refuse(self, *arguments: Any, **options: Any) -> NoReturn:
         raise NotImplementedError("this file system is only read from")

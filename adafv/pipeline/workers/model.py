@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from adafv.pipeline.objects import S3Object
 from adafv.pipeline.storage import Storage, is_s3, split_s3
 
 COMPLETE = ".complete"
+THREADS, RANGE = 8, 16 * 2**20  # so many ranges of so many bytes are downloaded at once
 
 
 def resolve_model(name: str, storage: Storage) -> str:
@@ -40,6 +45,8 @@ def _download(uri: str, storage: Storage) -> Path:
     with (folder.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / COMPLETE).exists():
+            shutil.rmtree(folder)  # what was cut off is begun again: the model may be another by now
+            folder.mkdir()
             _download_files(uri, folder, storage)
             (folder / COMPLETE).touch()
     return folder
@@ -58,4 +65,17 @@ def _download_files(uri: str, folder: Path, storage: Storage) -> None:
         if not target.is_relative_to(folder.resolve()):
             raise ValueError(f"--model {uri} holds {name!r}, which leaves the folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        client.download_file(bucket, prefix + name, str(target))
+        _download_file(S3Object(storage.client(attempts=1), bucket, prefix + name), target)
+
+
+def _download_file(source: S3Object, target: Path) -> None:
+    """Several ranges at once, each checked for its length, and the whole by its ETag where that is its MD5."""
+    with target.open("w+b") as file, ThreadPoolExecutor(THREADS) as threads:
+
+        def fetch(start: int) -> None:
+            os.pwrite(file.fileno(), source.range(start, min(RANGE, source.size - start)), start)
+
+        list(threads.map(fetch, range(0, source.size, RANGE)))
+        if source.md5 not in (None, hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()):
+            raise OSError(f"{target.name} was downloaded, but doesn't match its ETag")
+        os.fsync(file.fileno())
