@@ -31,7 +31,7 @@ from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing
-from adafv.pruning import STRATEGIES, Cues, Selection, text_similarity
+from adafv.pruning import STRATEGIES, Cues, Selection, Strategy, text_similarity
 
 # Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
 _CROPS_PER_PASS = 64
@@ -39,28 +39,39 @@ _CROPS_PER_PASS = 64
 _STAGES = ("encode", "prune", "prefill", "decode")
 
 
-class Engine:
-    """A loaded model with one set of options. `label` may be called any number of times, from one thread."""
+def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
+    """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype.
 
-    def __init__(self, adapter: Adapter, processing: Processing, options: EngineOptions) -> None:
+    Raises:
+        ValueError: the model is of no supported family, or its configuration can't be pruned.
+        OSError: there is no such model, or a file of it is missing.
+    """
+    device = torch.device(_device(options.device))
+    processing = load_processing(model)
+    return load_adapter(model, processing, device, _dtype(options.dtype, device)), processing
+
+
+class Engine:
+    """A loaded model with one set of options. `label` may be called any number of times, from one thread.
+
+    Args:
+        adapter, processing: the model, which several engines may share.
+        strategy: a rule in place of the one that `options` name, for one that has no name.
+    """
+
+    def __init__(
+        self, adapter: Adapter, processing: Processing, options: EngineOptions, strategy: Strategy | None = None
+    ) -> None:
         self._adapter, self._processing, self._options = adapter, processing, options
         self._device = adapter.model.device
-        self._strategy = STRATEGIES[options.strategy]
+        self._strategy = strategy or STRATEGIES[options.strategy]
         self._batched = self._device.type != "cpu"
         self._fitting = Fitting()
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
-        """Load `model`, a folder or hub id, onto the device that `options` name.
-
-        Raises:
-            ValueError: the model is of no supported family, or its configuration can't be pruned.
-            OSError: there is no such model, or a file of it is missing.
-        """
-        device = torch.device(_device(options.device))
-        processing = load_processing(model)
-        adapter = load_adapter(model, processing, device, _dtype(options.dtype, device))
-        return cls(adapter, processing, options)
+        """Load `model`, a folder or hub id, onto the device that `options` name. Errors as for `load_model`."""
+        return cls(*load_model(model, options), options)
 
     @property
     def device_name(self) -> str:
@@ -78,7 +89,7 @@ class Engine:
         """Answer a grey picture with one token: what fails here fails whatever it is given. It also warms up."""
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
-        Engine(self._adapter, self._processing, options).label([sample])
+        Engine(self._adapter, self._processing, options, self._strategy).label([sample])
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
         """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.
@@ -161,7 +172,7 @@ class Engine:
         if len(parts) == 1:
             return parts[0]
         return Selection(
-            mask=pad_sequence([part.mask[0] for part in parts], batch_first=True),
+            mask=_padded([part.mask[0] for part in parts]),
             from_text=torch.cat([part.from_text for part in parts]),
             from_saliency=torch.cat([part.from_saliency for part in parts]),
             flaws=torch.cat([part.flaws for part in parts]),
@@ -174,24 +185,23 @@ class Engine:
             torch.from_numpy(geometry.source[geometry.is_token]).to(self._device, non_blocking=True)
             for geometry in geometries
         ]
-        valid = pad_sequence([torch.ones_like(source, dtype=torch.bool) for source in sources], batch_first=True)
-        saliency = similarity = seeds = None
+        cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
         if "saliency" in needs:
-            rows = [image.saliency[source] for image, source in zip(images, sources, strict=True)]
-            saliency = pad_sequence(rows, batch_first=True)
+            cues["saliency"] = _padded([image.saliency[at] for image, at in zip(images, sources, strict=True)])
+        if needs & {"visual", "similarity"}:
+            cues["visual"] = _padded([image.tokens[at] for image, at in zip(images, sources, strict=True)])
+        if needs & {"text", "similarity"}:
+            ids = [torch.from_numpy(self._scope(sample)).to(self._device, non_blocking=True) for sample in samples]
+            cues["text_valid"] = _padded([torch.ones_like(row, dtype=torch.bool) for row in ids])
+            cues["text"] = self._adapter.embed(_padded(ids))
         if "similarity" in needs:
-            visual = [image.tokens[source] for image, source in zip(images, sources, strict=True)]
-            similarity = self._similarity(samples, pad_sequence(visual, batch_first=True), valid)
+            cues["similarity"] = text_similarity(cues["text"], cues["visual"], cues["text_valid"], cues["valid"])
+        if "neighbours" in needs:
+            windows = [torch.from_numpy(geometry.neighbours) for geometry in geometries]
+            cues["neighbours"] = _padded(windows, -1).to(self._device, non_blocking=True)
         if "seeds" in needs:
-            seeds = torch.tensor([_seed(sample.id) for sample in samples], device=self._device)
-        return Cues(valid=valid, saliency=saliency, similarity=similarity, seeds=seeds)
-
-    def _similarity(self, samples: Sequence[Sample], visual: Tensor, valid: Tensor) -> Tensor:
-        """Text-to-image similarity [B, N] to the part of the prompt that `text_scope` names."""
-        ids = [torch.from_numpy(self._scope(sample)).to(self._device, non_blocking=True) for sample in samples]
-        text_valid = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
-        text = self._adapter.embed(pad_sequence(ids, batch_first=True))
-        return text_similarity(text, visual, text_valid, valid)
+            cues["seeds"] = torch.tensor([_seed(sample.id) for sample in samples], device=self._device)
+        return Cues(**cues)
 
     def _scope(self, sample: Sample) -> np.ndarray:
         """int32 [T]: the tokens that the text cue sees."""
@@ -272,6 +282,11 @@ def _labels(
             )
         )
     return labels
+
+
+def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
+    """[B, longest, ...], rows filled up at the end."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 def _seed(*parts: str) -> int:

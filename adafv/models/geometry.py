@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,15 @@ class Geometry:
     def newlines(self) -> int:
         """How many newline embeddings the packed sequence holds."""
         return len(self.source) - self.visual_tokens
+
+    @property
+    def neighbours(self) -> np.ndarray:
+        """int64 [N, 9]: for each visual token those in the 3 × 3 window around it, row by row, itself in the middle; -1
+        where its panel ends.
+        """
+        windows, start = [], 0
+        for panel in self.panels:
+            tokens = np.arange(start, start + panel.rows * panel.columns).reshape(panel.rows, panel.columns)
+            windows.append(sliding_window_view(np.pad(tokens, 1, constant_values=-1), (3, 3)).reshape(-1, 9))
+            start += tokens.size
+        return np.concatenate(windows)

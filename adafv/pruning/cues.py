@@ -53,12 +53,7 @@ def text_similarity(
     Raises:
         ValueError: shapes that don't fit.
     """
-    if text.dim() != 3 or visual.dim() != 3 or text.shape[0] != visual.shape[0] or text.shape[2] != visual.shape[2]:
-        raise ValueError(f"text {list(text.shape)} and visual {list(visual.shape)} must be [B, T, D] and [B, N, D]")
-    for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
-        if valid is not None and valid.shape != tokens.shape[:2]:
-            raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
-    cosine = F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).transpose(1, 2)  # [B, T, N]
+    cosine = text_cosines(text, visual, text_valid, visual_valid)
     scores = cosine * scale
     if visual_valid is not None:
         scores = scores.masked_fill(~visual_valid[:, None, :], -torch.inf)
@@ -66,3 +61,18 @@ def text_similarity(
     if text_valid is not None:
         similarity = similarity.masked_fill(~text_valid[:, :, None], 0.0)
     return similarity.amax(dim=1)
+
+
+def text_cosines(
+    text: Tensor, visual: Tensor, text_valid: Tensor | None = None, visual_valid: Tensor | None = None
+) -> Tensor:
+    """float32 [B, T, N]: the cosine of each text token with each visual token, whatever stands where padded.
+
+    Arguments and errors as for `text_similarity`.
+    """
+    if text.dim() != 3 or visual.dim() != 3 or text.shape[0] != visual.shape[0] or text.shape[2] != visual.shape[2]:
+        raise ValueError(f"text {list(text.shape)} and visual {list(visual.shape)} must be [B, T, D] and [B, N, D]")
+    for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
+        if valid is not None and valid.shape != tokens.shape[:2]:
+            raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
+    return F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).transpose(1, 2)

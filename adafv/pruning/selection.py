@@ -21,6 +21,9 @@ _FLAWS = (
     "similarity is negative",
     "keep is under 1",
     "keep is over the number of valid tokens",
+    "visual is NaN or infinite",
+    "relevance is NaN or infinite",
+    "keys is NaN or infinite",
 )
 
 
@@ -102,9 +105,20 @@ class Budget:
 def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
     """int64 [B]: the flaws of `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
     shift = ("saliency", "similarity").index(name)
-    unbounded = (~cue.isfinite() & valid).any(dim=1)
     negative = ((cue < 0) & valid).any(dim=1)
-    return unbounded.long() << shift | negative.long() << (shift + 2)
+    return _unbounded(cue, valid).long() << shift | negative.long() << (shift + 2)
+
+
+def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
+    """int64 [B]: the flaws of `visual` or `keys`, float [B, N, D], or `relevance`, [B, N] (`name`), where `valid`."""
+    shift = 6 + ("visual", "relevance", "keys").index(name)
+    return _unbounded(values, valid).long() << shift
+
+
+def _unbounded(values: Tensor, valid: Tensor) -> Tensor:
+    """bool [B]: whether a valid token's value, or one of its channels, is NaN or infinite."""
+    finite = values.isfinite()
+    return ((finite.all(dim=2) if values.dim() == 3 else finite).logical_not() & valid).any(dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,9 @@ A strategy says which cues it `needs`, so that the engine computes no other. `ST
     text         the K most similar to the question
     adafv        the adaptive mixture of both, corrected: exactly K tokens
     adafv-paper  the mixture as published: duplicates count against the budget
+    divprune     the K that lie furthest from each other (arXiv 2503.02175)
+    cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
+    eadp         facility location: the K that stand in best for what is relevant (arXiv 2607.02484)
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adafv.pruning.cdpruner import cdpruner
+from adafv.pruning.cues import text_cosines
+from adafv.pruning.divprune import divprune
+from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
+from adafv.pruning.relevance import mean_cosine
 from adafv.pruning.selection import Budget, Order, Selection, cue_flaws
 
 
@@ -32,12 +40,20 @@ class Cues:
         saliency: float [B, N], see `cues.cls_saliency`.
         similarity: float [B, N], see `cues.text_similarity`.
         seeds: int64 [B], one per sample, derived from its id.
+        visual: [B, N, D], projected visual tokens.
+        text: [B, T, D], the language model's input embeddings of the question.
+        text_valid: bool [B, T], False where padded; comes with `text`, None if nothing is padded.
+        neighbours: int64 [B, N, 9], the tokens around each token on the image, see `relevance.blur`.
     """
 
     valid: Tensor
     saliency: Tensor | None = None
     similarity: Tensor | None = None
     seeds: Tensor | None = None
+    visual: Tensor | None = None
+    text: Tensor | None = None
+    text_valid: Tensor | None = None
+    neighbours: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,23 @@ def _adafv_paper(cues: Cues, keep: int | Tensor) -> Selection:
     return mix_paper(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
 
 
+def _divprune(cues: Cues, keep: int | Tensor) -> Selection:
+    return divprune(_needed(cues.visual, "visual"), keep, cues.valid)
+
+
+def _cdpruner(cues: Cues, keep: int | Tensor) -> Selection:
+    visual = _needed(cues.visual, "visual")
+    cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
+    return cdpruner(visual, mean_cosine(cosine, cues.text_valid), keep, cues.valid)
+
+
+def _eadp(cues: Cues, keep: int | Tensor) -> Selection:
+    visual = _needed(cues.visual, "visual")
+    cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
+    relevance = guidance(mean_cosine(cosine, cues.text_valid), cosine, cues.valid, cues.text_valid)
+    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
+
+
 def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, Budget]:
     """bool [B, N], the K tokens with the largest cue, and the budget."""
     if cue.shape != valid.shape:
@@ -140,5 +173,8 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("text", _text, frozenset({"similarity"})),
         Strategy("adafv", _adafv, frozenset({"saliency", "similarity"})),
         Strategy("adafv-paper", _adafv_paper, frozenset({"saliency", "similarity"})),
+        Strategy("divprune", _divprune, frozenset({"visual"})),
+        Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
+        Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
     )
 }

@@ -1,8 +1,14 @@
-"""The definitions of DESIGN, written out slowly and literally, one sample at a time, in exact integer arithmetic."""
+"""The definitions, written out slowly and literally, one sample at a time: the mixtures in exact integer arithmetic, the
+selections by cosines in Python's floats.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 
 def order(cue: Sequence[float]) -> list[int]:
@@ -42,3 +48,117 @@ def mix_paper(saliency: Sequence[int], similarity: Sequence[int], keep: int) -> 
     )
     i, j = least + more, least + rest - more
     return set(by_text[:i]) | set(by_saliency[:j]), i, j
+
+
+# Selections by a sequence of choices return their margin as well: by how little a choice was made. Where that is no more
+# than rounding, float32 may rightly choose otherwise.
+Margin = float
+
+
+def cosine(x: Sequence[float], y: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)
+
+
+def best(scores: dict[int, float]) -> tuple[int, Margin]:
+    """The token with the largest score, ties to the lower index, and how far the next score lies below."""
+    token = min(scores, key=lambda t: (-scores[t], t))
+    return token, min((scores[token] - score for score in scores.values() if score != scores[token]), default=math.inf)
+
+
+def divprune(visual: Sequence[Sequence[float]], keep: int) -> tuple[set[int], Margin]:
+    tokens = range(len(visual))
+    far = [[1 - cosine(visual[i], visual[j]) for j in tokens] for i in tokens]
+    first, margin = best({i: min((far[i][j] for j in tokens if j != i), default=math.inf) for i in tokens})
+    chosen = {first}
+    while len(chosen) < keep:
+        token, by = best({i: min(far[i][j] for j in chosen) for i in tokens if i not in chosen})
+        chosen, margin = chosen | {token}, min(margin, by)
+    return chosen, margin
+
+
+def scaled(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 1.0 for value in values]
+
+
+def mean_cosine(text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(cosine(word, token) for word in text) / len(text) for token in visual]
+
+
+def cdpruner(visual: Sequence[Sequence[float]], relevance: Sequence[float], keep: int) -> tuple[set[int], Margin]:
+    """Each token added is the one that leaves the largest determinant of L; those that would leave none come last."""
+    tokens, r = range(len(visual)), scaled(relevance)
+    cosines = np.array([[cosine(x, y) for y in visual] for x in visual])
+    chosen: list[int] = []
+    independent: list[int] = []
+    margin = math.inf
+    while len(chosen) < keep:
+        before = np.linalg.det(cosines[np.ix_(independent, independent)])
+        scores = {}
+        for i in set(tokens) - set(chosen):
+            among = [*independent, i]
+            outside = np.linalg.det(cosines[np.ix_(among, among)]) / before
+            margin = min(margin, abs(outside - 1e-5) * 100)  # whether it lies in the span must be clear as well
+            scores[i] = r[i] ** 2 * outside if outside > 1e-5 else r[i] - 2
+        token, by = best(scores)
+        margin = min(margin, by)
+        chosen.append(token)
+        if scores[token] >= 0:
+            independent.append(token)
+    return set(chosen), margin
+
+
+def focused_cosine(text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]]) -> list[float]:
+    cosines = [[cosine(word, token) for token in visual] for word in text]
+    entropies = []
+    for row in cosines:
+        weights = [math.exp(100 * (value - max(row))) for value in row]
+        shares = [weight / sum(weights) for weight in weights]
+        entropies.append(-sum(p * math.log(p) for p in shares if p > 0))
+    kept = sorted(range(len(text)), key=lambda m: (entropies[m], m))[: max(1, len(text) // 2)]
+    weights = [math.exp(-100 * (entropies[m] - min(entropies))) for m in kept]
+    return [
+        sum(weight * cosines[m][n] for weight, m in zip(weights, kept, strict=True)) / sum(weights)
+        for n in range(len(visual))
+    ]
+
+
+def blurred(score: Sequence[float], panels: Sequence[tuple[int, int]]) -> list[float]:
+    """Panels of (rows, columns), one after the other."""
+    out: list[float] = []
+    for rows, columns in panels:
+        start = len(out)
+        for row, column in itertools.product(range(rows), range(columns)):
+            around = {
+                (y, x): math.exp(-((y - row) ** 2 + (x - column) ** 2) / 2)
+                for y in range(max(0, row - 1), min(rows, row + 2))
+                for x in range(max(0, column - 1), min(columns, column + 2))
+            }
+            total = sum(weight * score[start + y * columns + x] for (y, x), weight in around.items())
+            out.append(total / sum(around.values()))
+    return out
+
+
+def eadp(
+    text: Sequence[Sequence[float]],
+    visual: Sequence[Sequence[float]],
+    panels: Sequence[tuple[int, int]],
+    keep: int,
+) -> tuple[set[int], Margin]:
+    tokens = range(len(visual))
+    mixed = [
+        (whole + part) / 2 for whole, part in zip(mean_cosine(text, visual), focused_cosine(text, visual), strict=True)
+    ]
+    weight = [value**5 for value in blurred(scaled(mixed), panels)]
+    chosen: set[int] = set()
+    margin = math.inf
+    while len(chosen) < keep:
+        token, by = best(
+            {
+                i: sum(weight[j] * max(cosine(visual[s], visual[j]) for s in chosen | {i}) for j in tokens)
+                for i in tokens
+                if i not in chosen
+            }
+        )
+        chosen, margin = chosen | {token}, min(margin, by / sum(weight))
+    return chosen, margin

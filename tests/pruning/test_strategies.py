@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,30 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafv.pruning import STRATEGIES, Cues
+from tests.pruning.samples import cues, padded, permuted, rows_of
 
 EXACT = sorted(set(STRATEGIES) - {"none", "adafv-paper"})
-
-
-def cues(rows: int, tokens: int, seed: int = 0) -> Cues:
-    generator = torch.Generator().manual_seed(seed)
-    return Cues(
-        valid=torch.ones(rows, tokens, dtype=torch.bool),
-        saliency=torch.rand(rows, tokens, generator=generator),
-        similarity=torch.rand(rows, tokens, generator=generator),
-        seeds=torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator),
-    )
-
-
-def padded(one: Cues, more: int) -> Cues:
-    def widen(tensor: torch.Tensor, value: float) -> torch.Tensor:
-        return torch.nn.functional.pad(tensor, (0, more), value=value)
-
-    return Cues(
-        valid=widen(one.valid, False),
-        saliency=widen(one.saliency, 9.0),
-        similarity=widen(one.similarity, 9.0),
-        seeds=one.seeds,
-    )
+HALVES = ("saliency", "similarity", "visual", "text")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -52,10 +33,54 @@ def test_padding_and_neighbours_change_nothing(name):
     wide = STRATEGIES[name].select(padded(batch, 5), keep)
     assert not wide.mask[:, 31:].any()
     for row in range(4):
-        one = Cues(**{f: getattr(batch, f)[row : row + 1] for f in ("valid", "saliency", "similarity", "seeds")})
-        alone = STRATEGIES[name].select(one, int(keep[row]))
+        alone = STRATEGIES[name].select(rows_of(batch, slice(row, row + 1)), int(keep[row]))
         assert torch.equal(alone.mask[0], wide.mask[row, :31])
         assert alone.from_text[0] == wide.from_text[row] and alone.from_saliency[0] == wide.from_saliency[row]
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random", "uniform"}))
+def test_the_order_of_the_tokens_changes_nothing(name):
+    """But for ties, of which there are none here, and for what looks at places: `random` and `uniform`."""
+    batch, order = cues(3, 31), torch.randperm(31, generator=torch.Generator().manual_seed(0))
+    for keep in (1, 7, 19):
+        kept = STRATEGIES[name].select(batch, keep).mask
+        assert torch.equal(STRATEGIES[name].select(permuted(batch, order), keep).mask, kept[:, order])
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"adafv-paper"}))
+def test_a_budget_of_all_keeps_all(name):
+    batch = padded(cues(2, 23), 4)
+    assert torch.equal(STRATEGIES[name].select(batch, 23).mask, batch.valid)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("tokens", ["alike", "zero", "few kinds"])
+def test_degenerate_tokens_are_kept_exactly_k(name, tokens):
+    """A blank image: all tokens the same, or nearly; whatever the rule, K of them are kept."""
+    batch = cues(1, 40)
+    visual = {
+        "alike": torch.ones(1, 40, 6),
+        "zero": torch.zeros(1, 40, 6),
+        "few kinds": batch.visual[:, :3].repeat(1, 14, 1),
+    }
+    for keep in (1, 9, 40):
+        assert int(STRATEGIES[name].select(replace(batch, visual=visual[tokens][:, :40]), keep).mask.sum()) == keep
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_first(name, dtype):
+    low = replace(cues(2, 31), **{need: getattr(cues(2, 31), need).to(dtype) for need in HALVES})
+    wide = replace(low, **{need: getattr(low, need).float() for need in HALVES})
+    assert torch.equal(STRATEGIES[name].select(low, 9).mask, STRATEGIES[name].select(wide, 9).mask)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_never_waits_for_the_device(name):
+    """On the meta device a read of a value fails, so what runs there reads none."""
+    batch = cues(3, 20)
+    elsewhere = Cues(**{field.name: getattr(batch, field.name).to("meta") for field in fields(Cues)})
+    assert STRATEGIES[name].select(elsewhere, torch.tensor([1, 7, 20])).mask.shape == (3, 20)
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

@@ -1,0 +1,77 @@
+"""How relevant each visual token is to the question, by the cosines of text tokens with visual tokens.
+
+The cosines, float32 [B, T, N], are those of `cues.text_cosines`: between the language model's input embeddings and the
+projected tokens, which lie in one space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# EADP's: the scale of the cosines in the softmax, the share of the text tokens kept, how sharply they are weighted.
+_SCALE, _SHARE, _SHARPNESS = 100.0, 0.5, 100.0
+
+
+def mean_cosine(cosine: Tensor, text_valid: Tensor | None = None) -> Tensor:
+    """float32 [B, N]: the mean cosine with the question's tokens. CDPruner's relevance where there is no text tower.
+
+    Args:
+        cosine: [B, T, N].
+        text_valid: bool [B, T], False where padded; all True if left out.
+    """
+    if text_valid is None:
+        return cosine.mean(dim=1)
+    total = cosine.masked_fill(~text_valid[:, :, None], 0.0).sum(dim=1)
+    return total / text_valid.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:
+    """float32 [B, N]: the cosine with the text tokens that fit few places, EADP's dense guidance (arXiv 2607.02484).
+
+    A word that names something is like few visual tokens, a word such as "the" a little like all. So text token m is
+    judged by the entropy h_m of softmax over n of (100 · cos_mn). The half with the least entropy is kept (at least
+    one; of 5 tokens 2; ties to the lower index), and their cosines are averaged with weights softmax(-100 · h).
+
+    Args:
+        cosine: [B, T, N].
+        valid: bool [B, N], False where padded.
+        text_valid: bool [B, T], likewise; all True if left out.
+    """
+    if text_valid is None:
+        text_valid = torch.ones(cosine.shape[:2], dtype=torch.bool, device=cosine.device)
+    spread = (cosine * _SCALE).masked_fill(~valid[:, None, :], -torch.inf).softmax(dim=2)
+    entropy = torch.special.entr(spread).sum(dim=2).masked_fill(~text_valid, torch.inf)  # [B, T]
+    order = entropy.argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    count = (text_valid.sum(dim=1, keepdim=True) * _SHARE).floor().clamp_min(1)
+    weight = (entropy * -_SHARPNESS).masked_fill(rank >= count, -torch.inf).softmax(dim=1)  # [B, T]
+    return (weight[:, None] @ cosine.masked_fill(~text_valid[:, :, None], 0.0)).squeeze(1)
+
+
+def min_max(score: Tensor, valid: Tensor) -> Tensor:
+    """float32 [B, N]: `score` scaled to [0, 1] over each row's valid tokens; all 1 where they are equal, 0 in padding."""
+    score = score.float()
+    least = score.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
+    most = score.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)
+    scaled = torch.where(most > least, (score - least) / (most - least), 1.0)
+    return scaled.masked_fill(~valid, 0.0)
+
+
+def blur(score: Tensor, neighbours: Tensor) -> Tensor:
+    """float32 [B, N]: each token's score averaged with those around it, by a 3 × 3 Gaussian of one token's width.
+
+    Where a panel ends, the weights of the tokens that are there make up the average.
+
+    Args:
+        score: [B, N].
+        neighbours: int64 [B, N, 9], for each token those in the 3 × 3 window around it, row by row, itself in the
+            middle; -1 where the panel ends.
+    """
+    side = torch.tensor([-1.0, 0.0, 1.0], device=score.device)
+    kernel = (-(side[:, None].square() + side.square()) / 2).exp().flatten()  # [9]
+    weight = kernel * (neighbours >= 0)  # [B, N, 9]
+    around = score.gather(1, neighbours.clamp_min(0).flatten(1)).view_as(neighbours)
+    return (around * weight).sum(dim=2) / weight.sum(dim=2).clamp_min(kernel[0])

@@ -1,0 +1,120 @@
+"""The selections that choose one token after the other, against loops written from their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from adafv.models import Panel
+from adafv.pruning import STRATEGIES, Cues
+from adafv.pruning.cdpruner import cdpruner
+from adafv.pruning.divprune import divprune
+from adafv.pruning.eadp import eadp
+from tests.pruning import oracle
+from tests.pruning.samples import neighbours
+
+# Two scores nearer than this are the same to float32, and either may be chosen.
+CLEAR = 1e-4
+
+
+@st.composite
+def samples(draw):
+    """One sample: visual and text tokens, the panels that the visual ones make up, and a budget."""
+    panels = draw(st.sampled_from([[(1, 1)], [(1, 5)], [(2, 2)], [(3, 3)], [(2, 2), (1, 3)], [(3, 2), (2, 3)]]))
+    tokens, width = sum(rows * columns for rows, columns in panels), draw(st.integers(2, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    visual = torch.randn(tokens, width, generator=generator)
+    text = torch.randn(draw(st.integers(1, 5)), width, generator=generator)
+    return visual, text, panels, draw(st.integers(1, tokens))
+
+
+def of_one(visual: torch.Tensor, text: torch.Tensor, panels: list[tuple[int, int]]) -> Cues:
+    around = neighbours(*(Panel(rows, columns, 0, 0, 1, 1) for rows, columns in panels))
+    return Cues(
+        valid=torch.ones(1, len(visual)).bool(),
+        visual=visual[None],
+        text=text[None],
+        neighbours=torch.from_numpy(around)[None],
+    )
+
+
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp"])
+@settings(max_examples=150, deadline=None)
+@given(sample=samples())
+def test_equals_the_definition(name, sample):
+    visual, text, panels, keep = sample
+    exact, words = visual.tolist(), text.tolist()
+    kept, margin = {
+        "divprune": lambda: oracle.divprune(exact, keep),
+        "cdpruner": lambda: oracle.cdpruner(exact, oracle.mean_cosine(words, exact), keep),
+        "eadp": lambda: oracle.eadp(words, exact, panels, keep),
+    }[name]()
+    assume(margin > CLEAR)
+    got = STRATEGIES[name].select(of_one(visual, text, panels), keep).mask[0]
+    assert set(got.nonzero().flatten().tolist()) == kept
+
+
+def test_divprune_takes_the_lower_of_two_that_tie():
+    """Tokens on the axes: 0 and 2, like 1 and 4, are opposite each other; all others are at right angles."""
+    visual = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [1, 0], [0, -1]])[None]
+    masks = [divprune(visual, keep).mask[0].int().tolist() for keep in (1, 2, 3, 4, 5)]
+    assert masks == [[0, 1, 0, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 1, 0, 1], [1, 1, 1, 1, 1]]
+
+
+def test_cdpruner_takes_what_is_relevant_and_unlike_what_it_has():
+    """Token 1 is as relevant as 0 and the same; 2 is half as relevant and at a right angle; 3 isn't relevant."""
+    visual = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])[None]
+    relevance = torch.tensor([[9.0, 9.0, 6.0, 3.0]])
+    order = [int((cdpruner(visual, relevance, k).mask ^ cdpruner(visual, relevance, k - 1 or 1).mask).int().argmax())
+             for k in (2, 3, 4)]  # fmt: skip
+    assert cdpruner(visual, relevance, 1).mask[0].tolist() == [True, False, False, False]
+    assert order == [2, 3, 1], "what lies in the span of the chosen comes last"
+
+
+def test_eadp_stands_in_for_the_many_before_the_odd_one():
+    """Four tokens alike and one apart, all relevant: the crowd's stand-in is taken first, the odd one next."""
+    visual = torch.tensor([[0.0, 1], [1, 0], [1, 0], [1, 0], [1, 0]])[None]
+    alone = torch.full((1, 5, 9), -1)
+    alone[:, :, 4] = torch.arange(5)
+    assert eadp(visual, torch.ones(1, 5), alone, 1).mask[0].tolist() == [False, True, False, False, False]
+    assert eadp(visual, torch.ones(1, 5), alone, 2).mask[0].tolist() == [True, True, False, False, False]
+    assert eadp(visual, torch.tensor([[5.0, 1, 1, 1, 1]]), alone, 1).mask[0].tolist() == [True, *[False] * 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visual": torch.ones(2, 4)}, "visual is [2, 4]; it must be [B, N, D]"),
+        ({"valid": torch.ones(2, 3).bool()}, "valid is [2, 3]; it must be [2, 4] like visual"),
+        ({"valid": torch.ones(2, 4)}, "valid is torch.float32"),
+        ({"visual": torch.full((2, 4, 3), torch.nan)}, "row 0: visual is NaN or infinite"),
+        ({"relevance": torch.ones(2, 3)}, "relevance"),
+        ({"relevance": torch.tensor([[1, 1, 1, 1], [1, 1, torch.inf, 1]])}, "row 1: relevance is NaN or infinite"),
+        ({"neighbours": torch.zeros(2, 4, 8, dtype=torch.int64)}, "neighbours [2, 4, 8]"),
+        ({"keep": torch.tensor([2, 5])}, "row 1: keep is over the number of valid tokens"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    good = {"visual": torch.ones(2, 4, 3), "relevance": torch.ones(2, 4), "keep": 2, "valid": None}
+    good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64)}
+    takes = {divprune: {"visual", "keep", "valid"}, cdpruner: {"visual", "relevance", "keep", "valid"}, eadp: set(good)}
+    for rule, names in takes.items():
+        if change.keys() <= names:
+            with pytest.raises(ValueError) as error:
+                rule(**{name: value for name, value in (good | change).items() if name in names})
+            assert message in str(error.value)
+
+
+def test_nan_in_padding_is_no_flaw():
+    visual, valid = torch.randn(1, 5, 3), torch.tensor([[True] * 4 + [False]])
+    visual[0, 4] = torch.nan
+    relevance = torch.tensor([[1.0, 2, 3, 4, torch.nan]])
+    around = torch.arange(5).view(1, 5, 1).expand(1, 5, 9)
+    for selection in (
+        divprune(visual, 2, valid),
+        cdpruner(visual, relevance, 2, valid),
+        eadp(visual, relevance, around, 2, valid),
+    ):
+        assert int(selection.mask.sum()) == 2
