@@ -72,9 +72,7 @@ def _stand_ins(similarity: Tensor, weight: Tensor, budget: Budget) -> Tensor:
     few. So gains are kept, and lowered by what was lost on those; finding them costs nothing on a CPU. An
     accelerator would have to be waited for, so there all are gone through.
     """
-    nearest = torch.full_like(
-        weight, -1.0
-    )  # [B, N], the largest cosine with a chosen token; before the first, the least
+    nearest = torch.full_like(weight, -1.0)  # [B, N], the largest cosine with a chosen token; -1 is the least there is
     gain = (weight[:, None] @ (similarity + 1)).squeeze(1)
     picks = Picks(budget)
     for _ in range(budget.bound):

@@ -52,7 +52,7 @@ def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = No
 
 
 def min_max(score: Tensor, valid: Tensor) -> Tensor:
-    """float32 [B, N]: `score` scaled to [0, 1] over each row's valid tokens; all 1 where they are equal, 0 in padding."""
+    """float32 [B, N]: `score` scaled to [0, 1] over each row's valid tokens; 1 where all are equal, 0 in padding."""
     score = score.float()
     least = score.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
     most = score.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)

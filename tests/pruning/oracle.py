@@ -1,5 +1,6 @@
-"""The definitions, written out slowly and literally, one sample at a time: the mixtures in exact integer arithmetic, the
-selections by cosines in Python's floats.
+"""The definitions, written out slowly and literally, one sample at a time.
+
+The mixtures are in exact integer arithmetic, the selections by cosines in Python's floats.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def mix_paper(saliency: Sequence[int], similarity: Sequence[int], keep: int) -> 
     return set(by_text[:i]) | set(by_saliency[:j]), i, j
 
 
-# Selections by a sequence of choices return their margin as well: by how little a choice was made. Where that is no more
-# than rounding, float32 may rightly choose otherwise.
+# Selections by a sequence of choices return their margin as well: by how little a choice was made. Where that is no
+# more than rounding, float32 may rightly choose otherwise.
 Margin = float
 
 
