@@ -105,26 +105,6 @@ class Campaign:
         self._outputs = self._runs = 0
         self.summary = Summary()
 
-    def run(self) -> Summary:
-        """Until there have been enough kills."""
-        try:
-            while self.summary.kills.total() < self._settings.kills:
-                self._outputs += 1
-                self._output(f"out{self._outputs}")
-        finally:
-            self._faults.tend(wait=True)
-        for line in self.summary.table(self._settings, time.monotonic() - self._started).splitlines():
-            self._say(line)
-        return self.summary
-
-    def _log(self, text: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        self._say(f"{minutes:3d}:{seconds:02d}  {text}")
-
-    def _problem(self, text: str) -> None:
-        self.summary.problems.append(text)
-        self._log(f"PROBLEM: {text}")
-
     def prepare(self) -> None:
         """The input, and the undisturbed run."""
         write_input(self._folder / "input", self._settings.rows, self._settings.seed)
@@ -137,6 +117,18 @@ class Campaign:
         self._log(f"the undisturbed run took {seconds:.0f} s for {len(self.reference):,} rows")
         if len({row["id"] for row in self.reference}) != self._settings.rows:
             raise RuntimeError(f"the undisturbed run labelled {len(self.reference)} rows of {self._settings.rows}")
+
+    def run(self) -> Summary:
+        """Until there have been enough kills."""
+        try:
+            while self.summary.kills.total() < self._settings.kills:
+                self._outputs += 1
+                self._output(f"out{self._outputs}")
+        finally:
+            self._faults.tend(wait=True)
+        for line in self.summary.table(self._settings, time.monotonic() - self._started).splitlines():
+            self._say(line)
+        return self.summary
 
     def check(self, name: str) -> Verdict:
         """The output `name` against the undisturbed run's."""
@@ -154,6 +146,14 @@ class Campaign:
         environment = without_ray() | self._cluster.environment | self._store.environment
         environment |= {} if sink is None else {"ADAFV_SINK": sink}
         return Job(arguments, environment, self._folder / f"{name}-{self._runs}.log")
+
+    def _log(self, text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        self._say(f"{minutes:3d}:{seconds:02d}  {text}")
+
+    def _problem(self, text: str) -> None:
+        self.summary.problems.append(text)
+        self._log(f"PROBLEM: {text}")
 
     def _output(self, name: str) -> None:
         """One output, from nothing to its end."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 from adafv.pipeline import run
 from jobs.label import main
 
 if __name__ == "__main__":
-    run.Progress = partial(run.Progress, every=1.0)
-    if "ADAFV_SINK" in os.environ:
-        rows, seconds = os.environ["ADAFV_SINK"].split(",")
-        run.Sink = partial(run.Sink, rows=int(rows), seconds=float(seconds))
-    sys.exit(main())
+    rows, _, seconds = os.environ.get("ADAFV_SINK", "").partition(",")
+    sizes: dict[str, Any] = {"rows": int(rows), "seconds": float(seconds)} if rows else {}
+    with (
+        patch.object(run, "Progress", partial(run.Progress, every=1.0)),
+        patch.object(run, "Sink", partial(run.Sink, **sizes)),
+    ):
+        sys.exit(main())

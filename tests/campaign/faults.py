@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -35,7 +36,16 @@ class Faults:
 
     def strike(self, kind: str, job: Job) -> str | None:
         """Kill something of this kind; what it was. None where there is nothing of the kind at the moment."""
-        return getattr(self, f"_{kind}")(job)
+        strikes = {
+            "driver": lambda: self._driver(job),
+            "actor": self._actor,
+            "task": self._task,
+            "child": self._child,
+            "node": self._node,
+            "store": self._store,
+            "hang": self._hang,
+        }
+        return strikes[kind]()
 
     def tend(self, wait: bool = False) -> None:
         """Bring back what has been away for long enough; with `wait`, all that is away."""
@@ -60,20 +70,21 @@ class Faults:
         job.kill()
         return "driver"
 
-    def _actor(self, job: Job) -> str | None:
+    def _actor(self) -> str | None:
         return self._one_of(lambda name: "MapWorker" in name)
 
-    def _task(self, job: Job) -> str | None:
+    def _task(self) -> str | None:
         return self._one_of(lambda name: name.startswith("ray::") and "Actor" not in name and "MapWorker" not in name)
 
     def _one_of(self, wanted: Callable[[str], bool]) -> str | None:
         workers = {pid: name for node in self._cluster.nodes for pid, name in node.workers().items()}
-        return self._kill_one({pid: name for pid, name in workers.items() if wanted(name)})
+        return self._kill_one({pid: _stages(name) for pid, name in workers.items() if wanted(name)})
 
-    def _child(self, job: Job) -> str | None:
+    def _child(self) -> str | None:
         workers = [pid for node in self._cluster.nodes for pid in node.workers()]
-        children = {child: title(pid) for pid in workers for child in descendants(pid)}
-        return self._kill_one({pid: f"child of {name}" for pid, name in children.items()})
+        return self._kill_one(
+            {child: f"child of {_stages(title(pid))}" for pid in workers for child in descendants(pid)}
+        )
 
     def _kill_one(self, targets: dict[int, str]) -> str | None:
         if not targets:
@@ -81,23 +92,28 @@ class Faults:
         pid = self._chance.choice(sorted(targets))
         return targets[pid] if send(pid, signal.SIGKILL) else None
 
-    def _node(self, job: Job) -> str | None:
+    def _node(self) -> str | None:
         others = self._cluster.nodes[1:]
         if not others:
             return None
         node = self._chance.choice(others)
-        working = ", ".join(sorted(node.workers().values())) or "nothing"
+        working = ", ".join(sorted(map(_stages, node.workers().values()))) or "nothing"
         self._cluster.kill_node(node)
         return f"node with {working}; {self._later('node', self._cluster.add_node)}"
 
-    def _store(self, job: Job) -> str | None:
+    def _store(self) -> str | None:
         if self.store_away:
             return None
         self._server.kill()
         return f"store; {self._later('store', self._server.start)}"
 
-    def _hang(self, job: Job) -> str | None:
+    def _hang(self) -> str | None:
         if self.store_away:
             return None
         self._server.pause()
         return f"store hangs; {self._later('store', self._server.resume)}"
+
+
+def _stages(name: str) -> str:
+    """Which stages a process of Ray's works at, of the name that it gives itself."""
+    return "+".join(re.findall(r"MapBatches\((\w+)", name)) or name

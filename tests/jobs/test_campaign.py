@@ -8,9 +8,31 @@ from collections.abc import Iterator
 import pytest
 
 from tests.campaign.campaign import Campaign, Settings
+from tests.campaign.data import check
 from tests.services import RayCluster, S3Server
 
+ROWS = [
+    {"id": id, "prompt": "p", "answer": "a", "finish_reason": "stop", "kept_indices": [1, 2]} for id in ("x", "y", "z")
+]
 DEADLINE = 300.0  # seconds; far more than it takes
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [
+        (ROWS[::-1], {}),
+        (ROWS[1:], {"lost": ("x",)}),
+        ([*ROWS, ROWS[2]], {"twice": ("z",)}),
+        ([*ROWS[:2], ROWS[2] | {"kept_indices": [1, 3]}], {"differing": ("z",)}),
+        ([ROWS[0] | {"answer": ""}, *ROWS], {"twice": ("x",), "differing": ("x",)}),
+        ([*ROWS, ROWS[0] | {"id": "w"}], {"unknown": ("w",)}),
+    ],
+)
+def test_the_check_finds_what_is_wrong(found, wrong):
+    verdict = check(found, ROWS)
+    names = ("lost", "twice", "differing", "unknown")
+    assert {name: getattr(verdict, name) for name in names} == dict.fromkeys(names, ()) | wrong
+    assert verdict.sound == (not wrong) and verdict.rows == len(found)
 
 
 @pytest.fixture(scope="module")
