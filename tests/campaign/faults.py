@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.campaign.job import Job
-from tests.services import RayCluster, S3Server, descendants, send, title
+from tests.services import RayCluster, S3Server, descendants, send
 
 # How often each is chosen. `actor`: the one that labels; `task`: any other process of Ray's that works for the job;
 # `child`: a process that a worker started; `node`: all processes of one that isn't the head; `hang`: the store takes
@@ -81,9 +81,9 @@ class Faults:
         return self._kill_one({pid: _stages(name) for pid, name in workers.items() if wanted(name)})
 
     def _child(self) -> str | None:
-        workers = [pid for node in self._cluster.nodes for pid in node.workers()]
+        workers = {pid: name for node in self._cluster.nodes for pid, name in node.workers().items()}
         return self._kill_one(
-            {child: f"child of {_stages(title(pid))}" for pid in workers for child in descendants(pid)}
+            {child: f"child of {_stages(name)}" for pid, name in workers.items() for child in descendants(pid)}
         )
 
     def _kill_one(self, targets: dict[int, str]) -> str | None:
