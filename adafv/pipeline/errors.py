@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from adafv.pipeline.rejects import redact
 
-class UsageError(Exception):
+
+class JobError(Exception):
+    """Its message is without the secrets that options and other errors' messages may hold."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
+
+
+class UsageError(JobError):
     """The command can't be carried out as given (exit status 2). The message says what to change."""
 
 
-class RunError(Exception):
+class RunError(JobError):
     """The run began and could not be finished (exit status 1). Running the same command again resumes it."""

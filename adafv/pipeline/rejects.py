@@ -87,9 +87,12 @@ def redact(text: str) -> str:
 
 
 def public_uri(uri: str) -> str:
-    """`uri`, as a whole one, without user information, and if it is http(s), without the query, which may sign it."""
-    path, mark, _ = uri.partition("?") if _HTTP.match(uri) else (uri, "", "")
-    return _USER.sub(r"\1", path) + (mark and "?…")
+    """`uri`, as a whole one, without user information and query, which may sign it. In S3's keys, as in the names of
+    files, a question mark is a character like others; so is `#`, but in http."""
+    scheme, mark, _ = uri.partition("://")
+    marks = {"http": "?#", "https": "?#", "s3": "", "file": ""}.get(scheme.lower(), "?") if mark else ""
+    end = min((at for mark in marks if (at := uri.find(mark)) >= 0), default=len(uri))
+    return _USER.sub(r"\1", uri[:end]) + ("?…" if end < len(uri) else "")
 
 
 def clean(text: str) -> str:
@@ -102,13 +105,13 @@ def shorten(text: str, limit: int) -> str:
 
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-# A password may hold a slash, as AWS's secret keys do, unless what stands before that slash looks like a port.
-_SCHEME, _USER_INFO = r"[A-Za-z0-9+.-]+://", r"[^\s/?#@:'\"]*(?::(?!\d{1,5}/)[^\s?#'\"]*)?@"
+# A password may hold a slash, as AWS's secret keys do, unless what stands before that slash looks like a port. In texts
+# it is sought within bounds, lest a hostile one take long.
+_SCHEME, _USER_INFO = r"[A-Za-z0-9+.-]+://", r"[^\s/?#@:'\"]*(?::(?!\d{1,5}/)[^\s?#]{0,300})?@"
 _URI = re.compile(
     rf"(?<![A-Za-z0-9+.-])(?P<scheme>{_SCHEME})(?:{_USER_INFO})?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
 )
-_USER = re.compile(rf"^({_SCHEME}){_USER_INFO}")
-_HTTP = re.compile("https?://", re.IGNORECASE)
+_USER = re.compile(rf"^({_SCHEME})[^/?#@:]*(?::(?!\d{{1,5}}/)[^?#]*)?@")
 _SECRET = re.compile(
     r"\b((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|AWSAccessKeyId|sig|password|"
     r"(?:access_|session_|auth_)?token|(?:aws_)?secret_access_key)=)[^\s&'\"]+",

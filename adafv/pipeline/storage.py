@@ -21,6 +21,7 @@ from botocore.config import Config
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.objects import S3Handler
+from adafv.pipeline.rejects import public_uri
 from adafv.pipeline.s3 import S3_ERRORS
 
 __all__ = ["S3_ERRORS", "Storage", "has_scheme", "is_s3", "split_s3"]
@@ -84,15 +85,11 @@ def is_s3(uri: str) -> bool:
 def split_s3(uri: str) -> tuple[str, str]:
     """(bucket, key) of an s3:// URI."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket or "@" in bucket:
+    if not bucket or public_uri(uri) != uri:
         raise UsageError(
-            f"{redacted_bucket(uri)!r} is no S3 URI: it must be s3://BUCKET/KEY, with the keys to it in the environment"
+            f"{public_uri(uri)!r} is no S3 URI: it must be s3://BUCKET/KEY, with the keys to it in the environment"
         )
     return bucket, key
-
-
-def redacted_bucket(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ from botocore.exceptions import ParamValidationError
 
 from adafv.pipeline.images.http import Address, is_public, read_http
 from adafv.pipeline.images.transfer import DEADLINE, Refused, read_within
-from adafv.pipeline.rejects import Reject, redact
+from adafv.pipeline.rejects import Reject, public_uri
 from adafv.pipeline.s3 import (
     FIRST_PAUSE,
     S3_ERRORS,
@@ -110,7 +110,7 @@ class Fetcher:
         scheme = uri.partition("://")[0].lower() if has_scheme(uri) else ""
         if scheme in ("http", "https"):
             if not self.allow_http:
-                raise Refused("image_refused", f"{redact(uri)} needs --allow-http")
+                raise Refused("image_refused", f"{public_uri(uri)} needs --allow-http")
             return read_http(uri, self.max_bytes, self.allowed)
         if is_s3(uri):
             return self._read_s3(uri)
@@ -124,9 +124,9 @@ class Fetcher:
         return _read_local(uri, root, self.max_bytes)
 
     def _read_s3(self, uri: str) -> bytes:
-        bucket, key = split_s3(uri) if re.match(r"s3://[^/@]+/.", uri) else ("", "")
+        bucket, key = split_s3(uri) if re.match(r"s3://[^/@]+/.", uri) and public_uri(uri) == uri else ("", "")
         if not key:
-            raise Refused("image_refused", f"{redact(uri)} is not s3://BUCKET/KEY")
+            raise Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
         try:
             answer = self.storage.client(attempts=1).get_object(Bucket=bucket, Key=key)
             with contextlib.closing(answer["Body"]) as body:
@@ -136,15 +136,15 @@ class Fetcher:
         except S3_ERRORS as error:
             raise _s3_refusal(uri, error) from error
         if promised_md5(bucket, answer) not in (None, md5(data)):
-            raise Refused("image_fetch_failed", f"{redact(uri)}: the bytes don't match the object's ETag", passing=True)
+            message = f"{public_uri(uri)}: the bytes don't match the object's ETag"
+            raise Refused("image_fetch_failed", message, passing=True)
         return data
 
     def _read_pyarrow(self, uri: str, root: str) -> bytes:
         """From a store that pyarrow knows, if the image root lies on it."""
         if not has_scheme(root) or not uri.startswith(root.rstrip("/") + "/") or uri != _inside(root, uri):
-            raise Refused(
-                "image_refused", f"{uri[:200]!r}: only s3://, http(s):// and what lies in --image-root is opened"
-            )
+            opened = "only s3://, http(s):// and what lies in --image-root is opened"
+            raise Refused("image_refused", f"{public_uri(uri)[:200]!r}: {opened}")
         filesystem, path = self.storage.filesystem(uri)
         try:
             with filesystem.open_input_file(path) as file:
@@ -152,15 +152,15 @@ class Fetcher:
                     raise Refused.of(_too_large(file.size(), self.max_bytes))
                 return file.read()
         except FileNotFoundError as error:
-            raise Refused("image_not_found", f"nothing at {redact(uri)}") from error
+            raise Refused("image_not_found", f"nothing at {public_uri(uri)}") from error
         except OSError as error:
-            raise Refused("image_fetch_failed", f"{redact(uri)}: {error}", passing=True) from error
+            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", passing=True) from error
 
 
 def _s3_refusal(uri: str, error: Exception) -> Refused:
-    status, message = status_of(error), f"{redact(uri)}: {describe(error)}"
+    status, message = status_of(error), f"{public_uri(uri)}: {describe(error)}"
     if isinstance(error, ParamValidationError):
-        return Refused("image_refused", f"{redact(uri)} is not s3://BUCKET/KEY")
+        return Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
     if may_pass(error) or is_ours(error):
         return Refused("image_fetch_failed", message, passing=may_pass(error), wait=wish_of(error))
     if status == 404:
@@ -182,7 +182,7 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
     """A regular file in the local folder `root`; a link counts by what it points to."""
     root = unquote(urlsplit(root).path) if root.startswith("file://") else root
     if "\0" in path or has_scheme(root):
-        raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {redact(root)}")
+        raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {public_uri(root)}")
     try:
         real_root = os.path.realpath(root)
         real = os.path.realpath(os.path.join(real_root, path))

@@ -16,7 +16,7 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from adafv.pipeline.images.transfer import Refused, read_within
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.rejects import public_uri
 from adafv.pipeline.s3 import wished_pause
 
 Address = Callable[[str], bool]
@@ -50,7 +50,7 @@ def read_http(url: str, max_bytes: int, allowed: Address = is_public) -> bytes:
             raise _failed(url, error) from error
         finally:
             answer.close()
-    raise Refused("image_refused", f"{redact(url)}: more than {REDIRECTS} redirects")
+    raise Refused("image_refused", f"{public_uri(url)}: more than {REDIRECTS} redirects")
 
 
 def _get(url: str, allowed: Address) -> urllib3.BaseHTTPResponse:
@@ -58,9 +58,9 @@ def _get(url: str, allowed: Address) -> urllib3.BaseHTTPResponse:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise Refused("image_refused", f"{redact(url)} is no URL: {error}") from error
+        raise Refused("image_refused", f"{public_uri(url)} is no URL") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise Refused("image_refused", f"{redact(url)} is no http(s) URL")
+        raise Refused("image_refused", f"{public_uri(url)} is no http(s) URL")
     pool = _pool(parts, host, _address(url, host, port, allowed), port)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = HEADERS | {"Host": parts.netloc.rpartition("@")[2]}
@@ -72,7 +72,7 @@ def _get(url: str, allowed: Address) -> urllib3.BaseHTTPResponse:
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _failed(url, error) from error
     except ValueError as error:  # e.g. characters that HTTP forbids in a request line
-        raise Refused("image_refused", f"{redact(url)} is no URL: {type(error).__name__}") from error
+        raise Refused("image_refused", f"{public_uri(url)} is no URL: {type(error).__name__}") from error
 
 
 def _address(url: str, host: str, port: int, allowed: Address) -> str:
@@ -82,11 +82,11 @@ def _address(url: str, host: str, port: int, allowed: Address) -> str:
     except (socket.gaierror, UnicodeError) as error:
         passing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
         wording = "image_fetch_failed" if passing else "image_not_found"
-        raise Refused(wording, f"{redact(url)}: the host can't be resolved", passing) from error
+        raise Refused(wording, f"{public_uri(url)}: the host can't be resolved", passing) from error
     refused = [address for address in found if not allowed(address)]
     if refused or not found:
         raise Refused(
-            "image_refused", f"{redact(url)}: {host} is {', '.join(refused) or 'nowhere'}, not a public address"
+            "image_refused", f"{public_uri(url)}: {host} is {', '.join(refused) or 'nowhere'}, not a public address"
         )
     return found[0]
 
@@ -104,13 +104,13 @@ def _body(url: str, answer: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     status = answer.status
     if status in (408, 425, 429) or status >= 500:
         wait = wished_pause(answer.headers)
-        raise Refused("image_fetch_failed", f"{redact(url)} answered {status}", passing=True, wait=wait)
+        raise Refused("image_fetch_failed", f"{public_uri(url)} answered {status}", passing=True, wait=wait)
     if status in (404, 410):
-        raise Refused("image_not_found", f"{redact(url)} answered {status}")
+        raise Refused("image_not_found", f"{public_uri(url)} answered {status}")
     if status in (401, 402, 403, 407, 451):
-        raise Refused("image_forbidden", f"{redact(url)} answered {status}")
+        raise Refused("image_forbidden", f"{public_uri(url)} answered {status}")
     if status != 200:
-        raise Refused("image_refused", f"{redact(url)} answered {status}")
+        raise Refused("image_refused", f"{public_uri(url)} answered {status}")
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise Refused("image_too_large", f"{length} bytes; the limit is {max_bytes}")
@@ -119,4 +119,4 @@ def _body(url: str, answer: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
 
 def _failed(url: str, error: Exception) -> Refused:
     """A connection that broke or was never made. The error's own text may repeat the URL, secrets and all."""
-    return Refused("image_fetch_failed", f"{redact(url)}: {type(error).__name__}", passing=True)
+    return Refused("image_fetch_failed", f"{public_uri(url)}: {type(error).__name__}", passing=True)
