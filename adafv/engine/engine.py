@@ -31,7 +31,7 @@ from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing
-from adafv.pruning import STRATEGIES, Cues, Selection, Strategy, text_similarity
+from adafv.pruning import STRATEGIES, Cues, Merged, Selection, Strategy, text_similarity
 
 # Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
 _CROPS_PER_PASS = 64
@@ -112,7 +112,7 @@ class Engine:
         images = self._encode(samples, on_progress)
         watch.lap("encode")
         budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
-        selection = self._select(samples, geometries, budgets, [images[sample.image_key] for sample in samples])
+        selection, images = self._select(samples, geometries, budgets, images)
         embeds, attention_mask = self._assemble(samples, geometries, budgets, images, selection.mask)
         watch.lap("prune")
         answers = generate(
@@ -129,20 +129,18 @@ class Engine:
         shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
         return _labels(samples, geometries, selection.check(), attention_mask, answers, self._processing, shares)
 
-    def _encode(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> dict[str, Encoded]:
-        """Each distinct image once: tokens [C · P, D] and saliency [C · P] by image key."""
+    def _encode(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Encoded]:
+        """Each sample's image, [C · P, …]; one object for samples that show the same, which is encoded once."""
         distinct = {sample.image_key: sample for sample in samples}
         encoded: dict[str, Encoded] = {}
         for group in self._passes(list(distinct.values())):
             crops = torch.from_numpy(np.concatenate([sample.crops for sample in group]))
-            out = self._adapter.encode(crops.to(self._device, non_blocking=True))
-            counts = [len(sample.crops) for sample in group]
-            for sample, tokens, saliency in zip(
-                group, out.tokens.split(counts), out.saliency.split(counts), strict=True
-            ):
-                encoded[sample.image_key] = Encoded(tokens.flatten(0, 1), saliency.flatten())
+            out = self._adapter.encode(crops.to(self._device, non_blocking=True), also=self._strategy.needs)
+            ends = np.cumsum([len(sample.crops) for sample in group]).tolist()
+            for sample, end in zip(group, ends, strict=True):
+                encoded[sample.image_key] = out.patches(slice(end - len(sample.crops), end))
             on_progress()
-        return encoded
+        return [encoded[sample.image_key] for sample in samples]
 
     def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
         """Split images into passes of the vision tower."""
@@ -161,33 +159,52 @@ class Engine:
         geometries: Sequence[Geometry],
         budgets: Sequence[int],
         images: Sequence[Encoded],
-    ) -> Selection:
-        """Prune: all samples at once on an accelerator, one by one on a CPU."""
+    ) -> tuple[Selection, list[Encoded]]:
+        """Prune: all samples at once on an accelerator, one by one on a CPU. With the images as the language model is
+        to see them: where the strategy merged tokens, a sample has an image of its own.
+        """
         step = len(samples) if self._batched else 1
-        parts = []
+        parts: list[Selection] = []
+        seen: list[Encoded] = []
         for start in range(0, len(samples), step):
             part = slice(start, start + step)
             cues = self._cues(samples[part], geometries[part], images[part])
-            parts.append(self._strategy.select(cues, torch.tensor(budgets[part])))
+            selection = self._strategy.select(cues, torch.tensor(budgets[part]))
+            parts.append(selection)
+            seen += self._merge(geometries[part], images[part], selection.merged) if selection.merged else images[part]
         if len(parts) == 1:
-            return parts[0]
-        return Selection(
+            return parts[0], seen
+        together = Selection(
             mask=_padded([part.mask[0] for part in parts]),
             from_text=torch.cat([part.from_text for part in parts]),
             from_saliency=torch.cat([part.from_saliency for part in parts]),
             flaws=torch.cat([part.flaws for part in parts]),
         )
+        return together, seen
+
+    def _merge(self, geometries: Sequence[Geometry], images: Sequence[Encoded], merged: Merged) -> list[Encoded]:
+        """The images with the merged tokens in the place of their targets."""
+        tokens = self._adapter.project(merged.hidden)  # [B, C, D]
+        out = []
+        for image, at, targets, new in zip(images, self._sources(geometries), merged.targets, tokens, strict=True):
+            # What has no target goes to a row behind the image's, which nothing reads.
+            place = torch.where(targets < 0, len(image.tokens), at[targets.clamp_min(0)])
+            table = torch.cat([image.tokens, new[:1]]).index_copy(0, place, new)
+            out.append(Encoded(table, image.saliency))
+        return out
+
+    def _sources(self, geometries: Sequence[Geometry]) -> list[Tensor]:
+        """int64 [N] each: where among the patches of its image each visual token stands."""
+        places = [torch.from_numpy(geometry.source[geometry.is_token]) for geometry in geometries]
+        return [place.to(self._device, non_blocking=True) for place in places]
 
     def _cues(self, samples: Sequence[Sample], geometries: Sequence[Geometry], images: Sequence[Encoded]) -> Cues:
         """The cues that the strategy needs, in the packed order of the N visual tokens."""
         needs = self._strategy.needs
-        sources = [
-            torch.from_numpy(geometry.source[geometry.is_token]).to(self._device, non_blocking=True)
-            for geometry in geometries
-        ]
+        sources = self._sources(geometries)
         cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
-        if "saliency" in needs:
-            cues["saliency"] = _padded([image.saliency[at] for image, at in zip(images, sources, strict=True)])
+        for name in needs & {"saliency", "keys", "hidden"}:
+            cues[name] = _padded([getattr(image, name)[at] for image, at in zip(images, sources, strict=True)])
         if needs & {"visual", "similarity"}:
             cues["visual"] = _padded([image.tokens[at] for image, at in zip(images, sources, strict=True)])
         if needs & {"text", "similarity"}:
@@ -196,9 +213,9 @@ class Engine:
             cues["text"] = self._adapter.embed(_padded(ids))
         if "similarity" in needs:
             cues["similarity"] = text_similarity(cues["text"], cues["visual"], cues["text_valid"], cues["valid"])
-        if "neighbours" in needs:
-            windows = [torch.from_numpy(geometry.neighbours) for geometry in geometries]
-            cues["neighbours"] = _padded(windows, -1).to(self._device, non_blocking=True)
+        for name in needs & {"neighbours", "places"}:
+            rows = [torch.from_numpy(getattr(geometry, name)) for geometry in geometries]
+            cues[name] = _padded(rows, -1).to(self._device, non_blocking=True)
         if "seeds" in needs:
             cues["seeds"] = torch.tensor([_seed(sample.id) for sample in samples], device=self._device)
         return Cues(**cues)
@@ -219,17 +236,18 @@ class Engine:
         samples: Sequence[Sample],
         geometries: Sequence[Geometry],
         budgets: Sequence[int],
-        images: dict[str, Encoded],
+        images: Sequence[Encoded],
         mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """inputs_embeds [B, L, D] and attention_mask [B, L]. The table: all images, all prompts, the newline."""
-        starts, rows = {}, 0
-        for key, image in images.items():
-            starts[key], rows = rows, rows + len(image.tokens)
+        starts: dict[Encoded, int] = {}
+        rows = 0
+        for image in dict.fromkeys(images):  # by identity
+            starts[image], rows = rows, rows + len(image.tokens)
         lengths = [len(sample.input_ids) for sample in samples]
         text_rows = (rows + np.cumsum([0, *lengths[:-1]])).tolist()
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples])).to(self._device)
-        parts = [image.tokens for image in images.values()] + [self._adapter.embed(ids)]
+        parts = [image.tokens for image in starts] + [self._adapter.embed(ids)]
         if self._adapter.newline is not None:
             parts.append(self._adapter.newline[None])
         table = torch.cat(parts)
@@ -238,7 +256,7 @@ class Engine:
             geometries,
             budgets,
             image_places=[self._placeholder(sample) for sample in samples],
-            image_rows=[starts[sample.image_key] for sample in samples],
+            image_rows=[starts[image] for image in images],
             text_rows=text_rows,
             newline_row=len(table) - 1,
             newlines=self._options.newlines,

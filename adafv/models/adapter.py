@@ -7,7 +7,8 @@ into embeddings, and an image size into a `Geometry`. Pruning and generating are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +25,19 @@ class Encoded:
     Attributes:
         tokens: [C, P, D], projected into the language model's embedding space.
         saliency: float32 [C, P].
+        keys: float32 [C, P, E], the keys of the attention that saliency is of, averaged over the heads; if asked for.
+        hidden: [C, P, H], hidden states, before the projector; if asked for.
     """
 
     tokens: Tensor
     saliency: Tensor
+    keys: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def patches(self, crops: slice) -> Encoded:
+        """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in given.items() if value is not None})
 
 
 class Adapter(ABC):
@@ -56,8 +66,12 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def encode(self, crops: Tensor) -> Encoded:
-        """Encode crops, uint8 [C, 3, H, W], on the model's device."""
+    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+        """Encode crops, uint8 [C, 3, H, W], on the model's device; with `keys` and `hidden` if `also` names them."""
+
+    @abstractmethod
+    def project(self, hidden: Tensor) -> Tensor:
+        """[..., D], the visual tokens of hidden states [..., H] of any float dtype."""
 
     @property
     @abstractmethod

@@ -1,8 +1,9 @@
-"""One row of one attention matrix, without any matrix: SDPA that also returns the [CLS] row.
+"""One row of one attention matrix, without any matrix: SDPA that also returns the [CLS] row, and keys.
 
 Research code reads saliency with `output_attentions=True`, which turns off SDPA and FlashAttention in every layer and
 materialises every layer's matrix (256 MB per crop for CLIP-L) to read one row of one of them. Here the tower runs on
-SDPA; the last layer's attention module, marked by `capture_cls_row`, recomputes the one row from its own query and key.
+SDPA; the last layer's attention module, marked by `capture`, recomputes the one row from its own query and key, and
+hands out its keys when it is told to.
 
 transformers makes both ends public: attention functions are looked up by name in `AttentionInterface`, and what they
 return beside the output is collected under `attentions` when a model is called with `output_attentions=True`.
@@ -10,7 +11,7 @@ return beside the output is collected under `attentions` when a model is called 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -21,6 +22,18 @@ from adafv.pruning import cls_saliency
 NAME = "sdpa_with_cls_row"
 
 
+class Captured(NamedTuple):
+    """What the marked module returns beside its output.
+
+    Attributes:
+        saliency: float32 [B, P], the [CLS] row, averaged over the heads.
+        keys: float32 [B, P, D], the patches' keys, averaged over the heads; None unless `returns_keys` is set.
+    """
+
+    saliency: Tensor
+    keys: Tensor | None
+
+
 def _sdpa_with_cls_row(
     module: nn.Module,
     query: Tensor,
@@ -29,18 +42,21 @@ def _sdpa_with_cls_row(
     attention_mask: Tensor | None,
     scaling: float,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """As transformers' SDPA; from the marked module also the [CLS] row, float32 [B, P]."""
+) -> tuple[Tensor, Captured | None]:
+    """As transformers' SDPA; from the marked module also what is captured."""
     kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    marked = getattr(module, "returns_cls_row", False)
-    return output, cls_saliency(query, key, scaling) if marked else None
+    if not getattr(module, "returns_cls_row", False):
+        return output, None
+    keys = key[:, :, 1:].float().mean(dim=1) if module.returns_keys else None
+    return output, Captured(cls_saliency(query, key, scaling), keys)
 
 
 AttentionInterface.register(NAME, _sdpa_with_cls_row)
 
 
-def capture_cls_row(tower: PreTrainedModel, attention: nn.Module) -> None:
-    """Make `tower(pixels, output_attentions=True).attentions` hold one tensor: the [CLS] row at `attention`."""
+def capture(tower: PreTrainedModel, attention: nn.Module) -> None:
+    """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `attention`."""
     attention.returns_cls_row = True  # type: ignore[assignment]
+    attention.returns_keys = False  # type: ignore[assignment]
     tower.set_attn_implementation(NAME)

@@ -6,6 +6,7 @@ The layers after it are dropped: nothing reads them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from adafv.models.adapter import Adapter, Encoded
-from adafv.models.attention import capture_cls_row
+from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
 
 
@@ -37,7 +38,8 @@ class LlavaAdapter(Adapter):
         self._depths = feature_depths(model.config)
         encoder = getattr(self._tower, "vision_model", self._tower).encoder
         encoder.layers = encoder.layers[: max(self._depths)]
-        capture_cls_row(self._tower, encoder.layers[-1].self_attn)
+        self._attention = encoder.layers[-1].self_attn
+        capture(self._tower, self._attention)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
@@ -47,15 +49,22 @@ class LlavaAdapter(Adapter):
         return Geometry(crops=1, source=np.arange(side * side), panels=(panel,))
 
     @torch.inference_mode()
-    def encode(self, crops: Tensor) -> Encoded:
+    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+        self._attention.returns_keys = "keys" in also
         several = len(self._depths) > 1
         out = self._tower(self.normalise(crops), output_attentions=True, output_hidden_states=several)
         if several:
             features = torch.cat([out.hidden_states[depth] for depth in self._depths], dim=-1)
         else:
             features = out.last_hidden_state  # of the feature layer: the later ones are gone
-        (saliency,) = out.attentions
-        return Encoded(self._projector(features[:, 1:]), saliency)
+        (captured,) = out.attentions
+        hidden = features[:, 1:]
+        kept = hidden if "hidden" in also else None
+        return Encoded(self._projector(hidden), captured.saliency, captured.keys, kept)
+
+    @torch.inference_mode()
+    def project(self, hidden: Tensor) -> Tensor:
+        return self._projector(hidden.to(self.model.dtype))
 
     @property
     def newline(self) -> Tensor | None:

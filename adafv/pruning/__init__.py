@@ -3,6 +3,9 @@
     cues        the two cues: visual saliency and text-to-image similarity
     mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
     strategies  every way to select, by name
+    visionzip, divprune, cdpruner, eadp     other methods, one file each
+    relevance   how relevant a visual token is to the question
+    greedy      what the selections that choose one token after the other share
     selection   what all of them return, and the ordering they share
 
 Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to keep, H heads, D channels.
@@ -10,7 +13,17 @@ Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to
 
 from adafv.pruning.cues import cls_saliency, text_similarity
 from adafv.pruning.mixture import mix, mix_paper
-from adafv.pruning.selection import Selection
+from adafv.pruning.selection import Merged, Selection
 from adafv.pruning.strategies import STRATEGIES, Cues, Strategy
 
-__all__ = ["STRATEGIES", "Cues", "Selection", "Strategy", "cls_saliency", "mix", "mix_paper", "text_similarity"]
+__all__ = [
+    "STRATEGIES",
+    "Cues",
+    "Merged",
+    "Selection",
+    "Strategy",
+    "cls_saliency",
+    "mix",
+    "mix_paper",
+    "text_similarity",
+]

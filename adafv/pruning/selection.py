@@ -24,7 +24,21 @@ _FLAWS = (
     "visual is NaN or infinite",
     "relevance is NaN or infinite",
     "keys is NaN or infinite",
+    "hidden is NaN or infinite",
 )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """Kept tokens that others were merged into, C or fewer of a sample.
+
+    Attributes:
+        targets: int64 [B, C], which tokens; -1 where nothing was merged and a place is left over.
+        hidden: float32 [B, C, D], what each of them is now, before the projector.
+    """
+
+    targets: Tensor
+    hidden: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +50,14 @@ class Selection:
         from_text: int64 [B], i: how many leading tokens of the text order were taken.
         from_saliency: int64 [B], j: likewise for saliency. The two overlap, so i + j can exceed K.
         flaws: int64 [B], 0 where the row's input was good; see `check`.
+        merged: what kept tokens became that others were merged into; None for strategies that merge nothing.
     """
 
     mask: Tensor
     from_text: Tensor
     from_saliency: Tensor
     flaws: Tensor
+    merged: Merged | None = None
 
     def check(self) -> Selection:
         """Return self if the input was good. Waits for the device.
@@ -110,8 +126,8 @@ def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
 
 
 def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: the flaws of `visual` or `keys`, float [B, N, D], or `relevance`, [B, N] (`name`), where `valid`."""
-    shift = 6 + ("visual", "relevance", "keys").index(name)
+    """int64 [B]: the flaws of `visual`, `keys`, `hidden`, [B, N, D], or `relevance`, [B, N] (`name`), where `valid`."""
+    shift = 6 + ("visual", "relevance", "keys", "hidden").index(name)
     return _unbounded(values, valid).long() << shift
 
 

@@ -9,6 +9,7 @@ A strategy says which cues it `needs`, so that the engine computes no other. `ST
     text         the K most similar to the question
     adafv        the adaptive mixture of both, corrected: exactly K tokens
     adafv-paper  the mixture as published: duplicates count against the budget
+    visionzip    the most salient, and a few that the others are merged into (arXiv 2412.04467)
     divprune     the K that lie furthest from each other (arXiv 2503.02175)
     cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
     eadp         facility location: the K that stand in best for what is relevant (arXiv 2607.02484)
@@ -29,6 +30,7 @@ from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.relevance import mean_cosine
 from adafv.pruning.selection import Budget, Order, Selection, cue_flaws
+from adafv.pruning.visionzip import visionzip
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -43,7 +45,10 @@ class Cues:
         visual: [B, N, D], projected visual tokens.
         text: [B, T, D], the language model's input embeddings of the question.
         text_valid: bool [B, T], False where padded; comes with `text`, None if nothing is padded.
+        keys: [B, N, E], the vision encoder's keys at the feature layer, averaged over the heads.
+        hidden: [B, N, D], its hidden states there, before the projector.
         neighbours: int64 [B, N, 9], the tokens around each token on the image, see `relevance.blur`.
+        places: int64 [B, N, 2], the crop that each token is a patch of, and which patch of it; -1 where padded.
     """
 
     valid: Tensor
@@ -53,7 +58,10 @@ class Cues:
     visual: Tensor | None = None
     text: Tensor | None = None
     text_valid: Tensor | None = None
+    keys: Tensor | None = None
+    hidden: Tensor | None = None
     neighbours: Tensor | None = None
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,11 @@ def _adafv(cues: Cues, keep: int | Tensor) -> Selection:
 
 def _adafv_paper(cues: Cues, keep: int | Tensor) -> Selection:
     return mix_paper(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
+
+
+def _visionzip(cues: Cues, keep: int | Tensor) -> Selection:
+    saliency, keys = _needed(cues.saliency, "saliency"), _needed(cues.keys, "keys")
+    return visionzip(saliency, keys, _needed(cues.hidden, "hidden"), keep, cues.valid)
 
 
 def _divprune(cues: Cues, keep: int | Tensor) -> Selection:
@@ -173,6 +186,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("text", _text, frozenset({"similarity"})),
         Strategy("adafv", _adafv, frozenset({"saliency", "similarity"})),
         Strategy("adafv-paper", _adafv_paper, frozenset({"saliency", "similarity"})),
+        Strategy("visionzip", _visionzip, frozenset({"saliency", "keys", "hidden"})),
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),

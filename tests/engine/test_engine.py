@@ -13,6 +13,7 @@ import torch
 from adafv.engine import Engine, EngineOptions, Preparer
 from adafv.pruning import STRATEGIES
 from tests.models.conftest import picture
+from tests.pruning import oracle
 from tests.tiny_models import Shape, build
 
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
@@ -69,7 +70,9 @@ def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypat
     preparer, engine = load(model, strategy="adafv")
     crops, rows = [], []
     encode, cues = type(engine._adapter).encode, Engine._cues
-    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, c: (crops.append(len(c)), encode(self, c))[1])
+    monkeypatch.setattr(
+        type(engine._adapter), "encode", lambda self, c, **_: (crops.append(len(c)), encode(self, c))[1]
+    )
     monkeypatch.setattr(
         Engine, "_cues", lambda self, samples, *rest: (rows.append(len(samples)), cues(self, samples, *rest))[1]
     )
@@ -118,11 +121,36 @@ def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
     assert label.mean_logprob == pytest.approx(float(torch.stack(steps).mean()), abs=1e-5)
 
 
+def test_merged_tokens_stand_where_their_targets_stood(model):
+    """VisionZip by hand, for two questions on one image: hidden states merged, projected, and put in place."""
+    preparer, engine = load(model, strategy="visionzip", keep_tokens=24)
+    samples = [preparer.prepare(str(i), picture((64, 64)), question) for i, question in enumerate(("w1 w2", "w9"))]
+    seen = []
+    assemble = Engine._assemble
+    engine._assemble = lambda *given: (seen.append(assemble(engine, *given)), seen[-1])[1]
+    labels = engine.label(samples)
+    adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].image_size)
+    with torch.inference_mode():
+        image = adapter.encode(torch.from_numpy(samples[0].crops), also=("keys", "hidden")).patches(slice(None))
+        order = torch.from_numpy(geometry.source[geometry.is_token])
+        saliency, keys, hidden = (each[order] for each in (image.saliency, image.keys, image.hidden))
+        kept, became, _ = oracle.visionzip(saliency.tolist(), keys.tolist(), hidden.tolist(), 24)
+        tokens = image.tokens[order]
+        for target, merged in became.items():
+            tokens[target] = adapter.project(torch.tensor(merged))
+    assert 1 <= len(became) <= 4 and labels[0].from_saliency == 20
+    for label, sample, row in zip(labels, samples, seen[0][0], strict=True):
+        assert label.kept_indices.tolist() == sorted(kept)
+        after = len(sample.input_ids) - 1 - sample.input_ids.tolist().index(engine._processing.config.image_token_id)
+        got = row[len(row) - after - 24 : len(row) - after]
+        torch.testing.assert_close(got, tokens[sorted(kept)], rtol=1e-4, atol=1e-5)
+
+
 def test_each_distinct_image_is_encoded_once(model, monkeypatch):
     preparer, engine = load(model)
     seen = []
     encode = type(engine._adapter).encode
-    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, crops: (seen.append(1), encode(self, crops))[1])
+    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, c, **_: (seen.append(1), encode(self, c))[1])
     samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
     engine.label(samples)
     assert len(seen) == 3

@@ -125,6 +125,6 @@ def test_progress_is_reported_for_each_image_and_token(model):
 def test_try_out_asks_one_token_and_leaves_nothing_behind(model, monkeypatch):
     engine = Engine.load(model, EngineOptions(keep=0.2, max_new_tokens=4))
     engine.try_out()
-    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, crops: 1 / 0)
+    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, crops, **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.try_out()

@@ -21,11 +21,16 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 @dataclass(frozen=True, eq=False)
 class SlowCues:
-    """The packed sequence without its newlines: tokens [N, D], saliency [N], similarity [N]."""
+    """The packed sequence without its newlines.
+
+    Tokens [N, D], saliency [N], similarity [N], keys [N, E] averaged over heads, hidden [N, H] before the projector.
+    """
 
     tokens: Tensor
     saliency: Tensor
     similarity: Tensor
+    keys: Tensor
+    hidden: Tensor
 
 
 class SlowModel:
@@ -54,27 +59,41 @@ class SlowModel:
         inputs = self.inputs(image, question)
         config, inner = self.model.config, self.model.model
         pixels = inputs["pixel_values"].flatten(0, -4)  # [C, 3, H, W]
+        projected: dict[str, Tensor] = {}
+        hooks = [
+            module.register_forward_hook(lambda _, __, out, name=name: projected.update({name: out}))
+            for name, module in inner.vision_tower.named_modules()
+            if name.endswith("self_attn.k_proj")
+        ]
         out = inner.vision_tower(pixels, output_attentions=True, output_hidden_states=True)
+        for hook in hooks:
+            hook.remove()
         layers = config.vision_feature_layer
         layers = [layers] if isinstance(layers, int) else layers
         count = config.vision_config.num_hidden_layers
         deepest = max(layer if layer >= 0 else count + 1 + layer for layer in layers)
         saliency = out.attentions[deepest - 1][:, :, 0, 1:].mean(dim=1)  # [C, P]
         features = torch.cat([out.hidden_states[layer] for layer in layers], dim=-1)[:, 1:]
-        tokens = inner.multi_modal_projector(features)
-        if hasattr(inner, "pack_image_features"):
-            newline = torch.full((1,), torch.nan)
-            packed = [
-                inner.pack_image_features(
-                    [crops], inputs["image_sizes"], "default", image_newline=newline.expand(width)
-                )
-                for crops, width in ((tokens, tokens.shape[-1]), (saliency[..., None], 1))
-            ]
-            (tokens,), (saliency,) = packed[0][0], packed[1][0]
-            tokens, saliency = tokens[~tokens.isnan().any(dim=1)], saliency[~saliency.isnan()]
-        else:
-            tokens, saliency = tokens[0], saliency[0]
-        return SlowCues(tokens, saliency, self._similarity(question, tokens))
+        (key,) = [value for name, value in projected.items() if f"layers.{deepest - 1}." in name]  # [C, 1 + P, H · E]
+        keys = key[:, 1:].unflatten(2, (config.vision_config.num_attention_heads, -1)).mean(dim=2)
+        tokens = self._packed(inner.multi_modal_projector(features), inputs)
+        return SlowCues(
+            tokens,
+            self._packed(saliency[..., None], inputs).squeeze(1),
+            self._similarity(question, tokens),
+            self._packed(keys, inputs),
+            self._packed(features, inputs),
+        )
+
+    def _packed(self, crops: Tensor, inputs) -> Tensor:
+        """[N, D] of [C, P, D]: in the order of the packed sequence, without the newlines."""
+        if not hasattr(self.model.model, "pack_image_features"):
+            return crops[0]
+        newline = torch.full((crops.shape[-1],), torch.nan)
+        (packed,), _ = self.model.model.pack_image_features(
+            [crops], inputs["image_sizes"], "default", image_newline=newline
+        )
+        return packed[~packed.isnan().any(dim=1)]
 
     def _similarity(self, question: str, tokens: Tensor) -> Tensor:
         ids = self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]

@@ -31,9 +31,12 @@ def test_tokens_and_cues_equal_the_slow_way(pair, size):
     expected = slow.cues(image, QUESTION)
     geometry = processing.geometry(size)
     with torch.inference_mode():
-        encoded = adapter.encode(torch.from_numpy(processing.crops(image)))
+        encoded = adapter.encode(torch.from_numpy(processing.crops(image)), also=("keys", "hidden"))
         order = torch.from_numpy(geometry.source[geometry.is_token])
-        tokens, saliency = encoded.tokens.flatten(0, 1)[order], encoded.saliency.flatten()[order]
+        image = encoded.patches(slice(None))
+        tokens, saliency, keys, hidden = (
+            each[order] for each in (image.tokens, image.saliency, image.keys, image.hidden)
+        )
         prompt = processing.prompt(QUESTION)
         start, end = prompt.question_span
         text = adapter.embed(torch.from_numpy(prompt.input_ids[start:end]))
@@ -41,6 +44,17 @@ def test_tokens_and_cues_equal_the_slow_way(pair, size):
     torch.testing.assert_close(tokens, expected.tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(saliency, expected.saliency, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(similarity, expected.similarity, rtol=2e-3, atol=1e-6)
+    torch.testing.assert_close(keys, expected.keys, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(hidden, expected.hidden, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter.project(hidden), expected.tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_and_hidden_states_cost_nothing_unless_asked_for(pair):
+    _, _, processing, adapter = pair
+    crops = torch.from_numpy(processing.crops(picture((64, 64))))
+    assert adapter.encode(crops, also=("keys", "hidden")).keys is not None
+    plain = adapter.encode(crops)
+    assert plain.keys is None and plain.hidden is None
 
 
 def test_kept_indices_equal_the_slow_way(pair):
@@ -56,7 +70,7 @@ def test_kept_indices_equal_the_slow_way(pair):
         assert (label.from_text, label.from_saliency) == (int(expected.from_text), int(expected.from_saliency))
 
 
-@pytest.mark.parametrize("keep_all", ["none", "adafv", "random"])
+@pytest.mark.parametrize("keep_all", ["none", "adafv", "visionzip"])
 def test_unpruned_equals_stock_generate_token_for_token(pair, keep_all):
     """`none`, and every pruning strategy that is told to keep all, newline embeddings included."""
     path, slow, processing, _ = pair

@@ -163,3 +163,26 @@ def eadp(
         )
         chosen, margin = chosen | {token}, min(margin, by / sum(weight))
     return chosen, margin
+
+
+def visionzip(
+    saliency: Sequence[int], keys: Sequence[Sequence[float]], hidden: Sequence[Sequence[float]], keep: int
+) -> tuple[set[int], dict[int, list[float]], Margin]:
+    """What is kept, and what the targets became that others were merged into."""
+    contextual = math.floor(keep * 10 / 64 + 0.5)
+    dominant = set(order(saliency)[: keep - contextual])
+    rest = [t for t in range(len(saliency)) if t not in dominant]
+    stride = max(1, len(rest) // contextual) if contextual else 1
+    targets = rest[::stride][:contextual]
+    groups: dict[int, list[int]] = {}
+    margin = math.inf
+    for token in rest:
+        if targets and token not in targets:
+            nearest, by = best({target: cosine(keys[token], keys[target]) for target in targets})
+            groups.setdefault(nearest, []).append(token)
+            margin = min(margin, by)
+    became = {
+        target: [own + sum(hidden[t][d] for t in group) / len(group) for d, own in enumerate(hidden[target])]
+        for target, group in groups.items()
+    }
+    return dominant | set(targets), became, margin

@@ -24,6 +24,8 @@ def cues(rows: int, tokens: int, seed: int = 0, width: int = 6, words: int = 5) 
         similarity=torch.rand(rows, tokens, generator=generator),
         seeds=torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator),
         visual=torch.randn(rows, tokens, width, generator=generator),
+        keys=torch.randn(rows, tokens, 4, generator=generator),
+        hidden=torch.randn(rows, tokens, 5, generator=generator),
         text=torch.randn(rows, words, width, generator=generator),
         text_valid=torch.ones(rows, words, dtype=torch.bool),
         neighbours=around.expand(rows, -1, -1),
@@ -52,6 +54,8 @@ def padded(batch: Cues, more: int) -> Cues:
 def permuted(batch: Cues, order: torch.Tensor) -> Cues:
     """The batch with its visual tokens in another order: the i-th is what was the `order`[i]-th."""
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    moved = {name: getattr(batch, name)[:, order] for name in ("valid", "saliency", "similarity", "visual")}
+    moved = {
+        name: getattr(batch, name)[:, order] for name in ("valid", "saliency", "similarity", "visual", "keys", "hidden")
+    }
     around = batch.neighbours[:, order]
     return replace(batch, **moved, neighbours=torch.where(around >= 0, place[around.clamp_min(0)], -1))

@@ -1,0 +1,96 @@
+"""VisionZip: the most salient tokens, and a few that others are merged into (arXiv 2412.04467).
+
+Of the budget K, C = 10/64 (rounded, half up) goes to contextual tokens, D = K - C to dominant ones. The dominant are
+the D with the most [CLS] attention. Of the rest, in their order, every s-th is a target, C of them, with
+s = ⌊(N - D) / C⌋. Each other token goes to the target whose key is most like its own, by the cosine of the keys at the
+feature layer, averaged over the heads; of two alike to the first. A target becomes itself plus the mean of what went to
+it, in hidden states before the projector. So a contextual token stands for many places, and a position has to be given
+to it: its target's.
+
+Where the source is silent: all crops of a sample share one budget (the authors give each crop its own), and [CLS],
+which LLaVA doesn't hand on, is not among the dominant.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adafv.pruning.selection import Budget, Merged, Order, Selection, cue_flaws, value_flaws
+
+_Count = TypeVar("_Count", int, Tensor)
+
+
+def visionzip(
+    saliency: Tensor, keys: Tensor, hidden: Tensor, keep: int | Tensor, valid: Tensor | None = None
+) -> Selection:
+    """Keep D dominant and C contextual tokens of each sample, K in all, and merge the others into the latter.
+
+    Args:
+        saliency: float [B, N], see `cues.cls_saliency`.
+        keys: [B, N, E], the attention's keys at the feature layer, averaged over the heads; compared in float32.
+        hidden: [B, N, D], hidden states of the feature layer; averaged in float32.
+        keep, valid: as for `mix`.
+
+    Returns:
+        Selection with D in `from_saliency`, and `merged`.
+
+    Raises:
+        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
+            values.
+    """
+    if saliency.dim() != 2 or any(each.dim() != 3 or each.shape[:2] != saliency.shape for each in (keys, hidden)):
+        raise ValueError(
+            f"saliency {list(saliency.shape)}, keys {list(keys.shape)} and hidden {list(hidden.shape)} must be "
+            "[B, N], [B, N, E] and [B, N, D]"
+        )
+    if valid is None:
+        valid = torch.ones_like(saliency, dtype=torch.bool)
+    if valid.shape != saliency.shape:
+        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(saliency.shape)} like saliency")
+    budget = Budget.of(keep, valid)
+    flaws = budget.flaws() | cue_flaws(saliency, valid, "saliency") | value_flaws(keys, valid, "keys")
+    flaws = flaws | value_flaws(hidden, valid, "hidden")
+    contextual = _contextual(budget.keep)
+    dominant = Order.of(saliency, valid).top(budget.keep - contextual) & valid
+    rest = valid & ~dominant
+    target = _targets(rest, contextual[:, None])
+    merged = _merge(target, rest & ~target, keys, hidden, max(1, _contextual(budget.bound)))
+    nothing = torch.zeros_like(budget.keep)
+    return Selection(dominant | target, nothing, budget.keep - contextual, flaws, merged).checked_if_cheap()
+
+
+def _contextual(keep: _Count) -> _Count:
+    """C of K."""
+    return (keep * 10 + 32) // 64
+
+
+def _targets(rest: Tensor, count: Tensor) -> Tensor:
+    """bool [B, N]: `count` [B, 1] tokens at a regular stride among the `rest` [B, N]."""
+    place = rest.long().cumsum(dim=1) - 1
+    stride = (rest.sum(dim=1, keepdim=True) // count.clamp_min(1)).clamp_min(1)
+    return rest & (place % stride == 0) & (place // stride < count)
+
+
+def _merge(target: Tensor, others: Tensor, keys: Tensor, hidden: Tensor, most: int) -> Merged:
+    """The targets, of which no row has more than `most`, with the `others` merged in. Both are bool [B, N]."""
+    tokens = target.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # [B, C], targets first
+    filled = target.gather(1, tokens)
+    units = F.normalize(keys.float(), dim=-1)
+    cosine = units @ _rows(units, tokens).transpose(1, 2)  # [B, N, C]
+    nearest = cosine.masked_fill(~filled[:, None], -torch.inf).argmax(dim=2)  # [B, N]
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    share = ((nearest[:, None] == places[:, None]) & (others & filled.any(dim=1, keepdim=True))[:, None]).float()
+    count = share.sum(dim=2)  # [B, C], how many went to each
+    wide = hidden.float()
+    sums = share @ wide.masked_fill(~others[:, :, None], 0.0)
+    together = _rows(wide, tokens) + sums / count.clamp_min(1)[:, :, None]
+    return Merged(tokens.masked_fill(count == 0, -1), together)
+
+
+def _rows(matrix: Tensor, tokens: Tensor) -> Tensor:
+    """[B, C, D]: the rows of [B, N, D] that `tokens` [B, C] name."""
+    return matrix.gather(1, tokens[:, :, None].expand(-1, -1, matrix.shape[2]))
