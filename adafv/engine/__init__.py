@@ -12,7 +12,7 @@
 Needs torch and transformers; works where Ray isn't installed.
 """
 
-from adafv.engine.engine import Engine
+from adafv.engine.engine import Engine, load_model
 from adafv.engine.faults import is_out_of_memory, is_spent
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import PrepareError, Preparer
@@ -29,4 +29,5 @@ __all__ = [
     "Sample",
     "is_out_of_memory",
     "is_spent",
+    "load_model",
 ]

@@ -62,18 +62,19 @@ class Score:
 
 def score(labels: Mapping[str, str | None], truth: Mapping[str, Truth]) -> Score:
     """`labels` and `truth` by id."""
-    points = [(truth[id_], _points(label or "", truth[id_])) for id_, label in labels.items() if id_ in truth]
+    scored = [(truth[id_], points(label or "", truth[id_])) for id_, label in labels.items() if id_ in truth]
     return Score(
-        by_type=_means([(row.type, got) for row, got in points]),
-        by_size=_means([(row.size, got) for row, got in points]),
-        questions=_mean([got for row, got in points if row.type != CAPTION]),
-        overall=_mean([got for _, got in points]),
+        by_type=_means([(row.type, got) for row, got in scored]),
+        by_size=_means([(row.size, got) for row, got in scored]),
+        questions=_mean([got for row, got in scored if row.type != CAPTION]),
+        overall=_mean([got for _, got in scored]),
         missing=len(truth.keys() - labels.keys()),
         unknown=len(labels.keys() - truth.keys()),
     )
 
 
-def _points(label: str, truth: Truth) -> float:
+def points(label: str, truth: Truth) -> float:
+    """What one answer is worth, from 0 to 1."""
     if truth.type == CAPTION:
         return pair_f1(label, truth.answer)
     return float(label.split() == truth.answer.split())
