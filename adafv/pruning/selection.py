@@ -25,6 +25,7 @@ _FLAWS = (
     "relevance is NaN or infinite",
     "keys is NaN or infinite",
     "hidden is NaN or infinite",
+    "demand is NaN or infinite",
 )
 
 
@@ -126,8 +127,8 @@ def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
 
 
 def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: the flaws of `visual`, `keys`, `hidden`, [B, N, D], or `relevance`, [B, N] (`name`), where `valid`."""
-    shift = 6 + ("visual", "relevance", "keys", "hidden").index(name)
+    """int64 [B]: the flaws of what is called `name`, [B, N] or [B, N, D], where `valid`."""
+    shift = 6 + ("visual", "relevance", "keys", "hidden", "demand").index(name)
     return _unbounded(values, valid).long() << shift
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -186,3 +187,32 @@ def visionzip(
         for target, group in groups.items()
     }
     return dominant | set(targets), became, margin
+
+
+def demand(
+    text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], saliency: Sequence[float]
+) -> list[float]:
+    asked = [0.0] * len(visual)
+    for word in text:
+        cosines = [cosine(word, token) for token in visual]
+        low, high, middle = min(cosines), max(cosines), statistics.median(cosines)
+        gate = max(0.0, (high + low - 2 * middle) / (high - low)) if high > low else 0.0
+        weights = [math.exp(100 * (value - high)) for value in cosines]
+        asked = [max(old, gate * weight / sum(weights)) for old, weight in zip(asked, weights, strict=True)]
+    total = sum(saliency)
+    return [
+        1 / len(visual) + share + (0.5 * salient / total if total else 0)
+        for share, salient in zip(asked, saliency, strict=True)
+    ]
+
+
+def coverage(visual: Sequence[Sequence[float]], demands: Sequence[float], keep: int) -> tuple[set[int], Margin]:
+    tokens = range(len(visual))
+    kernel = [[max(0.0, cosine(visual[i], visual[j])) ** 4 for j in tokens] for i in tokens]
+    chosen: set[int] = set()
+    margin = math.inf
+    while len(chosen) < keep:
+        left = [demands[j] / (1 + sum(kernel[s][j] for s in chosen)) ** 4 for j in tokens]
+        token, by = best({i: sum(kernel[i][j] * left[j] for j in tokens) for i in tokens if i not in chosen})
+        chosen, margin = chosen | {token}, min(margin, by)
+    return chosen, margin

@@ -37,7 +37,13 @@ def neighbours(*panels: Panel) -> np.ndarray:
 
 
 def rows_of(batch: Cues, rows: slice) -> Cues:
-    return Cues(**{field.name: getattr(batch, field.name)[rows] for field in fields(Cues)})
+    return Cues(**{name: tensor[rows] for name, tensor in present(batch).items()})
+
+
+def present(batch: Cues) -> dict[str, torch.Tensor]:
+    """The cues that are there, by name."""
+    cues = {field.name: getattr(batch, field.name) for field in fields(Cues)}
+    return {name: tensor for name, tensor in cues.items() if tensor is not None}
 
 
 def padded(batch: Cues, more: int) -> Cues:
@@ -47,8 +53,7 @@ def padded(batch: Cues, more: int) -> Cues:
         after = [0, 0] * (tensor.dim() - 2) + [0, more]
         return torch.nn.functional.pad(tensor, after, value=_PADDING.get(name, 9.0))
 
-    wide = {field.name: getattr(batch, field.name) for field in fields(Cues) if field.name != "seeds"}
-    return replace(batch, **{name: widen(name, tensor) for name, tensor in wide.items()})
+    return replace(batch, **{name: widen(name, tensor) for name, tensor in present(batch).items() if name != "seeds"})
 
 
 def permuted(batch: Cues, order: torch.Tensor) -> Cues:

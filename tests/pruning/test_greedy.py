@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from adafv.models import Panel
 from adafv.pruning import STRATEGIES, Cues
 from adafv.pruning.cdpruner import cdpruner
+from adafv.pruning.coverage import coverage, demand
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
 from tests.pruning import oracle
@@ -27,32 +28,35 @@ def samples(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     visual = torch.randn(tokens, width, generator=generator)
     text = torch.randn(draw(st.integers(1, 5)), width, generator=generator)
-    return visual, text, panels, draw(st.integers(1, tokens))
+    saliency = torch.rand(tokens, generator=generator) * draw(st.integers(0, 1))
+    return visual, text, saliency, panels, draw(st.integers(1, tokens))
 
 
-def of_one(visual: torch.Tensor, text: torch.Tensor, panels: list[tuple[int, int]]) -> Cues:
+def of_one(visual: torch.Tensor, text: torch.Tensor, saliency: torch.Tensor, panels: list[tuple[int, int]]) -> Cues:
     around = neighbours(*(Panel(rows, columns, 0, 0, 1, 1) for rows, columns in panels))
     return Cues(
         valid=torch.ones(1, len(visual)).bool(),
         visual=visual[None],
         text=text[None],
+        saliency=saliency[None],
         neighbours=torch.from_numpy(around)[None],
     )
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp"])
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "coverage"])
 @settings(max_examples=150, deadline=None)
 @given(sample=samples())
 def test_equals_the_definition(name, sample):
-    visual, text, panels, keep = sample
+    visual, text, saliency, panels, keep = sample
     exact, words = visual.tolist(), text.tolist()
     kept, margin = {
         "divprune": lambda: oracle.divprune(exact, keep),
         "cdpruner": lambda: oracle.cdpruner(exact, oracle.mean_cosine(words, exact), keep),
         "eadp": lambda: oracle.eadp(words, exact, panels, keep),
+        "coverage": lambda: oracle.coverage(exact, oracle.demand(words, exact, saliency.tolist()), keep),
     }[name]()
     assume(margin > CLEAR)
-    got = STRATEGIES[name].select(of_one(visual, text, panels), keep).mask[0]
+    got = STRATEGIES[name].select(of_one(visual, text, saliency, panels), keep).mask[0]
     assert set(got.nonzero().flatten().tolist()) == kept
 
 
@@ -83,6 +87,23 @@ def test_eadp_stands_in_for_the_many_before_the_odd_one():
     assert eadp(visual, torch.tensor([[5.0, 1, 1, 1, 1]]), alone, 1).mask[0].tolist() == [True, *[False] * 4]
 
 
+def test_coverage_spends_in_proportion_to_the_demand():
+    """Three objects of eight tokens each, none like another; the last is wanted four times as much as the first two."""
+    visual = torch.eye(3).repeat_interleave(8, dim=0)[None]
+    wanted = torch.tensor([1.0, 1, 4]).repeat_interleave(8)[None]
+    counts = [coverage(visual, wanted, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 4, 12)]
+    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 2], [4, 3, 5]], "(1 + n)⁴ tokens served are as many again"
+
+
+@pytest.mark.parametrize(("words", "gate"), [([[0.0, 0, 0, 0, 1]], 1.0), ([[0.0, 0.25, 0.5, 0.75, 1]], 0.0)])
+def test_a_word_that_names_nothing_has_no_say(words, gate):
+    """One token stands out, or none does."""
+    valid = torch.ones(1, 6).bool().index_fill(1, torch.tensor([5]), False)
+    cosine = torch.tensor([[*words[0], 7.0]])[None]
+    got = demand(cosine, torch.zeros(1, 6), valid)[0]
+    assert got.tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.2 + gate, 0.0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -93,14 +114,17 @@ def test_eadp_stands_in_for_the_many_before_the_odd_one():
         ({"relevance": torch.ones(2, 3)}, "relevance"),
         ({"relevance": torch.tensor([[1, 1, 1, 1], [1, 1, torch.inf, 1]])}, "row 1: relevance is NaN or infinite"),
         ({"neighbours": torch.zeros(2, 4, 8, dtype=torch.int64)}, "neighbours [2, 4, 8]"),
+        ({"demand": torch.ones(2, 3)}, "demand is [2, 3]; it must be [2, 4] like visual"),
+        ({"demand": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: demand is NaN or infinite"),
         ({"keep": torch.tensor([2, 5])}, "row 1: keep is over the number of valid tokens"),
     ],
 )
 def test_bad_input_is_named(change, message):
     good = {"visual": torch.ones(2, 4, 3), "relevance": torch.ones(2, 4), "keep": 2, "valid": None}
-    good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64)}
-    takes = {divprune: {"visual", "keep", "valid"}, cdpruner: {"visual", "relevance", "keep", "valid"}, eadp: set(good)}
-    for rule, names in takes.items():
+    good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64), "demand": torch.ones(2, 4)}
+    takes = {divprune: (), cdpruner: ("relevance",), eadp: ("relevance", "neighbours"), coverage: ("demand",)}
+    for rule, own in takes.items():
+        names = {"visual", "keep", "valid", *own}
         if change.keys() <= names:
             with pytest.raises(ValueError) as error:
                 rule(**{name: value for name, value in (good | change).items() if name in names})
@@ -116,5 +140,6 @@ def test_nan_in_padding_is_no_flaw():
         divprune(visual, 2, valid),
         cdpruner(visual, relevance, 2, valid),
         eadp(visual, relevance, around, 2, valid),
+        coverage(visual, relevance, 2, valid),
     ):
         assert int(selection.mask.sum()) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafv.pruning import STRATEGIES, Cues
-from tests.pruning.samples import cues, padded, permuted, rows_of
+from tests.pruning.samples import cues, padded, permuted, present, rows_of
 
 EXACT = sorted(set(STRATEGIES) - {"none", "adafv-paper"})
 HALVES = ("saliency", "similarity", "visual", "text", "keys", "hidden")
@@ -79,7 +79,7 @@ def test_half_precision_is_widened_first(name, dtype):
 def test_never_waits_for_the_device(name):
     """On the meta device a read of a value fails, so what runs there reads none."""
     batch = cues(3, 20)
-    elsewhere = Cues(**{field.name: getattr(batch, field.name).to("meta") for field in fields(Cues)})
+    elsewhere = Cues(**{name: tensor.to("meta") for name, tensor in present(batch).items()})
     assert STRATEGIES[name].select(elsewhere, torch.tensor([1, 7, 20])).mask.shape == (3, 20)
 
 
