@@ -33,7 +33,7 @@ def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str]) -> p
     """The columns of one file. Raises OSError, which names the file."""
     try:
         with filesystem.open_input_file(path) as source:
-            table = pq.ParquetFile(source, pre_buffer=True).read(columns)
+            table = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True).read(columns)
     except (OSError, pa.ArrowException) as error:
         raise OSError(f"{path}: {error}") from error
     if missing := [name for name in columns if name not in table.column_names]:
