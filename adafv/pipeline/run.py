@@ -189,7 +189,7 @@ class Job:
         except ray.exceptions.RayError as error:
             LOG.error("%s", redact(str(error)))
             failure = safe_message(_cause(error))
-        except S3_ERRORS as error:
+        except (*S3_ERRORS, OSError) as error:
             failure = safe_message(f"the output can't be written: {error}")
         except RunError as error:  # the lease is lost
             failure = str(error)
@@ -216,7 +216,13 @@ class Job:
     def _end(self, failure: str | None) -> None:
         self._run.status, self._run.error = ("done", None) if failure is None else ("failed", failure)
         self._run.ended = datetime.now(UTC)
-        self._run.write(self._output)
+        try:
+            self._run.write(self._output)
+        except (*S3_ERRORS, OSError, RunError) as error:
+            problem = safe_message(f"the run's record can't be written: {error}")
+            if failure is None:
+                raise RunError(problem) from error
+            LOG.warning("%s", problem)
 
     def _dataset(self, plan: Plan) -> ray.data.Dataset:
         _quiet()
