@@ -1,47 +1,168 @@
 """Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
 
+    python jobs/bench.py quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
+    python jobs/bench.py quality --input vqa.jsonl         the same on your own labelled data, with your model
+    python jobs/bench.py ablation                          AdaFV as published and corrected, piece by piece
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
 
-Each makes the data that it needs, prints a table and the machine, and with --json writes both to a file.
+Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import Any
 
 try:
     import adafv  # noqa: F401
 except ModuleNotFoundError:  # not installed: this file stands in a checkout
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from adafv.bench.machine import this_machine
+from adafv.bench.machine import Machine, this_machine
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+
+Figures = list[dict[str, Any]]
+
+DONE, USAGE = 0, 2
+SCENES = 300
+# What a job calls by the same names, checks and explains.
+DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
+MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_ledger(commands)
-    _add_isolation(commands)
-    for command in commands.choices.values():
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
-    options = parser.parse_args(arguments)
-    figures, text = options.run(options)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("adafv").setLevel(logging.INFO)
+    options = make_parser().parse_args(arguments)
+    try:
+        figures, text = options.run(options)
+    except UsageError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return USAGE
     machine = this_machine()
     print(f"{text}\n{machine}")
     if options.json:
-        options.json.write_text(json.dumps({"machine": asdict(machine), options.command: figures}, indent=2) + "\n")
-    return 0
+        options.json.write_text(json.dumps(options.written(options.command, figures, machine), indent=2) + "\n")
+    return DONE
 
 
-def _add_ledger(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("ledger", help="memory and time to plan a rerun, by the number of ids")
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, add in COMMANDS.items():
+        command = commands.add_parser(name, help=add.__doc__)
+        command.set_defaults(written=_with_machine)
+        add(command)
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return parser
+
+
+def _with_machine(command: str, figures: Figures, machine: Machine) -> object:
+    return {"machine": asdict(machine), command: figures}
+
+
+def _alone(command: str, figures: Figures, machine: Machine) -> object:
+    return figures
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    """what pruning costs in accuracy, by strategy, budget and type of question"""
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    parser.add_argument(
+        "--strategies", default="all", help="names, comma-separated; none is always there (%(default)s)"
+    )
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw accuracy over budget; needs adafv[bench]")
+    data = parser.add_argument_group("your own data, in place of the testbed's scenes")
+    data.add_argument("--input", nargs="+", action="extend", metavar="URI", help="as for jobs/label.py, with answers")
+    data.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers (answer)")
+    data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
+    data.add_argument("--metric", metavar="NAME", help="how answers are scored: exact, vqa, anls or contains (exact)")
+    _add_job_options(data, DATA)
+    _add_job_options(parser.add_argument_group("model"), MODEL)
+    parser.set_defaults(run=_run_quality, written=_alone)
+
+
+def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import quality
+
+    job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
+    source = _labelled_data(options, job) if options.input else _scenes(options)
+    found, text = quality.run(
+        job, source, quality.parse_strategies(options.strategies), quality.parse_keeps(options.keep), options.seed
+    )
+    if options.chart:
+        from adafv.bench import chart
+
+        chart.draw(found, source.measure, source.title, options.chart)
+    return [asdict(one) for one in found], text
+
+
+def _add_ablation(parser: argparse.ArgumentParser) -> None:
+    """AdaFV as published against AdaFV corrected, piece by piece"""
+    _add_scenes(parser)
+    _add_job_options(parser.add_argument_group("model"), ("keep", *MODEL))
+    parser.set_defaults(run=_run_ablation)
+
+
+def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import ablation
+
+    found, text = ablation.run(_job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
+    return [asdict(one) for one in found], text
+
+
+def _add_scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes of the testbed ({SCENES})")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the first scene's place; also seeds the draws"
+    )
+
+
+def _scenes(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from adafv.bench.examples import Scenes
+
+    for name in ("answer_column", "type_column", "metric"):
+        if getattr(options, name, None) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for data of your own, given with --input")
+    return Scenes(SCENES if options.scenes is None else options.scenes, options.seed)
+
+
+def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignore[no-untyped-def]
+    from adafv.bench.examples import LabelledData
+
+    if options.scenes is not None:
+        raise UsageError("--scenes is for the testbed; --input brings its own data (--limit takes its first rows only)")
+    return LabelledData(job, options.answer_column or "answer", options.type_column, options.metric or "exact")
+
+
+def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
+    """The options of those names as a job has them."""
+    known = {item.name: item for item in fields(JobOptions)}
+    for item in (known[name] for name in names):
+        text = item.metadata["help"].replace("%", "%%")
+        shown = "" if item.default in (None, MISSING) or "default" in text else f" ({item.default})"
+        how: dict[str, Any] = {"type": item.metadata["type"], "metavar": item.metadata["metavar"]}
+        if item.metadata["type"] is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument("--" + item.name.replace("_", "-"), default=item.default, help=text + shown, **how)
+
+
+def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:
+    return JobOptions(input=input, output="-", **{name: getattr(options, name) for name in names})
+
+
+def _add_ledger(parser: argparse.ArgumentParser) -> None:
+    """memory and time to plan a rerun, by the number of ids"""
     parser.add_argument("--ids", type=int, nargs="+", default=[1_000_000, 10_000_000], help="sizes to measure")
     parser.add_argument(
         "--folder", help="where the data is written and removed again; the system's for temporary files"
@@ -49,25 +170,27 @@ def _add_ledger(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(run=_run_ledger)
 
 
-def _run_ledger(options: argparse.Namespace) -> tuple[list[dict[str, float]], str]:
+def _run_ledger(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import ledger
 
     found = ledger.run(options.ids, options.folder)
     return [asdict(one) for one in found], ledger.table(found)
 
 
-def _add_isolation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("isolation", help="what working in child processes costs")
+def _add_isolation(parser: argparse.ArgumentParser) -> None:
+    """what working in child processes costs"""
     parser.add_argument("--rounds", type=int, default=50, help="how often each way is measured")
     parser.set_defaults(run=_run_isolation)
 
 
-def _run_isolation(options: argparse.Namespace) -> tuple[list[dict[str, float]], str]:
+def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import isolation
 
     found = isolation.run(options.rounds)
     return [asdict(one) for one in found], isolation.table(found)
 
+
+COMMANDS = {"quality": _add_quality, "ablation": _add_ablation, "ledger": _add_ledger, "isolation": _add_isolation}
 
 if __name__ == "__main__":
     sys.exit(main())

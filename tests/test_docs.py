@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -12,9 +13,18 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
+from jobs.bench import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def bench_options() -> set[str]:
+    parsers = []
+    for add in COMMANDS.values():
+        parsers.append(argparse.ArgumentParser())
+        add(parsers[-1])
+    return {option for parser in parsers for option in re.findall(r"--[a-z][a-z-]+", parser.format_help())}
 
 
 def section(page: str, title: str) -> str:
@@ -50,8 +60,9 @@ def test_every_strategy_is_documented():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs jobs/label.py, or named in running text."""
+    """Every --option on a line that runs jobs/label.py or jobs/bench.py, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
+    known |= bench_options()
     elsewhere = {"--working-dir", "--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | elsewhere | {"--alignment-weight", "--threads", "--ids"}

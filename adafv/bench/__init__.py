@@ -2,8 +2,18 @@
 
 Each module makes the data that it needs, measures, and formats its figures as a table:
 
+    quality    what pruning costs in accuracy: every strategy and budget on the same questions
+    ablation   AdaFV as published against AdaFV corrected, piece by piece
     ledger     memory and time of planning a rerun, by the number of ids
     isolation  what working in child processes costs
+
+What they share:
+
+    examples   questions whose answers are known: the testbed's, or a user's
+    exam       several contenders answer the same questions
+    metrics    how right an answer is
+    bootstrap  intervals
+    chart      accuracy over budget, drawn
     machine    what every figure has to be read with
 
 Nothing else in the package depends on them.

@@ -62,6 +62,12 @@ class Geometry:
         return len(self.source) - self.visual_tokens
 
     @property
+    def places(self) -> np.ndarray:
+        """int64 [N, 2]: for each visual token which crop it is a patch of, and which patch of it."""
+        base = self.panels[0]  # of every family one whole crop
+        return np.stack(np.divmod(self.source[self.is_token], base.rows * base.columns), axis=-1)
+
+    @property
     def neighbours(self) -> np.ndarray:
         """int64 [N, 9]: for each visual token those in the 3 × 3 window around it, row by row, itself in the middle; -1
         where its panel ends.

@@ -1,0 +1,72 @@
+"""Accuracy over budget, a line for each strategy, as a PNG. Needs matplotlib, which nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adafv.bench.quality import HEADLINES, TITLES, UNPRUNED, Entry, Measure
+from adafv.pipeline.errors import UsageError
+
+# Paul Tol's "bright", with black and two browns: they stay apart for colour-blind eyes, and each has a marker as well.
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555", "#cc6600", "#000000", "#999933")
+MARKERS = "osD^vP*Xhd<>"
+SPREAD = 0.012  # how far neighbouring strategies stand apart, as a share of the axis, so that intervals don't overlap
+
+
+def draw(found: Sequence[Entry], measure: Measure, subtitle: str, path: Path) -> None:
+    """Draw a panel for each headline that there is.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    figure, plots = _figure(len(_headlines(found)))
+    for plot, type_ in zip(plots, _headlines(found), strict=True):
+        _panel(plot, [entry for entry in found if entry.question_type == type_])
+        plot.set_title(TITLES.get(type_, type_), fontsize=11)
+        plot.set_ylabel(f"{measure(type_)}, %")
+    handles, names = plots[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
+    figure.supxlabel(f"visual tokens kept, %; bars are 95 % intervals\n{subtitle}", fontsize=9)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out") from error
+    figure = Figure(figsize=(2 + 3.8 * panels, 4.2), layout="constrained", facecolor="white")
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _headlines(found: Sequence[Entry]) -> list[str]:
+    types = {entry.question_type for entry in found}
+    return [type_ for type_ in HEADLINES if type_ in types]
+
+
+def _panel(plot: Any, found: Sequence[Entry]) -> None:
+    unpruned = found[0]
+    plot.axhspan(100 * unpruned.low, 100 * unpruned.high, color="#dddddd", lw=0)
+    plot.axhline(100 * unpruned.accuracy, color="#777777", lw=1, ls="--", label="unpruned")
+    strategies = [name for name in dict.fromkeys(entry.strategy for entry in found) if name != UNPRUNED]
+    for number, name in enumerate(strategies):
+        line = sorted((entry for entry in found if entry.strategy == name), key=lambda entry: entry.keep)
+        aside = (1 + SPREAD) ** (number - (len(strategies) - 1) / 2)
+        middle, low, high = ([100 * getattr(entry, end) for entry in line] for end in ("accuracy", "low", "high"))
+        plot.errorbar(
+            [100 * entry.keep * aside for entry in line],
+            middle,
+            yerr=[[y - end for y, end in zip(middle, low, strict=True)],
+                  [end - y for y, end in zip(middle, high, strict=True)]],
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+            ls="-" if number < len(COLOURS) else ":", ms=4.5, lw=1.2, elinewidth=0.8, label=name,
+        )  # fmt: skip
+    keeps = sorted({entry.keep for entry in found if entry.strategy != UNPRUNED})
+    plot.set_xscale("log")
+    plot.set_xticks([100 * keep for keep in keeps], [f"{100 * keep:g}" for keep in keeps])
+    plot.minorticks_off()
+    plot.grid(axis="y", color="#eeeeee")
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,263 @@
+"""Several contenders answer the same questions: strategies and budgets, or variants of a rule.
+
+Each question is prepared once, and each image encoded once, for all of them. What makes them comparable is kept here:
+one model, the same batches, the same scores. A row of the results belongs to one question, a column to one contender;
+the first contender prunes nothing, and the others' answers are compared with its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from adafv.bench.examples import Example, Skipped
+from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
+from adafv.models import Adapter, Encoded, load_processing
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.sources import rows
+from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.pipeline.workers.samples import samples_of
+from adafv.pruning import STRATEGIES, Strategy
+
+LOG = logging.getLogger("adafv")
+BATCHES = 4  # that are prepared together; the images of so many stay encoded
+LOG_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to prune. `strategy` is a rule in place of the one that `options` name, for one that has no name."""
+
+    name: str
+    options: EngineOptions
+    strategy: Strategy | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every contender has in common. The first of `contenders` must be one that prunes nothing."""
+
+    model: str
+    contenders: tuple[Contender, ...]
+    batch_size: int
+    max_pixels: int
+    storage: Storage
+
+    @classmethod
+    def of(cls, job: JobOptions, contenders: Sequence[Contender], batch_size: int) -> Setting:
+        """What a job that labels with `job` has; `batch_size` is for one that leaves it open."""
+        storage = Storage.from_environment(job.s3_endpoint)
+        return cls(job.model, tuple(contenders), job.batch_size or batch_size, job.max_image_pixels, storage)
+
+    def check(self) -> None:
+        """Raise UsageError if the model can't be had."""
+        try:
+            load_processing(resolve_model(self.model, self.storage))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--model {self.model} can't be loaded: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question and what C contenders made of it, in their order.
+
+    Attributes:
+        points: [C], what the answers are worth.
+        agrees: [C], 1 where the answer is that of the first contender.
+        select_ms, kept_tokens: [C], this question's share of its batch's time to prune, and how many tokens it kept.
+    """
+
+    types: tuple[str, ...]
+    cluster: str
+    points: list[float]
+    agrees: list[float]
+    select_ms: list[float]
+    kept_tokens: list[int]
+
+
+class Results:
+    """The answers to R questions by C contenders.
+
+    Attributes:
+        points, agrees, select_ms, kept_tokens: [R, C].
+        clusters: of each question.
+        skipped: how many rows could not be asked, by error, with the first one's message.
+    """
+
+    def __init__(self, answered: Sequence[Answered], skipped: Sequence[Skipped]) -> None:
+        self.points, self.agrees, self.select_ms, self.kept_tokens = (
+            np.array([getattr(one, name) for one in answered], dtype=np.float64)
+            for name in ("points", "agrees", "select_ms", "kept_tokens")
+        )
+        self.clusters = [one.cluster for one in answered]
+        self._types = [one.types for one in answered]
+        counts, first = Counter(one.error for one in skipped), {one.error: one for one in reversed(skipped)}
+        self.skipped = {error: (count, first[error]) for error, count in sorted(counts.items())}
+
+    def types(self, before: Sequence[str] = (), after: Sequence[str] = ()) -> list[str]:
+        """The types of questions that there are, those named `before` or `after` first or last."""
+        found = dict.fromkeys(type_ for types in self._types for type_ in types)
+        middle = [type_ for type_ in found if type_ not in (*before, *after)]
+        return [type_ for type_ in (*before, *middle, *after) if type_ in found]
+
+    def of_type(self, type_: str) -> np.ndarray:
+        """bool [R]"""
+        return np.array([type_ in types for types in self._types])
+
+    def skipped_lines(self) -> list[str]:
+        """What to say of the rows that could not be asked."""
+        return [
+            f"skipped {count} rows: {error}, such as {one.row!r}: {one.message}"
+            for error, (count, one) in self.skipped.items()
+        ]
+
+
+def hold(setting: Setting, examples: Iterable[Example | Skipped], processes: int = 1) -> Results:
+    """Ask every contender every question. The answers don't depend on the number of `processes`.
+
+    With several, each has one thread, and all examples are held in memory.
+
+    Raises:
+        UsageError: the model can't be loaded, or not one row could be asked.
+    """
+    setting.check()
+    answered: list[Answered] = []
+    skipped: list[Skipped] = []
+    start = said = time.monotonic()
+    for part in _examined(setting, _chunks(examples, BATCHES * setting.batch_size), processes):
+        for one in part:
+            answered.append(one) if isinstance(one, Answered) else skipped.append(one)
+        if time.monotonic() > said + LOG_SECONDS:
+            said = time.monotonic()
+            LOG.info("%d questions asked, %d rows skipped, %.0f s", len(answered), len(skipped), said - start)
+    results = Results(answered, skipped)
+    if not answered:
+        raise UsageError("\n".join(["no row could be asked", *results.skipped_lines()]))
+    return results
+
+
+def _examined(
+    setting: Setting, chunks: Iterable[Sequence[Example | Skipped]], processes: int
+) -> Iterator[list[Answered | Skipped]]:
+    if processes == 1:
+        yield from map(Examiner(setting), chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (setting,)) as pool:
+        yield from pool.map(_examine, chunks)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _chunks(examples: Iterable[Example | Skipped], size: int) -> Iterator[list[Example | Skipped]]:
+    iterator = iter(examples)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+class Examiner:
+    """Asks the contenders some questions. It holds the model, which they share."""
+
+    def __init__(self, setting: Setting) -> None:
+        options = setting.contenders[0].options
+        adapter, processing = load_model(resolve_model(setting.model, setting.storage), options)
+        rules = [one.strategy or STRATEGIES[one.options.strategy] for one in setting.contenders]
+        self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
+        self._batch_size = setting.batch_size
+        self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
+        self._engines[0].try_out()
+        preparation = Preparation(setting.model, options, setting.storage, setting.max_pixels, 0, Preparing)
+        self._preparing = Preparing(preparation)
+
+    def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
+        results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]
+        examples, samples, unfit = self._prepared([one for one in chunk if isinstance(one, Example)])
+        order = sorted(range(len(examples)), key=lambda i: examples[i].words)
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        labels: list[list[Label]] = []  # [C, R]
+        for engine in self._engines:
+            found = {i: label for batch in batches for i, label in
+                     zip(batch, engine.label([samples[i] for i in batch]), strict=True)}  # fmt: skip
+            labels.append([found[i] for i in range(len(examples))])
+        self._memory.forget()
+        return results + unfit + [_judged(example, given) for example, *given in zip(examples, *labels, strict=True)]
+
+    def _prepared(self, examples: list[Example]) -> tuple[list[Example], list[Sample], list[Answered | Skipped]]:
+        """The examples that can be asked, their samples, and the others."""
+        if not examples:
+            return [], [], []
+        table = self._preparing(rows.to_table(example.row for example in examples), lambda: None)
+        errors, messages = table.column("error").to_pylist(), table.column("message").to_pylist()
+        unfit: list[Answered | Skipped] = [
+            Skipped(example.row.id or "", error, message)
+            for example, error, message in zip(examples, errors, messages, strict=True)
+            if error is not None
+        ]
+        fit = [example for example, error in zip(examples, errors, strict=True) if error is None]
+        return fit, samples_of(table.filter(pc.is_null(table.column("error")))), unfit
+
+
+def _judged(example: Example, labels: Sequence[Label]) -> Answered:
+    return Answered(
+        types=example.types,
+        cluster=example.cluster,
+        points=[example.score(label.answer) for label in labels],
+        agrees=[float(label.answer == labels[0].answer) for label in labels],
+        select_ms=[label.prune_ms for label in labels],
+        kept_tokens=[label.kept_tokens for label in labels],
+    )
+
+
+class Memory:
+    """What the adapter's `encode` made of the crops that it was given since it last forgot them.
+
+    Args:
+        also: what any of the contenders needs besides; all are given all of it, so that one pass serves them all.
+    """
+
+    def __init__(self, adapter: Adapter, also: Collection[str]) -> None:
+        self._encode, self._also = adapter.encode, also
+        self._seen: list[tuple[Tensor, Encoded]] = []
+        adapter.encode = self.encode  # type: ignore[method-assign]
+
+    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+        for known, encoded in self._seen:
+            if known.shape == crops.shape and torch.equal(known, crops):
+                return encoded
+        self._seen.append((crops, self._encode(crops, also=self._also)))
+        return self._seen[-1][1]
+
+    def forget(self) -> None:
+        self._seen.clear()
+
+
+_examiner: Examiner | None = None  # of this process, where it is one of several
+
+
+def _start(setting: Setting) -> None:
+    global _examiner
+    torch.set_num_threads(1)
+    _examiner = Examiner(setting)
+
+
+def _examine(chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
+    assert _examiner is not None
+    return _examiner(chunk)

@@ -1,0 +1,223 @@
+"""What is asked: the testbed's scenes, or a user's labelled data. Both as rows of the job, with what is right.
+
+Labelled data is read by the job's own readers and fetched by its own rules, so whatever the job can label can be
+measured. A row that is no good is skipped with its reason and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+from adafv.bench.metrics import METRICS, VQA_FEWEST
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.images.fetch import Fetcher
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.rejects import redact
+from adafv.pipeline.sources.discovery import open_source
+from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.rows import Columns, Record, Row, row_of
+from adafv.pipeline.storage import Storage, has_scheme
+from adafv.testbed import dataset
+from adafv.testbed.score import CAPTION, Truth, points
+
+ALL = "all"  # the question type that every question has, except captions
+FETCHED = 32  # rows whose images are fetched at once
+
+
+class Score(Protocol):
+    """What an answer is worth, from 0 to 1."""
+
+    def __call__(self, answer: str) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question whose answer is known.
+
+    Attributes:
+        row: as the fetching stage leaves it, with the image's bytes.
+        score: what an answer to it is worth.
+        types: the question types that it counts for.
+        cluster: equal for rows that stand and fall together: those of one scene, or on one image.
+        words: in the longest right answer; questions of about the same share a batch.
+    """
+
+    row: Row
+    score: Score
+    types: tuple[str, ...]
+    cluster: str
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that could not be asked: which, an error of the job's list or one of this module's, and what was wrong."""
+
+    row: str
+    error: str
+    message: str
+
+
+class Source(Protocol):
+    """Where examples come from.
+
+    Attributes:
+        title: what they are, in a line.
+        batch_size: what to ask at once, unless the user says.
+        split: whether they may all be held in memory, so that several processes can share them.
+    """
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def split(self) -> bool: ...
+
+    def examples(self) -> Iterator[Example | Skipped]: ...
+
+    def measure(self, type_: str) -> str:
+        """What the accuracy on questions of a type is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The questions on `scenes` held-out scenes, from the `seed`-th on.
+
+    Captions are scored by the F1 of their pairs, so they are no part of `all`, which is a share of right answers.
+    """
+
+    scenes: int
+    seed: int
+
+    batch_size = 64  # the testbed's model is small
+    split = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("scenes", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+
+    @property
+    def title(self) -> str:
+        return f"{self.scenes} held-out scenes of the testbed from {self.seed} on"
+
+    def measure(self, type_: str) -> str:
+        return "F1 of the pairs named" if type_ == CAPTION else "answers right"
+
+    def examples(self) -> Iterator[Example]:
+        for values in dataset.rows(self.scenes, self.seed):
+            image, question, answer = values["image"], str(values["question"]), str(values["answer"])
+            type_, size = str(values["type"]), str(values["size"])
+            assert isinstance(image, dict)
+            yield Example(
+                Row(str(values["id"]), image["path"], image_bytes=image["bytes"], question=question, prompt=question),
+                partial(points, truth=Truth(answer, type_, size)),
+                (CAPTION,) if type_ == CAPTION else (ALL, size, type_),
+                str(values["scene"]),
+                len(answer.split()),
+            )
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A user's data set with its answers.
+
+    Attributes:
+        job: where it lies and what its columns are called, as for a job that labels it.
+        answer_column: a text, a list of texts, or VQAv2's list of {"answer": text}.
+        type_column: what to tell types of questions by, if anything.
+        metric: a key of `METRICS`.
+    """
+
+    job: JobOptions
+    answer_column: str
+    type_column: str | None
+    metric: str
+
+    batch_size = 16
+    split = False
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise UsageError(f"--metric is {self.metric!r}; it must be one of {', '.join(METRICS)}")
+
+    def measure(self, type_: str) -> str:
+        return self.metric
+
+    @property
+    def title(self) -> str:
+        return redact(", ".join(self.job.input))
+
+    def examples(self) -> Iterator[Example | Skipped]:
+        """The rows, in order.
+
+        Raises:
+            UsageError: the input can't be read, or lacks a column.
+        """
+        storage, columns = Storage.from_environment(self.job.s3_endpoint), self._columns()
+        fetcher = Fetcher(storage, self.job.max_image_bytes, self.job.allow_http)
+        for records in _blocks(islice(self._records(storage, columns), self.job.limit), FETCHED):
+            rows = fetcher.fetch_rows(row_of(record, columns) for record in records)
+            for record, row in zip(records, rows, strict=True):
+                yield self._example(record, row)
+
+    def _columns(self) -> Columns:
+        job, root = self.job, self.job.image_root
+        root = root if root is None or has_scheme(root) else os.path.abspath(root)
+        return Columns(job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root)
+
+    def _records(self, storage: Storage, columns: Columns) -> Iterator[Record]:
+        more = (self.answer_column, *((self.type_column,) if self.type_column else ()))
+        wide = replace(columns, prompt_columns=(*columns.prompt_columns, *more))  # readers read what a prompt names
+        sources = [open_source(uri, storage, columns) for uri in self.job.input]
+        for source in sources:
+            for unit in source.units:
+                yield from read(unit, storage, wide)
+
+    def _example(self, record: Record, row: Row) -> Example | Skipped:
+        name = row.id or record.place
+        if row.reject is not None:
+            return Skipped(name, row.reject.error, row.reject.message)
+        references = references_of(record.columns.get(self.answer_column))
+        if not references:
+            wanted = "a text, a list of texts, or a list of {'answer': text}"
+            return Skipped(name, "answer_missing", f"column {self.answer_column!r} must be {wanted}, and not empty")
+        if self.metric == "vqa" and len(references) < VQA_FEWEST:
+            few = f"{len(references)} answers; the metric vqa needs {VQA_FEWEST} or more, and is made for ten"
+            return Skipped(name, "answers_too_few", few)
+        type_ = record.columns.get(self.type_column) if self.type_column else None
+        return Example(
+            row,
+            partial(_measured, metric=self.metric, references=references),
+            (ALL, *((str(type_),) if type_ is not None else ())),
+            hashlib.blake2b(row.image_bytes or b"", digest_size=16).hexdigest(),
+            max(len(reference.split()) for reference in references),
+        )
+
+
+def _measured(answer: str, metric: str, references: Sequence[str]) -> float:
+    return METRICS[metric](answer, references)
+
+
+def references_of(value: Any) -> tuple[str, ...]:
+    """The right answers that a column's value gives; none where it gives none that can be read."""
+    values = value if isinstance(value, list) else [value]
+    texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
+    if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
+        return ()
+    references = tuple(str(text) for text in texts)
+    return references if any(reference.strip() for reference in references) else ()
+
+
+def _blocks(records: Iterable[Record], size: int) -> Iterator[Sequence[Record]]:
+    iterator = iter(records)
+    while block := list(islice(iterator, size)):
+        yield block

@@ -1,0 +1,171 @@
+"""The comparison of strategies: what it counts, that it is repeatable, and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from adafv.bench import exam
+from adafv.bench.bootstrap import Bootstrap
+from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold
+from adafv.bench.examples import Scenes, Skipped
+from adafv.bench.quality import contenders, entries, parse_keeps, parse_strategies, table
+from adafv.engine import Engine, EngineOptions
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.storage import Storage
+from adafv.pruning import STRATEGIES
+
+OPTIONS = EngineOptions(max_new_tokens=24, device="cpu")
+RIVALS = contenders(OPTIONS, ["random", "adafv"], [0.5, 0.1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def setting(rivals=RIVALS, batch_size=32) -> Setting:
+    return Setting("testbed", tuple(rivals), batch_size, 10**6, Storage())
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return hold(setting(), Scenes(4, 7000).examples())
+
+
+def essence(results: Results):
+    """All but times."""
+    return results.points.tolist(), results.agrees.tolist(), results.kept_tokens.tolist(), results.clusters
+
+
+def answered(types, cluster, points, agrees=(1, 1)):
+    return Answered(types, cluster, list(points), list(agrees), [1.0, 3.0], [100, 10])
+
+
+def test_the_answers_are_those_of_each_engine_alone(results):
+    """What is shared, encoded images and batches above all, changes no answer."""
+    examiner = Examiner(setting())
+    chunk = list(Scenes(4, 7000).examples())
+    fit, samples, _ = examiner._prepared(chunk)
+    for column, rival in enumerate(RIVALS):
+        labels = Engine.load(exam.resolve_model("testbed", Storage()), rival.options).label(samples)
+        points = [example.score(label.answer) for example, label in zip(fit, labels, strict=True)]
+        assert points == results.points[:, column].tolist()
+        assert [label.kept_tokens for label in labels] == results.kept_tokens[:, column].tolist()
+
+
+def test_neither_batches_nor_processes_change_an_answer(results):
+    assert essence(hold(setting(batch_size=5), Scenes(4, 7000).examples())) == essence(results)
+
+
+@pytest.mark.slow
+def test_processes_change_no_answer():
+    """Two questions to a batch, so that either process gets some."""
+    one, two = (hold(setting(RIVALS[:2], batch_size=2), Scenes(1, 7000).examples(), count) for count in (1, 2))
+    assert essence(one) == essence(two)
+
+
+def test_each_image_is_encoded_once(monkeypatch):
+    examiner, encoded = Examiner(setting()), []
+    inner = examiner._memory._encode
+    monkeypatch.setattr(examiner._memory, "_encode", lambda crops, also: (encoded.append(1), inner(crops, also))[1])
+    chunk = list(Scenes(3, 7000).examples())
+    examiner(chunk)
+    assert len(encoded) == 3
+    examiner(chunk)
+    assert len(encoded) == 6, "it forgets between chunks, so that memory is bounded"
+
+
+def test_figures_of_answers_worked_out_by_hand():
+    """Four questions on two scenes: unpruned right, right, wrong, right; pruned right, wrong, wrong, wrong."""
+    results = Results(
+        [
+            answered(("all", "small", "kind"), "a", (1, 1)),
+            answered(("all", "small", "kind"), "a", (1, 0), (1, 0)),
+            answered(("all", "large", "main"), "b", (0, 0)),
+            answered(("all", "large", "main"), "b", (1, 0), (1, 0)),
+            answered(("caption",), "b", (1.0, 0.25), (1, 0)),
+        ],
+        [],
+    )
+    rivals = (Contender("none", replace(OPTIONS, strategy="none", keep=1.0)), Contender("x", OPTIONS))
+    found = {(one.strategy, one.question_type): one for one in entries(results, rivals, seed=0)}
+    assert [type_ for name, type_ in found if name == "x"] == ["all", "small", "large", "kind", "main", "caption"]
+    assert found["none", "all"].accuracy == 0.75 and found["x", "all"].accuracy == 0.25
+    one = found["x", "all"]
+    assert (one.keep, one.n, one.agreement, one.select_ms, one.kept_tokens) == (0.1, 4, 0.5, 3.0, 10.0)
+    assert (one.difference, one.difference_low, one.difference_high) == (-0.5, -0.5, -0.5)  # in either scene
+    assert (one.low, one.high) == (0.0, 0.5)  # scene b alone, scene a alone
+    assert found["x", "caption"].accuracy == 0.25 and found["x", "caption"].n == 1
+    assert found["none", "all"].keep == 1.0 and found["none", "all"].agreement == 1.0
+    assert "x" in table(list(found.values()), lambda type_: "right")
+
+
+def test_intervals_are_of_scenes_not_of_questions(results):
+    (one,) = [one for one in entries(results, RIVALS, 0) if (one.strategy, one.keep) == ("random", 0.1)][:1]
+    chosen = results.of_type("all")
+    other = Bootstrap(results.clusters, 0).mean(results.points[:, 2], chosen)
+    assert (one.low, one.high) == (other.low, other.high)
+    assert len(set(results.clusters)) == 4 and chosen.sum() > 30
+
+
+def test_figures_are_repeatable(results):
+    once, again = (entries(results, RIVALS, 3) for _ in range(2))
+    assert once == again
+
+
+def test_pruning_costs_what_it_must(results):
+    """On the real testbed: more kept is better, and at random it costs."""
+    accuracy = {
+        (one.strategy, one.keep): one.accuracy for one in entries(results, RIVALS, 0) if one.question_type == "all"
+    }
+    assert accuracy["none", 1.0] > 0.9 > accuracy["random", 0.1]
+    assert accuracy["random", 0.5] > accuracy["random", 0.1]
+    assert np.allclose(results.agrees[:, 0], 1)
+
+
+def test_skipped_rows_are_counted_by_error():
+    skipped = [
+        Skipped("r7", "image_corrupt", "truncated"),
+        Skipped("r9", "image_corrupt", "other"),
+        Skipped("r8", "bad_row", "x"),
+    ]
+    lines = Results([answered(("all",), "a", (1, 1))], skipped).skipped_lines()
+    assert lines == [
+        "skipped 1 rows: bad_row, such as 'r8': x",
+        "skipped 2 rows: image_corrupt, such as 'r7': truncated",
+    ]
+
+
+def test_without_a_usable_row_there_is_nothing_to_say():
+    with pytest.raises(UsageError, match="no row could be asked\nskipped 1 rows: image_missing, such as 'r7'"):
+        hold(setting(), [Skipped("r7", "image_missing", "null")])
+
+
+def test_a_model_that_is_not_there():
+    with pytest.raises(UsageError, match="--model /nowhere can't be loaded"):
+        hold(replace(setting(), model="/nowhere"), Scenes(1, 0).examples())
+
+
+def test_strategies_and_budgets_are_parsed():
+    assert parse_strategies("all") == [name for name in STRATEGIES if name != "none"]
+    assert parse_strategies("adafv,none,random") == ["random", "adafv"]
+    assert parse_keeps("0.5,0.1,0.5") == [0.5, 0.1]
+    with pytest.raises(UsageError, match="'nonsense'; there are none, random"):
+        parse_strategies("adafv,nonsense")
+    for wrong in ("", "0", "1.5", "10%", "nan"):
+        with pytest.raises(UsageError, match="--keep"):
+            parse_keeps(wrong)
+
+
+def test_the_unpruned_model_comes_first_and_once():
+    assert [(one.name, one.options.keep) for one in RIVALS] == [
+        ("none", 1.0), ("random", 0.5), ("random", 0.1), ("adafv", 0.5), ("adafv", 0.1),
+    ]  # fmt: skip
+    assert {one.options.max_new_tokens for one in RIVALS} == {24}
