@@ -29,7 +29,7 @@ def load_processing(path: str) -> Processing:
     use it for resizing where it is installed; the PIL processors give every machine the same pixels.
 
     Raises:
-        ValueError: the model, or its image processor, is of no supported family.
+        ValueError: the model, or its image processor, is of no supported family; or its chat template fails.
         OSError: there is no such model, or a file of it is missing.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -38,13 +38,13 @@ def load_processing(path: str) -> Processing:
         raise ValueError(f"model type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
     settings, _ = ProcessorMixin.get_processor_dict(path)
     template = settings.get("chat_template")
-    return Processing(
-        family,
-        config,
-        images=_image_processor(path, family),
-        tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
-        chat_template=template["default"] if isinstance(template, dict) else template,
-    )
+    images, tokenizer = _image_processor(path, family), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    try:
+        return Processing(
+            family, config, images, tokenizer, template["default"] if isinstance(template, dict) else template
+        )
+    except Exception as error:  # the template is a program, run in transformers' sandbox: it may raise anything
+        raise ValueError(f"the model's chat template can't be used: {type(error).__name__}: {error}") from error
 
 
 def _image_processor(path: str, family: type[Adapter]) -> Any:

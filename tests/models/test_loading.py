@@ -1,0 +1,110 @@
+"""A model folder may come from a stranger: what is in it is read, never run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from adafv.models.loading import load_adapter, load_processing
+from tests.tiny_models import build
+
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor, PreTrainedTokenizerFast
+class Config(LlavaNextConfig): pass
+class Model(LlavaNextForConditionalGeneration): pass
+class Processor(LlavaNextProcessor): pass
+class Tokenizer(PreTrainedTokenizerFast): pass
+"""
+AUTO_MAP = {
+    "AutoConfig": "code.Config",
+    "AutoModel": "code.Model",
+    "AutoModelForImageTextToText": "code.Model",
+    "AutoProcessor": "code.Processor",
+    "AutoImageProcessor": "code.Processor",
+    "AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"],
+}
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return build(tmp_path / "model")
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def load(path: Path) -> None:
+    load_adapter(str(path), load_processing(str(path)), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "model.pt"])
+def test_pickled_weights_are_refused(model, name):
+    """And not unpickled to find out."""
+    (model / "model.safetensors").unlink()
+    (model / name).write_bytes(pickle.dumps({"x": Payload(model / "ran")}))
+    with pytest.raises(OSError, match="safetensors"):
+        load(model)
+    assert not (model / "ran").exists()
+
+
+def test_pickles_beside_safetensors_are_left_alone(model):
+    for name in ("pytorch_model.bin", "training_args.bin", "tokenizer.bin", "vocab.pkl"):
+        (model / name).write_bytes(pickle.dumps(Payload(model / "ran")))
+    load(model)
+    assert not (model / "ran").exists()
+
+
+def test_code_in_the_folder_is_not_run(model):
+    """A known model type loads by transformers' own classes."""
+    (model / "code.py").write_text(CODE)
+    for path in model.glob("*config*.json"):
+        change(path, auto_map=AUTO_MAP)
+    load(model)
+    assert not list(model.rglob("ran"))
+
+
+@pytest.mark.parametrize("model_type", ["code", "llava_onevision"])
+def test_other_model_types_are_refused(model, model_type):
+    (model / "code.py").write_text(CODE)
+    change(model / "config.json", model_type=model_type, auto_map=AUTO_MAP)
+    with pytest.raises(ValueError, match=r"model type|custom code"):
+        load(model)
+    assert not list(model.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+        "{% include '/etc/passwd' %}",
+        "{{ messages.clear() }}",
+        "{{ raise_exception('no') }}",
+        "{% if %}",
+    ],
+)
+def test_chat_templates_are_confined(model, template):
+    """They are Jinja, which transformers runs in a sandbox: what leaves it is an error that names the template."""
+    shutil.rmtree(model / "additional_chat_templates", ignore_errors=True)
+    for path in model.glob("*.jinja"):
+        path.write_text(template)
+    with pytest.raises(ValueError, match="chat template"):
+        load_processing(str(model))
