@@ -153,7 +153,7 @@ def problems(inputs: Inputs, outcome: Outcome, output: Path) -> list[str]:
         found.append(f"{inputs.count} rows went in, {len(labels)} labels and {len(rejects)} rejects came out")
     seen = Counter(row["id"] for row in [*labels, *rejects] if row.get("error") != "duplicate_id")
     found += [f"{id} is {seen[id]} times in the outputs" for id in sorted(inputs.ids) if seen[id] != 1][:20]
-    if reconcile(output).duplicates:
+    if labels and reconcile(output).duplicates:
         found.append("an id is twice in labels/")
     for row in rejects:
         message = row["message"]

@@ -1,0 +1,42 @@
+"""A few thousand cases of the fuzzer, in the suite; python -m tests.fuzz runs as many as one likes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import images, job
+from tests.fuzz.__main__ import decode_all
+from tests.fuzz.rows import json_line, table
+
+IMAGES, ROWS, SEED = 1500, 1500, 7
+
+
+@pytest.mark.slow
+def test_every_case_ends_in_one_output(tiny_model, tmp_path):
+    inputs = job.write_inputs(tmp_path / "in", IMAGES, ROWS, SEED)
+    outcome = job.run_job(inputs, tmp_path / "out", tiny_model, deadline=500)
+    assert job.problems(inputs, outcome, tmp_path / "out") == []
+    counts = job.counts(tmp_path / "out")
+    assert sum(counts.values()) == inputs.count and counts["labelled"] > ROWS / 10
+    assert not {"worker_died", "prepare_died"} & set(counts), "no case is known that needs its process ended"
+
+
+@pytest.mark.slow
+def test_decoding_does_not_leak():
+    found = decode_all(3000, SEED)
+    assert found["end_mib"] < found["halfway_mib"] + 100, found
+    assert found["log_bytes"] < 10_000, "decoders fill the log"
+
+
+def test_cases_are_made_of_their_numbers():
+    assert images.image(5, SEED) == images.image(5, SEED) != images.image(6, SEED)
+    assert json_line(5, SEED) == json_line(5, SEED) != json_line(6, SEED)
+    assert str(table(range(9), SEED)) == str(table(range(9), SEED))
+
+
+def test_a_loss_is_noticed(tmp_path):
+    """The check of the outputs is no better than what it finds."""
+    (tmp_path / "out" / "labels").mkdir(parents=True)
+    inputs = job.Inputs(count=1, ids={"r1"})
+    found = job.problems(inputs, job.Outcome(1, "", 0, 0, 0), tmp_path / "out")
+    assert len(found) == 3, found
