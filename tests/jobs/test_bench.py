@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from adafv.testbed.dataset import rows, write_dataset
 from jobs.bench import main
+
+DOCS = Path(__file__).parents[2] / "docs"
+KEYS = {"strategy", "keep", "question_type", "n", "accuracy", "low", "high", "agreement", "select_ms"}
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """No further processes, and one thread: these runs are small."""
+    monkeypatch.setattr("adafv.bench.quality.cores", lambda: 1)
+    monkeypatch.setattr("adafv.bench.ablation.cores", lambda: 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def quality(tmp_path, *arguments: str) -> dict[tuple[str, float, str], dict]:
+    """The entries of a run, by what they are of."""
+    path = tmp_path / "quality.json"
+    assert main(["quality", "--strategies", "random,adafv", "--keep", "0.1", *arguments, "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    found = {(one["strategy"], one["keep"], one["question_type"]): one for one in written}
+    assert len(found) == len(written)
+    return found
 
 
 @pytest.mark.slow
@@ -19,6 +49,139 @@ def test_ledger(tmp_path, capsys):
     assert figures["ids"] == 20_001 and 0 < figures["base_bytes"] <= figures["ledger_bytes"] <= figures["peak_bytes"]
     assert written["machine"]["cores"] >= 1
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"], "the data is removed again"
+
+
+def test_quality_on_scenes(one_core, tmp_path, capsys):
+    found = quality(tmp_path, "--scenes", "3", "--seed", "7000", "--chart", str(tmp_path / "chart.png"))
+    types = {"all", "small", "large", "colour", "kind", "digit", "exists", "main", "caption"}
+    assert {(name, keep) for name, keep, _ in found} == {("none", 1.0), ("random", 0.1), ("adafv", 0.1)}
+    assert {type_ for *_, type_ in found} == types and len(found) == 3 * len(types)
+    truth = list(rows(3, 7000))
+    for one in found.values():
+        assert set(one) >= KEYS and 0 <= one["low"] <= one["accuracy"] <= one["high"] <= 1
+        type_ = one["question_type"]
+        asked = [row for row in truth if row["type"] != "caption"] if type_ in ("all", "small", "large") else truth
+        assert one["n"] == sum(1 for row in asked if type_ in ("all", row["type"], row["size"]))
+    assert found["none", 1.0, "all"]["agreement"] == 1.0 and found["random", 0.1, "all"]["agreement"] < 1.0
+    assert found["none", 1.0, "all"]["accuracy"] > 0.9 > found["random", 0.1, "caption"]["accuracy"]
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "3 held-out scenes of the testbed from 7000 on, testbed" in out and "cores" in out.splitlines()[-1]
+    assert "captions: 3; F1 of the pairs named" in out and "10 % kept, by type of question" in out
+
+
+def test_quality_on_a_data_set_of_ones_own(one_core, tmp_path, capsys):
+    """The testbed's own data set, read as a user's, gives the same figures."""
+    questions = [row["type"] for row in rows(2, 7000)]
+    scenes = quality(tmp_path, "--scenes", "2", "--seed", "7000")
+    (shard,) = write_dataset(tmp_path / "data", 2, 7000)
+    table = pq.read_table(shard).to_pylist()
+    table[0]["answer"] = None
+    table[1]["image"] = {"bytes": b"<html>", "path": "x.png"}
+    pq.write_table(pa.Table.from_pylist(table), shard)
+    capsys.readouterr()
+    found = quality(tmp_path, "--input", str(tmp_path / "data"), "--type-column", "type", "--metric", "exact")
+    for name, keep in (("none", 1.0), ("random", 0.1), ("adafv", 0.1)):
+        assert found[name, keep, "all"]["n"] == len(questions) - 2
+        for type_ in ("digit", "exists", "main"):  # whole in both: the two bad rows are of other types
+            for key in ("n", "accuracy", "agreement"):
+                assert found[name, keep, type_][key] == scenes[name, keep, type_][key]
+    out = capsys.readouterr().out
+    assert "skipped 1 rows: answer_missing" in out and "skipped 1 rows: image_format" in out
+
+
+def snippet(name: str, folder: Path) -> None:
+    """Run the lines of docs/quality.md that write the file `name`, in `folder`."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "quality.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if f'open("{name}", "w")' in block]
+    exec(re.sub(r'open\("', f'open("{folder}/', code), {})
+
+
+def pictures(folder: Path, name: str) -> list[dict]:
+    """Two questions on each of two scenes, whose pictures lie under `folder` as `name` says."""
+    asked = [row | {"number": number} for number in range(2) for row in list(rows(1, 7000 + number))[:2]]
+    for row in asked:
+        path = folder / name.format(row["number"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row["image"]["bytes"])
+    return asked
+
+
+def test_quality_on_vqav2s_files(one_core, tmp_path):
+    asked = pictures(tmp_path, "val2014/COCO_val2014_{:012d}.jpg")
+    questions = [
+        {"image_id": row["number"], "question": row["question"], "question_id": i} for i, row in enumerate(asked)
+    ]
+    annotations = [
+        {
+            "question_type": "what color is the", "multiple_choice_answer": row["answer"], "image_id": row["number"],
+            "answers": [
+                {"answer": row["answer"] if k < 2 else "purple-ish", "answer_confidence": "yes", "answer_id": k + 1}
+                for k in range(10)
+            ],
+            "answer_type": "other", "question_id": i,
+        }
+        for i, row in reversed(list(enumerate(asked)))
+    ]  # fmt: skip
+    (tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json").write_text(json.dumps({"questions": questions}))
+    (tmp_path / "v2_mscoco_val2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    snippet("vqav2.jsonl", tmp_path)
+    found = quality(
+        tmp_path, "--input", str(tmp_path / "vqav2.jsonl"), "--id-column", "question_id", "--answer-column", "answers",
+        "--type-column", "answer_type", "--metric", "vqa",
+    )  # fmt: skip
+    assert found["none", 1.0, "all"]["n"] == found["none", 1.0, "other"]["n"] == 4
+    assert found["none", 1.0, "all"]["accuracy"] == pytest.approx(0.6), "all right, and two of ten annotators say so"
+
+
+def test_quality_on_textvqas_file(one_core, tmp_path):
+    asked = pictures(tmp_path, "train_images/{}.jpg")
+    data = [
+        {
+            "question": row["question"], "image_id": str(row["number"]), "question_id": i, "set_name": "val",
+            "answers": [row["answer"]] * 9 + ["answering does not require reading text in the image"],
+        }
+        for i, row in enumerate(asked)
+    ]  # fmt: skip
+    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": data}))
+    snippet("textvqa.jsonl", tmp_path)
+    found = quality(
+        tmp_path, "--input", str(tmp_path / "textvqa.jsonl"), "--id-column", "question_id", "--answer-column",
+        "answers", "--metric", "vqa", "--limit", "3",
+    )  # fmt: skip
+    assert found["none", 1.0, "all"]["n"] == 3 and found["none", 1.0, "all"]["accuracy"] == 1.0
+
+
+def test_ablation(one_core, tmp_path, capsys):
+    path = tmp_path / "ablation.json"
+    assert main(["ablation", "--scenes", "1", "--seed", "7000", "--keep", "0.2", "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    names = list(dict.fromkeys(one["strategy"] for one in written["ablation"]))
+    assert names[:2] == ["none", "corrected"] and "misplaced crops" in names and written["machine"]["cores"] >= 1
+    corrected = [one for one in written["ablation"] if one["strategy"] == "corrected"]
+    assert all(one["difference"] == one["difference_low"] == one["difference_high"] == 0 for one in corrected)
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in out for name in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["quality", "--strategies", "best"], "--strategies names 'best'"),
+        (["quality", "--keep", "half"], "--keep is 'half'"),
+        (["quality", "--scenes", "0"], "--scenes is 0"),
+        (["quality", "--metric", "vqa"], "--metric is for data of your own"),
+        (["quality", "--input", "x", "--scenes", "3"], "--scenes is for the testbed"),
+        (["quality", "--input", "/nowhere"], "there is nothing"),
+        (["quality", "--input", "x", "--metric", "bleu"], "--metric is 'bleu'"),
+        (["quality", "--text-scope", "all"], "--text-scope is 'all'"),
+        (["quality", "--model", "/nowhere"], "--model /nowhere can't be loaded"),
+        (["ablation", "--keep", "2"], "--keep is 2.0"),
+    ],
+)
+def test_wrong_options(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_without_a_benchmark_the_usage_is_shown(capsys):

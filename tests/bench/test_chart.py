@@ -1,0 +1,46 @@
+"""The chart: a picture that shows every strategy, or a line that says what is missing."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adafv.bench import chart
+from adafv.bench.quality import Entry
+from adafv.pipeline.errors import UsageError
+
+
+def entries(types=("all", "small", "caption"), strategies=11):
+    names = [("none", 1.0), *((f"strategy {i}", keep) for i in range(strategies) for keep in (0.5, 0.1))]
+    return [
+        Entry(name, keep, type_, 40, 0.3 + keep / 2, 0.2 + keep / 2, 0.4 + keep / 2, 0, 0, 0, 1, 1, 10)
+        for name, keep in names
+        for type_ in types
+    ]
+
+
+def test_a_panel_for_each_headline(tmp_path):
+    widths = {}
+    for types in (("all",), ("all", "small", "caption", "digit")):
+        chart.draw(entries(types), lambda type_: "right", "scenes", tmp_path / "chart.png")
+        with Image.open(tmp_path / "chart.png") as image:
+            widths[types], pixels = image.width, np.asarray(image.convert("RGB"))
+        assert image.format == "PNG" and (pixels[0] == 255).all(), "on a light background"
+        for colour in chart.COLOURS:
+            wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            assert (pixels == wanted).all(axis=-1).any(), colour
+    assert widths["all", "small", "caption", "digit"] > 1.5 * widths["all",]
+
+
+def test_no_two_strategies_look_alike():
+    looks = {(chart.COLOURS[i % len(chart.COLOURS)], chart.MARKERS[i % len(chart.MARKERS)]) for i in range(20)}
+    assert len(looks) == 20
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"pip install 'adafv\[bench\]'"):
+        chart.draw(entries(), lambda type_: "right", "scenes", tmp_path / "chart.png")
