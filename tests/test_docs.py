@@ -65,7 +65,7 @@ def test_options_that_the_documents_name_exist(page):
     known |= bench_options()
     elsewhere = {"--working-dir", "--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
-    assert named <= known | elsewhere | {"--alignment-weight", "--threads", "--ids"}
+    assert named <= known | elsewhere | {"--alignment-weight", "--threads", "--ids", "--images", "--rows", "--only", "--kills"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

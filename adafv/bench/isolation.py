@@ -51,8 +51,14 @@ def run(rounds: int) -> list[Measurement]:
     options = JobOptions(input=("-",), output="-")
     engine = options.engine_options("cpu")
     preparation = Preparation(
-        "testbed", engine, Storage(), options.max_image_pixels, options.image_timeout, Preparing
-    )  # fmt: skip
+        "testbed",
+        engine,
+        Storage(),
+        options.max_image_pixels,
+        options.max_image_bytes,
+        options.image_timeout,
+        Preparing,
+    )
     preparing = partial(Preparing, preparation)
     scenes = rows.to_table(_scene_row(values) for values in islice(dataset.rows(SCENES), BATCH))
     samples = preparing()(scenes, lambda: None)

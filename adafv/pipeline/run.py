@@ -229,8 +229,9 @@ class Job:
         options, resources = self._options, self._resources
         fetch = Fetcher(self._storage, options.max_image_bytes, options.allow_http)
         prepare = Preparation(
-            self._model, self._engine, self._storage, options.max_image_pixels, options.image_timeout, Preparing
-        )
+            self._model, self._engine, self._storage, options.max_image_pixels, options.max_image_bytes,
+            options.image_timeout, Preparing,
+        )  # fmt: skip
         worker = WorkerOptions(
             options.model, self._model, self._engine, self._storage, self._run.run_id, options.price_per_hour,
             resources.threads, options.batch_timeout, Labelling,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from adafv.pipeline.images.decode import decode
+from adafv.pipeline.images.decode import decode, memory_bound
 from adafv.pipeline.isolation import Handler, Isolated, work
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
@@ -28,8 +28,7 @@ from adafv.pipeline.workers.model import resolve_model
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample
 
-BYTES_PER_PIXEL = 16
-SPARE_MEMORY = 2**30  # bytes that preparing may take beyond the pixels: the encoded image, the crops, the tokenizer
+SPARE_MEMORY = 2**30  # bytes that preparing may take beyond decoding: the encoded image, the crops, the tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Preparation:
     """The stage, as it is sent to the tasks.
 
     Attributes:
+        max_pixels, max_bytes: of an image; larger ones are rejected.
         timeout: seconds that one row may take.
         handler: makes what does the work, of this; a test may give one that misbehaves.
     """
@@ -45,6 +45,7 @@ class Preparation:
     engine: EngineOptions
     storage: Storage
     max_pixels: int
+    max_bytes: int
     timeout: float
     handler: Callable[[Preparation], Handler]
 
@@ -62,7 +63,7 @@ class Preparation:
 @lru_cache(maxsize=1)
 def _process(preparation: Preparation) -> Isolated:
     """This process's child, which is kept from task to task."""
-    memory = BYTES_PER_PIXEL * preparation.max_pixels + SPARE_MEMORY
+    memory = memory_bound(preparation.max_pixels, preparation.max_bytes) + SPARE_MEMORY
     return Isolated(partial(preparation.handler, preparation), preparation.timeout, memory)
 
 
@@ -77,7 +78,8 @@ class Preparing:
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         prepared = []
-        for row in rows.from_table(table):
+        for number in range(table.num_rows):  # one at a time: the encoded images may be large
+            [row] = rows.from_table(table.slice(number, 1))
             prepared.append(self._prepare(row))
             on_progress()
         return samples.to_table(prepared)
