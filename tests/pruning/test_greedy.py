@@ -13,6 +13,7 @@ from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.coverage import coverage, demand
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
+from adafv.pruning.greedy import cosines
 from tests.pruning import oracle
 from tests.pruning.samples import neighbours
 
@@ -85,6 +86,28 @@ def test_eadp_stands_in_for_the_many_before_the_odd_one():
     assert eadp(visual, torch.ones(1, 5), alone, 1).mask[0].tolist() == [False, True, False, False, False]
     assert eadp(visual, torch.ones(1, 5), alone, 2).mask[0].tolist() == [True, True, False, False, False]
     assert eadp(visual, torch.tensor([[5.0, 1, 1, 1, 1]]), alone, 1).mask[0].tolist() == [True, *[False] * 4]
+
+
+def test_eadp_keeps_track_of_many_gains():
+    """300 tokens that resemble their neighbours, all as relevant: as good as when every gain is worked out anew."""
+    visual = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)).cumsum(dim=0)
+    alone = torch.full((1, 300, 9), -1)
+    alone[:, :, 4] = torch.arange(300)
+    units = torch.nn.functional.normalize(visual.double(), dim=1)
+    similarity = units @ units.T
+    nearest = torch.full((300,), -1.0).double()
+    for keep in range(1, 80):
+        nearest = torch.maximum(similarity, nearest)[torch.maximum(similarity, nearest).sum(dim=1).argmax()]
+        if keep % 13 == 0:
+            kept = eadp(visual[None], torch.ones(1, 300), alone, keep).mask[0]
+            assert float(similarity[kept].amax(dim=0).sum()) == pytest.approx(float(nearest.sum()), rel=1e-6)
+
+
+def test_cosines_are_symmetric_to_the_bit():
+    """Or two tokens that are each other's nearest would not tie, and the last bit would choose."""
+    for tokens, width in ((31, 6), (130, 70), (577, 100)):
+        got = cosines(torch.randn(2, tokens, width), torch.ones(2, tokens).bool())
+        assert torch.equal(got, got.transpose(1, 2))
 
 
 def test_coverage_spends_in_proportion_to_the_demand():

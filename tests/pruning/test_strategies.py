@@ -54,6 +54,16 @@ def test_a_budget_of_all_keeps_all(name):
 
 
 @pytest.mark.parametrize("name", EXACT)
+def test_a_short_sample_beside_a_long_one_keeps_all_of_its_own(name):
+    """It has nothing left to choose from while the other goes on."""
+    batch = cues(2, 20)
+    valid = batch.valid.clone()
+    valid[0, 5:] = False
+    mask = STRATEGIES[name].select(replace(batch, valid=valid), torch.tensor([5, 17])).mask
+    assert torch.equal(mask[0], valid[0]) and int(mask[1].sum()) == 17
+
+
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("tokens", ["alike", "zero", "few kinds"])
 def test_degenerate_tokens_are_kept_exactly_k(name, tokens):
     """A blank image: all tokens the same, or nearly; whatever the rule, K of them are kept."""
