@@ -98,6 +98,7 @@ class Preparing:
 
     def _decode(self, data: bytes) -> Image.Image | Reject:
         if self._image is None or data != self._data:
+            self._image = None  # the last one's memory is free before the next one takes its own
             self._data, self._image = data, decode(data, self._max_pixels)
         return self._image
 
