@@ -1,10 +1,11 @@
 """The driver's end of the pipeline: the only writer.
 
 Ray may run a task twice, but hands each row to the driver's iterator once; so files written here, and only here, hold
-each row once. Rows are gathered into files of up to `ROWS` rows; a file is written early when its first row has waited
-for `SECONDS`, which bounds what a crash can cost. File names carry the run and a random part: no run can overwrite
-another's file, nor its own after a resume under the same name. But a file that could not be written is tried again as
-it is, name and bytes: the store may have it and only failed to say so, or may still be at it.
+each row once. Rows are gathered into files of up to `ROWS` rows; a file is written early when they take `BYTES`, as
+questions of megabytes would, or when its first row has waited for `SECONDS`, which bounds what a crash can cost. File
+names carry the run and a random part: no run can overwrite another's file, nor its own after a resume under the same
+name. But a file that could not be written is tried again as it is, name and bytes: the store may have it and only
+failed to say so, or may still be at it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from adafv.pipeline.rejects import ERRORS
 
 ROWS = 20_000
 SECONDS = 60.0
+BYTES = 256 * 2**20
 
 SUMMED = [
     "visual_tokens",
@@ -68,7 +70,7 @@ class Part:
     def __init__(self, output: Output, folder: str, run_id: str, columns: pa.Schema) -> None:
         self._output, self._folder, self._run_id, self._columns = output, folder, run_id, columns
         self._tables: list[pa.Table] = []
-        self._rows = self._files = 0
+        self._rows = self._bytes = self._files = 0
         self._oldest = 0.0
         self._unwritten: tuple[str, bytes] | None = None  # a file's name and bytes, until it is known to be there
 
@@ -79,9 +81,11 @@ class Part:
             self._oldest = time.monotonic()
         self._tables.append(table.select(self._columns.names).cast(self._columns))
         self._rows += table.num_rows
+        self._bytes += self._tables[-1].nbytes
 
     def due(self, rows: int, seconds: float) -> bool:
-        return self._rows >= rows or (self._rows > 0 and time.monotonic() - self._oldest >= seconds)
+        full = self._rows >= rows or self._bytes >= BYTES
+        return full or (self._rows > 0 and time.monotonic() - self._oldest >= seconds)
 
     def write(self) -> None:
         """Put what has been gathered into a file; kept, to be tried again, if that fails."""
@@ -95,7 +99,7 @@ class Part:
         name = f"{self._folder}/{self._run_id}-{self._files:05d}-{uuid.uuid4().hex[:8]}.parquet"
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd", write_page_checksum=True)
-        self._tables, self._rows, self._files = [], 0, self._files + 1
+        self._tables, self._rows, self._bytes, self._files = [], 0, 0, self._files + 1
         return name, buffer.getvalue().to_pybytes()
 
 

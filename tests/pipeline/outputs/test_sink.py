@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.outputs import folder, schema
+from adafv.pipeline.outputs import folder, schema, sink
 from adafv.pipeline.outputs.folder import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
@@ -92,6 +92,18 @@ def test_files_are_written_when_full_or_old(output):
     sink.close()
     old.close()
     assert sorted(stored(output, "labels")["id"].to_pylist()) == ["a", "c", "d"]
+
+
+def test_files_are_written_when_their_rows_take_much_memory(output, monkeypatch):
+    monkeypatch.setattr(sink, "BYTES", 2**20)
+    large = Sink(output, "r", rows=1000, seconds=3600)
+    for number in range(5):
+        large.add(results(label(str(number)) | {"question": "x" * 300_000}))
+    assert [
+        pq.read_metadata(path, filesystem=output.filesystem).num_rows for path in output.parquet_files("labels")
+    ] == [4]
+    large.close()
+    assert sorted(stored(output, "labels").column("id").to_pylist()) == list("01234")
 
 
 def test_the_ledger_reads_the_output(output):
