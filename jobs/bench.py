@@ -32,7 +32,7 @@ from adafv.pipeline.options import JobOptions
 Figures = list[dict[str, Any]]
 
 DONE, USAGE = 0, 2
-SCENES = 300
+SCENES = 400
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("adafv").setLevel(logging.INFO)
     options = make_parser().parse_args(arguments)
     try:
+        for name in ("json", "chart"):
+            _check_file(name, getattr(options, name, None))
         figures, text = options.run(options)
     except UsageError as error:
         print(f"bench.py: {error}", file=sys.stderr)
@@ -53,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(options.written(options.command, figures, machine), indent=2) + "\n")
     return DONE
+
+
+def _check_file(name: str, path: Path | None) -> None:
+    """What is measured for minutes must not be lost for want of a folder."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f"--{name} {path}: there is no folder {path.parent}, or {path.name} is one")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,16 +101,16 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import quality
+    from adafv.bench import chart, quality
 
+    if options.chart:
+        chart.require()
     job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
     source = _labelled_data(options, job) if options.input else _scenes(options)
     found, text = quality.run(
         job, source, quality.parse_strategies(options.strategies), quality.parse_keeps(options.keep), options.seed
     )
     if options.chart:
-        from adafv.bench import chart
-
         chart.draw(found, source.measure, source.title, options.chart)
     return [asdict(one) for one in found], text
 

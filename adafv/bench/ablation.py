@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adafv.bench.exam import Contender, Setting, cores, hold
+from adafv.bench.exam import Contender, Setting, hold, processes
 from adafv.bench.examples import Source
 from adafv.bench.quality import HEADLINES, TITLES, UNPRUNED, Entry, entries
 from adafv.engine import EngineOptions
@@ -109,7 +109,7 @@ RULES = {
 def run(job: JobOptions, source: Source, seed: int) -> tuple[list[Entry], str]:
     """Compare the variants at the job's budget: the figures, and a table of them."""
     variants = contenders(job.engine_options())
-    results = hold(Setting.of(job, variants, source.batch_size), source.examples(), cores() if source.split else 1)
+    results = hold(Setting.of(job, variants, source.batch_size), source.examples(), processes(job, source))
     baseline = next(number for number, one in enumerate(variants) if one.name == CORRECTED)
     found = entries(results, variants, seed, baseline)
     return found, f"{source.title}, {job.model}, {100 * job.keep:.3g} % kept\n\n{table(found)}"

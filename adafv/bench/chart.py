@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,7 @@ SPREAD = 0.012  # how far neighbouring strategies stand apart, as a share of the
 
 
 def draw(found: Sequence[Entry], measure: Measure, subtitle: str, path: Path) -> None:
-    """Draw a panel for each headline that there is.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
+    """Draw a panel for each headline that there is."""
     figure, plots = _figure(len(_headlines(found)))
     for plot, type_ in zip(plots, _headlines(found), strict=True):
         _panel(plot, [entry for entry in found if entry.question_type == type_])
@@ -32,11 +29,15 @@ def draw(found: Sequence[Entry], measure: Measure, subtitle: str, path: Path) ->
     figure.savefig(path, dpi=150, format="png")
 
 
+def require() -> None:
+    """Raise UsageError if there is no matplotlib: before anything is measured, rather than after."""
+    if find_spec("matplotlib") is None:
+        raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out")
+
+
 def _figure(panels: int) -> tuple[Any, list[Any]]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2 + 3.8 * panels, 4.2), layout="constrained", facecolor="white")
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 

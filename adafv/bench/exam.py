@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from adafv.bench.examples import Example, Skipped
+from adafv.bench.examples import Example, Skipped, Source
 from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
 from adafv.models import Adapter, Encoded, load_processing
 from adafv.pipeline.errors import UsageError
@@ -50,26 +50,29 @@ class Contender:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every contender has in common. The first of `contenders` must be one that prunes nothing."""
+    """What every contender has in common. The first of `contenders` must be one that prunes nothing.
 
-    model: str
+    Attributes:
+        job: what a job would be told that labels the same with the same model.
+    """
+
+    job: JobOptions
     contenders: tuple[Contender, ...]
     batch_size: int
-    max_pixels: int
     storage: Storage
 
     @classmethod
     def of(cls, job: JobOptions, contenders: Sequence[Contender], batch_size: int) -> Setting:
-        """What a job that labels with `job` has; `batch_size` is for one that leaves it open."""
+        """`batch_size` is for a job that leaves it open."""
         storage = Storage.from_environment(job.s3_endpoint)
-        return cls(job.model, tuple(contenders), job.batch_size or batch_size, job.max_image_pixels, storage)
+        return cls(job, tuple(contenders), job.batch_size or batch_size, storage)
 
     def check(self) -> None:
         """Raise UsageError if the model can't be had."""
         try:
-            load_processing(resolve_model(self.model, self.storage))
+            load_processing(resolve_model(self.job.model, self.storage))
         except (OSError, ValueError) as error:
-            raise UsageError(f"--model {self.model} can't be loaded: {error}") from error
+            raise UsageError(f"--model {self.job.model} can't be loaded: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,8 @@ class Results:
         ]
 
 
-def hold(setting: Setting, examples: Iterable[Example | Skipped], processes: int = 1) -> Results:
-    """Ask every contender every question. The answers don't depend on the number of `processes`.
+def hold(setting: Setting, examples: Iterable[Example | Skipped], count: int = 1) -> Results:
+    """Ask every contender every question, in `count` processes, on which no answer depends.
 
     With several, each has one thread, and all examples are held in memory.
 
@@ -139,7 +142,7 @@ def hold(setting: Setting, examples: Iterable[Example | Skipped], processes: int
     answered: list[Answered] = []
     skipped: list[Skipped] = []
     start = said = time.monotonic()
-    for part in _examined(setting, _chunks(examples, BATCHES * setting.batch_size), processes):
+    for part in _examined(setting, _chunks(examples, BATCHES * setting.batch_size), count):
         for one in part:
             answered.append(one) if isinstance(one, Answered) else skipped.append(one)
         if time.monotonic() > said + LOG_SECONDS:
@@ -152,19 +155,20 @@ def hold(setting: Setting, examples: Iterable[Example | Skipped], processes: int
 
 
 def _examined(
-    setting: Setting, chunks: Iterable[Sequence[Example | Skipped]], processes: int
+    setting: Setting, chunks: Iterable[Sequence[Example | Skipped]], count: int
 ) -> Iterator[list[Answered | Skipped]]:
-    if processes == 1:
+    if count == 1:
         yield from map(Examiner(setting), chunks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (setting,)) as pool:
+    with ProcessPoolExecutor(count, context, _start, (setting,)) as pool:
         yield from pool.map(_examine, chunks)
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
+def processes(job: JobOptions, source: Source) -> int:
+    """One for each core that this process may use; one in all where the model is on a GPU, or the data is large."""
+    on_gpu = job.device != "cpu" and torch.cuda.is_available()
+    return len(os.sched_getaffinity(0)) if source.split and not on_gpu else 1
 
 
 def _chunks(examples: Iterable[Example | Skipped], size: int) -> Iterator[list[Example | Skipped]]:
@@ -177,14 +181,17 @@ class Examiner:
     """Asks the contenders some questions. It holds the model, which they share."""
 
     def __init__(self, setting: Setting) -> None:
-        options = setting.contenders[0].options
-        adapter, processing = load_model(resolve_model(setting.model, setting.storage), options)
+        job, options = setting.job, setting.contenders[0].options
+        adapter, processing = load_model(resolve_model(job.model, setting.storage), options)
         rules = [one.strategy or STRATEGIES[one.options.strategy] for one in setting.contenders]
         self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
-        preparation = Preparation(setting.model, options, setting.storage, setting.max_pixels, 0, Preparing)
+        preparation = Preparation(
+            job.model, options, setting.storage, job.max_image_pixels, job.max_image_bytes, job.image_timeout,
+            Preparing,
+        )  # fmt: skip
         self._preparing = Preparing(preparation)
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:

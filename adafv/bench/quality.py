@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adafv.bench.bootstrap import Bootstrap
-from adafv.bench.exam import Contender, Results, Setting, cores, hold
+from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, Source
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
@@ -84,7 +84,7 @@ def run(
 ) -> tuple[list[Entry], str]:
     """Compare the strategies on the source's questions: the figures, and a table of them."""
     rivals = contenders(job.engine_options(), strategies, keeps)
-    results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), cores() if source.split else 1)
+    results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), processes(job, source))
     found = entries(results, rivals, seed)
     text = table(found, source.measure)
     return found, "\n".join([f"{source.title}, {job.model}", "", text, *results.skipped_lines()])

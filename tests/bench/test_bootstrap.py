@@ -31,6 +31,9 @@ def test_differences_are_paired():
     hard = rng.random(400)
     found = Bootstrap(range(400), seed=0).difference(hard - 0.1, hard, EVERY)
     assert (found.value, found.low, found.high) == pytest.approx((-0.1, -0.1, -0.1), abs=1e-6)
+    opposed = Bootstrap(range(400), seed=0, draws=5000).difference(hard, 1 - hard, EVERY)
+    width = 2 * 1.96 * 2 * hard.std() / 20
+    assert opposed.high - opposed.low == pytest.approx(width, rel=0.1), "what the one finds hard the other finds easy"
 
 
 def test_only_chosen_rows_count():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,7 +38,8 @@ def test_no_two_strategies_look_alike():
     assert len(looks) == 20
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    chart.require()
+    monkeypatch.setattr(chart, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'adafv\[bench\]'"):
-        chart.draw(entries(), lambda type_: "right", "scenes", tmp_path / "chart.png")
+        chart.require()

@@ -10,14 +10,16 @@ import torch
 
 from adafv.bench import exam
 from adafv.bench.bootstrap import Bootstrap
-from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold
-from adafv.bench.examples import Scenes, Skipped
+from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
+from adafv.bench.examples import LabelledData, Scenes, Skipped
 from adafv.bench.quality import contenders, entries, parse_keeps, parse_strategies, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
 from adafv.pipeline.storage import Storage
 from adafv.pruning import STRATEGIES
 
+JOB = JobOptions(input=("-",), output="-")
 OPTIONS = EngineOptions(max_new_tokens=24, device="cpu")
 RIVALS = contenders(OPTIONS, ["random", "adafv"], [0.5, 0.1])
 
@@ -31,7 +33,7 @@ def one_thread():
 
 
 def setting(rivals=RIVALS, batch_size=32) -> Setting:
-    return Setting("testbed", tuple(rivals), batch_size, 10**6, Storage())
+    return Setting(JOB, tuple(rivals), batch_size, Storage())
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,15 @@ def test_skipped_rows_are_counted_by_error():
     ]
 
 
+def test_processes_are_for_the_testbed_on_cpus(monkeypatch):
+    data = LabelledData(JOB, "answer", None, "vqa")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
+    for there, expected in ((False, 3), (True, 1)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert (processes(JOB, Scenes(1, 0)), processes(JOB, data)) == (expected, 1)
+    assert processes(replace(JOB, device="cpu"), Scenes(1, 0)) == 3
+
+
 def test_without_a_usable_row_there_is_nothing_to_say():
     with pytest.raises(UsageError, match="no row could be asked\nskipped 1 rows: image_missing, such as 'r7'"):
         hold(setting(), [Skipped("r7", "image_missing", "null")])
@@ -150,7 +161,7 @@ def test_without_a_usable_row_there_is_nothing_to_say():
 
 def test_a_model_that_is_not_there():
     with pytest.raises(UsageError, match="--model /nowhere can't be loaded"):
-        hold(replace(setting(), model="/nowhere"), Scenes(1, 0).examples())
+        hold(replace(setting(), job=replace(JOB, model="/nowhere")), Scenes(1, 0).examples())
 
 
 def test_strategies_and_budgets_are_parsed():

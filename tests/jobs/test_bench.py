@@ -21,8 +21,7 @@ KEYS = {"strategy", "keep", "question_type", "n", "accuracy", "low", "high", "ag
 @pytest.fixture
 def one_core(monkeypatch):
     """No further processes, and one thread: these runs are small."""
-    monkeypatch.setattr("adafv.bench.quality.cores", lambda: 1)
-    monkeypatch.setattr("adafv.bench.ablation.cores", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -177,6 +176,8 @@ def test_ablation(one_core, tmp_path, capsys):
         (["quality", "--text-scope", "all"], "--text-scope is 'all'"),
         (["quality", "--model", "/nowhere"], "--model /nowhere can't be loaded"),
         (["ablation", "--keep", "2"], "--keep is 2.0"),
+        (["quality", "--json", "/nowhere/quality.json"], "there is no folder /nowhere"),
+        (["quality", "--chart", "/tmp"], "or tmp is one"),
     ],
 )
 def test_wrong_options(arguments, said, capsys):
