@@ -20,9 +20,9 @@ from tests.campaign.job import Job
 from tests.services import PROGRAMS, RayCluster, S3Server, descendants, title, without_ray
 
 DEADLINE = 300.0  # seconds without a row, while nothing is away, after which a job counts as hung
-MEAN_SECONDS = 5.0  # between two kills of a running job
 MOST_RUNS = 40  # of one output: more means that it doesn't come to an end
 SINKS = (None, "400,8", "100,2")  # rows and seconds; None: the job's own
+PHASES = {"starting": 3, "running": 6, "ending": 2}  # how often a run is first struck in each
 INTRUDERS = 0.3  # of the outputs see a second job
 REFUSAL = "is being written by run"
 
@@ -33,8 +33,9 @@ class Settings:
 
     Attributes:
         rows: of the input.
-        first: kinds of kills to begin with, before they are drawn.
+        first: kinds of kills to begin with, all in mid-run, before what and when are drawn.
         most_per_output: how often one output is struck at most, before it is left to end.
+        mean_seconds: between two kills of a running job.
     """
 
     kills: int
@@ -42,6 +43,7 @@ class Settings:
     rows: int = 2000
     first: tuple[str, ...] = ()
     most_per_output: int = 20
+    mean_seconds: float = 5.0
 
 
 @dataclass
@@ -75,13 +77,11 @@ class Summary:
 
 
 class Moment:
-    """When the next kill of a job is due: while it starts, in mid-run, or close to its end."""
+    """When the next kill of a job is due: in one of `PHASES`, after a while."""
 
-    def __init__(self, chance: random.Random, running: bool = False) -> None:
-        self._phase = "now" if running else chance.choices(("starting", "running", "ending"), (3, 6, 2))[0]
-        spans = {"starting": chance.uniform(0, 20), "ending": chance.uniform(0, 3)}
-        self._delay = spans.get(self._phase, chance.expovariate(1 / MEAN_SECONDS))
-        self._since = time.monotonic() if self._phase in ("now", "starting") else None
+    def __init__(self, phase: str, delay: float) -> None:
+        self._phase, self._delay = phase, delay
+        self._since = time.monotonic() if phase in ("starting", "struck") else None
 
     def has_come(self, job: Job) -> bool:
         if self._since is None and (job.share >= 0.9 if self._phase == "ending" else (job.rows or 0) > 0):
@@ -182,22 +182,30 @@ class Campaign:
 
         Returns: how often it was struck, and whether a second job is still to come.
         """
-        moment, struck = Moment(self._chance), 0
+        moment, struck = self._first_moment(), 0
         rows, moved = job.rows, time.monotonic()
         while job.status is None:
             time.sleep(0.1)
             self._faults.tend()
             if struck < kills and moment.has_come(job) and self._strike(job):
-                struck, moment = struck + 1, Moment(self._chance, running=True)
+                struck, moment = struck + 1, self._next_moment()
             if intruder and (job.rows or 0) > 0:
                 self._intrude(job, name)
-                intruder, moment = False, Moment(self._chance, running=True)
+                intruder, moment = False, self._next_moment()
             if job.rows != rows or self._faults.away:
                 rows, moved = job.rows, time.monotonic()
             if time.monotonic() - moved > DEADLINE:
                 self._problem(f"{name} hung at {job.place}: {self._evidence(job)}")
                 job.kill()
         return struck, intruder
+
+    def _first_moment(self) -> Moment:
+        phase = "running" if self._first else self._chance.choices(list(PHASES), list(PHASES.values()))[0]
+        spans = {"starting": self._chance.uniform(0, 20), "ending": self._chance.uniform(0, 3)}
+        return Moment(phase, spans.get(phase, self._chance.expovariate(1 / self._settings.mean_seconds)))
+
+    def _next_moment(self) -> Moment:
+        return Moment("struck", self._chance.expovariate(1 / self._settings.mean_seconds))
 
     def _strike(self, job: Job) -> bool:
         place = job.place

@@ -47,7 +47,7 @@ def cluster() -> Iterator[RayCluster]:
 @pytest.fixture(scope="module")
 def campaign(s3: S3Server, cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A campaign of one kill of each sort, and one at random."""
-    settings = Settings(kills=5, rows=400, first=("child", "actor", "node", "driver"), seed=5)
+    settings = Settings(kills=5, rows=600, first=("driver", "child", "node", "actor"), seed=5, mean_seconds=1)
     campaign = Campaign(settings, tmp_path_factory.mktemp("campaign"), s3, cluster, print)
     campaign.prepare()
     return campaign
