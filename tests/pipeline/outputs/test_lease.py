@@ -121,9 +121,11 @@ def test_a_lease_whose_creation_was_not_confirmed_is_held(s3, kind):
 def test_renewals_that_fail_now_and_then_do_no_harm(s3, elsewhere):
     with FaultyStore(s3.endpoint) as store:
         output = on_s3(s3, store.endpoint)
-        with Lease(output, "hardy", 2 * TTL) as held:
+        with Lease(output, "hardy", 4 * TTL) as held:
             store.faults = (Fault("reset", "PUT", first=2), Fault("slow_down", "GET", first=2))
-            time.sleep(1.3 * HELD * 2 * TTL)
+            while store.count("reset") < 2 or held._problem:  # until they have failed, and one has succeeded since
+                held.check()
+                time.sleep(0.1)
             held.check()
         assert store.count("reset") == store.count("slow_down") == 2
 
