@@ -167,7 +167,7 @@ class Campaign:
             job = self.start(name, sink)
             struck, intruder = self._attend(job, name, kills, intruder)
             kills -= struck
-            if self._is_done(job, name, struck > 0):
+            if self._is_done(job, name):
                 break
         else:
             self._problem(f"{name} didn't come to an end in {MOST_RUNS} runs")
@@ -185,10 +185,11 @@ class Campaign:
         moment, struck = self._first_moment(), 0
         rows, moved = job.rows, time.monotonic()
         while job.status is None:
+            job.disturbed |= self._faults.away
             time.sleep(0.1)
             self._faults.tend()
             if struck < kills and moment.has_come(job) and self._strike(job):
-                struck, moment = struck + 1, self._next_moment()
+                struck, moment, job.disturbed = struck + 1, self._next_moment(), True
             if intruder and (job.rows or 0) > 0:
                 self._intrude(job, name)
                 intruder, moment = False, self._next_moment()
@@ -219,7 +220,7 @@ class Campaign:
         self._log(f"kill {self.summary.kills.total():3d} at {place}: {what}")
         return True
 
-    def _is_done(self, job: Job, name: str, struck: bool) -> bool:
+    def _is_done(self, job: Job, name: str) -> bool:
         """Whether nothing is left to do; and a word in the log about a run that ended by itself before that."""
         status = job.process.wait()
         self.summary.ended["killed" if status < 0 else f"status {status}"] += 1
@@ -230,7 +231,7 @@ class Campaign:
         elif status > 0:
             last = job.said.strip().splitlines()[-2:]
             self._log(f"run {self._runs} ended with status {status}: {' '.join(last)[:200]}")
-            if not struck and not self._faults.away:
+            if not job.disturbed:
                 self._problem(f"{name} failed undisturbed in run {self._runs}: {job.tail()}")
         return False
 

@@ -23,16 +23,13 @@ class Faults:
 
     def __init__(self, store: S3Server, cluster: RayCluster, chance: random.Random) -> None:
         self._server, self._cluster, self._chance = store, cluster, chance
-        self._coming_back: dict[str, tuple[float, Callable[[], object]]] = {}
+        self._coming_back: list[tuple[float, Callable[[], object]]] = []
+        self.store_away = False
 
     @property
     def away(self) -> bool:
         """Whether something that was struck isn't back yet."""
         return bool(self._coming_back)
-
-    @property
-    def store_away(self) -> bool:
-        return "store" in self._coming_back
 
     def strike(self, kind: str, job: Job) -> str | None:
         """Kill something of this kind; what it was. None where there is nothing of the kind at the moment."""
@@ -51,17 +48,16 @@ class Faults:
         """Bring back what has been away for long enough; with `wait`, all that is away."""
         while self._coming_back:
             now = time.monotonic()
-            for name, (due, restore) in list(self._coming_back.items()):
-                if due <= now:
-                    del self._coming_back[name]
-                    restore()
+            for restore in [restore for due, restore in self._coming_back if due <= now]:
+                restore()
+            self._coming_back = [(due, restore) for due, restore in self._coming_back if due > now]
             if not wait:
                 return
             time.sleep(0.1)
 
-    def _later(self, name: str, restore: Callable[[], object]) -> str:
+    def _later(self, restore: Callable[[], object]) -> str:
         pause = self._chance.uniform(1, LONGEST_PAUSE)
-        self._coming_back[name] = (time.monotonic() + pause, restore)
+        self._coming_back.append((time.monotonic() + pause, restore))
         return f"back after {pause:.0f} s"
 
     def _driver(self, job: Job) -> str | None:
@@ -99,19 +95,22 @@ class Faults:
         node = self._chance.choice(others)
         working = ", ".join(sorted(map(_stages, node.workers().values()))) or "nothing"
         self._cluster.kill_node(node)
-        return f"node with {working}; {self._later('node', self._cluster.add_node)}"
+        return f"node with {working}; {self._later(self._cluster.add_node)}"
 
     def _store(self) -> str | None:
-        if self.store_away:
-            return None
-        self._server.kill()
-        return f"store; {self._later('store', self._server.start)}"
+        return None if self.store_away else self._without_store("store", self._server.kill, self._server.start)
 
     def _hang(self) -> str | None:
-        if self.store_away:
-            return None
-        self._server.pause()
-        return f"store hangs; {self._later('store', self._server.resume)}"
+        return None if self.store_away else self._without_store("store hangs", self._server.pause, self._server.resume)
+
+    def _without_store(self, what: str, stop: Callable[[], None], start: Callable[[], None]) -> str:
+        def restore() -> None:
+            start()
+            self.store_away = False
+
+        stop()
+        self.store_away = True
+        return f"{what}; {self._later(restore)}"
 
 
 def _stages(name: str) -> str:

@@ -19,10 +19,14 @@ REJECTED = re.compile(r"^  rejected +([\d,]+)$", re.MULTILINE)
 
 
 class Job:
-    """The command, running with `arguments`; all that it says goes to the file `log`."""
+    """The command, running with `arguments`; all that it says goes to the file `log`.
+
+    Attributes:
+        disturbed: whether something was struck or away while it ran; it isn't to blame for failing then.
+    """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self.log, self.started = log, time.monotonic()
+        self.log, self.started, self.disturbed = log, time.monotonic(), False
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.campaign.command", *arguments],
