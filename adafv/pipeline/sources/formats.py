@@ -194,7 +194,10 @@ def _read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool) -> I
     """
     number = 0
     try:
-        with _open(unit, storage, streamed=True) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        with (
+            _open(unit, storage, streamed=True) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
+        ):
             key, sample = None, _TarSample(unit, "", columns)
             for member in tar:
                 if not member.isfile() or posixpath.basename(member.name).startswith("."):
@@ -211,6 +214,17 @@ def _read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool) -> I
                 number += 1
     except READ_ERRORS as error:
         yield _rest_unreadable(unit, number, error)
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header that, where it is damaged or cut off, is an error: Python takes it for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Any:
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
 
 
 def _tar_key(name: str) -> str:

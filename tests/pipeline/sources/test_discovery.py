@@ -299,3 +299,19 @@ def test_no_rows(tmp_path):
     assert rows_of(tmp_path / "x.parquet") == []
     (tmp_path / "y.jsonl").write_text("\n\n")
     assert rows_of(tmp_path / "y.jsonl") == []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_header_in_the_middle_of_a_tar_is_no_end_of_it(tmp_path, cut):
+    """What follows can't be read, and that is a reject: neither silence nor the end of the run."""
+    path = write_tar(tmp_path / "x.tar")
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[4].offset  # two members a sample
+    data = bytearray(path.read_bytes())
+    data[third : third + 200] = b"\xff" * 200
+    path.write_bytes(data[: third + 100] if cut else data)
+    wanted = columns()
+    [unit] = discovery.open_source(str(path), Storage(), wanted).units
+    found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+    assert errors(found)[-1] == "source_unreadable" and errors(found)[:1] == [None]
+    assert len(scan_unit(unit, Storage(), wanted).digests) == len(found)
