@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, token_budget
+from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
 from adafv.pruning.relevance import min_max
-from adafv.pruning.selection import Selection, value_flaws
+from adafv.pruning.selection import Selection, undivided
 
 # Squared sine under which a token lies in the span of the chosen: float32 can't tell smaller ones from 0.
 _IN_SPAN = 1e-5
@@ -41,9 +41,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     budget, flaws = token_budget(visual, keep, valid)
-    if relevance.shape != visual.shape[:2]:
-        raise ValueError(f"relevance is {list(relevance.shape)}; it must be {list(visual.shape[:2])} like visual")
-    flaws = flaws | value_flaws(relevance, budget.valid, "relevance")
+    flaws = flaws | score_flaws(relevance, budget, "relevance")
     scaled = min_max(relevance, budget.valid)
     similarity = cosines(visual, budget.valid)
     rows, tokens = relevance.shape
@@ -59,5 +57,4 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
         direction = left / outside.gather(1, token).clamp_min(_IN_SPAN).sqrt()
         directions[:, step] = direction.masked_fill(in_span.gather(1, token), 0.0)
         outside = outside - directions[:, step].square()
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(picks.mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+    return undivided(picks.mask, budget, flaws)

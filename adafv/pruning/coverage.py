@@ -22,8 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, token_budget
-from adafv.pruning.selection import Selection, value_flaws
+from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
+from adafv.pruning.selection import Selection, undivided
 
 _SCALE = 100.0  # of the cosines in the softmax
 _SALIENCY = 0.5  # b
@@ -43,9 +43,7 @@ def coverage(visual: Tensor, demand: Tensor, keep: int | Tensor, valid: Tensor |
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     budget, flaws = token_budget(visual, keep, valid)
-    if demand.shape != visual.shape[:2]:
-        raise ValueError(f"demand is {list(demand.shape)}; it must be {list(visual.shape[:2])} like visual")
-    flaws = flaws | value_flaws(demand, budget.valid, "demand")
+    flaws = flaws | score_flaws(demand, budget, "demand")
     wanted = demand.float().masked_fill(~budget.valid, 0.0)
     kernel = cosines(visual, budget.valid).relu_().pow_(_SHARPNESS)
     served = torch.zeros_like(wanted)
@@ -53,8 +51,7 @@ def coverage(visual: Tensor, demand: Tensor, keep: int | Tensor, valid: Tensor |
     for _ in range(budget.bound):
         left = wanted / (1 + served).pow(_DISCOUNT)
         served = served + row(kernel, picks.take((left[:, None] @ kernel).squeeze(1)))
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(picks.mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+    return undivided(picks.mask, budget, flaws)
 
 
 def demand(cosine: Tensor, saliency: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:

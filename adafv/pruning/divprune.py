@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.greedy import Picks, cosines, row, token_budget
-from adafv.pruning.selection import Selection
+from adafv.pruning.selection import Selection, undivided
 
 
 def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) -> Selection:
@@ -32,5 +32,4 @@ def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) ->
     closest = row(similarity, picks.take(-nearest))  # [B, N], the largest cosine with a chosen token
     for _ in range(1, budget.bound):
         closest = torch.maximum(closest, row(similarity, picks.take(-closest)))
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(picks.mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+    return undivided(picks.mask, budget, flaws)

@@ -19,9 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, token_budget
+from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
 from adafv.pruning.relevance import blur, focused_cosine, min_max
-from adafv.pruning.selection import Budget, Selection, value_flaws
+from adafv.pruning.selection import Budget, Selection, undivided
 
 _WHOLE = 0.5
 _POWER = 5
@@ -53,16 +53,14 @@ def eadp(
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     budget, flaws = token_budget(visual, keep, valid)
-    if relevance.shape != visual.shape[:2] or neighbours.shape != (*visual.shape[:2], 9):
+    flaws = flaws | score_flaws(relevance, budget, "relevance")
+    if neighbours.shape != (*visual.shape[:2], 9):
         raise ValueError(
-            f"relevance {list(relevance.shape)} and neighbours {list(neighbours.shape)} must be [B, N] and [B, N, 9], "
-            f"with visual {list(visual.shape)}"
+            f"neighbours is {list(neighbours.shape)}; it must be [B, N, 9], with visual {list(visual.shape)}"
         )
-    flaws = flaws | value_flaws(relevance, budget.valid, "relevance")
     weight = blur(min_max(relevance, budget.valid), neighbours).pow(_POWER).masked_fill(~budget.valid, 0.0)
     mask = _stand_ins(cosines(visual, budget.valid), weight, budget)
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+    return undivided(mask, budget, flaws)
 
 
 def _stand_ins(similarity: Tensor, weight: Tensor, budget: Budget) -> Tensor:

@@ -53,6 +53,17 @@ def token_budget(visual: Tensor, keep: int | Tensor, valid: Tensor | None) -> tu
     return budget, budget.flaws() | value_flaws(visual, valid, "visual")
 
 
+def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:
+    """int64 [B]: the flaws of what is called `name`, float [B, N], a number for each token.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if score.shape != budget.valid.shape:
+        raise ValueError(f"{name} is {list(score.shape)}; it must be {list(budget.valid.shape)} like visual")
+    return value_flaws(score, budget.valid, name)
+
+
 def cosines(visual: Tensor, valid: Tensor) -> Tensor:
     """float32 [B, N, N]: the cosine of each pair of a sample's tokens, [B, N, D]; 0 where either is padding.
 

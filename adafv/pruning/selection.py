@@ -119,6 +119,12 @@ class Budget:
         return (self.keep < 1).long() << 4 | (self.keep > self.valid.sum(dim=1)).long() << 5
 
 
+def undivided(mask: Tensor, budget: Budget, flaws: Tensor) -> Selection:
+    """The tokens of `mask`, bool [B, N], kept by a rule that doesn't divide its budget between the cues."""
+    nothing = torch.zeros_like(budget.keep)
+    return Selection(mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+
+
 def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
     """int64 [B]: the flaws of `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
     shift = ("saliency", "similarity").index(name)

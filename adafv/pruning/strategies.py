@@ -31,7 +31,7 @@ from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.relevance import mean_cosine
-from adafv.pruning.selection import Budget, Order, Selection, cue_flaws
+from adafv.pruning.selection import Budget, Order, Selection, cue_flaws, undivided
 from adafv.pruning.visionzip import visionzip
 
 
@@ -83,8 +83,7 @@ def _none(cues: Cues, keep: int | Tensor) -> Selection:
 def _random(cues: Cues, keep: int | Tensor) -> Selection:
     budget = Budget.of(keep, cues.valid)
     noise = _hash(_needed(cues.seeds, "seeds")[:, None] + _position(cues.valid))
-    mask = Order.of(noise, cues.valid).top(budget.keep) & cues.valid
-    return _blind(mask, budget)
+    return undivided(Order.of(noise, cues.valid).top(budget.keep), budget, budget.flaws())
 
 
 def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
@@ -93,7 +92,7 @@ def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
     # Token t is kept where a line of slope K/N, started half a step early, crosses an integer: K times in all.
     place = _position(cues.valid)
     crossings = [(2 * (place + shift) * wanted + total) // (2 * total) for shift in (0, 1)]
-    return _blind((crossings[1] > crossings[0]) & cues.valid, budget)
+    return undivided(crossings[1] > crossings[0], budget, budget.flaws())
 
 
 def _saliency(cues: Cues, keep: int | Tensor) -> Selection:
@@ -153,12 +152,6 @@ def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, Budget
         raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(valid.shape)} like valid")
     budget = Budget.of(keep, valid)
     return Order.of(cue, valid).top(budget.keep) & valid, budget
-
-
-def _blind(mask: Tensor, budget: Budget) -> Selection:
-    """A selection that looked at neither cue."""
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(mask, nothing, nothing, budget.flaws()).checked_if_cheap()
 
 
 def _position(valid: Tensor) -> Tensor:
