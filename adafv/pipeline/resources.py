@@ -2,20 +2,26 @@
 
 Ray starts a task only where its whole reservation is free, and a reading task keeps its reservation while its output
 waits to be taken. If workers and readers could hold every CPU, the stage between them would never start and the run
-would hang without a word. So one CPU of each node (a part of it, on a machine with one) is left to the CPU stages, and
-is divided such that one reader and one preparing task always fit beside each other. GPU actors reserve CPU as well:
-what they reserve is limited by the node that has the fewest CPUs per GPU.
+would hang without a word. So on every node, however many workers have come to it, one reading and one preparing task
+fit beside each other: whichever nodes are lost, those that are left can feed the workers that are left.
+
+On CPUs a worker reserves a whole number of them, or an even part of one where there are more workers than CPUs, and the
+least bit that Ray counts more: so as many workers as fit never fill a node, and into what they leave no further one
+fits. GPU workers are limited by the GPUs of a node. What they reserve besides is limited by the node that has the
+fewest CPUs per GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.options import JobOptions
 
 READ_SHARE, PREPARE_SHARE = 0.25, 0.75  # of the CPU that is left to the CPU stages; together 1
+BITS = 10_000  # of a CPU: the least that Ray counts
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,28 @@ class Resources:
 
 def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]]) -> Resources:
     """Divide the resources of the nodes that are alive (each a mapping of `CPU`, `GPU`) among the stages."""
-    nodes = [node for node in nodes if node.get("CPU", 0) > 0 or node.get("GPU", 0) > 0]
-    if not nodes:
-        raise UsageError("the Ray cluster has no node with a CPU")
+    nodes = list(nodes)
+    cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
+    if not cpus:
+        raise RunError("the Ray cluster has no node with a CPU")
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     device = options.device if options.device != "auto" else ("cuda" if gpus else "cpu")
-    spare = min(1.0, min(node["CPU"] for node in nodes if node.get("CPU", 0) > 0) / 2)
     if device == "cuda":
         if not gpus and options.workers is None:
             raise UsageError("--device cuda: the cluster has no GPU; give --workers MIN:MAX where GPU nodes come later")
-        workers = options.worker_range() or (gpus, gpus)
+        workers, threads = options.worker_range() or (gpus, gpus), 1
+        spare = min(1.0, min(cpus) / 2)
         shares = [(node.get("CPU", 0) - spare) / node["GPU"] for node in nodes if node.get("GPU", 0) > 0]
-        worker_cpus, threads = max(0.0, min(1.0, *shares, 1.0)), 1
+        worker_cpus = _rounded(max(0.0, min(1.0, *shares, 1.0)))
     else:
         workers = options.worker_range() or (1, 1)
-        threads = _cpu_threads(max(node.get("CPU", 0) for node in nodes), workers[0], spare)
-        worker_cpus = float(threads) if threads * workers[0] + spare <= sum(n.get("CPU", 0) for n in nodes) else spare
+        threads = _cpu_threads(max(cpus), workers[0])
+        worker_cpus = _cpus_per_worker(cpus, workers[0], threads)
+        spare = min(1.0, *(_left(node, worker_cpus) for node in cpus))
     return Resources(
         device=device,
         workers=workers,
-        worker_cpus=_rounded(worker_cpus),
+        worker_cpus=worker_cpus,
         worker_gpus=1.0 if device == "cuda" else 0.0,
         read_cpus=_rounded(READ_SHARE * spare),
         prepare_cpus=_rounded(PREPARE_SHARE * spare),
@@ -68,11 +76,22 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]]) -> Resource
     )
 
 
-def _cpu_threads(cpus: float, workers: int, spare: float) -> int:
+def _cpu_threads(cpus: float, workers: int) -> int:
     """Three quarters of a node's cores for its workers, at least one left over."""
-    return max(1, int(min(cpus - spare, cpus * 3 / 4) // workers))
+    return max(1, int(min(cpus - 1, cpus * 3 / 4) // workers))
+
+
+def _cpus_per_worker(nodes: Sequence[float], workers: int, threads: int) -> float:
+    """What one of `workers` reserves of nodes with so many CPUs: all of them find room, if need be on parts of CPUs."""
+    parts = math.ceil((workers + len(nodes)) / sum(nodes))  # for each node's last part is left
+    return ((threads * BITS if parts == 1 else BITS // parts) + 1) / BITS
+
+
+def _left(node: float, worker_cpus: float) -> float:
+    """The CPUs of a node that are left when as many workers as fit have come to it."""
+    return (round(node * BITS) % round(worker_cpus * BITS)) / BITS
 
 
 def _rounded(cpus: float) -> float:
-    """Ray counts in units of 1/10,000; rounded down, so that a sum that should fit does."""
-    return int(cpus * 10_000) / 10_000
+    """In Ray's units; rounded down, so that a sum that should fit does."""
+    return int(cpus * BITS) / BITS

@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.resources import allot
+from adafv.pipeline.resources import Resources, allot
 
 
 def options(**changes) -> JobOptions:
     return JobOptions(input=("i",), output="o", **changes)
 
 
+def bits(cpus: float) -> int:
+    """As Ray counts them."""
+    assert cpus * 10_000 == pytest.approx(round(cpus * 10_000))
+    return round(cpus * 10_000)
+
+
+def workers_on(node: Mapping[str, float], resources: Resources) -> int:
+    """How many workers fit on a node on which nothing else is."""
+    cpus, gpus = bits(node["CPU"]) // bits(resources.worker_cpus), int(node.get("GPU", 0))
+    return cpus if resources.device == "cpu" else min(cpus, gpus)
+
+
 def test_two_cores():
     resources = allot(options(), [{"CPU": 2.0}])
-    assert (resources.device, resources.workers, resources.worker_cpus, resources.threads) == ("cpu", (1, 1), 1.0, 1)
-    assert resources.worker_cpus + resources.read_cpus + resources.prepare_cpus <= 2
+    assert (resources.device, resources.workers, resources.threads) == ("cpu", (1, 1), 1)
+    assert (resources.worker_cpus, resources.read_cpus, resources.prepare_cpus) == (1.0001, 0.2499, 0.7499)
 
 
-@given(st.integers(1, 256), st.integers(1, 4))
-def test_cpu_workers_leave_room(cpus, workers):
-    resources = allot(options(workers=str(workers)), [{"CPU": float(cpus)}])
-    one_each = resources.worker_cpus + resources.read_cpus + resources.prepare_cpus
-    assert 0 < one_each <= cpus and resources.threads >= 1
-    if cpus > workers:
-        assert workers * resources.worker_cpus + resources.read_cpus + resources.prepare_cpus <= cpus
+def test_threads():
+    """Three quarters of the largest node, shared among the workers."""
+    assert allot(options(), [{"CPU": 2.0}, {"CPU": 16.0}]).threads == 12
+    assert allot(options(workers="5:8"), [{"CPU": 16.0}]).threads == 2
+    assert allot(options(workers="8"), [{"CPU": 2.0}]).threads == 1
 
 
-@given(st.lists(st.tuples(st.integers(1, 128), st.integers(1, 16)), min_size=1, max_size=4))
-def test_gpu_workers_leave_room_on_every_node(nodes):
-    resources = allot(options(), [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes])
-    assert resources.device == "cuda" and resources.workers == (sum(gpus for _, gpus in nodes),) * 2
-    for cpus, gpus in nodes:
-        assert gpus * resources.worker_cpus + resources.read_cpus + resources.prepare_cpus <= cpus
+CPUS, GPUS = st.sampled_from([1.0, 2.0, 3.0, 4.0, 16.0, 64.0, 256.0]), st.sampled_from([1.0, 2.0, 8.0])
+CLUSTERS = st.lists(st.fixed_dictionaries({"CPU": CPUS}, optional={"GPU": GPUS}), min_size=1, max_size=5)
+
+
+@given(CLUSTERS, st.none() | st.integers(1, 16), st.integers(0, 16), st.sampled_from(["auto", "cpu"]))
+@example([{"CPU": 2.0}, {"CPU": 2.0}], 3, 0, "cpu")  # two workers filled one node, and the other was lost
+@example([{"CPU": 2.0}], 2, 0, "cpu")
+def test_one_reader_and_one_preparing_task_fit_on_every_node(nodes, least, more, device):
+    """Beside as many workers as fit on it, were there ever so many: so also when any other nodes are lost, and all
+    workers come to this one. Those that `least` demands all find room while no node is lost, and where nodes are alike,
+    some of them on each."""
+    workers = None if least is None else f"{least}:{least + more}"
+    resources = allot(options(workers=workers, device=device), nodes)
+    assert resources.threads >= 1 and min(resources.read_cpus, resources.prepare_cpus) > 0
+    room = [workers_on(node, resources) for node in nodes]
+    for node, count in zip(nodes, room, strict=True):
+        taken = count * bits(resources.worker_cpus) + bits(resources.read_cpus) + bits(resources.prepare_cpus)
+        assert taken <= bits(node["CPU"])
+        if resources.device == "cpu" and node["CPU"] == max(node["CPU"] for node in nodes):
+            assert count >= 1
+    if resources.device == "cpu":
+        assert sum(room) >= resources.workers[0]
+    else:
+        assert room == [int(node.get("GPU", 0)) for node in nodes]
 
 
 def test_a_head_without_gpus():
@@ -53,5 +83,6 @@ def test_batch_sizes():
 
 
 def test_a_cluster_without_cpus():
-    with pytest.raises(UsageError, match="no node"):
-        allot(options(), [{}])
+    for nodes in ([], [{}], [{"GPU": 1.0}]):
+        with pytest.raises(RunError, match="no node"):
+            allot(options(), nodes)
