@@ -36,7 +36,6 @@ BYTES_PER_PIXEL = 16
 BYTES_PER_FILE_BYTE = 4
 BYTES_OF_ROWS = 64 * 2**20
 
-
 LONGEST_SIDE = 2**20  # pixels
 BLOCK = 2**20  # pixels that are scaled to 8 bits at once
 

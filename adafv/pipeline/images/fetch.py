@@ -11,6 +11,7 @@ must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 import re
@@ -203,7 +204,9 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
         raise Refused("image_refused", f"{path!r} is a folder") from error
     except PermissionError as error:
         raise Refused("image_forbidden", f"{path!r}: permission denied") from error
-    except (OSError, ValueError) as error:  # names too long, loops of links, unencodable names, a failing disk
+    except (OSError, ValueError) as error:  # loops of links, unencodable names, a failing disk
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise Refused("image_not_found", f"{path[:200]!r}: no file has so long a name") from error
         raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
 
 

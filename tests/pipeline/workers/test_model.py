@@ -60,3 +60,13 @@ def test_a_byte_that_changed_on_the_way_is_noticed(s3, cache, uri):
         with pytest.raises(OSError, match="doesn't match its ETag"):
             resolve_model(uri, storage)
         assert contents(resolve_model(uri, storage)) == FILES
+
+
+@pytest.mark.parametrize("key", ["../../../evil", "sub/../../../../evil", "{cache}/../evil"])
+def test_no_file_of_a_model_leaves_its_folder(s3, cache, uri, key):
+    """Whoever can write to the store must not be able to write to a worker's disk."""
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    s3.client.put_object(Bucket=bucket, Key=f"m/{key.format(cache=cache)}", Body=b"evil")
+    with pytest.raises(ValueError, match="evil', which leaves the folder"):
+        resolve_model(uri, Storage.from_environment(s3.endpoint, s3.environment))
+    assert not list(cache.parent.rglob("evil")) and not list(cache.rglob(model.COMPLETE))
