@@ -9,15 +9,21 @@
     stopwatch   stage times without stalling the device
     engine      puts them together
 
-Needs torch and transformers; works where Ray isn't installed.
+Needs torch and transformers; works where Ray isn't installed. Options travel to processes that only pass tables on,
+and for these torch would be 300 MB for nothing: so all but the options is imported when it is first asked for.
 """
 
-from adafv.engine.engine import Engine, load_model
-from adafv.engine.faults import is_out_of_memory, is_spent
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from adafv.engine.options import EngineOptions
-from adafv.engine.prepare import PrepareError, Preparer
-from adafv.engine.sample import Label, Sample
-from adafv.models.geometry import Panel
+
+if TYPE_CHECKING:
+    from adafv.engine.engine import Engine, load_model
+    from adafv.engine.faults import is_out_of_memory, is_spent
+    from adafv.engine.prepare import PrepareError, Preparer
+    from adafv.engine.sample import Label, Sample
+    from adafv.models.geometry import Panel
 
 __all__ = [
     "Engine",
@@ -31,3 +37,21 @@ __all__ = [
     "is_spent",
     "load_model",
 ]
+
+_MODULES = {
+    "Engine": "adafv.engine.engine",
+    "Label": "adafv.engine.sample",
+    "Panel": "adafv.models.geometry",
+    "PrepareError": "adafv.engine.prepare",
+    "Preparer": "adafv.engine.prepare",
+    "Sample": "adafv.engine.sample",
+    "is_out_of_memory": "adafv.engine.faults",
+    "is_spent": "adafv.engine.faults",
+    "load_model": "adafv.engine.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

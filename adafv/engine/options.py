@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adafv.pruning import STRATEGIES
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TEXT_SCOPES = ("question", "prompt")
 NEWLINES = ("drop", "rows")
@@ -42,6 +40,8 @@ class EngineOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
+        from adafv.pruning import STRATEGIES  # here: options travel to where there is no need of torch
+
         _one_of("strategy", self.strategy, tuple(STRATEGIES))
         _one_of("text_scope", self.text_scope, TEXT_SCOPES)
         _one_of("newlines", self.newlines, NEWLINES)

@@ -248,7 +248,7 @@ class Job:
         )  # fmt: skip
         # Cutting into blocks would be a stage of its own, for which Ray reserves a whole CPU, and which starves where
         # workers leave less. With the reservation of the reading stage it becomes a part of it. Ray has no option.
-        blocks._logical_plan.dag.ray_remote_args["num_cpus"] = resources.read_cpus
+        blocks._logical_plan.dag.ray_remote_args["num_cpus"] = resources.read_cpus  # type: ignore[attr-defined]
         return (
             blocks
             .map_batches(fetch.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)

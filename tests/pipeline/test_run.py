@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +20,15 @@ import pytest
 import ray
 
 from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import Job, RunResult, run
+from adafv.pipeline.run import Job, Reading, RunResult, run
+from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.prepare import Preparation, Preparing
 from tests.conftest import S3_SECRET
 from tests.pipeline.inputs import ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, jpeg, photographs
@@ -341,3 +348,25 @@ def test_kept_indices_are_those_of_the_engine(mixed, tiny_model):
     [expected] = Engine.load(str(tiny_model), options).label([sample])
     assert np.array_equal(expected.kept_indices, row["kept_indices"]) and expected.answer == row["answer"]
     assert expected.mean_logprob == pytest.approx(row["mean_logprob"], rel=1e-4)
+
+
+def test_stages_do_without_torch(tmp_path):
+    """What Ray's own processes hold of a job; torch and transformers are for their children."""
+    options, storage = JobOptions(input=("i",), output="o"), Storage()
+    engine = options.engine_options("cpu")
+    stages = [
+        Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
+        Fetcher(storage, 2**20),
+        Preparation("testbed", engine, storage, 2**20, 2**20, 1.0, Preparing),
+        WorkerOptions("testbed", "testbed", engine, storage, "run", None, 1, 1.0, Labelling),
+    ]
+    (tmp_path / "stages").write_bytes(pickle.dumps(stages))
+    code = """if True:
+        import pickle, sys
+        import adafv.pipeline.outputs.sink
+        *_, options = pickle.load(open(sys.argv[1], 'rb'))
+        from adafv.pipeline.workers.label import Worker
+        Worker(options)
+        assert not {'torch', 'transformers'} & set(sys.modules), 'imported'
+        """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "stages")], check=True)
