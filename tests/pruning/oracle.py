@@ -96,16 +96,17 @@ def cdpruner(visual: Sequence[Sequence[float]], relevance: Sequence[float], keep
     margin = math.inf
     while len(chosen) < keep:
         before = np.linalg.det(cosines[np.ix_(independent, independent)])
-        scores = {}
+        scores, outside = {}, {}
         for i in set(tokens) - set(chosen):
             among = [*independent, i]
-            outside = np.linalg.det(cosines[np.ix_(among, among)]) / before
-            margin = min(margin, abs(outside - 1e-5) * 100)  # whether it lies in the span must be clear as well
-            scores[i] = r[i] ** 2 * outside if outside > 1e-5 else r[i] - 2
+            outside[i] = np.linalg.det(cosines[np.ix_(among, among)]) / before
+            margin = min(margin, abs(outside[i] - 1e-5) * 100)  # whether it lies in the span must be clear as well
+            scores[i] = r[i] ** 2 * outside[i] if outside[i] > 1e-5 else r[i] - 2
         token, by = best(scores)
         margin = min(margin, by)
         chosen.append(token)
         if scores[token] >= 0:
+            margin = min(margin, outside[token] / 1000)  # after one that hardly adds a direction, rounding adds others
             independent.append(token)
     return set(chosen), margin
 
@@ -142,15 +143,15 @@ def blurred(score: Sequence[float], panels: Sequence[tuple[int, int]]) -> list[f
 
 
 def eadp(
-    text: Sequence[Sequence[float]],
+    whole: Sequence[float],
+    focused: Sequence[float],
     visual: Sequence[Sequence[float]],
     panels: Sequence[tuple[int, int]],
     keep: int,
 ) -> tuple[set[int], Margin]:
+    """`whole` and `focused` are each token's cosines with the question as a whole and with its telling words."""
     tokens = range(len(visual))
-    mixed = [
-        (whole + part) / 2 for whole, part in zip(mean_cosine(text, visual), focused_cosine(text, visual), strict=True)
-    ]
+    mixed = [(one + other) / 2 for one, other in zip(whole, focused, strict=True)]
     weight = [value**5 for value in blurred(scaled(mixed), panels)]
     chosen: set[int] = set()
     margin = math.inf
