@@ -30,25 +30,32 @@ from adafv.engine.prepare import Preparer
 from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import lay_out
 from adafv.engine.stopwatch import Stopwatch
-from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing
-from adafv.pruning import STRATEGIES, Cues, Merged, Selection, Strategy, text_similarity
+from adafv.models import Adapter, Encoded, Geometry, Processing, Reading, load_adapter, load_processing, load_text_tower
+from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
 
 # Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
 _CROPS_PER_PASS = 64
+
+# Cues that only the text tower can give.
+_READ = frozenset({"clip_text", "clip_words"})
 
 _STAGES = ("encode", "prune", "prefill", "decode")
 
 
 def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
-    """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype.
+    """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype; with their text tower.
 
     Raises:
-        ValueError: the model is of no supported family, or its configuration can't be pruned.
+        ValueError: the model is of no supported family, its configuration can't be pruned, or the text tower is no
+            CLIP model or doesn't fit.
         OSError: there is no such model, or a file of it is missing.
     """
     device = torch.device(_device(options.device))
     processing = load_processing(model)
-    return load_adapter(model, processing, device, _dtype(options.dtype, device)), processing
+    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device))
+    if options.text_tower is not None:
+        adapter.text_tower = load_text_tower(options.text_tower, processing, device)
+    return adapter, processing
 
 
 class Engine:
@@ -64,7 +71,9 @@ class Engine:
     ) -> None:
         self._adapter, self._processing, self._options = adapter, processing, options
         self._device = adapter.model.device
-        self._strategy = strategy or STRATEGIES[options.strategy]
+        self._strategy = strategy or options.rule
+        if self._strategy.needs & _READ and adapter.text_tower is None:
+            raise ValueError(f"strategy {self._strategy.name!r} needs a text tower here, and the adapter has none")
         self._batched = self._device.type != "cpu"
         self._fitting = Fitting()
 
@@ -112,7 +121,7 @@ class Engine:
         images = self._encode(samples, on_progress)
         watch.lap("encode")
         budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
-        selection, images = self._select(samples, geometries, budgets, images)
+        selection, images = self._select(samples, geometries, budgets, images, self._read(samples))
         embeds, attention_mask = self._assemble(samples, geometries, budgets, images, selection.mask)
         watch.lap("prune")
         answers = generate(
@@ -142,6 +151,19 @@ class Engine:
             on_progress()
         return [encoded[sample.image_key] for sample in samples]
 
+    def _read(self, samples: Sequence[Sample]) -> list[Reading]:
+        """What the text tower makes of each sample's text, which is read once where several ask the same; nothing if
+        the strategy doesn't need it.
+        """
+        tower = self._adapter.text_tower
+        if tower is None or not self._strategy.needs & _READ:
+            return []
+        texts = [self._processing.decode(self._scope(sample).tolist()) for sample in samples]
+        distinct = list(dict.fromkeys(texts))
+        passes = [distinct] if self._batched else [[text] for text in distinct]
+        readings = dict(zip(distinct, (reading for group in passes for reading in tower.read(group)), strict=True))
+        return [readings[text] for text in texts]
+
     def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
         """Split images into passes of the vision tower."""
         most = _CROPS_PER_PASS if self._batched else 1
@@ -159,6 +181,7 @@ class Engine:
         geometries: Sequence[Geometry],
         budgets: Sequence[int],
         images: Sequence[Encoded],
+        readings: Sequence[Reading],
     ) -> tuple[Selection, list[Encoded]]:
         """Prune: all samples at once on an accelerator, one by one on a CPU. With the images as the language model is
         to see them: where the strategy merged tokens, a sample has an image of its own.
@@ -168,7 +191,7 @@ class Engine:
         seen: list[Encoded] = []
         for start in range(0, len(samples), step):
             part = slice(start, start + step)
-            cues = self._cues(samples[part], geometries[part], images[part])
+            cues = self._cues(samples[part], geometries[part], images[part], readings[part])
             selection = self._strategy.select(cues, torch.tensor(budgets[part]))
             parts.append(selection)
             seen += self._merge(geometries[part], images[part], selection.merged) if selection.merged else images[part]
@@ -198,12 +221,18 @@ class Engine:
         places = [torch.from_numpy(geometry.source[geometry.is_token]) for geometry in geometries]
         return [place.to(self._device, non_blocking=True) for place in places]
 
-    def _cues(self, samples: Sequence[Sample], geometries: Sequence[Geometry], images: Sequence[Encoded]) -> Cues:
+    def _cues(
+        self,
+        samples: Sequence[Sample],
+        geometries: Sequence[Geometry],
+        images: Sequence[Encoded],
+        readings: Sequence[Reading],
+    ) -> Cues:
         """The cues that the strategy needs, in the packed order of the N visual tokens."""
         needs = self._strategy.needs
         sources = self._sources(geometries)
         cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
-        for name in needs & {"saliency", "keys", "hidden"}:
+        for name in needs & {"saliency", "keys", "hidden", "clip_visual"}:
             cues[name] = _padded([getattr(image, name)[at] for image, at in zip(images, sources, strict=True)])
         if needs & {"visual", "similarity"}:
             cues["visual"] = _padded([image.tokens[at] for image, at in zip(images, sources, strict=True)])
@@ -213,6 +242,12 @@ class Engine:
             cues["text"] = self._adapter.embed(_padded(ids))
         if "similarity" in needs:
             cues["similarity"] = text_similarity(cues["text"], cues["visual"], cues["text_valid"], cues["valid"])
+        if "clip_text" in needs:
+            cues["clip_text"] = torch.stack([reading.whole for reading in readings])
+        if "clip_words" in needs:
+            words = [reading.words for reading in readings]
+            cues["clip_words"] = _padded(words)
+            cues["clip_words_valid"] = _padded([torch.ones_like(row[:, 0], dtype=torch.bool) for row in words])
         for name in needs & {"neighbours", "places"}:
             rows = [torch.from_numpy(getattr(geometry, name)) for geometry in geometries]
             cues[name] = _padded(rows, -1).to(self._device, non_blocking=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adafv.pruning import Strategy
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TEXT_SCOPES = ("question", "prompt")
@@ -20,6 +24,8 @@ class EngineOptions:
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
+        text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that
+            take the question's relevance from CLIP's text tower. Without it they make do with input embeddings.
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
@@ -32,6 +38,7 @@ class EngineOptions:
     keep_tokens: int | None = None
     max_new_tokens: int = 64
     text_scope: str = "question"
+    text_tower: str | None = None
     newlines: str = "drop"
     temperature: float = 0.0
     top_p: float = 1.0
@@ -40,9 +47,15 @@ class EngineOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        from adafv.pruning import STRATEGIES  # here: options travel to where there is no need of torch
+        from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER  # here: options travel to where there is no need of torch
 
         _one_of("strategy", self.strategy, tuple(STRATEGIES))
+        _require(
+            self.text_tower is None or self.strategy in WITH_TEXT_TOWER,
+            "text_tower",
+            self.text_tower,
+            f"left out: strategy {self.strategy!r} doesn't read it; those that do are {', '.join(WITH_TEXT_TOWER)}",
+        )
         _one_of("text_scope", self.text_scope, TEXT_SCOPES)
         _one_of("newlines", self.newlines, NEWLINES)
         _one_of("dtype", self.dtype, DTYPES)
@@ -51,6 +64,13 @@ class EngineOptions:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    @property
+    def rule(self) -> Strategy:
+        """The strategy, in its form with or without the text tower."""
+        from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
+
+        return (STRATEGIES if self.text_tower is None else WITH_TEXT_TOWER)[self.strategy]
 
     def budget(self, visual_tokens: int) -> int:
         """K, the number of visual tokens to keep of `visual_tokens` (N)."""

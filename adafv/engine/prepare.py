@@ -11,7 +11,7 @@ from PIL import Image
 
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import Sample
-from adafv.models import Processing, load_processing
+from adafv.models import Processing, check_text_tower, load_processing
 
 
 class PrepareError(ValueError):
@@ -36,8 +36,15 @@ class Preparer:
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Preparer:
-        """Load the processor of `model`, a folder or hub id. Errors as for `adafv.models.load_processing`."""
-        return cls(load_processing(model), options)
+        """Load the processor of `model`, a folder or hub id.
+
+        Errors as for `load_processing` and `check_text_tower` of `adafv.models`: what can be known of the text tower
+        without its weights is known before they are loaded anywhere.
+        """
+        processing = load_processing(model)
+        if options.text_tower is not None:
+            check_text_tower(options.text_tower, processing)
+        return cls(processing, options)
 
     def prepare(self, id: str, image: Image.Image, prompt: str) -> Sample:
         """Make a sample of an RGB image and a prompt.

@@ -4,13 +4,28 @@ attention    SDPA that also returns the [CLS] row, registered as one of transfor
 geometry     where each visual token lies in the packed sequence and on the image
 adapter      what the engine asks of every family
 llava, llava_next   the families; a new one is a file here and a line in `loading`
+text_tower   the half of CLIP that reads, for the strategies that want it
 processing   image to uint8 crops, prompt to token ids, by the model's own processor; needs no weights
-loading      from a folder or hub id to a `Processing` or an `Adapter`
+loading      from a folder or hub id to a `Processing`, an `Adapter` or a `TextTower`
 """
 
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
-from adafv.models.loading import load_adapter, load_processing
+from adafv.models.loading import check_text_tower, load_adapter, load_processing, load_text_tower
 from adafv.models.processing import Processing, Prompt
+from adafv.models.text_tower import Reading, TextTower
 
-__all__ = ["Adapter", "Encoded", "Geometry", "Panel", "Processing", "Prompt", "load_adapter", "load_processing"]
+__all__ = [
+    "Adapter",
+    "Encoded",
+    "Geometry",
+    "Panel",
+    "Processing",
+    "Prompt",
+    "Reading",
+    "TextTower",
+    "check_text_tower",
+    "load_adapter",
+    "load_processing",
+    "load_text_tower",
+]

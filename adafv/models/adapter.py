@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from adafv.models.geometry import Geometry
+from adafv.models.text_tower import TextTower
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,12 +28,14 @@ class Encoded:
         saliency: float32 [C, P].
         keys: float32 [C, P, E], the keys of the attention that saliency is of, averaged over the heads; if asked for.
         hidden: [C, P, H], hidden states, before the projector; if asked for.
+        clip_visual: float32 [C, P, E], the patches in CLIP's space, where the text tower's words are; if asked for.
     """
 
     tokens: Tensor
     saliency: Tensor
     keys: Tensor | None = None
     hidden: Tensor | None = None
+    clip_visual: Tensor | None = None
 
     def patches(self, crops: slice) -> Encoded:
         """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
@@ -47,6 +50,9 @@ class Adapter(ABC):
         model: the transformers model, in eval mode, on its device. The adapter changes it (layers that are never
             needed are dropped), so it is the adapter's from then on.
         normalisation: float32 [3, 256], the normalised value of every uint8 value of each channel.
+
+    Attributes:
+        text_tower: the text tower that belongs to the model's vision tower, where it was loaded as well.
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
@@ -54,6 +60,7 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         self.model = model
+        self.text_tower: TextTower | None = None
         self._normalisation = normalisation.to(model.device)
 
     @classmethod
@@ -65,9 +72,16 @@ class Adapter(ABC):
             ValueError: a configuration that this family can't have.
         """
 
+    @classmethod
+    @abstractmethod
+    def feature_width(cls, config: PretrainedConfig) -> int:
+        """H, how many channels the hidden states have that go into the projector."""
+
     @abstractmethod
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
-        """Encode crops, uint8 [C, 3, H, W], on the model's device; with `keys` and `hidden` if `also` names them."""
+        """Encode crops, uint8 [C, 3, H, W], on the model's device; with `keys`, `hidden` and, where there is a text
+        tower, `clip_visual` if `also` names them.
+        """
 
     @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:

@@ -48,6 +48,10 @@ class LlavaAdapter(Adapter):
         panel = Panel(side, side, *_covered(image_processor, image_size))
         return Geometry(crops=1, source=np.arange(side * side), panels=(panel,))
 
+    @classmethod
+    def feature_width(cls, config: PretrainedConfig) -> int:
+        return config.vision_config.hidden_size * len(feature_depths(config))
+
     @torch.inference_mode()
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
         self._attention.returns_keys = "keys" in also
@@ -60,7 +64,8 @@ class LlavaAdapter(Adapter):
         (captured,) = out.attentions
         hidden = features[:, 1:]
         kept = hidden if "hidden" in also else None
-        return Encoded(self._projector(hidden), captured.saliency, captured.keys, kept)
+        shared = self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None
+        return Encoded(self._projector(hidden), captured.saliency, captured.keys, kept, shared)
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:

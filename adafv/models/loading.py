@@ -1,4 +1,4 @@
-"""From a folder or hub id to a `Processing` or an `Adapter`.
+"""From a folder or hub id to a `Processing`, an `Adapter` or a `TextTower`.
 
 Weights are read from safetensors only, and a repository's own Python code is never run: a dataset labelling job has no
 business executing either a pickle or a stranger's module.
@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, CLIPModel, ProcessorMixin
 
 from adafv.models.adapter import Adapter
 from adafv.models.llava import LlavaAdapter
 from adafv.models.llava_next import LlavaNextAdapter
 from adafv.models.processing import Processing
+from adafv.models.text_tower import TextTower
 
 FAMILIES: dict[str, type[Adapter]] = {
     "llava": LlavaAdapter,
     "llava_next": LlavaNextAdapter,
 }
+
+_WHOLE = "a whole CLIP model ('clip') is needed, with text model, vision model and both projections"
 
 
 def load_processing(path: str) -> Processing:
@@ -66,3 +69,57 @@ def load_adapter(path: str, processing: Processing, device: torch.device, dtype:
         path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
     )
     return processing.family(model.to(device).eval(), processing.normalisation())
+
+
+def check_text_tower(path: str, processing: Processing) -> Any:
+    """The tokenizer of the CLIP model whose text tower goes with the vision tower of `processing`. Needs no weights.
+
+    Raises:
+        ValueError: it is no CLIP model, or none whose vision tower is as wide as the model's.
+        OSError: there is no such model, or a file of it is missing.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if "siglip" in config.model_type:
+        raise ValueError(
+            f"text tower {path} is a SigLIP model, which isn't supported: SigLIP compares words with all patches "
+            "pooled by attention, not with single ones; give a CLIP model"
+        )
+    if config.model_type != "clip":
+        raise ValueError(f"text tower {path} is of model type {config.model_type!r}; {_WHOLE}")
+    width, needed = config.vision_config.hidden_size, processing.family.feature_width(processing.config)
+    if width != needed:
+        raise ValueError(
+            f"text tower {path} doesn't fit the model: its vision model has {width} channels, and the features that "
+            f"the model projects have {needed}; give the CLIP model that the model's vision tower comes from"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    known = config.text_config.vocab_size
+    if len(tokenizer) != known:  # where its files are missing, transformers makes one of the special tokens alone
+        raise ValueError(
+            f"text tower {path} has a tokenizer of {len(tokenizer)} tokens and a text model of {known}; are the "
+            "tokenizer's files missing?"
+        )
+    return tokenizer
+
+
+def load_text_tower(path: str, processing: Processing, device: torch.device) -> TextTower:
+    """Load the text tower onto `device`, in float32.
+
+    Raises:
+        ValueError: as for `check_text_tower`; or the weights lack a part of the model.
+        OSError: there is no such model, or a file of it is missing.
+    """
+    tokenizer = check_text_tower(path, processing)
+    loaded: Any = CLIPModel.from_pretrained(
+        path,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    model, report = loaded
+    if report["missing_keys"]:  # which transformers has filled with random numbers
+        first, *others = sorted(report["missing_keys"])
+        raise ValueError(f"text tower {path} lacks {first} and {len(others)} more weights; {_WHOLE}")
+    return TextTower(model, tokenizer, device)

@@ -100,7 +100,7 @@ class Processing:
         return Prompt(ids, span, int((ids == self.config.image_token_id).sum()))
 
     def decode(self, ids: list[int]) -> str:
-        """The text of generated `ids`, special tokens left out, stripped."""
+        """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _render(self, question: str) -> str:

@@ -24,7 +24,10 @@ from adafv.pipeline.storage import split_s3
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions
 
-ENGINE = ("strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "newlines", "temperature", "top_p", "seed")
+ENGINE = (
+    "strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "text_tower", "newlines", "temperature", "top_p",
+    "seed",
+)  # fmt: skip
 
 
 def option(group: str, help: str, default: Any = MISSING, *, type: Any = str, metavar: str | None = None) -> Any:
@@ -93,6 +96,13 @@ class JobOptions:
     )
     max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
     text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
+    text_tower: str | None = option(
+        "model",
+        "the CLIP model that the model's vision tower comes from, named like --model: cdpruner and eadp then "
+        "take their relevance from its text tower",
+        None,
+        metavar="PATH",
+    )
     newlines: str = option(
         "model",
         "newline embeddings of any-resolution models: drop, or keep those of rows that keep a token (rows)",
@@ -164,7 +174,7 @@ class JobOptions:
             self.run_id,
             "up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
         )
-        for uri in (*self.input, self.output, self.image_root or "", self.model):
+        for uri in (*self.input, self.output, self.image_root or "", self.model, self.text_tower or ""):
             if uri.startswith("s3://"):
                 split_s3(uri)
         self.worker_range()

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -118,6 +118,8 @@ class Job:
         self._columns, self._resources = columns, resources
         self._model = absolute_model(options.model)
         self._engine = options.engine_options(resources.device)
+        if options.text_tower is not None:
+            self._engine = replace(self._engine, text_tower=absolute_model(options.text_tower))
         run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._run = Run(run_id, options.public(), options.price_per_hour, output.uri, resources)
         self._lease = Lease(output, run_id)
@@ -165,7 +167,9 @@ class Job:
         try:
             load_preparer(self._model, self._engine, self._storage)
         except (OSError, ValueError, *S3_ERRORS) as error:
-            raise UsageError(f"--model {self._options.model} can't be loaded: {safe_message(str(error))}") from error
+            tower = self._options.text_tower
+            named = f"--model {self._options.model}" + (f" with --text-tower {tower}" if tower else "")
+            raise UsageError(f"{named} can't be loaded: {safe_message(str(error))}") from error
 
     def _begin(self) -> None:
         try:

@@ -15,10 +15,11 @@ Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to
 from adafv.pruning.cues import cls_saliency, text_similarity
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.selection import Merged, Selection
-from adafv.pruning.strategies import STRATEGIES, Cues, Strategy
+from adafv.pruning.strategies import STRATEGIES, WITH_TEXT_TOWER, Cues, Strategy
 
 __all__ = [
     "STRATEGIES",
+    "WITH_TEXT_TOWER",
     "Cues",
     "Merged",
     "Selection",

@@ -2,12 +2,20 @@
 
 The cosines, float32 [B, T, N], are those of `cues.text_cosines`: between the language model's input embeddings and the
 projected tokens, which lie in one space.
+
+With CLIP's text tower they are those between its words and the vision tower's patches in CLIP's space, negated. Both
+CDPruner's and EADP's codes have the minus sign, and their papers don't mention it. CDPruner's authors answer that they
+observed it with CLIP, as LLaVA uses it, and with no other encoder (github.com/Theia-4869/CDPruner, issue 14); those of
+TRIM, from whom they took it, that without the sign the picture came out inverted, and that the reason may be the layer:
+LLaVA takes patches from another than CLIP compares (github.com/FreedomIntelligence/TRIM, issue 3). CLIP was trained to
+agree with words in [CLS] alone. So it is an observation that we follow, not a part of the definition.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # EADP's: the scale of the cosines in the softmax, the share of the text tokens kept, how sharply they are weighted.
 _SCALE, _SHARE, _SHARPNESS = 100.0, 0.5, 100.0
@@ -24,6 +32,16 @@ def mean_cosine(cosine: Tensor, text_valid: Tensor | None = None) -> Tensor:
         return cosine.mean(dim=1)
     total = cosine.masked_fill(~text_valid[:, :, None], 0.0).sum(dim=1)
     return total / text_valid.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def opposed_cosine(whole: Tensor, visual: Tensor) -> Tensor:
+    """float32 [B, N]: minus the mean cosine with the question's segments. CDPruner's relevance by the text tower.
+
+    Args:
+        whole: float32 [B, E], the mean of the segments' unit vectors.
+        visual: [B, N, E], visual tokens in the same space.
+    """
+    return -(F.normalize(visual.float(), dim=-1) @ whole.float()[:, :, None]).squeeze(2)
 
 
 def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:

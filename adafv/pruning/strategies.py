@@ -1,6 +1,7 @@
 """Every way to select visual tokens, by name. Same input, same output, interchangeable everywhere.
 
-A strategy says which cues it `needs`, so that the engine computes no other. `STRATEGIES` is the registry.
+A strategy says which cues it `needs`, so that the engine computes no other. `STRATEGIES` is the registry, and
+`WITH_TEXT_TOWER` holds those of the same names that take their relevance from CLIP's text tower, where there is one.
 
     none         every token
     random       K at random, the same for the same sample id wherever and whenever it runs
@@ -30,7 +31,7 @@ from adafv.pruning.cues import text_cosines
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
-from adafv.pruning.relevance import mean_cosine
+from adafv.pruning.relevance import mean_cosine, opposed_cosine
 from adafv.pruning.selection import Budget, Order, Selection, cue_flaws, undivided
 from adafv.pruning.visionzip import visionzip
 
@@ -51,6 +52,10 @@ class Cues:
         hidden: [B, N, D], its hidden states there, before the projector.
         neighbours: int64 [B, N, 9], the tokens around each token on the image, see `relevance.blur`.
         places: int64 [B, N, 2], the crop that each token is a patch of, and which patch of it; -1 where padded.
+        clip_visual: float32 [B, N, E], the patches in CLIP's space.
+        clip_text: float32 [B, E], the question there, as its text tower sums it up.
+        clip_words: float32 [B, T, E], its words there, which are other tokens than those of `text`.
+        clip_words_valid: bool [B, T], False where padded; comes with `clip_words`, None if nothing is padded.
     """
 
     valid: Tensor
@@ -64,6 +69,10 @@ class Cues:
     hidden: Tensor | None = None
     neighbours: Tensor | None = None
     places: Tensor | None = None
+    clip_visual: Tensor | None = None
+    clip_text: Tensor | None = None
+    clip_words: Tensor | None = None
+    clip_words_valid: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +141,23 @@ def _cdpruner(cues: Cues, keep: int | Tensor) -> Selection:
     return cdpruner(visual, mean_cosine(cosine, cues.text_valid), keep, cues.valid)
 
 
+def _cdpruner_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
+    relevance = opposed_cosine(_needed(cues.clip_text, "clip_text"), _needed(cues.clip_visual, "clip_visual"))
+    return cdpruner(_needed(cues.visual, "visual"), relevance, keep, cues.valid)
+
+
 def _eadp(cues: Cues, keep: int | Tensor) -> Selection:
     visual = _needed(cues.visual, "visual")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
     relevance = guidance(mean_cosine(cosine, cues.text_valid), cosine, cues.valid, cues.text_valid)
+    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
+
+
+def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
+    visual, patches = _needed(cues.visual, "visual"), _needed(cues.clip_visual, "clip_visual")
+    cosine = -text_cosines(_needed(cues.clip_words, "clip_words"), patches, cues.clip_words_valid, cues.valid)
+    whole = opposed_cosine(_needed(cues.clip_text, "clip_text"), patches)
+    relevance = guidance(whole, cosine, cues.valid, cues.clip_words_valid)
     return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
 
 
@@ -193,5 +215,17 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
         Strategy("coverage", _coverage, frozenset({"visual", "text", "saliency"})),
+    )
+}
+
+WITH_TEXT_TOWER: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("cdpruner", _cdpruner_with_text_tower, frozenset({"visual", "clip_visual", "clip_text"})),
+        Strategy(
+            "eadp",
+            _eadp_with_text_tower,
+            frozenset({"visual", "clip_visual", "clip_text", "clip_words", "neighbours"}),
+        ),
     )
 }

@@ -9,19 +9,28 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer, CLIPModel
 
 from adafv.engine import Engine, EngineOptions, Preparer
-from adafv.pruning import STRATEGIES
+from adafv.models import TextTower, load_adapter, load_processing
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 from tests.models.conftest import picture
 from tests.pruning import oracle
+from tests.tiny_clip import build_clip
 from tests.tiny_models import Shape, build
 
+SHAPE = Shape(hidden=64, layers=3)
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
+    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return str(build_clip(tmp_path_factory.mktemp("clip"), SHAPE))
 
 
 def load(model: str, **options):
@@ -51,9 +60,12 @@ def essence(label):
     )
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-def test_batch_size_order_and_neighbours_change_nothing(model, strategy):
-    preparer, engine = load(model, strategy=strategy)
+@pytest.mark.parametrize(
+    ("strategy", "tower"),
+    [*((name, False) for name in sorted(STRATEGIES)), *((name, True) for name in sorted(WITH_TEXT_TOWER))],
+)
+def test_batch_size_order_and_neighbours_change_nothing(model, clip, strategy, tower):
+    preparer, engine = load(model, strategy=strategy, text_tower=clip if tower else None)
     samples = crowd(preparer, 32)
     alone = {label.id: label for sample in samples for label in engine.label([sample])}
     shuffled = random.Random(1).sample(samples, len(samples))
@@ -144,6 +156,68 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
         after = len(sample.input_ids) - 1 - sample.input_ids.tolist().index(engine._processing.config.image_token_id)
         got = row[len(row) - after - 24 : len(row) - after]
         torch.testing.assert_close(got, tokens[sorted(kept)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(WITH_TEXT_TOWER))
+def test_relevance_by_the_text_tower_equals_the_slow_way(model, clip, name):
+    """Stock CLIP's parts, one question at a time, one of them longer than the text tower reads at once."""
+    preparer, engine = load(model, strategy=name, text_tower=clip, keep_tokens=9)
+    stock, tokenizer = CLIPModel.from_pretrained(clip).eval(), AutoTokenizer.from_pretrained(clip)
+    questions = ["w1", "w3 w14 w15", " ".join(f"w{i}" for i in range(100, 130))]
+    samples = [preparer.prepare(str(i), picture((64, 64), i), text) for i, text in enumerate(questions)]
+    labels, compared = engine.label(samples), 0
+    for question, sample, label in zip(questions, samples, labels, strict=True):
+        geometry = engine._processing.geometry(sample.image_size)
+        order = torch.from_numpy(geometry.source[geometry.is_token])
+        with torch.inference_mode():
+            image = engine._adapter.encode(torch.from_numpy(sample.crops), also=("hidden",)).patches(slice(None))
+            patches = stock.visual_projection(stock.vision_model.post_layernorm(image.hidden))[order]
+            ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+            ends, words = [], []
+            for start in range(0, len(ids), 75):
+                segment = [tokenizer.bos_token_id, *ids[start : start + 75], tokenizer.eos_token_id]
+                out = stock.get_text_features(torch.tensor([segment]))
+                ends.append(out.pooler_output[0].tolist())
+                words += stock.text_projection(out.last_hidden_state)[0, 1:-1].tolist()
+        visual, away = image.tokens[order].tolist(), (-patches).tolist()
+        whole, focused = oracle.mean_cosine(ends, away), oracle.focused_cosine(words, away)
+        panels = [(panel.rows, panel.columns) for panel in geometry.panels]
+        kept, margin = (
+            oracle.cdpruner(visual, whole, 9) if name == "cdpruner" else oracle.eadp(whole, focused, visual, panels, 9)
+        )
+        assert len(ends) == (2 if len(question) > 75 else 1)
+        if margin > 1e-5:  # or rounding may choose
+            compared += 1
+            assert label.kept_indices.tolist() == sorted(kept)
+    assert compared >= 2
+
+
+def test_a_question_asked_twice_is_read_once(model, clip, monkeypatch):
+    preparer, engine = load(model, strategy="eadp", text_tower=clip)
+    seen: list[str] = []
+    read = TextTower.read
+    monkeypatch.setattr(TextTower, "read", lambda self, texts: (seen.extend(texts), read(self, texts))[1])
+    engine.label([preparer.prepare(str(i), picture((64, 64), i), f"w{i % 2} w7") for i in range(4)])
+    assert seen == ["w0 w7", "w1 w7"]
+
+
+def test_the_text_tower_reads_what_the_text_scope_names(model, clip, monkeypatch):
+    preparer, engine = load(model, strategy="cdpruner", text_tower=clip, text_scope="prompt")
+    seen: list[str] = []
+    read = TextTower.read
+    monkeypatch.setattr(TextTower, "read", lambda self, texts: (seen.extend(texts), read(self, texts))[1])
+    engine.label([preparer.prepare("a", picture((64, 64)), "w1 w7")])
+    assert seen == ["w1 w7 ASSISTANT:"]
+
+
+def test_a_text_tower_that_does_not_fit_is_known_without_weights(model, tmp_path):
+    narrow = str(build_clip(tmp_path, Shape(hidden=32)))
+    with pytest.raises(ValueError, match="doesn't fit the model"):
+        Preparer.load(model, EngineOptions(strategy="eadp", text_tower=narrow))
+    processing = load_processing(model)
+    bare = load_adapter(model, processing, torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="'eadp' needs a text tower here, and the adapter has none"):
+        Engine(bare, processing, EngineOptions(strategy="eadp", text_tower=narrow))
 
 
 def test_each_distinct_image_is_encoded_once(model, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adafv.engine import EngineOptions
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 
 
 @pytest.mark.parametrize(
@@ -20,12 +21,22 @@ from adafv.engine import EngineOptions
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"text_scope": "all"}, "text_scope is 'all'"),
         ({"newlines": "some"}, "newlines is 'some'"),
+        (
+            {"text_tower": "clip"},
+            "text_tower is 'clip'; it must be left out: strategy 'adafv' doesn't read it; those that do are cdpruner, "
+            "eadp",
+        ),
     ],
 )
 def test_nonsense_is_named(options, message):
     with pytest.raises(ValueError) as error:
         EngineOptions(**options)
     assert message in str(error.value)
+
+
+def test_the_rule_is_the_one_for_the_text_tower_where_there_is_one():
+    assert EngineOptions(strategy="eadp").rule is STRATEGIES["eadp"]
+    assert EngineOptions(strategy="eadp", text_tower="clip").rule is WITH_TEXT_TOWER["eadp"]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_inputs_add_up():
         (["--top-p", "2"], "--top-p is 2.0"),
         (["--text-scope", "all"], "--text-scope is 'all'"),
         (["--strategy", "magic"], "--strategy is 'magic'"),
+        (["--text-tower", "clip"], "--text-tower is 'clip'; it must be left out: strategy 'adafv' doesn't read it"),
+        (["--text-tower", "s3://key:pw@bucket/x", "--strategy", "eadp"], "'s3://bucket/x' is no S3 URI"),
         (["--limit", "0"], "--limit is 0"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--workers", "3:2"], "--workers is '3:2'"),

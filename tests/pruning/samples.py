@@ -11,7 +11,9 @@ from adafv.models import Geometry, Panel
 from adafv.pruning import Cues
 
 # Values that padding holds: plausible ones, so that only `valid` can tell.
-_PADDING = {"valid": False, "text_valid": False, "neighbours": -1}
+_PADDING = {"valid": False, "text_valid": False, "clip_words_valid": False, "neighbours": -1}
+# Cues that have one value, or one vector, for a whole sample.
+_OF_THE_SAMPLE = ("seeds", "clip_text")
 
 
 def cues(rows: int, tokens: int, seed: int = 0, width: int = 6, words: int = 5) -> Cues:
@@ -29,6 +31,10 @@ def cues(rows: int, tokens: int, seed: int = 0, width: int = 6, words: int = 5) 
         text=torch.randn(rows, words, width, generator=generator),
         text_valid=torch.ones(rows, words, dtype=torch.bool),
         neighbours=around.expand(rows, -1, -1),
+        clip_visual=torch.randn(rows, tokens, 7, generator=generator),
+        clip_text=torch.nn.functional.normalize(torch.randn(rows, 7, generator=generator), dim=1),
+        clip_words=torch.randn(rows, words + 1, 7, generator=generator),
+        clip_words_valid=torch.ones(rows, words + 1, dtype=torch.bool),
     )
 
 
@@ -53,14 +59,16 @@ def padded(batch: Cues, more: int) -> Cues:
         after = [0, 0] * (tensor.dim() - 2) + [0, more]
         return torch.nn.functional.pad(tensor, after, value=_PADDING.get(name, 9.0))
 
-    return replace(batch, **{name: widen(name, tensor) for name, tensor in present(batch).items() if name != "seeds"})
+    wide = {name: widen(name, tensor) for name, tensor in present(batch).items() if name not in _OF_THE_SAMPLE}
+    return replace(batch, **wide)
 
 
 def permuted(batch: Cues, order: torch.Tensor) -> Cues:
     """The batch with its visual tokens in another order: the i-th is what was the `order`[i]-th."""
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     moved = {
-        name: getattr(batch, name)[:, order] for name in ("valid", "saliency", "similarity", "visual", "keys", "hidden")
+        name: getattr(batch, name)[:, order]
+        for name in ("valid", "saliency", "similarity", "visual", "keys", "hidden", "clip_visual")
     }
     around = batch.neighbours[:, order]
     return replace(batch, **moved, neighbours=torch.where(around >= 0, place[around.clamp_min(0)], -1))

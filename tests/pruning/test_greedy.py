@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adafv.models import Panel
-from adafv.pruning import STRATEGIES, Cues
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
 from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.coverage import coverage, demand
 from adafv.pruning.divprune import divprune
@@ -53,11 +55,41 @@ def test_equals_the_definition(name, sample):
     kept, margin = {
         "divprune": lambda: oracle.divprune(exact, keep),
         "cdpruner": lambda: oracle.cdpruner(exact, oracle.mean_cosine(words, exact), keep),
-        "eadp": lambda: oracle.eadp(words, exact, panels, keep),
+        "eadp": lambda: oracle.eadp(
+            oracle.mean_cosine(words, exact), oracle.focused_cosine(words, exact), exact, panels, keep
+        ),
         "coverage": lambda: oracle.coverage(exact, oracle.demand(words, exact, saliency.tolist()), keep),
     }[name]()
     assume(margin > CLEAR)
     got = STRATEGIES[name].select(of_one(visual, text, saliency, panels), keep).mask[0]
+    assert set(got.nonzero().flatten().tolist()) == kept
+
+
+@pytest.mark.parametrize("name", sorted(WITH_TEXT_TOWER))
+@settings(max_examples=100, deadline=None)
+@given(sample=samples(), segments=st.integers(1, 3), seed=st.integers(0, 10_000))
+def test_with_a_text_tower_equals_the_definition(name, sample, segments, seed):
+    """The further a patch lies from what the question says, in CLIP's space, the more relevant it is."""
+    visual, text, saliency, panels, keep = sample
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.randn(len(visual), 4, generator=generator)
+    ends = torch.randn(segments, 4, generator=generator)
+    words = torch.randn(len(text) + 1, 4, generator=generator)
+    exact, away = visual.tolist(), (-patches).tolist()
+    whole, focused = oracle.mean_cosine(ends.tolist(), away), oracle.focused_cosine(words.tolist(), away)
+    kept, margin = {
+        "cdpruner": lambda: oracle.cdpruner(exact, whole, keep),
+        "eadp": lambda: oracle.eadp(whole, focused, exact, panels, keep),
+    }[name]()
+    assume(margin > CLEAR)
+    units = torch.nn.functional.normalize(ends, dim=1)
+    batch = replace(
+        of_one(visual, text, saliency, panels),
+        clip_visual=patches[None],
+        clip_text=units.mean(dim=0)[None],
+        clip_words=words[None],
+    )
+    got = WITH_TEXT_TOWER[name].select(batch, keep).mask[0]
     assert set(got.nonzero().flatten().tolist()) == kept
 
 

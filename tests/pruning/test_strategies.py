@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adafv.pruning import STRATEGIES, Cues
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
 from tests.pruning.samples import cues, padded, permuted, present, rows_of
 
-EXACT = sorted(set(STRATEGIES) - {"none", "adafv-paper"})
-HALVES = ("saliency", "similarity", "visual", "text", "keys", "hidden")
+RULES = STRATEGIES | {f"{name}, text tower": rule for name, rule in WITH_TEXT_TOWER.items()}
+EXACT = sorted(set(RULES) - {"none", "adafv-paper"})
+HALVES = ("saliency", "similarity", "visual", "text", "keys", "hidden", "clip_visual", "clip_text", "clip_words")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -23,34 +24,34 @@ HALVES = ("saliency", "similarity", "visual", "text", "keys", "hidden")
 @given(tokens=st.integers(1, 60), data=st.data())
 def test_keeps_exactly_k(name, tokens, data):
     keep = data.draw(st.integers(1, tokens))
-    selection = STRATEGIES[name].select(cues(3, tokens, data.draw(st.integers(0, 9))), keep)
+    selection = RULES[name].select(cues(3, tokens, data.draw(st.integers(0, 9))), keep)
     assert selection.mask.sum(1).tolist() == [keep] * 3
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", sorted(RULES))
 def test_padding_and_neighbours_change_nothing(name):
     batch, keep = cues(4, 31), torch.tensor([3, 31, 1, 12])
-    wide = STRATEGIES[name].select(padded(batch, 5), keep)
+    wide = RULES[name].select(padded(batch, 5), keep)
     assert not wide.mask[:, 31:].any()
     for row in range(4):
-        alone = STRATEGIES[name].select(rows_of(batch, slice(row, row + 1)), int(keep[row]))
+        alone = RULES[name].select(rows_of(batch, slice(row, row + 1)), int(keep[row]))
         assert torch.equal(alone.mask[0], wide.mask[row, :31])
         assert alone.from_text[0] == wide.from_text[row] and alone.from_saliency[0] == wide.from_saliency[row]
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random", "uniform", "visionzip"}))
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"random", "uniform", "visionzip"}))
 def test_the_order_of_the_tokens_changes_nothing(name):
     """But for ties, of which there are none here, and for what goes by places: these three."""
     batch, order = cues(3, 31), torch.randperm(31, generator=torch.Generator().manual_seed(0))
     for keep in (1, 7, 19):
-        kept = STRATEGIES[name].select(batch, keep).mask
-        assert torch.equal(STRATEGIES[name].select(permuted(batch, order), keep).mask, kept[:, order])
+        kept = RULES[name].select(batch, keep).mask
+        assert torch.equal(RULES[name].select(permuted(batch, order), keep).mask, kept[:, order])
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"adafv-paper"}))
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"adafv-paper"}))
 def test_a_budget_of_all_keeps_all(name):
     batch = padded(cues(2, 23), 4)
-    assert torch.equal(STRATEGIES[name].select(batch, 23).mask, batch.valid)
+    assert torch.equal(RULES[name].select(batch, 23).mask, batch.valid)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -59,7 +60,7 @@ def test_a_short_sample_beside_a_long_one_keeps_all_of_its_own(name):
     batch = cues(2, 20)
     valid = batch.valid.clone()
     valid[0, 5:] = False
-    mask = STRATEGIES[name].select(replace(batch, valid=valid), torch.tensor([5, 17])).mask
+    mask = RULES[name].select(replace(batch, valid=valid), torch.tensor([5, 17])).mask
     assert torch.equal(mask[0], valid[0]) and int(mask[1].sum()) == 17
 
 
@@ -74,43 +75,51 @@ def test_degenerate_tokens_are_kept_exactly_k(name, tokens):
         "few kinds": batch.visual[:, :3].repeat(1, 14, 1),
     }
     for keep in (1, 9, 40):
-        assert int(STRATEGIES[name].select(replace(batch, visual=visual[tokens][:, :40]), keep).mask.sum()) == keep
+        assert int(RULES[name].select(replace(batch, visual=visual[tokens][:, :40]), keep).mask.sum()) == keep
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", sorted(RULES))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened_first(name, dtype):
     low = replace(cues(2, 31), **{need: getattr(cues(2, 31), need).to(dtype) for need in HALVES})
     wide = replace(low, **{need: getattr(low, need).float() for need in HALVES})
-    assert torch.equal(STRATEGIES[name].select(low, 9).mask, STRATEGIES[name].select(wide, 9).mask)
+    assert torch.equal(RULES[name].select(low, 9).mask, RULES[name].select(wide, 9).mask)
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", sorted(RULES))
 def test_never_waits_for_the_device(name):
     """On the meta device a read of a value fails, so what runs there reads none."""
     batch = cues(3, 20)
     elsewhere = Cues(**{name: tensor.to("meta") for name, tensor in present(batch).items()})
-    assert STRATEGIES[name].select(elsewhere, torch.tensor([1, 7, 20])).mask.shape == (3, 20)
+    assert RULES[name].select(elsewhere, torch.tensor([1, 7, 20])).mask.shape == (3, 20)
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", sorted(RULES))
 def test_needs_no_more_than_it_says(name):
     batch = cues(2, 10)
-    given_cues = {need: getattr(batch, need) for need in STRATEGIES[name].needs}
-    assert STRATEGIES[name].select(Cues(valid=batch.valid, **given_cues), 4).mask.shape == (2, 10)
+    given_cues = {need: getattr(batch, need) for need in RULES[name].needs}
+    assert RULES[name].select(Cues(valid=batch.valid, **given_cues), 4).mask.shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"none", "uniform"}))
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"none", "uniform"}))
 def test_a_missing_cue_is_named(name):
     with pytest.raises(ValueError, match="this strategy needs"):
-        STRATEGIES[name].select(Cues(valid=torch.ones(1, 4).bool()), 2)
+        RULES[name].select(Cues(valid=torch.ones(1, 4).bool()), 2)
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize(("keep", "message"), [(0, "keep is under 1"), (11, "keep is over")])
 def test_a_budget_that_cannot_be_met_is_an_error(name, keep, message):
     with pytest.raises(ValueError, match=message):
-        STRATEGIES[name].select(cues(1, 10), keep)
+        RULES[name].select(cues(1, 10), keep)
+
+
+@pytest.mark.parametrize("name", sorted(WITH_TEXT_TOWER))
+def test_with_a_text_tower_the_language_models_words_count_for_nothing(name):
+    batch = cues(2, 31)
+    kept = WITH_TEXT_TOWER[name].select(batch, 9).mask
+    assert torch.equal(WITH_TEXT_TOWER[name].select(replace(batch, text=-batch.text), 9).mask, kept)
+    assert not torch.equal(STRATEGIES[name].select(batch, 9).mask, kept)
 
 
 def test_top_of_each_cue():

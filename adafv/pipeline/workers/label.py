@@ -24,7 +24,7 @@ from adafv.pipeline.isolation import Failure, Handler, Isolated, work
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.storage import Storage
-from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 from adafv.pipeline.workers.samples import samples_of
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class Labelling:
 
         self._options = options
         torch.set_num_threads(options.threads)
-        self._engine = Engine.load(resolve_model(options.path, options.storage), options.engine)
+        engine = resolve_text_tower(options.engine, options.storage)
+        self._engine = Engine.load(resolve_model(options.path, options.storage), engine)
         self._engine.try_out()
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:

@@ -7,11 +7,16 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adafv.pipeline.objects import S3Object
 from adafv.pipeline.storage import Storage, is_s3, split_s3
+
+if TYPE_CHECKING:
+    from adafv.engine import EngineOptions
 
 COMPLETE = ".complete"
 THREADS, RANGE = 8, 16 * 2**20  # so many ranges of so many bytes are downloaded at once
@@ -24,6 +29,12 @@ def resolve_model(name: str, storage: Storage) -> str:
 
         return str(checkpoint())
     return str(_download(name, storage)) if is_s3(name) else name
+
+
+def resolve_text_tower(options: EngineOptions, storage: Storage) -> EngineOptions:
+    """`options` with their text tower, if they have one, as a folder or hub id."""
+    tower = options.text_tower
+    return options if tower is None else replace(options, text_tower=resolve_model(tower, storage))
 
 
 def absolute_model(name: str) -> str:

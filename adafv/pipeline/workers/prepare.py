@@ -23,7 +23,7 @@ from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers import samples
-from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample
@@ -106,7 +106,7 @@ class Preparing:
 def load_preparer(model: str, engine: EngineOptions, storage: Storage) -> Preparer:
     from adafv.engine import Preparer
 
-    return Preparer.load(resolve_model(model, storage), engine)
+    return Preparer.load(resolve_model(model, storage), resolve_text_tower(engine, storage))
 
 
 def _sample(preparer: Preparer, row: Row, image: Image.Image) -> Sample | Reject:

@@ -9,7 +9,7 @@ import pytest
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import LocalOutput
-from adafv.pipeline.outputs.recipe import settle_recipe
+from adafv.pipeline.outputs.recipe import recipe_of, settle_recipe
 
 
 @pytest.fixture
@@ -60,6 +60,17 @@ def test_a_change_is_refused_and_named(output, changes, said):
 )
 def test_what_changes_no_label_is_welcome(output, changes):
     settle_recipe(output, options(**changes))
+
+
+def test_labels_made_with_a_text_tower_are_of_another_kind(tmp_path):
+    """And a recipe from before there was that option says that there was none."""
+    output = LocalOutput(str(tmp_path))
+    before = {name: value for name, value in recipe_of(options(strategy="eadp")).items() if name != "text_tower"}
+    output.put("recipe.json", json.dumps(before).encode())
+    output.put("labels/x.parquet", b"")
+    settle_recipe(output, options(strategy="eadp"))
+    with pytest.raises(UsageError, match="text-tower was None and is 'clip'"):
+        settle_recipe(output, options(strategy="eadp", text_tower="clip"))
 
 
 def test_without_labels_the_last_recipe_counts(tmp_path):

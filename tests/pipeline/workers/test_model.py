@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from adafv.engine import EngineOptions
 from adafv.pipeline import objects
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers import model
-from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 from tests.faulty_store import Fault, FaultyStore
 
 FILES = {"config.json": b"{}", "empty": b"", "sub/model.safetensors": os.urandom(300_000)}
@@ -70,3 +71,10 @@ def test_no_file_of_a_model_leaves_its_folder(s3, cache, uri, key):
     with pytest.raises(ValueError, match="evil', which leaves the folder"):
         resolve_model(uri, Storage.from_environment(s3.endpoint, s3.environment))
     assert not list(cache.parent.rglob("evil")) and not list(cache.rglob(model.COMPLETE))
+
+
+def test_a_text_tower_is_found_as_a_model_is(s3, cache, uri):
+    storage = Storage.from_environment(s3.endpoint, s3.environment)
+    with_tower = resolve_text_tower(EngineOptions(strategy="eadp", text_tower=uri), storage)
+    assert with_tower == EngineOptions(strategy="eadp", text_tower=resolve_model(uri, storage))
+    assert resolve_text_tower(EngineOptions(), storage) == EngineOptions()
