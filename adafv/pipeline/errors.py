@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.rejects import redact, safe_message
+from adafv.pipeline.s3 import is_away
 
 
 class JobError(Exception):
@@ -13,8 +14,14 @@ class JobError(Exception):
 
 
 class UsageError(JobError):
-    """The command can't be carried out as given (exit status 2). The message says what to change."""
+    """The command can never be carried out as given (exit status 2). The message says what to change."""
 
 
 class RunError(JobError):
-    """The run began and could not be finished (exit status 1). Running the same command again resumes it."""
+    """The run could not be begun or finished (exit status 1). Running the same command again resumes it."""
+
+
+def store_error(problem: str, error: Exception) -> JobError:
+    """What ends a run that can't begin for an error of a store: its absence passes, a wrong option doesn't."""
+    kind = RunError if is_away(error) else UsageError
+    return kind(f"{problem}: {safe_message(str(error))}")

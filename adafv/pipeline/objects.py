@@ -1,27 +1,41 @@
-"""S3 objects as files that pyarrow can read: what is handed out is what the object holds, or an error.
+"""S3 as a file system that pyarrow can read: what is handed out is what the object holds, or an error.
 
 pyarrow's own S3 files believe the first answer: of a range that comes back too short, the rest is whatever the memory
 held before, and a file that is replaced while it is read is a mixture of two. Here each answer's length is checked,
 each range must be of the same version (`If-Match`), objects that are read whole are checked against the MD5 in their
-ETag, and what can pass is asked for again.
+ETag, and what can pass is asked for again. What remains is an OSError whose cause tells of which class it is, which
+pyarrow's own errors don't.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
+from pyarrow.fs import FileInfo, FileType
 
-from adafv.pipeline.s3 import S3_ERRORS, describe, may_pass, md5, pause, promised_md5, status_of, wish_of
+from adafv.pipeline.s3 import (
+    DEADLINE,
+    S3_ERRORS,
+    Damaged,
+    describe,
+    may_pass,
+    md5,
+    pause,
+    promised_md5,
+    status_of,
+    wish_of,
+)
 
 ATTEMPTS = 6
 WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
 BLOCK = 8 * 2**20
-DEADLINE = 120.0  # seconds for one range: a store that trickles bytes never runs into the time-out of a single read
+PAGE = 1000  # objects that are listed in one request, the most that S3 allows
 T = TypeVar("T")
 
 
@@ -29,7 +43,7 @@ class S3Object:
     """One version of an object: that which is there when this is made.
 
     Attributes:
-        size: in bytes.
+        size: in bytes; `modified`: when, in seconds since 1970.
         md5: of the whole, where its ETag tells.
     """
 
@@ -37,6 +51,7 @@ class S3Object:
         self._client, self._bucket, self._key = client, bucket, key
         answer = self._tried(lambda: client.head_object(Bucket=bucket, Key=key))
         self.size: int = answer["ContentLength"]
+        self.modified: float = answer["LastModified"].timestamp()
         self.md5 = promised_md5(bucket, answer)
         self._etag = answer["ETag"]
 
@@ -52,31 +67,35 @@ class S3Object:
         for chunk in answer["Body"].iter_chunks(2**18):
             data += chunk
             if time.monotonic() > end:
-                raise _Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
+                raise Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
         if len(data) != length:
-            raise _Damaged(f"{len(data)} bytes came of {length}")
+            raise Damaged(f"{len(data)} bytes came of {length}")
         if length == self.size and self.md5 not in (None, md5(data)):
-            raise _Damaged("the bytes don't match the object's ETag")
+            raise Damaged("the bytes don't match the object's ETag")
         return bytes(data)
 
     def _tried(self, request: Callable[[], T]) -> T:
-        """What `request` returns, asked for again while that may help."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return request()
-            except (*S3_ERRORS, _Damaged) as error:
-                if attempt == ATTEMPTS or not may_pass(error):
-                    raise self._problem(error) from error
-                time.sleep(max(pause(attempt), wish_of(error)))
-        raise AssertionError("unreachable")
+        return _tried(f"s3://{self._bucket}/{self._key}", request)
 
-    def _problem(self, error: Exception) -> OSError:
-        place = f"s3://{self._bucket}/{self._key}"
-        if status_of(error) == 404:
-            return FileNotFoundError(f"{place}: there is nothing")
-        if status_of(error) == 412:
-            return OSError(f"{place} was replaced while it was being read")
-        return OSError(f"{place}: {error if isinstance(error, _Damaged) else describe(error)}")
+
+def _tried(place: str, request: Callable[[], T]) -> T:
+    """What `request` returns, asked for again while that may help."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return request()
+        except (*S3_ERRORS, Damaged) as error:
+            if attempt == ATTEMPTS or not may_pass(error):
+                raise _problem(place, error) from error
+            time.sleep(max(pause(attempt), wish_of(error)))
+    raise AssertionError("unreachable")
+
+
+def _problem(place: str, error: Exception) -> OSError:
+    if status_of(error) == 404:
+        return FileNotFoundError(f"{place}: there is nothing")
+    if status_of(error) == 412:
+        return OSError(f"{place} was replaced while it was being read")
+    return OSError(f"{place}: {describe(error)}")
 
 
 class ObjectFile(io.RawIOBase):
@@ -127,27 +146,47 @@ class ObjectFile(io.RawIOBase):
         return len(data)
 
 
-class _Damaged(Exception):  # noqa: N818  (becomes an OSError)
-    """An answer that isn't what it says it is."""
-
-
 class S3Handler(pyarrow.fs.FileSystemHandler):
-    """pyarrow's S3 file system for listing, `ObjectFile` for reading; nothing is written through it."""
+    """Paths are BUCKET/KEY, and a folder is what keys have before a slash. Nothing is written through it."""
 
-    def __init__(self, listing: pyarrow.fs.S3FileSystem, client: Any) -> None:
-        self._listing, self._client = listing, client
+    def __init__(self, client: Any) -> None:
+        self._client = client
 
     def get_type_name(self) -> str:
         return "s3"
 
     def normalize_path(self, path: str) -> str:
-        return self._listing.normalize_path(path)
+        return path
 
-    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
-        return self._listing.get_file_info(paths)
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        return [self._info(path) for path in paths]
 
-    def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
-        return self._listing.get_file_info(selector)
+    def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[FileInfo]:
+        assert selector.recursive
+        bucket, _, key = selector.base_dir.partition("/")
+        files = (item for item in self._list(bucket, key) if not item["Key"].endswith("/"))
+        return [FileInfo(f"{bucket}/{item['Key']}", FileType.File, size=item["Size"]) for item in files]
+
+    def _info(self, path: str) -> FileInfo:
+        bucket, _, key = path.partition("/")
+        try:
+            found = S3Object(self._client, bucket, key) if key else None
+        except FileNotFoundError:
+            found = None
+        if found is not None:
+            return FileInfo(path, FileType.File, size=found.size, mtime=found.modified)
+        return FileInfo(path, FileType.Directory if any(self._list(bucket, key)) else FileType.NotFound)
+
+    def _list(self, bucket: str, key: str) -> Iterator[dict[str, Any]]:
+        """What S3 says of the objects in the folder `key`."""
+        prefix, further = (f"{key}/" if key else ""), dict[str, str]()
+        while True:
+            ask = partial(self._client.list_objects_v2, Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **further)
+            answer = _tried(f"s3://{bucket}/{prefix}", ask)
+            yield from answer.get("Contents", ())
+            if not answer["IsTruncated"]:
+                return
+            further = {"ContinuationToken": answer["NextContinuationToken"]}
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         return self._open(path, streamed=False)

@@ -26,7 +26,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.errors import JobError, RunError, UsageError, store_error
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import Output, open_output
@@ -65,7 +65,7 @@ def run(options: JobOptions) -> RunResult:
 
     Raises:
         UsageError: the options can't be carried out (exit status 2).
-        RunError: the run began and failed (exit status 1).
+        RunError: the run failed (exit status 1).
     """
     storage = Storage.from_environment(options.s3_endpoint)
     output = open_output(options.output, storage)
@@ -154,7 +154,7 @@ class Job:
         try:
             ledger = read_ledger(self._output, self._options.retry_rejects)
         except (*S3_ERRORS, OSError, pa.ArrowException) as error:
-            raise UsageError(f"--output {self._output.uri} can't be read: {safe_message(str(error))}") from error
+            raise store_error(f"--output {self._output.uri} can't be read", error) from error
         plan = make_plan(
             units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus
         )  # fmt: skip
@@ -169,7 +169,7 @@ class Job:
         except (OSError, ValueError, *S3_ERRORS) as error:
             tower = self._options.text_tower
             named = f"--model {self._options.model}" + (f" with --text-tower {tower}" if tower else "")
-            raise UsageError(f"{named} can't be loaded: {safe_message(str(error))}") from error
+            raise store_error(f"{named} can't be loaded", error) from error
 
     def _begin(self) -> None:
         try:
@@ -179,8 +179,8 @@ class Job:
         except (*S3_ERRORS, OSError) as error:
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error: Exception) -> UsageError:
-        return UsageError(f"--output {self._output.uri} can't be written: {safe_message(str(error))}")
+    def _unwritable(self, error: Exception) -> JobError:
+        return store_error(f"--output {self._output.uri} can't be written", error)
 
     def _stream(self, plan: Plan) -> str | None:
         """Label what there is to do; why that failed, if it did."""

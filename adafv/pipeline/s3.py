@@ -32,8 +32,13 @@ OURS = RENEWED | {
     "AuthorizationHeaderMalformed", "MissingAuthenticationToken",
 }  # fmt: skip
 PASSING = RENEWED | {"SlowDown", "RequestTimeout", "Throttling", "RequestLimitExceeded"}
+DEADLINE = 120.0  # seconds for one body: a store that trickles bytes never runs into the time-out of a single read
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds
 LONGEST_WISH = 30.0  # seconds of a `Retry-After` that are granted
+
+
+class Damaged(Exception):  # noqa: N818  (becomes an OSError)
+    """An answer that isn't what it says it is."""
 
 
 def status_of(error: Exception) -> int:
@@ -59,8 +64,16 @@ def is_ours(error: Exception) -> bool:
     return code_of(error) in OURS or isinstance(error, NoCredentialsError | PartialCredentialsError)
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether the error, or what an OSError was raised from, is a store's that may pass."""
+    cause = error.__cause__ if isinstance(error, OSError) else error
+    return isinstance(cause, (*S3_ERRORS, Damaged)) and may_pass(cause)
+
+
 def describe(error: Exception) -> str:
     """The error in a few words, without the request's URL, which may hold a signature."""
+    if isinstance(error, Damaged):
+        return str(error)
     if isinstance(error, ClientError):
         return f"S3 answered {status_of(error)} {code_of(error)}"
     return type(error).__name__

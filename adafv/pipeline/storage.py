@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 import pyarrow.fs
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.objects import S3Handler
@@ -59,7 +59,10 @@ class Storage:
 
     def client(self, attempts: int = 8) -> Any:
         """A boto3 S3 client, shared by the threads of this process, that tries each request `attempts` times."""
-        return _client(self, attempts)
+        try:
+            return _client(self, attempts)
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(f"S3 can't be asked with this endpoint, region or profile: {error}") from error
 
     def filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         """The pyarrow file system that `uri` (or local path) lies on, and its path there."""
@@ -112,16 +115,4 @@ def _client(storage: Storage, attempts: int) -> Any:
 
 @lru_cache(maxsize=8)
 def _s3_filesystem(storage: Storage) -> pyarrow.fs.FileSystem:
-    settings: dict[str, Any] = {
-        "connect_timeout": CONNECT,
-        "request_timeout": READ,
-        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=6),
-    }
-    settings |= dict(zip(("access_key", "secret_key", "session_token"), storage._keys, strict=False))
-    if storage.endpoint:
-        parts = urlsplit(storage.endpoint)
-        settings |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
-    if storage.region or storage.endpoint:
-        settings["region"] = storage.region or "us-east-1"
-    handler = S3Handler(pyarrow.fs.S3FileSystem(**settings), storage.client(attempts=1))
-    return pyarrow.fs.PyFileSystem(handler)
+    return pyarrow.fs.PyFileSystem(S3Handler(storage.client(attempts=1)))

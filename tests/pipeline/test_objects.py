@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -99,3 +100,22 @@ def test_nothing_there(place):
         filesystem.open_input_file(path + "y")
     with pytest.raises(NotImplementedError, match="only read from"):
         filesystem.delete_file(path)
+
+
+def test_listing(place, s3, monkeypatch):
+    """All pages of a folder, and only that folder; what is there under a name. What passes is asked for again."""
+    monkeypatch.setattr(objects, "PAGE", 2)
+    store, filesystem, path = place
+    bucket = path.partition("/")[0]
+    for key in ("f/1", "f/2", "f/sub/3", "f/sub/4", "f/5", "f/marker/", "f-beside"):
+        s3.client.put_object(Bucket=bucket, Key=key, Body=b"12")
+    store.faults = (Fault("slow_down", first=2), Fault("reset", after=2, first=2))
+    found = filesystem.get_file_info(pafs.FileSelector(f"{bucket}/f", recursive=True))
+    names = {info.path.removeprefix(f"{bucket}/f/"): info.size for info in found}
+    assert names == dict.fromkeys(("1", "2", "sub/3", "sub/4", "5"), 2)
+    assert store.count() == 4
+    kinds = {"x": pafs.FileType.File, "f": pafs.FileType.Directory, "f-": pafs.FileType.NotFound}
+    for name, kind in kinds.items():
+        assert filesystem.get_file_info(f"{bucket}/{name}").type == kind
+    info = filesystem.get_file_info(path)
+    assert info.size == len(DATA) and info.mtime_ns > 0

@@ -26,9 +26,10 @@ import pyarrow as pa
 from botocore.exceptions import ParamValidationError
 
 from adafv.pipeline.images.http import Address, is_public, read_http
-from adafv.pipeline.images.transfer import DEADLINE, Refused, read_within
+from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.rejects import Reject, public_uri
 from adafv.pipeline.s3 import (
+    DEADLINE,
     FIRST_PAUSE,
     S3_ERRORS,
     describe,

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterable
 
 from adafv.pipeline.rejects import Reject
-
-DEADLINE = 120.0  # seconds for one body: a server that trickles bytes never runs into the time-out of a single read
+from adafv.pipeline.s3 import DEADLINE
 
 
 class Refused(Exception):  # noqa: N818  (control flow, not an error)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import UsageError, store_error
 from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read, stamp_of
 from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage, has_scheme
@@ -75,7 +75,7 @@ def _info(filesystem: pafs.FileSystem, path: str, uri: str) -> pafs.FileInfo:
     try:
         info = filesystem.get_file_info(path)
     except OSError as error:
-        raise UsageError(f"--input {uri} can't be read: {error}") from error
+        raise store_error(f"--input {uri} can't be read", error) from error
     if info.type == pafs.FileType.NotFound:
         raise UsageError(f"--input {uri}: there is nothing")
     return info
@@ -104,7 +104,7 @@ def _list(filesystem: pafs.FileSystem, path: str, uri: str) -> list[str]:
     try:
         infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     except OSError as error:
-        raise UsageError(f"--input {uri} can't be listed: {error}") from error
+        raise store_error(f"--input {uri} can't be listed", error) from error
     prefix = path.rstrip("/") + "/"
     return [info.path.removeprefix(prefix) for info in infos if info.type == pafs.FileType.File]
 
@@ -124,7 +124,7 @@ def _sniff(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
         with filesystem.open_input_file(path) as file:
             start = file.read(512)
     except OSError as error:
-        raise UsageError(f"--input {uri} can't be read: {error}") from error
+        raise store_error(f"--input {uri} can't be read", error) from error
     if start.startswith(b"PAR1"):
         return "parquet"
     if start[257:262] == b"ustar":
