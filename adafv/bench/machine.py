@@ -6,7 +6,8 @@ import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+
+from adafv.hardware import cpu_name
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,9 @@ class Machine:
 
 def this_machine() -> Machine:
     return Machine(
-        cpu=_cpu_model(),
+        cpu=cpu_name(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         python=platform.python_version(),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
     )
-
-
-def _cpu_model() -> str:
-    """As Linux names it; some processors it doesn't, and then their architecture must do."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()

@@ -12,10 +12,8 @@ every batch. On a GPU both are batched.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from adafv.engine.prepare import Preparer
 from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import lay_out
 from adafv.engine.stopwatch import Stopwatch
+from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Geometry, Processing, Reading, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
 
@@ -87,7 +86,7 @@ class Engine:
         """What the engine runs on, for the record."""
         if self._device.type == "cuda":
             return f"cuda: {torch.cuda.get_device_name(self._device)}"
-        return f"{self._device.type}: {_cpu_name()}"
+        return f"{self._device.type}: {cpu_name()}"
 
     @property
     def dtype_name(self) -> str:
@@ -358,10 +357,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return getattr(torch, name)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

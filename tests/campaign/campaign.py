@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adafv.hardware import cpu_name
 from adafv.pipeline.summary import format_table, versions
 from tests.campaign.data import Verdict, check, labels, write_input
 from tests.campaign.faults import KINDS, Faults
@@ -72,7 +73,7 @@ class Summary:
         lines += [("second jobs", counted(self.intruders)), ("problems", str(len(self.problems)))]
         lines += [("seed", str(settings.seed)), ("duration", f"{seconds / 60:.0f} min")]
         lines += [("versions", ", ".join(f"{name} {found}" for name, found in versions().items()))]
-        lines += [("machine", f"{_processor()}, {os.cpu_count()} cores, Linux {platform.release()}")]
+        lines += [("machine", f"{cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}")]
         return format_table("sound" if self.sound else "NOT SOUND", lines)
 
 
@@ -290,10 +291,3 @@ class Campaign:
         ]
         path.write_text("\n\n".join([job.said, status.stdout + status.stderr, "\n".join(processes)]))
         return path
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
