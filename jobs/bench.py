@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 
 from adafv.bench.machine import Machine, this_machine
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, add_option
 
 Figures = list[dict[str, Any]]
 
@@ -156,13 +156,8 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
 def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
     """The options of those names as a job has them."""
     known = {item.name: item for item in fields(JobOptions)}
-    for item in (known[name] for name in names):
-        text = item.metadata["help"].replace("%", "%%")
-        shown = "" if item.default in (None, MISSING) or "default" in text else f" ({item.default})"
-        how: dict[str, Any] = {"type": item.metadata["type"], "metavar": item.metadata["metavar"]}
-        if item.metadata["type"] is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument("--" + item.name.replace("_", "-"), default=item.default, help=text + shown, **how)
+    for name in names:
+        add_option(parser, known[name], shown="({})")
 
 
 def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:

@@ -253,11 +253,16 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
     groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "access")}
     for item in fields(JobOptions):
-        groups[item.metadata["group"]].add_argument(_flag(item.name), **_argument(item))
+        add_option(groups[item.metadata["group"]], item)
     return parser
 
 
-def _argument(item: Field[Any]) -> dict[str, Any]:
+def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
+    """Add the option of a field of `JobOptions`. `shown`: how its help tells the default."""
+    parser.add_argument(_flag(item.name), **_argument(item, shown))
+
+
+def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
     """What argparse is to know of a field."""
     kind, default = item.metadata["type"], None if item.default is MISSING else item.default
     text = item.metadata["help"].replace("%", "%%")
@@ -265,8 +270,8 @@ def _argument(item: Field[Any]) -> dict[str, Any]:
         return {"nargs": "+", "action": "extend", "metavar": item.metadata["metavar"], "help": text}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
-    shown = "" if default is None or "default" in text else f" (default: {default})"
-    return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text + shown}
+    text += "" if default is None or "default" in text else " " + shown.format(default)
+    return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
 
 
 def _flag(name: str) -> str:
