@@ -188,11 +188,7 @@ class Examiner:
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
-        preparation = Preparation(
-            job.model, options, setting.storage, job.max_image_pixels, job.max_image_bytes, job.image_timeout,
-            Preparing,
-        )  # fmt: skip
-        self._preparing = Preparing(preparation)
+        self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
         results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]

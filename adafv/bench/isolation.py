@@ -52,16 +52,7 @@ def run(rounds: int) -> list[Measurement]:
     """Measure each kind, with so many rounds."""
     options = JobOptions(input=("-",), output="-")
     engine = options.engine_options("cpu")
-    preparation = Preparation(
-        "testbed",
-        engine,
-        Storage(),
-        options.max_image_pixels,
-        options.max_image_bytes,
-        options.image_timeout,
-        Preparing,
-    )
-    preparing = partial(Preparing, preparation)
+    preparing = partial(Preparing, Preparation.of(options, "testbed", engine, Storage(), Preparing))
     scenes = rows.to_table(_scene_row(values) for values in islice(dataset.rows(SCENES), BATCH))
     samples = preparing()(scenes, lambda: None)
     return [

@@ -14,7 +14,7 @@ class JobError(Exception):
 
 
 class UsageError(JobError):
-    """The command can never be carried out as given (exit status 2). The message says what to change."""
+    """The command can't be carried out as given (exit status 2). The message says what to change."""
 
 
 class RunError(JobError):

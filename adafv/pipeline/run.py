@@ -232,10 +232,7 @@ class Job:
         _quiet()
         options, resources = self._options, self._resources
         fetch = Fetcher(self._storage, options.max_image_bytes, options.allow_http)
-        prepare = Preparation(
-            self._model, self._engine, self._storage, options.max_image_pixels, options.max_image_bytes,
-            options.image_timeout, Preparing,
-        )  # fmt: skip
+        prepare = Preparation.of(options, self._model, self._engine, self._storage, Preparing)
         worker = WorkerOptions(
             options.model, self._model, self._engine, self._storage, self._run.run_id, options.price_per_hour,
             resources.threads, options.batch_timeout, Labelling,

@@ -357,7 +357,7 @@ def test_stages_do_without_torch(tmp_path):
     stages = [
         Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
         Fetcher(storage, 2**20),
-        Preparation("testbed", engine, storage, 2**20, 2**20, 1.0, Preparing),
+        Preparation.of(options, "testbed", engine, storage, Preparing),
         WorkerOptions("testbed", "testbed", engine, storage, "run", None, 1, 1.0, Labelling),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))

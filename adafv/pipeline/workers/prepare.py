@@ -27,6 +27,7 @@ from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample
+    from adafv.pipeline.options import JobOptions
 
 SPARE_MEMORY = 2**30  # bytes that preparing may take beyond decoding: the encoded image, the crops, the tokenizer
 
@@ -48,6 +49,20 @@ class Preparation:
     max_bytes: int
     timeout: float
     handler: Callable[[Preparation], Handler]
+
+    @classmethod
+    def of(
+        cls,
+        options: JobOptions,
+        model: str,
+        engine: EngineOptions,
+        storage: Storage,
+        handler: Callable[[Preparation], Handler],
+    ) -> Preparation:
+        """Within the limits of `options`. These don't travel themselves: Ray shows what a stage holds."""
+        return cls(
+            model, engine, storage, options.max_image_pixels, options.max_image_bytes, options.image_timeout, handler
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with bytes in (`rows.SCHEMA`), samples or rejects out (`samples.SCHEMA`)."""
