@@ -12,6 +12,10 @@ u is kept up to date by Gram-Schmidt: with c_t the chosen tokens' orthogonal dir
 
 The authors write the same with r multiplied in; without it no precision is lost where r is small.
 
+The authors take the relevance from CLIP's text tower: minus the cosine of the patch, led into CLIP's space, with the
+question's end token, averaged over the question's segments of 77 tokens (`relevance.opposed_cosine`). Where there is no
+text tower, it is the mean cosine of the question's input embeddings with the projected token (`relevance.mean_cosine`).
+
 Where the source is silent: a sample whose tokens are all equally relevant has r = 1 everywhere. A token within the
 span of the chosen (u at most 1e-5) has nothing to add; such tokens come last, the most relevant first.
 """
@@ -34,7 +38,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
 
     Args:
         visual: [B, N, D], projected visual tokens; compared in float32.
-        relevance: float [B, N], on any scale: see `relevance.mean_cosine`.
+        relevance: float [B, N], on any scale: see `relevance.opposed_cosine` and `relevance.mean_cosine`.
         keep, valid: as for `mix`.
 
     Raises:

@@ -10,8 +10,10 @@ This is facility location, which is submodular: taking, K times, the token that 
 
 Where the source is silent or leaves a choice: all crops of a sample are chosen from together; the power is 5, the best
 of the paper's ablation; a panel of tokens is blurred by itself, and at its border over the neighbours that there are.
-The whole question's cosine is that of the text tower's end token in the paper. Without the tower it is the mean cosine
-of the question's input embeddings with the token, as for CDPruner.
+
+The cosines are those of CLIP's text tower with the patches in CLIP's space, the end token's for the whole question and
+the words' own for the words; the authors' code negates them (see `relevance`). Where there is no text tower, they are
+those of the question's input embeddings with the projected tokens, and their mean stands for the whole question.
 """
 
 from __future__ import annotations
