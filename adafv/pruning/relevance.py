@@ -4,11 +4,11 @@ The cosines, float32 [B, T, N], are those of `cues.text_cosines`: between the la
 projected tokens, which lie in one space.
 
 With CLIP's text tower they are those between its words and the vision tower's patches in CLIP's space, negated. Both
-CDPruner's and EADP's codes have the minus sign. CDPruner's authors say that they observed this with CLIP, as LLaVA uses
-it, and with no other encoder (github.com/Theia-4869/CDPruner, issue 14); those of TRIM, which has it as well, that without
-it their maps came out inverted, and that the reason may be the layer: LLaVA takes patches from another than the one that
-CLIP compares (github.com/FreedomIntelligence/TRIM, issue 3). CLIP is trained to agree with words in [CLS], and in no patch.
-So the sign is an observation that we follow.
+CDPruner's and EADP's codes have the minus sign. CDPruner's authors say that they observed this with CLIP, as LLaVA
+uses it, and with no other encoder (github.com/Theia-4869/CDPruner, issue 14); those of TRIM, which has it as well,
+that without it their maps came out inverted, and that the reason may be the layer: LLaVA takes patches from another
+than the one that CLIP compares (github.com/FreedomIntelligence/TRIM, issue 3). CLIP is trained to agree with words in
+[CLS], and in no patch. So the sign is an observation that we follow.
 """
 
 from __future__ import annotations
