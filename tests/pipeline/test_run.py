@@ -281,12 +281,13 @@ def test_s3_end_to_end(ray_local, s3, tiny_model, mixed, tmp_path, monkeypatch):
 
 
 def test_adjacent_questions_share_an_image(ray_local, tiny_model, tmp_path):
-    """Two images with many questions each: whatever the batches, the answers are the same."""
+    """Two images with many questions each: whatever the batches, and with more workers than CPUs, the answers are the
+    same."""
     write_images(tmp_path)
     rows = [{"id": f"{i}", "image": f"plain.{'jpg' if i < 20 else 'png'}", "question": f"w{i}"} for i in range(40)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     label(tiny_model, tmp_path / "a", tmp_path / "rows.jsonl", batch_size=16)
-    label(tiny_model, tmp_path / "b", tmp_path / "rows.jsonl", batch_size=3, workers="1:2", limit=25)
+    label(tiny_model, tmp_path / "b", tmp_path / "rows.jsonl", batch_size=3, workers="2:3", limit=25)
     a, b = outcome(tmp_path / "a").answers(), outcome(tmp_path / "b").answers()
     assert len(a) == 40 and set(b) == {f"{i}" for i in range(25)}
     assert {id: a[id] for id in b} == b
