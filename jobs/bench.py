@@ -96,7 +96,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
     data.add_argument("--metric", metavar="NAME", help="how answers are scored: exact, vqa, anls or contains (exact)")
     _add_job_options(data, DATA)
-    _add_job_options(parser.add_argument_group("model"), MODEL)
+    _add_job_options(parser.add_argument_group("model"), (*MODEL, "text_tower"))
     parser.set_defaults(run=_run_quality, written=_alone)
 
 
@@ -107,9 +107,8 @@ def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
         chart.require()
     job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
     source = _labelled_data(options, job) if options.input else _scenes(options)
-    found, text = quality.run(
-        job, source, quality.parse_strategies(options.strategies), quality.parse_keeps(options.keep), options.seed
-    )
+    strategies, keeps = quality.parse_strategies(options.strategies), quality.parse_keeps(options.keep)
+    found, text = quality.run(job, source, strategies, keeps, options.seed, options.text_tower)
     if options.chart:
         chart.draw(found, source.measure, source.title, options.chart)
     return [asdict(one) for one in found], text

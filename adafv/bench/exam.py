@@ -24,7 +24,7 @@ from torch import Tensor
 
 from adafv.bench.examples import Example, Skipped, Source
 from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
-from adafv.models import Adapter, Encoded, load_processing
+from adafv.models import Adapter, Encoded, check_text_tower, load_processing, load_text_tower
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.sources import rows
@@ -32,7 +32,7 @@ from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.pipeline.workers.samples import samples_of
-from adafv.pruning import STRATEGIES, Strategy
+from adafv.pruning import Strategy
 
 LOG = logging.getLogger("adafv")
 BATCHES = 4  # that are prepared together; the images of so many stay encoded
@@ -67,12 +67,21 @@ class Setting:
         storage = Storage.from_environment(job.s3_endpoint)
         return cls(job, tuple(contenders), job.batch_size or batch_size, storage)
 
+    @property
+    def text_tower(self) -> str | None:
+        """The text tower of those contenders that have one."""
+        return next((one.options.text_tower for one in self.contenders if one.options.text_tower is not None), None)
+
     def check(self) -> None:
-        """Raise UsageError if the model can't be had."""
+        """Raise UsageError if the model or the text tower can't be had, or don't fit each other."""
+        wanted = f"--model {self.job.model}"
         try:
-            load_processing(resolve_model(self.job.model, self.storage))
+            processing = load_processing(resolve_model(self.job.model, self.storage))
+            if self.text_tower is not None:
+                wanted = f"--text-tower {self.text_tower}"
+                check_text_tower(resolve_model(self.text_tower, self.storage), processing)
         except (OSError, ValueError) as error:
-            raise UsageError(f"--model {self.job.model} can't be loaded: {error}") from error
+            raise UsageError(f"{wanted} can't be loaded: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,10 @@ class Examiner:
     def __init__(self, setting: Setting) -> None:
         job, options = setting.job, setting.contenders[0].options
         adapter, processing = load_model(resolve_model(job.model, setting.storage), options)
-        rules = [one.strategy or STRATEGIES[one.options.strategy] for one in setting.contenders]
+        if setting.text_tower is not None:
+            path = resolve_model(setting.text_tower, setting.storage)
+            adapter.text_tower = load_text_tower(path, processing, adapter.model.device)
+        rules = [one.strategy or one.options.rule for one in setting.contenders]
         self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]

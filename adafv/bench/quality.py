@@ -17,7 +17,7 @@ from adafv.bench.examples import ALL, Source
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pruning import STRATEGIES
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 from adafv.testbed.score import CAPTION
 
 UNPRUNED = "none"
@@ -80,20 +80,38 @@ def parse_keeps(text: str) -> list[float]:
 
 
 def run(
-    job: JobOptions, source: Source, strategies: Sequence[str], keeps: Sequence[float], seed: int
+    job: JobOptions,
+    source: Source,
+    strategies: Sequence[str],
+    keeps: Sequence[float],
+    seed: int,
+    text_tower: str | None = None,
 ) -> tuple[list[Entry], str]:
-    """Compare the strategies on the source's questions: the figures, and a table of them."""
-    rivals = contenders(job.engine_options(), strategies, keeps)
+    """Compare the strategies on the source's questions: the figures, and a table of them.
+
+    Raises:
+        UsageError: a text tower that none of the strategies reads; or as for `hold`.
+    """
+    rivals = contenders(job.engine_options(), strategies, keeps, text_tower)
+    if text_tower is not None and all(rival.options.text_tower is None for rival in rivals):
+        raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
     results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), processes(job, source))
     found = entries(results, rivals, seed)
     text = table(found, source.measure)
     return found, "\n".join([f"{source.title}, {job.model}", "", text, *results.skipped_lines()])
 
 
-def contenders(options: EngineOptions, strategies: Sequence[str], keeps: Sequence[float]) -> tuple[Contender, ...]:
-    """The unpruned model, then each strategy at each budget; the rest of `options` they have in common."""
+def contenders(
+    options: EngineOptions, strategies: Sequence[str], keeps: Sequence[float], text_tower: str | None = None
+) -> tuple[Contender, ...]:
+    """The unpruned model, then each strategy at each budget; the rest of `options` they have in common, but for the
+    text tower, which only those have that read it.
+    """
     pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in strategies for keep in keeps)]
-    return tuple(Contender(name, replace(options, strategy=name, keep=keep)) for name, keep in pairs)
+    towers = dict.fromkeys(WITH_TEXT_TOWER, text_tower)
+    return tuple(
+        Contender(name, replace(options, strategy=name, keep=keep, text_tower=towers.get(name))) for name, keep in pairs
+    )
 
 
 def entries(results: Results, contenders: Sequence[Contender], seed: int, baseline: int = 0) -> list[Entry]:

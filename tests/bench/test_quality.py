@@ -12,12 +12,14 @@ from adafv.bench import exam
 from adafv.bench.bootstrap import Bootstrap
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
-from adafv.bench.quality import contenders, entries, parse_keeps, parse_strategies, table
+from adafv.bench.quality import contenders, entries, parse_keeps, parse_strategies, run, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.storage import Storage
 from adafv.pruning import STRATEGIES
+from tests.tiny_clip import build_clip
+from tests.tiny_models import Shape
 
 JOB = JobOptions(input=("-",), output="-")
 OPTIONS = EngineOptions(max_new_tokens=24, device="cpu")
@@ -162,6 +164,23 @@ def test_without_a_usable_row_there_is_nothing_to_say():
 def test_a_model_that_is_not_there():
     with pytest.raises(UsageError, match="--model /nowhere can't be loaded"):
         hold(replace(setting(), job=replace(JOB, model="/nowhere")), Scenes(1, 0).examples())
+
+
+def test_a_text_tower_is_for_those_that_read_it(tmp_path):
+    tower = str(build_clip(tmp_path / "clip", Shape(hidden=128, layers=4, heads=4, image=48, patch=8)))
+    without = contenders(OPTIONS, ["adafv", "cdpruner"], [0.1])
+    rivals = contenders(OPTIONS, ["adafv", "cdpruner"], [0.1], tower)
+    assert [one.options.text_tower for one in rivals] == [None, None, tower]
+    plain, guided = (hold(setting(each), Scenes(2, 7000).examples()) for each in (without, rivals))
+    assert (plain.points[:, :2] == guided.points[:, :2]).all()
+    assert (plain.points[:, 2] != guided.points[:, 2]).any()  # a random tower misleads
+
+
+def test_a_text_tower_that_is_of_no_use(tmp_path):
+    with pytest.raises(UsageError, match="--text-tower is read by cdpruner, eadp only"):
+        run(JOB, Scenes(1, 0), ["adafv"], [0.1], 0, "/nowhere")
+    with pytest.raises(UsageError, match="--text-tower /nowhere can't be loaded"):
+        run(JOB, Scenes(1, 0), ["cdpruner"], [0.1], 0, "/nowhere")
 
 
 def test_strategies_and_budgets_are_parsed():
