@@ -1,13 +1,12 @@
 # make demo     label a few dozen testbed scenes and print what came out
 # make test     lint, type-check and run the test suite
-# make figures  measure the README's figures
+# make figures  measure the figures of docs/quality.md
 # Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BIN    := .venv/bin
 DEMO   := build/demo
-KEEP   ?= 0.1
 
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
@@ -28,16 +27,14 @@ demo: install
 	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
 	$(BIN)/python -m adafv.testbed.score $(DEMO)/labelled --truth $(DEMO)/scenes
 
-# The figures in README and docs/testbed.md: 2,000 questions and more, by each strategy, through the job.
+# The figures and the chart of docs/quality.md.
 figures: install
-	rm -rf build/figures/$(KEEP) build/figures/scenes
-	$(BIN)/python -m adafv.testbed.dataset --scenes 180 --seed 1000 --output build/figures/scenes
-	for strategy in none random saliency text adafv; do \
-		$(BIN)/python jobs/label.py --input build/figures/scenes --output build/figures/$(KEEP)/$$strategy \
-			--strategy $$strategy --keep $(KEEP) && \
-		$(BIN)/python -m adafv.testbed.score build/figures/$(KEEP)/$$strategy --truth build/figures/scenes \
-			--json build/figures/$(KEEP)/$$strategy.json || exit 1; \
-	done
+	mkdir -p build/figures
+	$(BIN)/python jobs/bench.py quality --scenes 200 --seed 20000 --json build/figures/quality.json \
+		--chart build/figures/quality.png
+	$(BIN)/python jobs/bench.py quality --model testbed-emerged --scenes 60 --seed 30000 --keep 0.1,0.05 \
+		--json build/figures/emerged.json
+	$(BIN)/python jobs/bench.py ablation --scenes 100 --seed 40000 --json build/figures/ablation.json
 
 test: check
 	$(BIN)/python -m pytest

@@ -61,7 +61,7 @@ def test_every_strategy_is_documented():
 # Options of adafv.testbed's commands, of `ray job submit`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
     *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
-    *("--threads", "--working-dir", "--kills", "--images", "--rows", "--only", "--ids"),
+    *("--start", "--tower-only", "--threads", "--working-dir", "--kills", "--images", "--rows", "--only", "--ids"),
 }
 
 

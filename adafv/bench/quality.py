@@ -22,7 +22,7 @@ from adafv.testbed.score import CAPTION
 
 UNPRUNED = "none"
 SMALL = "small"
-FIRST, LAST = (ALL, SMALL, "large", "scene"), (CAPTION,)  # question types, where a table begins and ends
+FIRST, LAST = (ALL, SMALL, "several", "large", "scene"), (CAPTION,)  # question types, where a table begins and ends
 HEADLINES = (ALL, SMALL, CAPTION)  # those that get a table of their own
 TITLES = {ALL: "all questions", SMALL: "small objects", CAPTION: "captions"}
 Measure = Callable[[str], str]  # what the accuracy on questions of a type is
@@ -186,14 +186,14 @@ def _cell(entry: Entry) -> str:
 def _by_type(found: Sequence[Entry], keep: float) -> str:
     """Strategies x types of questions, for one budget, the unpruned model above."""
     types = list(dict.fromkeys(entry.question_type for entry in found))
-    columns = "".join(f"{type_[:10]:>11}" for type_ in types)
+    columns = "".join(f"{type_[:8]:>9}" for type_ in types)
     lines = [
         f"{100 * keep:.3g} % kept, by type of question",
         f"{'':<14}{columns}{'agreement':>11}{'tokens':>8}{'select ms':>11}",
     ]
     for strategy in dict.fromkeys(entry.strategy for entry in found):
         row = [entry for entry in found if entry.strategy == strategy]
-        cells = "".join(f"{100 * entry.accuracy:>11.1f}" for entry in row)
+        cells = "".join(f"{100 * entry.accuracy:>9.1f}" for entry in row)
         costs = f"{100 * row[0].agreement:>11.1f}{row[0].kept_tokens:>8.1f}{row[0].select_ms:>11.2f}"
         lines.append(f"{strategy:<14}{cells}{costs}")
     return "\n".join(lines)

@@ -33,7 +33,7 @@ class EngineOptions:
         dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
     """
 
-    strategy: str = "adafv"
+    strategy: str = "adafv-plus"
     keep: float = 0.1
     keep_tokens: int | None = None
     max_new_tokens: int = 64

@@ -87,9 +87,9 @@ class JobOptions:
     run_id: str | None = option("data", "name of the run (default: the time and a random suffix)", None, metavar="ID")
 
     model: str = option(
-        "model", "hub id, local folder, s3:// prefix, or 'testbed', the small embedded model", "testbed"
+        "model", "hub id, local folder, s3:// prefix, or the small embedded 'testbed' or 'testbed-emerged'", "testbed"
     )
-    strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv", metavar="NAME")
+    strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv-plus", metavar="NAME")
     keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
     keep_tokens: int | None = option(
         "model", "number of visual tokens to keep, instead of --keep", None, type=int, metavar="K"

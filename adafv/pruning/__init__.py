@@ -4,7 +4,7 @@
     mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
     strategies  every way to select, by name
     visionzip, divprune, cdpruner, eadp     other methods, one file each
-    coverage    an experiment: the budget in proportion to demand
+    coverage    adafv-plus: the budget in proportion to demand
     relevance   how relevant a visual token is to the question
     greedy      what the selections that choose one token after the other share
     selection   what all of them return, and the ordering they share

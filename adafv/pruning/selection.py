@@ -25,7 +25,8 @@ _FLAWS = (
     "relevance is NaN or infinite",
     "keys is NaN or infinite",
     "hidden is NaN or infinite",
-    "demand is NaN or infinite",
+    "presence is NaN or infinite",
+    "question is NaN or infinite",
 )
 
 
@@ -134,7 +135,7 @@ def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
 
 def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
     """int64 [B]: the flaws of what is called `name`, [B, N] or [B, N, D], where `valid`."""
-    shift = 6 + ("visual", "relevance", "keys", "hidden", "demand").index(name)
+    shift = 6 + ("visual", "relevance", "keys", "hidden", "presence", "question").index(name)
     return _unbounded(values, valid).long() << shift
 
 

@@ -14,7 +14,7 @@ A strategy says which cues it `needs`, so that the engine computes no other. `ST
     divprune     the K that lie furthest from each other (arXiv 2503.02175)
     cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
     eadp         facility location: the K that stand in best for what is relevant (arXiv 2607.02484)
-    coverage     proportional coverage of what is asked for, salient, or merely there; an experiment of ours
+    adafv-plus   proportional coverage of what is asked for, salient, or merely there: a rule of ours
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import coverage, demand
+from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
@@ -161,10 +161,11 @@ def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
     return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
 
 
-def _coverage(cues: Cues, keep: int | Tensor) -> Selection:
+def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
     visual, saliency = _needed(cues.visual, "visual"), _needed(cues.saliency, "saliency")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
-    selection = coverage(visual, demand(cosine, saliency, cues.valid, cues.text_valid), keep, cues.valid)
+    asked = question(cosine, _needed(cues.neighbours, "neighbours"), cues.valid, cues.text_valid)
+    selection = coverage(visual, presence(saliency, cues.valid), asked, keep, cues.valid)
     return replace(selection, flaws=selection.flaws | cue_flaws(saliency, cues.valid, "saliency")).checked_if_cheap()
 
 
@@ -214,7 +215,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
-        Strategy("coverage", _coverage, frozenset({"visual", "text", "saliency"})),
+        Strategy("adafv-plus", _adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
     )
 }
 

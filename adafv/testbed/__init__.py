@@ -10,3 +10,6 @@
 
 docs/testbed.md says what its figures are, and what they are no evidence for.
 """
+
+# What `--model` calls the trained models, and their folders under weights/.
+CHECKPOINTS = {"testbed": "aligned", "testbed-emerged": "emerged"}

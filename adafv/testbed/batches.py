@@ -13,6 +13,7 @@ packing code.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def layout(width: int, height: int) -> Layout:
         corners = [(0.0, 0.0)]
         crop_boxes, order = _boxes(corners, CROP, CROP), np.arange(PATCHES)
         return Layout(order, np.full(PATCHES, -1), _boxes(_patch_corners(corners), PATCH, PATCH), crop_boxes)
-    rows, columns = (1, 2) if height <= CROP else (2, 1) if width <= CROP else (2, 2)
+    rows, columns = math.ceil(height / CROP), math.ceil(width / CROP)
     left, top = (columns * CROP - width) // 2, (rows * CROP - height) // 2  # the processor's padding
     corners = [(float(x * CROP - left), float(y * CROP - top)) for y in range(rows) for x in range(columns)]
     base = _boxes(_patch_corners([(0.0, 0.0)]), PATCH, PATCH) * np.tile([width / CROP, height / CROP], 2)
@@ -107,8 +108,16 @@ def overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.clip(high - low, 0, None).prod(-1)
 
 
-def make_batch(scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: Callable[[str], list[int]]) -> Batch:
-    """`encode` turns words into token ids (a cached one: the same few hundred texts come again and again)."""
+def make_batch(
+    scenes: Sequence[Scene],
+    processor: LlavaNextProcessor,
+    encode: Callable[[str], list[int]],
+    types: Sequence[str] | None = None,
+    draws: int = 1,
+) -> Batch:
+    """`encode` turns words into token ids (a cached one: the same few hundred texts come again and again).
+    `types` and `draws` are those of `questions`.
+    """
     layouts = [layout(scene.width, scene.height) for scene in scenes]
     crops = [scene_crops(scene, processor) for scene in scenes]
     width = max(len(place.order) for place in layouts)
@@ -124,10 +133,10 @@ def make_batch(scenes: Sequence[Scene], processor: LlavaNextProcessor, encode: C
         row[b, :visual] = place.row
         touched = _on_objects(scene, place)
         on_object[b, :visual, : len(scene.objects)] = touched
-        shows[b, :visual] = _words_shown(scene, touched)
+        shows[b, :visual] = _words_shown(scene, place, touched)
         labels.append(_crop_labels(scene, place))
         first_patch += len(place.boxes)
-    asked = tuple(tuple(questions(scene)) for scene in scenes)
+    asked = tuple(tuple(questions(scene, types, draws)) for scene in scenes)
     text = [_sequence(each, encode) for each in asked]
     longest = max(each.shape[1] for each in text)
     padded = np.stack([
@@ -169,19 +178,31 @@ def normalise(crops: Tensor, processor: LlavaNextProcessor) -> Tensor:
 
 def _on_objects(scene: Scene, place: Layout) -> np.ndarray:
     """bool [V, O]: the token shows a good part of the object, or the object fills a good part of it."""
-    boxes = np.array([thing.box for thing in scene.objects], dtype=float)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    return _touch([thing.box for thing in scene.objects], place) >= 0.3
+
+
+def _touch(boxes: Sequence[tuple[int, int, int, int]], place: Layout) -> np.ndarray:
+    """float [V, O]: what a token and a box have in common, as a share of the smaller one; 0 for newlines."""
+    things = np.array(boxes, dtype=float).reshape(-1, 4)
+    areas = (things[:, 2:] - things[:, :2]).prod(-1)
     patch_areas = (place.boxes[:, 2:] - place.boxes[:, :2]).prod(-1)
-    share = overlap(place.boxes, boxes) / np.minimum(patch_areas[:, None], areas[None])
-    return (share >= 0.3)[place.order] & (place.order >= 0)[:, None]
+    share = overlap(place.boxes, things) / np.minimum(patch_areas[:, None], areas[None])
+    return share[place.order] * (place.order >= 0)[:, None]
 
 
-def _words_shown(scene: Scene, on_object: np.ndarray) -> np.ndarray:
-    """bool [V, W]: the token shows an object of that colour, kind or category. on_object bool [V, O]"""
+def _words_shown(scene: Scene, place: Layout, on_object: np.ndarray) -> np.ndarray:
+    """bool [V, W]: the token shows a thing of that colour, kind or category. on_object bool [V, O]"""
     shown = np.zeros((len(on_object), len(ALIGNED_WORDS)), dtype=bool)
     for i, thing in enumerate(scene.objects):
         for word in (thing.kind, thing.colour, "digit" if thing.is_digit else "shape"):
             shown[:, _WORD_INDEX[word]] |= on_object[:, i]
+    signs = [scene.sign.box] if scene.sign else []
+    shown[:, _WORD_INDEX["sign"]] = (_touch(signs, place) >= 0.3).any(1)
+    for digit, box in scene.sign.digits() if scene.sign else ():
+        shown[:, _WORD_INDEX[digit]] |= _touch([box], place)[:, 0] >= 0.3
+    touched = _touch([*(thing.box for thing in scene.objects), *signs], place).any(1)
+    on_picture = _touch([(0, 0, scene.width, scene.height)], place)[:, 0] > 0.5  # rather than on the padding
+    shown[:, _WORD_INDEX["background"]] = on_picture & ~touched
     return shown
 
 

@@ -11,7 +11,7 @@ from adafv.testbed.questions import questions
 from adafv.testbed.scenes import Scene, render
 from adafv.testbed.score import Score, Truth, score
 
-LONGEST_ANSWER = 24  # words: a caption has at most 18
+LONGEST_ANSWER = 32  # words: a caption has at most 26
 
 
 def evaluate(model: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, scenes: Sequence[Scene]) -> Score:

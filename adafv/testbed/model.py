@@ -1,8 +1,8 @@
 """The testbed's model: LLaVA-NeXT as transformers has it, at 1.3 million parameters.
 
-A CLIP tower (48 px, patches of 8, so 36 per crop) reads the base picture and up to 2x2 crops; the projector's
+A CLIP tower (48 px, patches of 8, so 36 per crop) reads the base picture and up to 3x3 crops; the projector's
 input is the tower's layer -2 without [CLS]; the crops' patches are packed with newline embeddings; a Llama
-with tied embeddings answers. So a square picture of any size gives 36 + 144 visual tokens and 12 newlines.
+with tied embeddings answers. So a picture of 96 x 96 px gives 36 + 144 visual tokens and 12 newlines.
 Tokens are whole words, so that each of the question's words has one input embedding and the text cue is easy
 to follow.
 
@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from adafv.testbed import CHECKPOINTS
 from adafv.testbed.questions import VOCABULARY
 
 PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER = "<pad>", "<s>", "</s>", "<unk>", "<image>", "<answer>"
@@ -38,8 +39,9 @@ SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER)
 TOKENS = (*SPECIAL_TOKENS, *VOCABULARY)  # a token's id is its place in this list
 
 CROP, PATCH = 48, 8  # px
+CROP_GRIDS = ((2, 2), (1, 2), (2, 1), (2, 3), (3, 2), (3, 3))  # rows and columns of crops
 # (height, width) that a picture is fitted into before it is cut into crops
-GRID_PINPOINTS = [[96, 96], [48, 96], [96, 48]]
+GRID_PINPOINTS = [[CROP * rows, CROP * columns] for rows, columns in CROP_GRIDS]
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -69,9 +71,9 @@ class ModelSize:
     heads: int = 4
 
 
-def checkpoint() -> Path:
-    """The folder with the trained weights and the processor's files."""
-    folder = Path(__file__).parent / "weights"
+def checkpoint(model: str = "testbed") -> Path:
+    """The folder with the trained weights and the processor's files; `model` is a key of CHECKPOINTS."""
+    folder = Path(__file__).parent / "weights" / CHECKPOINTS[model]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"the testbed's trained model is not in {folder}; make it with: "

@@ -1,10 +1,15 @@
-"""Synthetic scenes: one large object, several small ones, and clutter, drawn from a seed.
+"""Synthetic scenes: one large object, several small ones, a sign, and clutter, drawn from a seed.
 
-A scene is a grid of cells of 16 px, on a dark noisy background. One large shape covers 2x2 cells; small
-shapes and small digits take one cell each. Kinds never repeat in a scene. Colours don't repeat among the
-shapes nor among the digits, but a digit may share a shape's colour: so "which shape is red" has one answer,
-and still the colour alone doesn't find it. Three scenes in five are cluttered with coloured specks of 2-4 px,
-because clean backgrounds are too easy: a rule that merely spreads its tokens then finds everything.
+A scene is a grid of cells of 16 px, on a dark noisy background of some hue. One large shape covers 2x2 cells;
+small shapes and small digits take one cell each, a sign with three digits takes two. What looks like what
+decides how hard a scene is:
+
+- In plain scenes kinds never repeat, nor do colours among the shapes or among the digits; but a digit may
+  share a shape's colour: so "which shape is red" has one answer, and still the colour alone doesn't find it.
+- Crowded scenes hold up to nine small shapes, made of a few kinds and a few colours: most share their colour
+  with one thing and their kind with another. Only the pair of both is always one thing's own.
+- Three scenes in five are cluttered with coloured specks of 2-4 px, because clean backgrounds are too easy: a
+  rule that merely spreads its tokens then finds everything.
 
 Everything follows from the seed: the same seed gives the same scene and the same pixels. The ranges at the
 top of the file say which seeds are for training and which are never trained on.
@@ -39,11 +44,21 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "moon", "arrow")
 DIGITS = tuple("0123456789")
 
-# (columns, rows) of cells and how often a scene has them. Three in five are square; the others make the
-# any-resolution code pad and unpad (6x4, 4x6) or take two crops in place of four (6x3, 3x6).
-GRIDS: dict[tuple[int, int], float] = {(6, 6): 0.6, (6, 4): 0.1, (4, 6): 0.1, (6, 3): 0.1, (3, 6): 0.1}
+# The hues of backgrounds, much darker than the objects of the same name.
+BACKGROUNDS = ("red", "green", "blue", "yellow", "purple")
+
+# (columns, rows) of cells and how often a scene has them. Half fill 2x2 crops; the others make the
+# any-resolution code pad and unpad (6x4, 4x6), or take fewer crops (6x3, 3x6) or more (9x6, 6x9, 9x9).
+GRIDS: dict[tuple[int, int], float] = {
+    (6, 6): 0.48, (6, 4): 0.08, (4, 6): 0.08, (6, 3): 0.08, (3, 6): 0.08, (9, 6): 0.06, (6, 9): 0.06, (9, 9): 0.08,
+}  # fmt: skip
+CROWDED_SHARE = 0.5
+CROWD_KINDS, CROWD_COLOURS = 6, 5  # that a crowded scene's shapes are made of
+CROWD_ROOM = 12  # cells that must be free for a crowd
+SIGN_SHARE = 0.5
+SIGN_CELLS, SIGN_DIGITS = 2, 3
 CLUTTERED_SHARE = 0.6
-SPECKS_PER_CELL = (0.4, 2.2)  # the least and the most in a cluttered scene: 14 to 79 on a square canvas
+SPECKS_PER_CELL = (0.4, 2.2)  # the least and the most in a cluttered scene: 14 to 79 on 6x6 cells
 
 # Streams of random numbers that one seed feeds: drawing more from one leaves the others unchanged.
 _LAYOUT_STREAM, _PIXEL_STREAM, QUESTION_STREAM = 0, 1, 2
@@ -68,13 +83,31 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """A bright plate with dark digits on it. `cell` is its left cell; `box` is in pixels."""
+
+    text: str  # such as "472"
+    cell: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+    def digits(self) -> list[tuple[str, tuple[int, int, int, int]]]:
+        """Each digit and its box."""
+        left, top, right, bottom = self.box
+        side, pitch = bottom - top - 3, (right - left) / SIGN_DIGITS
+        starts = [round(left + (i + 0.5) * pitch - side / 2) for i in range(SIGN_DIGITS)]
+        return [(digit, (x, top + 2, x + side, top + 2 + side)) for digit, x in zip(self.text, starts, strict=True)]
+
+
+@dataclass(frozen=True)
 class Scene:
     """What stands where. The first object is the large one; the small ones follow in reading order."""
 
     seed: int
     grid: tuple[int, int]  # columns, rows
+    background: str  # one of BACKGROUNDS
     specks: int
     objects: tuple[SceneObject, ...]
+    sign: Sign | None
 
     @property
     def width(self) -> int:
@@ -98,24 +131,60 @@ def make_scene(seed: int, grid: tuple[int, int] | None = None) -> Scene:
         raise ValueError(f"a scene needs at least 3x3 cells for its objects, got {columns}x{rows}")
     corner = (int(rng.integers(columns - 1)), int(rng.integers(rows - 1)))
     taken = {(corner[0] + dx, corner[1] + dy) for dx in (0, 1) for dy in (0, 1)}
+    sign = _make_sign(rng, columns, rows, taken)
     free = [(x, y) for y in range(rows) for x in range(columns) if (x, y) not in taken]
-    shapes, digits = int(rng.integers(3, 6)), int(rng.integers(2, 4))
-    if shapes + digits > len(free):
-        shapes, digits = 3, len(free) - 3
-    cells = [free[i] for i in sorted(rng.choice(len(free), shapes + digits, replace=False))]
-    kinds = _pick(rng, SHAPES, shapes + 1)
-    shape_colours = _pick(rng, tuple(COLOURS), shapes + 1)
-    small = list(zip(kinds[1:], shape_colours[1:], strict=True))
-    small += zip(_pick(rng, DIGITS, digits), _pick(rng, tuple(COLOURS), digits), strict=True)
-    order = rng.permutation(len(small))
-    objects = [_place(rng, kinds[0], shape_colours[0], corner, "large")]
-    for i, cell in zip(order, cells, strict=True):
+    things = _plain(rng, len(free))
+    if len(free) >= CROWD_ROOM and rng.random() < CROWDED_SHARE:
+        things = _crowd(rng, len(free))
+    (main_kind, main_colour), *small = things
+    cells = [free[i] for i in sorted(rng.choice(len(free), len(small), replace=False))]
+    objects = [_place(rng, main_kind, main_colour, corner, "large")]
+    for i, cell in zip(rng.permutation(len(small)), cells, strict=True):
         kind, colour = small[i]
         objects.append(_place(rng, kind, colour, cell, "small"))
     specks = 0
     if rng.random() < CLUTTERED_SHARE:
         specks = round(float(rng.uniform(*SPECKS_PER_CELL)) * columns * rows)
-    return Scene(seed, (columns, rows), specks, tuple(objects))
+    (background,) = _pick(rng, BACKGROUNDS, 1)
+    return Scene(seed, (columns, rows), background, specks, tuple(objects), sign)
+
+
+def _make_sign(rng: np.random.Generator, columns: int, rows: int, taken: set[tuple[int, int]]) -> Sign | None:
+    """A sign on two free cells side by side, which it takes; None where there are none, and in half of the scenes."""
+    places = [
+        (x, y) for y in range(rows) for x in range(columns - 1) if not {(x, y), (x + 1, y)} & taken
+    ]  # fmt: skip
+    wanted = rng.random() < SIGN_SHARE
+    if not places or not wanted:
+        return None
+    x, y = places[rng.integers(len(places))]
+    taken |= {(x, y), (x + 1, y)}
+    text = "".join(DIGITS[i] for i in rng.integers(len(DIGITS), size=SIGN_DIGITS))
+    left, top = x * CELL + int(rng.integers(1, 4)), y * CELL + int(rng.integers(3))
+    return Sign(text, (x, y), (left, top, left + SIGN_CELLS * CELL - 4, top + CELL - 2))
+
+
+def _plain(rng: np.random.Generator, room: int) -> list[tuple[str, str]]:
+    """(kind, colour) of the large shape, the small shapes and the digits; no kind twice."""
+    shapes, digits = int(rng.integers(3, 6)), int(rng.integers(2, 4))
+    if shapes + digits > room:
+        shapes, digits = 3, room - 3
+    kinds, colours = _pick(rng, SHAPES, shapes + 1), _pick(rng, tuple(COLOURS), shapes + 1)
+    return [*zip(kinds, colours, strict=True), *_digits(rng, digits)]
+
+
+def _crowd(rng: np.random.Generator, room: int) -> list[tuple[str, str]]:
+    """Likewise, of few kinds and few colours; no pair twice."""
+    kinds, colours = _pick(rng, SHAPES, CROWD_KINDS), _pick(rng, tuple(COLOURS), CROWD_COLOURS)
+    pairs = [(kind, colour) for kind in kinds for colour in colours]
+    digits = int(rng.integers(1, 4))
+    shapes = min(int(rng.integers(6, 10)), room - digits - 1)
+    chosen = [pairs[i] for i in rng.choice(len(pairs), shapes + 1, replace=False)]
+    return [*chosen, *_digits(rng, digits)]
+
+
+def _digits(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    return list(zip(_pick(rng, DIGITS, count), _pick(rng, tuple(COLOURS), count), strict=True))
 
 
 def _pick(rng: np.random.Generator, among: tuple[str, ...], count: int) -> list[str]:
@@ -134,7 +203,8 @@ def _place(rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, in
 def render(scene: Scene) -> Image.Image:
     """The scene as an RGB picture of scene.width x scene.height pixels."""
     rng = np.random.default_rng([scene.seed, _PIXEL_STREAM])
-    shade = rng.integers(30, 80) + rng.integers(-12, 13, size=3)
+    hue = np.array(COLOURS[scene.background])
+    shade = (rng.uniform(0.14, 0.3) * hue + rng.integers(12, 30)).astype(int)
     noise = rng.integers(-24, 25, size=(scene.height, scene.width, 3), dtype=np.int16)
     image = Image.fromarray(np.clip(noise + shade, 0, 255).astype(np.uint8))
     palette = list(COLOURS.values())
@@ -150,7 +220,15 @@ def render(scene: Scene) -> Image.Image:
         tint = np.clip(COLOURS[thing.colour] + rng.integers(-9, 10, size=3), 0, 255)
         red, green, blue = (int(channel) for channel in tint)
         image.paste((red, green, blue), thing.box, stencil(thing.kind, thing.box[2] - thing.box[0]))
+    if scene.sign is not None:
+        _paint_sign(image, scene.sign)
     return image
+
+
+def _paint_sign(image: Image.Image, sign: Sign) -> None:
+    image.paste((225, 225, 225), sign.box)
+    for digit, box in sign.digits():
+        image.paste((20, 20, 20), box, stencil(digit, box[2] - box[0]))
 
 
 @functools.cache

@@ -31,12 +31,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, PreTrainedTokenizerFast
 
 from adafv.testbed.batches import ALIGNED_WORDS, Batch, make_batch, normalise, random_keep
 from adafv.testbed.evaluate import evaluate
 from adafv.testbed.losses import ClsHead, Outputs, alignment_loss, answer_loss, forward
 from adafv.testbed.model import TOKENS, build_model, build_processor
+from adafv.testbed.questions import HARD_TYPES, QUESTION_TYPES, SIMPLE_TYPES
 from adafv.testbed.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, make_scene
 
 LEAST_KEPT = 0.03  # of the visual tokens, where tokens are dropped
@@ -52,6 +53,8 @@ class Stage:
     caption_weight: float  # of a caption's words in the loss: two words in five are theirs
     every_object: bool = False  # alignment: a word has to find all objects that it names, not just one of them
     cls_weight: float = 0.5
+    types: tuple[str, ...] = SIMPLE_TYPES  # of the questions
+    draws: int = 1  # how often the hard types are asked
 
 
 STAGES = {
@@ -61,6 +64,9 @@ STAGES = {
         Stage("drop", 450, 7e-4, (3, 3), 0.5, 1.0),
         Stage("anyres", 1800, 1e-3, None, 0.5, 0.5),
         Stage("objects", 250, 4e-4, None, 0.5, 0.5, every_object=True, cls_weight=0.0),
+        Stage("all", 1200, 8e-4, None, 0.5, 0.5, True, 0.25, tuple(QUESTION_TYPES)),
+        Stage("relate", 700, 1e-3, (3, 3), 0.0, 1.0, True, 0.25, (*HARD_TYPES, "colour", "absent"), draws=4),
+        Stage("rest", 500, 8e-4, None, 0.5, 0.5, True, 0.25, tuple(QUESTION_TYPES), draws=2),
     )
 }
 
@@ -72,6 +78,8 @@ class Recipe:
     scale: float = 1.0  # of every stage's number of steps
     scenes_per_step: int = 32
     alignment_weight: float = 0.5
+    start: str | None = None  # folder of a model to start from
+    tower_only: bool = False  # take over its vision tower only
     evaluation_scenes: int = 150
     log_every: int = 50
     save_every: int = 200
@@ -82,6 +90,8 @@ class Recipe:
             raise ValueError(f"unknown stages {unknown}; there are {', '.join(STAGES)}")
         if self.scale <= 0:
             raise ValueError(f"scale must be above 0, got {self.scale}")
+        if self.tower_only and self.start is None:
+            raise ValueError("tower_only says what to take over of a model to start from: give start as well")
 
     def steps(self, stage: str) -> int:
         return max(1, round(STAGES[stage].steps * self.scale))
@@ -94,6 +104,8 @@ class Trainer:
         self.recipe, self.output = recipe, output
         self.processor: LlavaNextProcessor = build_processor()
         self.model: LlavaNextForConditionalGeneration = build_model(seed=recipe.seed)
+        if recipe.start is not None:
+            take_over(self.model, Path(recipe.start), recipe.tower_only)
         torch.manual_seed(recipe.seed)
         self.head = ClsHead(self.model.model.vision_tower.config.hidden_size)
         self.stage, self.step, self.elapsed = 0, 0, 0.0
@@ -135,7 +147,7 @@ class Trainer:
         rng = np.random.default_rng([self.recipe.seed, list(STAGES).index(stage.name), self.step])
         seeds = rng.integers(TRAINING_SEEDS.start, TRAINING_SEEDS.stop, size=self.recipe.scenes_per_step)
         scenes = [make_scene(int(seed), stage.grid) for seed in seeds]
-        batch = make_batch(scenes, self.processor, self.encode)
+        batch = make_batch(scenes, self.processor, self.encode, stage.types, stage.draws)
         keep = random_keep(batch, rng, LEAST_KEPT) if rng.random() < stage.dropped else None
         for group in self.optimizer.param_groups:
             group["lr"] = stage.learning_rate * schedule(self.step, self.recipe.steps(stage.name))
@@ -209,6 +221,29 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def take_over(model: LlavaNextForConditionalGeneration, folder: Path, tower_only: bool) -> None:
+    """Give the model the weights of another, which may know fewer words: those keep their untrained embedding.
+
+    With `tower_only` the projector and the language model stay untrained. Then words and patches come to mean the
+    same only as far as answering questions makes them, as in a large model, whose vision tower is trained beforehand.
+    """
+    other = LlavaNextForConditionalGeneration.from_pretrained(folder)
+    vocabulary = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
+    embedding, known = (each.get_input_embeddings().weight for each in (model, other))
+    assert isinstance(embedding, torch.Tensor) and isinstance(known, torch.Tensor)
+    with torch.no_grad():
+        if not tower_only:
+            for token in set(TOKENS) & vocabulary.keys():
+                embedding[TOKENS.index(token)] = known[vocabulary[token]]
+        own = model.state_dict()
+        weights = {
+            name: weight
+            for name, weight in other.state_dict().items()
+            if weight.shape == own[name].shape and (not tower_only or ".vision_tower." in name)
+        }
+        model.load_state_dict(weights, strict=False)
+
+
 def schedule(step: int, steps: int) -> float:
     """Linear warm-up over the first 50 steps (a twentieth, if that is less), then a cosine down to 2 %."""
     warm_up = min(50, max(1, steps // 20))
@@ -238,6 +273,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in order")
     parser.add_argument("--scale", type=float, default=1.0, help="of every stage's number of steps")
     parser.add_argument("--alignment-weight", type=float, default=Recipe.alignment_weight)
+    parser.add_argument("--start", metavar="DIR", help="a model to start from; it may know fewer words")
+    parser.add_argument(
+        "--tower-only", action="store_true", help="take over its vision tower only, and train the rest from nothing"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -247,6 +286,8 @@ def main(arguments: list[str] | None = None) -> None:
             stages=tuple(options.stages.split(",")),
             scale=options.scale,
             alignment_weight=options.alignment_weight,
+            start=options.start,
+            tower_only=options.tower_only,
         )
     except ValueError as error:
         parser.error(str(error))

@@ -129,7 +129,7 @@ def test_pruning_costs_what_it_must(results):
     accuracy = {
         (one.strategy, one.keep): one.accuracy for one in entries(results, RIVALS, 0) if one.question_type == "all"
     }
-    assert accuracy["none", 1.0] > 0.9 > accuracy["random", 0.1]
+    assert accuracy["none", 1.0] > 0.8 > accuracy["random", 0.1]
     assert accuracy["random", 0.5] > accuracy["random", 0.1]
     assert np.allclose(results.agrees[:, 0], 1)
 

@@ -23,8 +23,8 @@ from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
         ({"newlines": "some"}, "newlines is 'some'"),
         (
             {"text_tower": "clip"},
-            "text_tower is 'clip'; it must be left out: strategy 'adafv' doesn't read it; those that do are cdpruner, "
-            "eadp",
+            "text_tower is 'clip'; it must be left out: strategy 'adafv-plus' doesn't read it; "
+            "those that do are cdpruner, eadp",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from adafv.testbed.dataset import rows, write_dataset
+from adafv.testbed.questions import QUESTION_TYPES
 from jobs.bench import main
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -52,17 +53,18 @@ def test_ledger(tmp_path, capsys):
 
 def test_quality_on_scenes(one_core, tmp_path, capsys):
     found = quality(tmp_path, "--scenes", "3", "--seed", "7000", "--chart", str(tmp_path / "chart.png"))
-    types = {"all", "small", "large", "colour", "kind", "digit", "exists", "main", "caption"}
+    groups = {"all", "small", "several", "large", "scene"}
+    types = groups | set(QUESTION_TYPES)
     assert {(name, keep) for name, keep, _ in found} == {("none", 1.0), ("random", 0.1), ("adafv", 0.1)}
     assert {type_ for *_, type_ in found} == types and len(found) == 3 * len(types)
     truth = list(rows(3, 7000))
     for one in found.values():
         assert set(one) >= KEYS and 0 <= one["low"] <= one["accuracy"] <= one["high"] <= 1
         type_ = one["question_type"]
-        asked = [row for row in truth if row["type"] != "caption"] if type_ in ("all", "small", "large") else truth
+        asked = [row for row in truth if row["type"] != "caption"] if type_ in groups else truth
         assert one["n"] == sum(1 for row in asked if type_ in ("all", row["type"], row["size"]))
     assert found["none", 1.0, "all"]["agreement"] == 1.0 and found["random", 0.1, "all"]["agreement"] < 1.0
-    assert found["none", 1.0, "all"]["accuracy"] > 0.9 > found["random", 0.1, "caption"]["accuracy"]
+    assert found["none", 1.0, "small"]["accuracy"] > 0.9 > found["random", 0.1, "caption"]["accuracy"]
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert "3 held-out scenes of the testbed from 7000 on, testbed" in out and "cores" in out.splitlines()[-1]

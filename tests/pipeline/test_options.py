@@ -17,7 +17,12 @@ def parse(*arguments: str) -> JobOptions:
 def test_defaults():
     options = parse(*NEEDED)
     assert options.input == ("in.parquet",) and options.output == "out"
-    assert (options.model, options.strategy, options.keep, options.prompt) == ("testbed", "adafv", 0.1, "{question}")
+    assert (options.model, options.strategy, options.keep, options.prompt) == (
+        "testbed",
+        "adafv-plus",
+        0.1,
+        "{question}",
+    )
     assert options.allow_http is False and options.workers is None
 
 
@@ -34,7 +39,10 @@ def test_inputs_add_up():
         (["--top-p", "2"], "--top-p is 2.0"),
         (["--text-scope", "all"], "--text-scope is 'all'"),
         (["--strategy", "magic"], "--strategy is 'magic'"),
-        (["--text-tower", "clip"], "--text-tower is 'clip'; it must be left out: strategy 'adafv' doesn't read it"),
+        (
+            ["--text-tower", "clip"],
+            "--text-tower is 'clip'; it must be left out: strategy 'adafv-plus' doesn't read it",
+        ),
         (["--text-tower", "s3://key:pw@bucket/x", "--strategy", "eadp"], "'s3://bucket/x' is no S3 URI"),
         (["--limit", "0"], "--limit is 0"),
         (["--batch-size", "-1"], "--batch-size is -1"),

@@ -145,7 +145,7 @@ def test_labels_hold_together(mixed):
         assert kept == sorted(set(kept)) and kept[-1] < row["visual_tokens"]
         assert sum(panel["rows"] * panel["columns"] for panel in row["grid"]) == row["visual_tokens"]
         assert row["finish_reason"] in ("stop", "length") and row["output_tokens"] <= 4 and row["mean_logprob"] <= 0
-        assert row["prompt"] == row["question"] and row["run_id"] == "first" and row["strategy"] == "adafv"
+        assert row["prompt"] == row["question"] and row["run_id"] == "first" and row["strategy"] == "adafv-plus"
         assert row["cost_usd"] == pytest.approx(row["gpu_seconds"] * 2 / 3600) and row["gpu_seconds"] > 0
         assert min(row["fetch_ms"], row["preprocess_ms"], row["encode_ms"], row["decode_ms"]) > 0
         assert 1 <= row["batch_size"] <= 7

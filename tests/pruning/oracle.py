@@ -190,30 +190,40 @@ def visionzip(
     return dominant | set(targets), became, margin
 
 
-def demand(
-    text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], saliency: Sequence[float]
+def presence(saliency: Sequence[float]) -> list[float]:
+    total = sum(saliency)
+    return [1 / len(saliency) + (0.5 * salient / total if total else 0) for salient in saliency]
+
+
+def question(
+    text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], panels: Sequence[tuple[int, int]]
 ) -> list[float]:
     asked = [0.0] * len(visual)
     for word in text:
         cosines = [cosine(word, token) for token in visual]
         low, high, middle = min(cosines), max(cosines), statistics.median(cosines)
         gate = max(0.0, (high + low - 2 * middle) / (high - low)) if high > low else 0.0
-        weights = [math.exp(100 * (value - high)) for value in cosines]
+        weights = [math.exp(16 * (value - high)) for value in cosines]
         asked = [max(old, gate * weight / sum(weights)) for old, weight in zip(asked, weights, strict=True)]
-    total = sum(saliency)
-    return [
-        1 / len(visual) + share + (0.5 * salient / total if total else 0)
-        for share, salient in zip(asked, saliency, strict=True)
-    ]
+    return [5 * share for share in blurred(asked, panels)]
 
 
-def coverage(visual: Sequence[Sequence[float]], demands: Sequence[float], keep: int) -> tuple[set[int], Margin]:
+def coverage(
+    visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
+) -> tuple[set[int], Margin]:
     tokens = range(len(visual))
-    kernel = [[max(0.0, cosine(visual[i], visual[j])) ** 4 for j in tokens] for i in tokens]
+    alike = [[max(0.0, cosine(visual[i], visual[j])) for j in tokens] for i in tokens]
     chosen: set[int] = set()
     margin = math.inf
+
+    def served(token: int, wanted: Sequence[float], sharpness: int, discount: int) -> float:
+        return sum(
+            alike[token][j] ** sharpness * wanted[j] / (1 + sum(alike[s][j] ** sharpness for s in chosen)) ** discount
+            for j in tokens
+        )
+
     while len(chosen) < keep:
-        left = [demands[j] / (1 + sum(kernel[s][j] for s in chosen)) ** 4 for j in tokens]
-        token, by = best({i: sum(kernel[i][j] * left[j] for j in tokens) for i in tokens if i not in chosen})
-        chosen, margin = chosen | {token}, min(margin, by)
+        gains = {i: served(i, present, 6, 12) + served(i, asked, 12, 4) for i in tokens if i not in chosen}
+        token, by = best(gains)
+        chosen, margin = chosen | {token}, min(margin, by / gains[token] if gains[token] else 0.0)
     return chosen, margin

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adafv.models import Panel
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import coverage, demand
+from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
 from adafv.pruning.greedy import cosines
@@ -46,7 +46,7 @@ def of_one(visual: torch.Tensor, text: torch.Tensor, saliency: torch.Tensor, pan
     )
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "coverage"])
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "adafv-plus"])
 @settings(max_examples=150, deadline=None)
 @given(sample=samples())
 def test_equals_the_definition(name, sample):
@@ -58,7 +58,9 @@ def test_equals_the_definition(name, sample):
         "eadp": lambda: oracle.eadp(
             oracle.mean_cosine(words, exact), oracle.focused_cosine(words, exact), exact, panels, keep
         ),
-        "coverage": lambda: oracle.coverage(exact, oracle.demand(words, exact, saliency.tolist()), keep),
+        "adafv-plus": lambda: oracle.coverage(
+            exact, oracle.presence(saliency.tolist()), oracle.question(words, exact, panels), keep
+        ),
     }[name]()
     assume(margin > CLEAR)
     got = STRATEGIES[name].select(of_one(visual, text, saliency, panels), keep).mask[0]
@@ -142,21 +144,36 @@ def test_cosines_are_symmetric_to_the_bit():
         assert torch.equal(got, got.transpose(1, 2))
 
 
-def test_coverage_spends_in_proportion_to_the_demand():
-    """Three objects of eight tokens each, none like another; the last is wanted four times as much as the first two."""
+def test_one_token_is_enough_for_what_is_there_and_several_go_to_what_is_asked_about():
+    """Three objects of eight tokens each, none like another; the last is asked about."""
     visual = torch.eye(3).repeat_interleave(8, dim=0)[None]
-    wanted = torch.tensor([1.0, 1, 4]).repeat_interleave(8)[None]
-    counts = [coverage(visual, wanted, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 4, 12)]
-    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 2], [4, 3, 5]], "(1 + n)⁴ tokens served are as many again"
+    there, asked = torch.ones(1, 24), torch.tensor([0.0, 0, 1]).repeat_interleave(8)[None]
+    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 6, 9)]
+    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 4], [1, 1, 7]]
+    counts = [coverage(visual, there, 0 * asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (3, 6)]
+    assert counts == [[1, 1, 1], [2, 2, 2]]
 
 
-@pytest.mark.parametrize(("words", "gate"), [([[0.0, 0, 0, 0, 1]], 1.0), ([[0.0, 0.25, 0.5, 0.75, 1]], 0.0)])
+@pytest.mark.parametrize(("words", "gate"), [([0.0, 0, 0, 0, 1], 1.0), ([0.0, 0.25, 0.5, 0.75, 1], 0.0)])
 def test_a_word_that_names_nothing_has_no_say(words, gate):
-    """One token stands out, or none does."""
+    """One token stands out, or none does. No token has neighbours."""
     valid = torch.ones(1, 6).bool().index_fill(1, torch.tensor([5]), False)
-    cosine = torch.tensor([[*words[0], 7.0]])[None]
-    got = demand(cosine, torch.zeros(1, 6), valid)[0]
-    assert got.tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.2 + gate, 0.0])
+    alone = torch.full((1, 6, 9), -1)
+    alone[0, :, 4] = torch.arange(6)
+    got = question(torch.tensor([[*words, 7.0]])[None], alone, valid)[0]
+    assert got.sum().item() == pytest.approx(5 * gate) and got[5] == 0
+    assert gate == 0 or got[4] > 0.99 * 5
+    around = alone.clone()
+    around[0, 3, 5], around[0, 4, 3] = 4, 3
+    shared = question(torch.tensor([[*words, 7.0]])[None], around, valid)[0]
+    assert gate == 0 or (1 < shared[3] < shared[4] < got[4])
+
+
+def test_what_is_salient_is_wanted_more_and_padding_is_not():
+    valid = torch.tensor([[True, True, True, False]])
+    saliency = torch.tensor([[0.1, 0.3, 0.0, torch.nan]])
+    assert presence(saliency, valid)[0].tolist() == pytest.approx([1 / 3 + 0.125, 1 / 3 + 0.375, 1 / 3, 0])
+    assert presence(torch.zeros(1, 4), valid)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 
 @pytest.mark.parametrize(
@@ -169,15 +186,22 @@ def test_a_word_that_names_nothing_has_no_say(words, gate):
         ({"relevance": torch.ones(2, 3)}, "relevance is [2, 3]; it must be [2, 4] like visual"),
         ({"relevance": torch.tensor([[1, 1, 1, 1], [1, 1, torch.inf, 1]])}, "row 1: relevance is NaN or infinite"),
         ({"neighbours": torch.zeros(2, 4, 8, dtype=torch.int64)}, "neighbours is [2, 4, 8]; it must be [B, N, 9]"),
-        ({"demand": torch.ones(2, 3)}, "demand is [2, 3]; it must be [2, 4] like visual"),
-        ({"demand": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: demand is NaN or infinite"),
+        ({"presence": torch.ones(2, 3)}, "presence is [2, 3]; it must be [2, 4] like visual"),
+        ({"presence": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: presence is NaN or infinite"),
+        ({"question": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: question is NaN or infinite"),
         ({"keep": torch.tensor([2, 5])}, "row 1: keep is over the number of valid tokens"),
     ],
 )
 def test_bad_input_is_named(change, message):
     good = {"visual": torch.ones(2, 4, 3), "relevance": torch.ones(2, 4), "keep": 2, "valid": None}
-    good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64), "demand": torch.ones(2, 4)}
-    takes = {divprune: (), cdpruner: ("relevance",), eadp: ("relevance", "neighbours"), coverage: ("demand",)}
+    good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64), "presence": torch.ones(2, 4)}
+    good |= {"question": torch.ones(2, 4)}
+    takes = {
+        divprune: (),
+        cdpruner: ("relevance",),
+        eadp: ("relevance", "neighbours"),
+        coverage: ("presence", "question"),
+    }
     for rule, own in takes.items():
         names = {"visual", "keep", "valid", *own}
         if change.keys() <= names:
@@ -195,6 +219,6 @@ def test_nan_in_padding_is_no_flaw():
         divprune(visual, 2, valid),
         cdpruner(visual, relevance, 2, valid),
         eadp(visual, relevance, around, 2, valid),
-        coverage(visual, relevance, 2, valid),
+        coverage(visual, relevance, relevance, 2, valid),
     ):
         assert int(selection.mask.sum()) == 2

@@ -8,6 +8,7 @@ import torch
 
 from adafv.testbed.batches import (
     ABSENT,
+    ALIGNED_WORDS,
     IGNORE,
     NEWLINE,
     layout,
@@ -116,17 +117,48 @@ def test_targets_are_the_answers_and_their_end(batch):
             assert caption.all() if question.type == "caption" else not caption.any()
 
 
-def test_words_are_shown_where_their_object_is(batch):
+def touches(patches: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """bool [n]: patches [n, 4] that have a pixel in common with the box."""
+    left, top, right, bottom = box
+    return ((patches[:, :2] < (right, bottom)) & (patches[:, 2:] > (left, top))).all(1)
+
+
+def test_words_are_shown_where_their_things_are(batch):
     for b, scene in enumerate(SCENES):
         place = layout(scene.width, scene.height)
-        for thing in scene.objects:
-            shown = np.flatnonzero(batch.shows[b, :, CONTENT_WORDS.index(thing.kind)].numpy())
-            boxes = place.boxes[place.order[shown]]
-            left, top, right, bottom = thing.box
-            assert len(shown) >= (4 if thing.size == "small" else 12)
-            assert (boxes[:, :2] < (right, bottom)).all() and (boxes[:, 2:] > (left, top)).all()
-        absent = [i for i, word in enumerate(CONTENT_WORDS) if word not in str(scene.objects)]
+        for word in {thing.kind for thing in scene.objects} | {thing.colour for thing in scene.objects}:
+            shown = np.flatnonzero(batch.shows[b, :, ALIGNED_WORDS.index(word)].numpy())
+            patches = place.boxes[place.order[shown]]
+            named = [thing for thing in scene.objects if word in (thing.kind, thing.colour)]
+            written = [box for digit, box in scene.sign.digits() if digit == word] if scene.sign else []
+            on = np.stack([touches(patches, box) for box in (*(thing.box for thing in named), *written)])
+            assert on.any(0).all()  # [things, patches]
+            for thing, mine in zip(named, on, strict=False):
+                assert mine.sum() >= (4 if thing.size == "small" else 12)
+        there = str(scene.objects) + (scene.sign.text if scene.sign else "")
+        absent = [i for i, word in enumerate(CONTENT_WORDS) if word not in there]
         assert not batch.shows[b][:, absent].any()
+
+
+def test_sign_and_background_are_shown_where_they_are(batch):
+    assert {scene.sign is None for scene in SCENES} == {True, False}
+    for b, scene in enumerate(SCENES):
+        place = layout(scene.width, scene.height)
+        sign, background = (
+            np.flatnonzero(batch.shows[b, :, ALIGNED_WORDS.index(word)].numpy()) for word in ("sign", "background")
+        )
+        if scene.sign is None:
+            assert not len(sign)
+        else:
+            assert len(sign) >= 8 and touches(place.boxes[place.order[sign]], scene.sign.box).all()
+        boxes = [thing.box for thing in scene.objects] + ([scene.sign.box] if scene.sign else [])
+        assert len(background) > 10 and (place.order[background] >= 0).all()
+        assert not any(touches(place.boxes[place.order[background]], box).any() for box in boxes)
+
+
+def test_types_of_questions_can_be_chosen():
+    asked = make_batch(SCENES, processor, encode, ("main", "background")).asked
+    assert [[question.type for question in each] for each in asked] == [["main", "background"]] * len(SCENES)
 
 
 def test_cls_labels_name_the_large_object_in_the_whole_picture(batch):

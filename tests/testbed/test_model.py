@@ -44,9 +44,11 @@ def inputs_for(processor, picture, text="what color is the star?"):
         (64, 96, 5, 36 + 12 * 8 + 12),
         (96, 48, 3, 36 + 12 * 6 + 6),  # two crops side by side
         (48, 96, 3, 36 + 12 * 6 + 12),
-        (640, 480, 5, None),
+        (144, 96, 7, 36 + 12 * 18 + 12),  # three crops beside each other, in two rows
+        (144, 144, 10, 36 + 18 * 18 + 18),
+        (640, 480, 10, None),
         (1, 1, 3, 36 + 36 + 6),  # all grids fit it as badly, so the one that wastes least
-        (20, 2000, 3, None),
+        (20, 2000, 7, None),
     ],
 )
 def test_crops_and_visual_tokens(processor, untrained, width, height, crops, visual):

@@ -17,21 +17,64 @@ def named(text, words):
 
 
 def right_answer(scene, text):
+    """What a person would answer who sees the list of things and reads the question."""
     kinds, colours = named(text, SHAPES + DIGITS), named(text, COLOURS)
     if "main" in text:
         biggest = max(scene.objects, key=lambda thing: thing.box[2] - thing.box[0])
         return f"{biggest.colour} {biggest.kind}"
     if "image" in text:
         return sorted((thing.colour, thing.kind) for thing in scene.objects)
-    if kinds and colours:
-        found = any((thing.kind, thing.colour) == (kinds[0], colours[0]) for thing in scene.objects)
+    if "sign" in text:
+        return " ".join(scene.sign.text)
+    if "background" in text:
+        return scene.background
+    if "how many" in text:
+        return str(len([thing for thing in scene.objects if thing.colour == colours[0]]))
+    if "how often" in text:
+        return str(len([thing for thing in scene.objects if thing.kind == kinds[0]]))
+    if "same color" in text:
+        one, other = (the_one(scene, kind) for kind in kinds)
+        return "yes" if one.colour == other.colour else "no"
+    if side := re.search(r"left of|right of|above|below", text):
+        return beside(scene, text, side)
+    if "is there" in text:
+        found = [thing for thing in scene.objects if thing.kind == kinds[0] and thing.colour in (colours or COLOURS)]
         return "yes" if found else "no"
     if kinds:
-        (answer,) = [thing.colour for thing in scene.objects if thing.kind == kinds[0]]
-        return answer
+        return the_one(scene, kinds[0]).colour
     among = DIGITS if "digit" in text else SHAPES
     (answer,) = [thing.kind for thing in scene.objects if thing.colour == colours[0] and thing.kind in among]
     return answer
+
+
+def the_one(scene, name):
+    """The only thing of that name, "star" or "red star"."""
+    words = name.split()
+    (thing,) = [
+        thing for thing in scene.objects if thing.kind == words[-1] and (len(words) == 1 or thing.colour == words[0])
+    ]
+    return thing
+
+
+def beside(scene, text, side):
+    name = r"the ((?:\w+ )?\w+)\b"
+    other = the_one(scene, re.search(f"{side[0]} {name}", text)[1])
+    if text.startswith("is "):
+        one = the_one(scene, re.match(f"is {name} {side[0]}", text)[1])
+        axis, less = {"left": (0, True), "righ": (0, False), "abov": (1, True), "belo": (1, False)}[side[0][:4]]
+        assert one.cell[axis] != other.cell[axis]
+        return "yes" if (one.cell[axis] < other.cell[axis]) == less else "no"
+    middle = [(other.box[0] + other.box[2]) / 2, (other.box[1] + other.box[3]) / 2]
+    column, row = int(middle[0] // 16), int(middle[1] // 16)
+    column += {"left": -1, "righ": 1}.get(side[0][:4], 0)
+    row += {"abov": -1, "belo": 1}.get(side[0][:4], 0)
+    cell = (column * 16, row * 16, column * 16 + 16, row * 16 + 16)
+    (found,) = [
+        thing
+        for thing in scene.objects
+        if thing.box[0] < cell[2] and thing.box[2] > cell[0] and thing.box[1] < cell[3] and thing.box[3] > cell[1]
+    ]
+    return f"{found.colour} {found.kind}"
 
 
 def test_answers_follow_from_the_scene():
@@ -43,18 +86,26 @@ def test_answers_follow_from_the_scene():
         assert answer == right_answer(scene, question.text), (scene, question)
 
 
-def test_size_is_that_of_the_object_asked_about():
+SEVERAL, SCENE = {"relation", "compare", "count"}, {"caption", "absent", "background"}
+
+
+def test_size_is_that_of_what_is_asked_about():
     for scene, question in ASKED:
-        if question.type == "caption":
-            assert question.size == "scene"
-            continue
-        asked_kind = named(question.text, SHAPES + DIGITS) or named(question.answer, SHAPES + DIGITS)
-        (size,) = [thing.size for thing in scene.objects if thing.kind == asked_kind[0]]
-        assert question.size == size
+        if question.type in SEVERAL | SCENE:
+            assert question.size == ("several" if question.type in SEVERAL else "scene")
+        elif question.type == "sign":
+            assert question.size == "small"
+        elif question.type == "exists":
+            sizes = {thing.size for thing in scene.objects if thing.kind in question.text}
+            assert question.size in sizes
+        else:
+            kind = named(question.text, SHAPES + DIGITS) or named(question.answer, SHAPES + DIGITS)
+            colour = named(question.text, COLOURS) or named(question.answer, COLOURS)
+            assert question.size == the_one(scene, f"{colour[0]} {kind[0]}").size
 
 
 def test_no_cases_swap_colours_and_kinds_that_are_both_present():
-    cases = [(scene, question) for scene, question in ASKED if question.answer == "no"]
+    cases = [(scene, question) for scene, question in ASKED if (question.type, question.answer) == ("exists", "no")]
     assert len(cases) > 100
     for scene, question in cases:
         assert named(question.text, [thing.kind for thing in scene.objects])
@@ -62,17 +113,25 @@ def test_no_cases_swap_colours_and_kinds_that_are_both_present():
 
 
 def test_yes_and_no_are_equally_likely():
-    answers = [question.answer for _, question in ASKED if question.type == "exists"]
-    assert 0.4 < answers.count("yes") / len(answers) < 0.6
+    for type_ in ("exists", "absent", "compare"):
+        answers = [question.answer for _, question in ASKED if question.type == type_]
+        assert set(answers) == {"yes", "no"}
+        assert 0.38 < answers.count("yes") / len(answers) < 0.62, type_
+
+
+def test_counts_are_not_mostly_one():
+    answers = [question.answer for _, question in ASKED if question.type == "count"]
+    assert len(set(answers)) >= 5 and max(map(answers.count, set(answers))) < 0.45 * len(answers)
 
 
 def test_captions_name_the_large_object_first_and_the_others_in_reading_order():
     for scene in SCENES:
         (caption,) = questions(scene, ["caption"])
-        kinds = caption.answer.split()[1::2]
-        cells = {thing.kind: (thing.cell[1], thing.cell[0]) for thing in scene.objects}
-        assert kinds[0] == scene.main.kind
-        assert [cells[kind] for kind in kinds[1:]] == sorted(cells[kind] for kind in kinds[1:])
+        words = caption.answer.split()
+        pairs = list(zip(words[::2], words[1::2], strict=True))
+        cells = {(thing.colour, thing.kind): (thing.cell[1], thing.cell[0]) for thing in scene.objects}
+        assert pairs[0] == (scene.main.colour, scene.main.kind)
+        assert [cells[pair] for pair in pairs[1:]] == sorted(cells[pair] for pair in pairs[1:])
 
 
 def test_same_scene_same_questions_whatever_other_types_are_asked():
@@ -83,14 +142,17 @@ def test_same_scene_same_questions_whatever_other_types_are_asked():
             assert questions(scene, [name]) == [each for each in together if each.type == name]
 
 
-def test_every_scene_is_asked_every_type():
+def test_scenes_are_asked_whatever_they_have_an_answer_to():
+    always = set(QUESTION_TYPES) - {"sign", "kind", "relation"}
     for scene in SCENES:
-        assert {question.type for question in questions(scene)} == set(QUESTION_TYPES)
-        assert 9 <= len(questions(scene)) <= 13
+        types = {question.type for question in questions(scene)}
+        assert always <= types and ("sign" in types) == (scene.sign is not None)
+        assert 14 <= len(questions(scene)) <= 22
+    assert {question.type for _, question in ASKED} == set(QUESTION_TYPES)
 
 
 def test_most_questions_are_about_small_objects():
-    assert sum(question.size == "small" for _, question in ASKED) > 0.7 * len(ASKED)
+    assert sum(question.size in ("small", "several") for _, question in ASKED) > 0.7 * len(ASKED)
 
 
 def test_unknown_types_are_refused():

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafv.testbed.scenes import (
+    BACKGROUNDS,
     CELL,
     COLOURS,
+    CROWD_COLOURS,
+    CROWD_KINDS,
     DIGITS,
     EVALUATION_SEEDS,
     GRIDS,
@@ -48,7 +51,7 @@ def test_scenes_are_those_that_the_checkpoint_was_trained_on():
     seen = hashlib.sha256()
     for seed in range(20):
         seen.update(pixels(make_scene(seed)).tobytes())
-    assert seen.hexdigest() == "13fefb6a17b9447bdf10c918985b29785f56f95f7d7e9176310c7559a1d430ed"
+    assert seen.hexdigest() == "b5cf88f690f390aec3d9b7e5a07a16cfea65518cccb66bdc533a2a1b7306e915"
 
 
 def test_seeds_differ():
@@ -72,16 +75,63 @@ def test_objects_stand_apart_inside_the_picture(seed):
 
 @given(seeds)
 @settings(deadline=None)
+def test_signs_stand_apart_from_objects(seed):
+    scene = make_scene(seed)
+    if scene.sign is None:
+        return
+    left, top, right, bottom = scene.sign.box
+    column, row = scene.sign.cell
+    assert column * CELL <= left < right <= (column + 2) * CELL <= scene.width
+    assert row * CELL <= top < bottom <= (row + 1) * CELL <= scene.height
+    for thing in scene.objects:
+        assert thing.box[2] <= left or thing.box[0] >= right or thing.box[3] <= top or thing.box[1] >= bottom
+    assert len(scene.sign.text) == 3 and set(scene.sign.text) <= set(DIGITS)
+
+
+def is_crowded(scene: Scene) -> bool:
+    kinds = [thing.kind for thing in scene.objects]
+    colours = [thing.colour for thing in scene.objects if not thing.is_digit]
+    return len(set(kinds)) < len(kinds) or len(set(colours)) < len(colours)
+
+
+@given(seeds)
+@settings(deadline=None)
 def test_names_are_unambiguous(seed):
+    """Colour and kind together always; in plain scenes either alone."""
     scene = make_scene(seed)
     shapes = [thing for thing in scene.objects if thing.kind in SHAPES]
     digits = [thing for thing in scene.objects if thing.kind in DIGITS]
     assert len(shapes) + len(digits) == len(scene.objects)
-    assert len({thing.kind for thing in scene.objects}) == len(scene.objects)
-    assert len({thing.colour for thing in shapes}) == len(shapes)
-    assert len({thing.colour for thing in digits}) == len(digits)
+    assert len({(thing.colour, thing.kind) for thing in scene.objects}) == len(scene.objects)
+    assert len({thing.kind for thing in digits}) == len({thing.colour for thing in digits}) == len(digits)
     assert [thing.size for thing in scene.objects] == ["large"] + ["small"] * (len(scene.objects) - 1)
     assert scene.main.kind in SHAPES
+    if is_crowded(scene):
+        assert len({thing.kind for thing in shapes}) <= CROWD_KINDS
+        assert len({thing.colour for thing in shapes}) <= CROWD_COLOURS
+        assert 4 <= len(shapes) <= 10
+
+
+def test_half_of_the_larger_scenes_are_crowded_and_half_have_signs():
+    scenes = [make_scene(seed, (6, 6)) for seed in range(300)]
+    assert 110 < sum(map(is_crowded, scenes)) < 190
+    assert 110 < sum(scene.sign is not None for scene in scenes) < 190
+    small = [make_scene(seed, (3, 3)) for seed in range(50)]
+    assert not any(map(is_crowded, small))
+
+
+def test_signs_are_bright_and_backgrounds_have_their_hue():
+    for scene in [make_scene(seed) for seed in range(60)]:
+        picture = pixels(scene).astype(int)
+        if scene.sign is not None:
+            left, top, right, bottom = scene.sign.box
+            plate = picture[top:bottom, left:right]
+            assert (plate == 225).all(-1).mean() > 0.3 and (plate < 128).all(-1).mean() > 0.15
+        dark = picture[picture.max(-1) < 100]
+        hue = dark.mean(0) - dark.mean()
+        likeness = {name: np.dot(hue, np.array(COLOURS[name]) - np.mean(COLOURS[name])) for name in BACKGROUNDS}
+        norms = {name: np.linalg.norm(np.array(COLOURS[name]) - np.mean(COLOURS[name])) for name in BACKGROUNDS}
+        assert max(BACKGROUNDS, key=lambda name: likeness[name] / norms[name]) == scene.background
 
 
 def test_some_scenes_tempt_with_a_digit_of_a_shapes_colour():
@@ -121,6 +171,9 @@ def test_clutter_varies_and_is_drawn():
         for thing in scene.objects:
             left, top, right, bottom = thing.box
             picture[top:bottom, left:right] = 0
+        if scene.sign is not None:
+            left, top, right, bottom = scene.sign.box
+            picture[top:bottom, left:right] = 0
         return int((picture.max(-1) > 170).sum())
 
     assert max(bright_outside_objects(scene) for scene in clean) == 0
@@ -128,7 +181,7 @@ def test_clutter_varies_and_is_drawn():
 
 
 def test_all_grids_occur_and_one_can_be_asked_for():
-    assert {make_scene(seed).grid for seed in range(200)} == set(GRIDS)
+    assert {make_scene(seed).grid for seed in range(300)} == set(GRIDS)
     small = make_scene(5, (3, 3))
     assert (small.width, small.height, render(small).size) == (48, 48, (48, 48))
     with pytest.raises(ValueError, match="2x5"):

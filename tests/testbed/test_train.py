@@ -5,10 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoProcessor, LlavaNextForConditionalGeneration
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoProcessor, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
 from adafv.testbed import train as train_module
-from adafv.testbed.train import STAGES, Recipe, Trainer, main, schedule, train
+from adafv.testbed.model import TOKENS, UNKNOWN, build_model
+from adafv.testbed.train import STAGES, Recipe, Trainer, main, schedule, take_over, train
 
 TINY = Recipe(stages=("small", "drop"), scale=0.005, scenes_per_step=2, save_every=2, evaluation_scenes=0, log_every=4)
 
@@ -63,6 +66,45 @@ def test_what_is_saved_loads_and_logs(tmp_path):
     assert "type colour" in log  # the evaluation's table
 
 
+@pytest.fixture(scope="module")
+def fewer_words(tmp_path_factory):
+    """A model of the same kind that lacks the vocabulary's last words, and has the others in another order."""
+    folder = tmp_path_factory.mktemp("fewer-words")
+    model = build_model(seed=5)
+    words = TOKENS[-4::-1]
+    model.resize_token_embeddings(len(words))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:] = torch.arange(len(words))[:, None].float()
+    model.save_pretrained(folder)
+    vocabulary = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token=UNKNOWN).save_pretrained(folder)
+    return folder, words
+
+
+def test_a_model_is_taken_over_word_by_word(fewer_words):
+    folder, words = fewer_words
+    model, untrained = build_model(seed=1), build_model(seed=1).state_dict()
+    take_over(model, folder, tower_only=False)
+    embedding = model.get_input_embeddings().weight
+    for place, token in enumerate(TOKENS):
+        if token in words:
+            assert (embedding[place] == words.index(token)).all(), token
+        else:
+            assert (embedding[place] == untrained["lm_head.weight"][place]).all(), token
+    assert model.lm_head.weight is embedding
+    for name, weight in model.state_dict().items():
+        if "embed_tokens" not in name and name != "lm_head.weight":
+            assert (weight == build_model(seed=5).state_dict()[name]).all(), name
+
+
+def test_of_another_model_the_tower_alone_can_be_taken_over(fewer_words):
+    folder, _ = fewer_words
+    model, untrained, other = build_model(seed=1), build_model(seed=1).state_dict(), build_model(seed=5).state_dict()
+    take_over(model, folder, tower_only=True)
+    for name, weight in model.state_dict().items():
+        assert (weight == (other if ".vision_tower." in name else untrained)[name]).all(), name
+
+
 def test_another_recipes_checkpoint_is_not_taken_over(tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
         killed_after(patch, 5)
@@ -94,7 +136,12 @@ def test_schedule_warms_up_and_falls():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"stages": ("warmup",)}, "warmup"), ({"stages": ()}, "unknown stages"), ({"scale": 0.0}, "scale")],
+    [
+        ({"stages": ("warmup",)}, "warmup"),
+        ({"stages": ()}, "unknown stages"),
+        ({"scale": 0.0}, "scale"),
+        ({"tower_only": True}, "start"),
+    ],
 )
 def test_recipes_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
@@ -105,7 +152,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(train_module, "train", lambda recipe, output: asked.append((recipe, output)))
     main(["--output", str(tmp_path), "--seed", "7", "--stages", "drop,anyres", "--alignment-weight", "0.1"])
-    assert asked == [(Recipe(seed=7, stages=("drop", "anyres"), alignment_weight=0.1), tmp_path)]
+    main(["--output", str(tmp_path), "--start", "there", "--tower-only"])
+    assert asked == [
+        (Recipe(seed=7, stages=("drop", "anyres"), alignment_weight=0.1), tmp_path),
+        (Recipe(start="there", tower_only=True), tmp_path),
+    ]
     with pytest.raises(SystemExit) as end:
         main(["--output", str(tmp_path), "--stages", "warmup"])
     assert end.value.code == 2

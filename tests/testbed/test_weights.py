@@ -1,6 +1,6 @@
-"""The committed checkpoint: it loads as any model does, answers held-out questions, and reacts to pruning.
+"""The committed checkpoints: they load as any model does, answer held-out questions, and react to pruning.
 
-The last tests are what makes it a yardstick: it needs to see what it is asked about, and no more than that.
+The last tests are what makes one a yardstick: it needs to see what it is asked about, and no more than that.
 """
 
 import functools
@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
+from adafv.testbed import CHECKPOINTS
 from adafv.testbed.batches import ALIGNED_WORDS, IGNORE, make_batch, normalise
 from adafv.testbed.evaluate import answer, evaluate
 from adafv.testbed.losses import encode_crops, pack, read
@@ -28,8 +29,14 @@ def model():
     return LlavaNextForConditionalGeneration.from_pretrained(checkpoint()).eval()
 
 
-def test_files_are_small_and_complete():
-    folder = checkpoint()
+@pytest.fixture(scope="module")
+def emerged():
+    return LlavaNextForConditionalGeneration.from_pretrained(checkpoint("testbed-emerged")).eval()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_files_are_small_and_complete(name):
+    folder = checkpoint(name)
     names = {file.name for file in folder.iterdir()}
     assert names >= {
         "config.json",
@@ -46,8 +53,11 @@ def test_files_are_small_and_complete():
     assert "checkpoint.pt" not in names
 
 
-def test_files_are_those_of_the_code(processor, model):
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_files_are_those_of_the_code(name):
     """A change of vocabulary, template, crops or sizes in the code has to come with new weights."""
+    processor = AutoProcessor.from_pretrained(checkpoint(name))
+    model = LlavaNextForConditionalGeneration.from_pretrained(checkpoint(name))
     built, fresh = build_processor(), build_model()
     assert processor.chat_template == built.chat_template
     assert processor.tokenizer.get_vocab() == {token: i for i, token in enumerate(TOKENS)}
@@ -55,15 +65,16 @@ def test_files_are_those_of_the_code(processor, model):
     assert {name: weight.shape for name, weight in model.state_dict().items()} == {
         name: weight.shape for name, weight in fresh.state_dict().items()
     }
-    generation = json.loads((checkpoint() / "generation_config.json").read_text())
+    generation = json.loads((checkpoint(name) / "generation_config.json").read_text())
     assert generation.keys() - {"transformers_version"} == {"bos_token_id", "eos_token_id", "pad_token_id"}
 
 
 def test_answers_held_out_questions(model, processor):
     result = evaluate(model, processor, [make_scene(seed) for seed in EVALUATION_SEEDS[5000:5010]])
     assert result.overall is not None and result.overall.rows > 100
-    assert result.overall.value >= 0.95
-    assert all(mean.value >= 0.85 for mean in result.by_type.values()), result.table()
+    assert result.by_size["small"].value >= 0.95
+    learnt = {type_: mean.value for type_, mean in result.by_type.items() if type_ not in ("relation", "compare")}
+    assert all(value >= 0.8 for value in learnt.values()), result.table()
 
 
 def test_answers_end_by_themselves(model, processor):
@@ -123,9 +134,9 @@ def test_losing_tokens_at_random_costs_small_objects(model):
 
 
 def test_tokens_on_the_objects_are_enough(model):
-    """With what shows no object dropped, hardly anything is lost; with as many at random, much is."""
+    """With what shows no object and no sign dropped, hardly anything is lost; with as many at random, much is."""
     batch = held_out_batch()
-    on_object = batch.shows.any(-1)
+    on_object = batch.on_object.any(-1) | batch.shows[..., ALIGNED_WORDS.index("sign")]
     budget = on_object.sum(1)
     assert (budget < 0.6 * (batch.order >= 0).sum(1)).float().mean() > 0.5
     kept = small_object_accuracy(model, on_object)
@@ -138,8 +149,8 @@ def test_tokens_on_the_objects_are_enough(model):
     assert background < kept - 0.2
 
 
-def test_words_are_most_similar_to_tokens_that_show_them(model):
-    """The text cue has something to find: a word's most similar token mostly shows the thing."""
+def share_found(model):
+    """How often a word's most similar token shows what the word names."""
     batch = held_out_batch()
     with torch.no_grad():
         states = encode_crops(model, normalise(batch.crops, build_processor()))
@@ -148,4 +159,10 @@ def test_words_are_most_similar_to_tokens_that_show_them(model):
         cosine = torch.cosine_similarity(visual[:, :, None], words[None, None], dim=-1)
     best = cosine.masked_fill((batch.order < 0)[..., None], -2).argmax(1)
     hit = batch.shows.gather(1, best[:, None])[:, 0][batch.shows.any(1)]
-    assert hit.float().mean() > 0.9
+    return hit.float().mean()
+
+
+def test_words_are_most_similar_to_tokens_that_show_them(model, emerged):
+    """The text cue has something to find where alignment was trained, and less where it only emerged."""
+    assert share_found(model) > 0.9
+    assert share_found(emerged) < 0.7

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from adafv.pipeline.objects import S3Object
 from adafv.pipeline.storage import Storage, is_s3, split_s3
+from adafv.testbed import CHECKPOINTS
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions
@@ -23,11 +24,11 @@ THREADS, RANGE = 8, 16 * 2**20  # so many ranges of so many bytes are downloaded
 
 
 def resolve_model(name: str, storage: Storage) -> str:
-    """`name` as a folder or hub id: `testbed` is the embedded model, an s3:// prefix is downloaded once per node."""
-    if name == "testbed":
+    """`name` as a folder or hub id. The testbed's models are embedded; an s3:// prefix is downloaded once per node."""
+    if name in CHECKPOINTS:
         from adafv.testbed.model import checkpoint
 
-        return str(checkpoint())
+        return str(checkpoint(name))
     return str(_download(name, storage)) if is_s3(name) else name
 
 

@@ -29,7 +29,7 @@ def options(**changes) -> JobOptions:
     ("changes", "said"),
     [
         ({"model": "other/model"}, "model was 'testbed' and is 'other/model'"),
-        ({"strategy": "none"}, "strategy was 'adafv' and is 'none'"),
+        ({"strategy": "none"}, "strategy was 'adafv-plus' and is 'none'"),
         ({"keep": 0.25}, "keep was 0.1 and is 0.25"),
         ({"keep_tokens": 64}, "keep-tokens was None and is 64"),
         ({"prompt": "Describe."}, "prompt was '{question}' and is 'Describe.'"),
