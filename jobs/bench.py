@@ -32,7 +32,7 @@ from adafv.pipeline.options import JobOptions, add_option
 Figures = list[dict[str, Any]]
 
 DONE, USAGE = 0, 2
-SCENES = 400
+SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")

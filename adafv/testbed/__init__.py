@@ -4,9 +4,9 @@
     questions.py  what is asked about it
     dataset.py    scenes and questions as a Parquet dataset         python -m adafv.testbed.dataset
     score.py      labels against the truth                          python -m adafv.testbed.score
-    model.py      the tiny model, its processor, its checkpoint
-    train.py      how the checkpoint was made                       python -m adafv.testbed.train
-    weights/      the checkpoint
+    model.py      the tiny model, its processor, its checkpoints
+    train.py      how a checkpoint was made                         python -m adafv.testbed.train
+    weights/      the checkpoints
 
 docs/testbed.md says what its figures are, and what they are no evidence for.
 """

@@ -1,10 +1,10 @@
-"""Train the testbed's model: about 40 minutes on one CPU core, from nothing.
+"""Train the testbed's model: about two hours and a quarter on one CPU core, from nothing.
 
-    python -m adafv.testbed.train --output DIR [--seed 0] [--stages small,drop,anyres,objects] [--scale 1.0]
+    python -m adafv.testbed.train --output DIR [--seed 0] [--stages small,drop,...] [--scale 1.0] [--start DIR]
 
-Four stages, each from where the last one ended:
+Seven stages, each from where the last one ended:
 
-- `small`: one crop, 3x3 cells. Binding colours to kinds is learnt here, where a step is cheapest.
+- `small`: one crop, 3x3 cells, simple questions. Binding colours to kinds is learnt here, where a step is cheapest.
 - `drop`: the same, and on half of the steps every scene loses a random share of its visual tokens. In a
   prototype without this, accuracy under pruning was brittle and even rose as the budget fell. Dropping at random
   favours no strategy but `random`.
@@ -12,6 +12,11 @@ Four stages, each from where the last one ended:
   steps, and captions count half: what was dropped no caption can name.
 - `objects`: alignment asked each word to find some object that it names; now it has to find each of them, so that
   "digit" speaks of every digit. [CLS] is left alone.
+- `all`: questions of all types.
+- `relate`: hard questions, several times as many, on one crop again: on large pictures they are hardly learnt.
+- `rest`: all questions on all pictures.
+
+`--start` begins with another model's weights, `--tower-only` with its vision tower alone.
 
 Runs are seeded. A checkpoint stands in the output folder until the run ends, and a run that was killed goes
 on from it. The loss is in losses.py, the batches in batches.py; this file is the schedule, the log and the
