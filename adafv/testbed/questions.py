@@ -14,8 +14,8 @@ is a function and a line there, and its words in VOCABULARY. Types:
 - sign: "what does the sign say?"          background: "what color is the background?"
 - main: "what is the main object?" (the large one)      caption: "describe the image"
 
-`Question.size` says what an answer needs to see: a small object, several of them, the large one, or the whole
-scene.
+`Question.size` says what an answer needs to see: a small object, several things (objects, or a sign's digits), the
+large one, or the whole scene.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def ask_count(scene: Scene, rng: np.random.Generator) -> list[Question]:
 def ask_sign(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """What stands on the sign, digit by digit. Nothing is asked where there is none."""
     text = _one(rng, ("what does the sign say?", "read the sign."))
-    return [Question(text, " ".join(scene.sign.text), "sign", "small")] if scene.sign else []
+    return [Question(text, " ".join(scene.sign.text), "sign", "several")] if scene.sign else []
 
 
 def ask_background(scene: Scene, rng: np.random.Generator) -> list[Question]:

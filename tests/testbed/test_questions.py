@@ -86,15 +86,13 @@ def test_answers_follow_from_the_scene():
         assert answer == right_answer(scene, question.text), (scene, question)
 
 
-SEVERAL, SCENE = {"relation", "compare", "count"}, {"caption", "absent", "background"}
+SEVERAL, SCENE = {"relation", "compare", "count", "sign"}, {"caption", "absent", "background"}
 
 
 def test_size_is_that_of_what_is_asked_about():
     for scene, question in ASKED:
         if question.type in SEVERAL | SCENE:
             assert question.size == ("several" if question.type in SEVERAL else "scene")
-        elif question.type == "sign":
-            assert question.size == "small"
         elif question.type == "exists":
             sizes = {thing.size for thing in scene.objects if thing.kind in question.text}
             assert question.size in sizes
