@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline import objects
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.rows import Columns, Row, row_of
@@ -59,22 +59,23 @@ def test_faults_of_the_store(s3, tmp_path, without_pauses, name):
             assert store.count(kind)
 
 
-@pytest.mark.parametrize("kind", ["denied", "expired"])
-def test_a_store_that_refuses_from_the_start(s3, tmp_path, without_pauses, kind):
-    """What can't be listed or told apart is an error of the command; a file that can't be opened is a reject."""
+@pytest.mark.parametrize(("kind", "error"), [("denied", UsageError), ("expired", RunError)])
+def test_a_store_that_refuses_from_the_start(s3, tmp_path, without_pauses, kind, error):
+    """What can't be listed or told apart ends the command: credentials that expired can be had anew, and another run
+    goes on. A file that can't be opened is a reject."""
     bucket = s3.new_bucket()
     for name, path in write_all(tmp_path).items():
         s3.client.upload_file(str(path), bucket, f"{name}/{path.name}")
     s3.client.upload_file(str(tmp_path / "rows.jsonl"), bucket, "nameless")
     with FaultyStore(s3.endpoint, [Fault(kind)]) as store:
         storage = Storage.from_environment(store.endpoint, s3.environment)
-        with pytest.raises(UsageError, match="can't be read"):
+        with pytest.raises(error, match="can't be read"):
             discovery.open_source(f"s3://{bucket}/nameless", storage, COLUMNS)
         for name in ("uris/uris.parquet", "jsonl/rows.jsonl", "tar/rows.tar"):
             units = discovery.open_source(f"s3://{bucket}/{name}", storage, COLUMNS).units
             (row,) = rows_of(units, storage)
             assert row.reject is not None and row.reject.error == "source_unreadable" and "S3" in row.reject.message
-        with pytest.raises(UsageError, match=f"s3://{bucket}/uris can't be"):
+        with pytest.raises(error, match=f"s3://{bucket}/uris can't be"):
             discovery.open_source(f"s3://{bucket}/uris", storage, COLUMNS)
 
 
