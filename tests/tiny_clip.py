@@ -6,9 +6,9 @@ import string
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
 
-from tests.tiny_models import Shape
+from tests.tiny_models import Shape, vision_config
 
 # CLIP's tokens end in </w> where a word ends; without merges every character is a token.
 _CHARACTERS = string.ascii_lowercase + string.digits + "?.,:<>"
@@ -31,15 +31,7 @@ def build_clip(path: Path, shape: Shape | None = None, seed: int = 7) -> Path:
         pad_token_id=end,
         projection_dim=16,
     )
-    vision = CLIPVisionConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=2 * shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        image_size=shape.image,
-        patch_size=shape.patch,
-        projection_dim=16,
-    )
+    vision = vision_config(shape, projection_dim=16)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     model = CLIPModel(config)
     with torch.no_grad():

@@ -82,15 +82,21 @@ def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
     )
 
 
-def _model(shape: Shape, tokenizer: PreTrainedTokenizerFast):
-    vision = CLIPVisionConfig(
+def vision_config(shape: Shape, projection_dim: int = 512) -> CLIPVisionConfig:
+    """The vision tower of that shape. The width of CLIP's projection matters to a whole CLIP model only."""
+    return CLIPVisionConfig(
         hidden_size=shape.hidden,
         intermediate_size=2 * shape.hidden,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         image_size=shape.image,
         patch_size=shape.patch,
+        projection_dim=projection_dim,
     )
+
+
+def _model(shape: Shape, tokenizer: PreTrainedTokenizerFast):
+    vision = vision_config(shape)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,

@@ -28,6 +28,7 @@ from adafv.testbed.scenes import COLOURS, Scene, render
 
 PATCHES = (CROP // PATCH) ** 2  # per crop
 NEWLINE, ABSENT = -1, -2  # in Batch.order: a newline embedding; no token, only padding
+SHOWN = 0.3  # the share that a token and a thing must have in common for the token to show it
 IGNORE = -100  # no target here (cross_entropy's own value)
 _COLOUR_INDEX = {colour: i for i, colour in enumerate(COLOURS)}
 ALIGNED_WORDS = (*CONTENT_WORDS, *CATEGORY_WORDS)  # content words first: ClsHead counts on it
@@ -178,7 +179,7 @@ def normalise(crops: Tensor, processor: LlavaNextProcessor) -> Tensor:
 
 def _on_objects(scene: Scene, place: Layout) -> np.ndarray:
     """bool [V, O]: the token shows a good part of the object, or the object fills a good part of it."""
-    return _touch([thing.box for thing in scene.objects], place) >= 0.3
+    return _touch([thing.box for thing in scene.objects], place) >= SHOWN
 
 
 def _touch(boxes: Sequence[tuple[int, int, int, int]], place: Layout) -> np.ndarray:
@@ -197,9 +198,9 @@ def _words_shown(scene: Scene, place: Layout, on_object: np.ndarray) -> np.ndarr
         for word in (thing.kind, thing.colour, "digit" if thing.is_digit else "shape"):
             shown[:, _WORD_INDEX[word]] |= on_object[:, i]
     signs = [scene.sign.box] if scene.sign else []
-    shown[:, _WORD_INDEX["sign"]] = (_touch(signs, place) >= 0.3).any(1)
+    shown[:, _WORD_INDEX["sign"]] = (_touch(signs, place) >= SHOWN).any(1)
     for digit, box in scene.sign.digits() if scene.sign else ():
-        shown[:, _WORD_INDEX[digit]] |= _touch([box], place)[:, 0] >= 0.3
+        shown[:, _WORD_INDEX[digit]] |= _touch([box], place)[:, 0] >= SHOWN
     touched = _touch([*(thing.box for thing in scene.objects), *signs], place).any(1)
     on_picture = _touch([(0, 0, scene.width, scene.height)], place)[:, 0] > 0.5  # rather than on the padding
     shown[:, _WORD_INDEX["background"]] = on_picture & ~touched
