@@ -1,10 +1,11 @@
 """What it costs that rows are prepared and labelled in child processes.
 
-The same tables go through the same handler twice: called here, and asked of a child process. The two take turns, and
-the quickest round of each counts, since other work on the machine only ever adds. What is left over, per batch, is the
-way there and back; it depends on the bytes, not on the model, so it is also measured alone, with the crops of a batch
-for a LLaVA-NeXT of full size, and with a model that sees pictures of full size through fewer and narrower layers than
-a real one has: a real one takes longer, and pays the same.
+A table is asked of a child process again and again, by what asks it in a job. The handler in there says how long it
+worked; what the parent waited beyond that is the way there and back: writing the table into shared memory, waking each
+other up, reading the answer. The two are of the same execution, so other work on the machine, and which memory a
+process happens to get, disturb both alike. The way depends on the bytes, not on the model. So it is measured with the
+testbed, whose rows take next to no time, and with a model that sees photographs as LLaVA-NeXT does, in the same crops,
+through fewer and narrower layers: a real one takes longer, and pays the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from statistics import median
 
 import numpy as np
 import pyarrow as pa
@@ -37,22 +39,22 @@ from adafv.testbed.model import build_processor, model_config
 SCENES, BATCH = 4, 32
 FEW = 8  # rows, for what takes seconds
 CROP, PATCH = 336, 14  # px, LLaVA-NeXT's
-CROPS = (5, CROP, CROP, 3)  # of a photograph
 PHOTOGRAPH = (768, 1024)
+SECONDS = b"work_seconds"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of table: the seconds of the quickest round in this process, and through a child."""
+    """One kind of table: medians over the rounds of the seconds that the child worked, and of those beyond."""
 
     what: str
     rows: int
-    direct_seconds: float
-    isolated_seconds: float
+    work_seconds: float
+    way_seconds: float
 
     @property
     def overhead_percent(self) -> float:
-        return 100 * (self.isolated_seconds / self.direct_seconds - 1)
+        return 100 * self.way_seconds / self.work_seconds
 
 
 def run(rounds: int) -> list[Measurement]:
@@ -65,42 +67,48 @@ def run(rounds: int) -> list[Measurement]:
     labelling = partial(Labelling, _worker_options("testbed", options, engine))
     with tempfile.TemporaryDirectory(prefix="isolation") as folder:
         _save_narrow_model(folder)
-        reading = Preparing(Preparation.of(options, folder, engine, Storage(), Preparing))
-        photographs = reading(rows.to_table(_photographs(FEW)), lambda: None)
+        reading = partial(Preparing, Preparation.of(options, folder, engine, Storage(), Preparing))
+        pictures = rows.to_table(_photographs(BATCH))
+        photographs = reading()(pictures.slice(0, FEW), lambda: None)
         looking = partial(Labelling, _worker_options(folder, options, engine))
+        few = max(1, rounds // 4)
         return [
             _measure("prepare, testbed scenes", preparing, scenes, rounds),
-            _measure("prepare, photographs", preparing, rows.to_table(_photographs(BATCH)), max(1, rounds // 4)),
             _measure("label, testbed", labelling, samples, rounds),
-            _measure("label, photographs, narrow model", looking, photographs, max(1, rounds // 4)),
-            _measure("there and back, LLaVA-NeXT's crops", Echo, _large_batch(), rounds),
+            _measure("prepare, photographs, LLaVA-NeXT's crops", reading, pictures, few),
+            _measure("label, photographs, narrow model", looking, photographs, few),
         ]
 
 
-class Echo:
-    """Says how many rows it was given; it looks at each byte, as whoever uses a table does."""
+class Timed:
+    """What `make` makes, and how long it took over each table, in the answer's metadata."""
+
+    def __init__(self, make: Callable[[], Handler]) -> None:
+        self._handler = make()
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
-        total = sum(int(np.frombuffer(value.as_buffer(), np.uint8).max()) for value in table.column("crops"))
-        return pa.table({"rows": [table.num_rows], "total": [total]})
+        start = time.perf_counter()
+        answer = self._handler(table, on_progress)
+        return answer.replace_schema_metadata({SECONDS: repr(time.perf_counter() - start)})
 
     def is_spent(self, error: BaseException) -> bool:
-        return False
+        return self._handler.is_spent(error)
 
 
 def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> Measurement:
-    handler, child = make(), Isolated(make, timeout=3600)
-    ways = {"direct": lambda table: handler(table, lambda: None), "isolated": child.ask}
-    for way in ways.values():  # warm up
-        way(given)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name in sorted(ways, reverse=number % 2 == 1):
-            start = time.perf_counter()
-            ways[name](given)
-            seconds[name].append(time.perf_counter() - start)
+    child = Isolated(partial(Timed, make), timeout=3600)
+    child.ask(given)  # warm up
+    asked = [_ask(child, given) for _ in range(rounds)]
     child.close()
-    return Measurement(what, given.num_rows, min(seconds["direct"]), min(seconds["isolated"]))
+    work, way = (median(seconds) for seconds in zip(*asked, strict=True))
+    return Measurement(what, given.num_rows, work, way)
+
+
+def _ask(child: Isolated, given: pa.Table) -> tuple[float, float]:
+    """The seconds that the child worked, and those beyond until its answer was here."""
+    start = time.perf_counter()
+    work = float(child.ask(given).schema.metadata[SECONDS])
+    return work, time.perf_counter() - start - work
 
 
 def _scene_row(values: dict[str, object]) -> Row:
@@ -144,16 +152,11 @@ def _save_narrow_model(folder: str) -> None:
     processor.save_pretrained(folder)
 
 
-def _large_batch() -> pa.Table:
-    data = np.random.default_rng(0).bytes(int(np.prod(CROPS)))
-    return pa.table({"crops": pa.array([data] * BATCH, pa.large_binary())})
-
-
 def table(found: Sequence[Measurement]) -> str:
-    lines = [f"{'':36}{'rows':>6}{'here, ms':>11}{'in a child, ms':>16}{'overhead':>10}"]
+    lines = [f"{'':42}{'rows':>6}{'work, ms':>12}{'there and back, ms':>20}{'overhead':>10}"]
     for one in found:
         lines.append(
-            f"{one.what:36}{one.rows:>6}{1000 * one.direct_seconds:>11.2f}{1000 * one.isolated_seconds:>16.2f}"
+            f"{one.what:42}{one.rows:>6}{1000 * one.work_seconds:>12.2f}{1000 * one.way_seconds:>20.2f}"
             f"{one.overhead_percent:>9.1f}%"
         )
     return "\n".join(lines)
