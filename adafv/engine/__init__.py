@@ -4,7 +4,8 @@
     sample      what goes in and what comes out
     prepare     image and prompt to `Sample`, on a CPU
     sequence    what the language model reads: the prompt with the kept visual tokens in it
-    generation  transformers' `generate`, observed: log-probabilities, and when prefill ended
+    cache       the keys and values of a batch
+    generation  the loop that answers: prompts are read in groups, then all rows take their steps together
     faults      too little memory: halve the batch; and errors after which a process has to end
     stopwatch   stage times without stalling the device
     engine      puts them together

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adafv.engine.faults import Fitting
-from adafv.engine.generation import Answer, generate
+from adafv.engine.generation import Answer, Generator
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
 from adafv.engine.sample import Label, Sample
-from adafv.engine.sequence import lay_out
+from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Geometry, Processing, Reading, load_adapter, load_processing, load_text_tower
@@ -34,6 +34,10 @@ from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
 
 # Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
 _CROPS_PER_PASS = 64
+
+# Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator:
+# likewise.
+_POSITIONS_PER_PASS = (4096, 32768)
 
 # Cues that only the text tower can give.
 _READ = frozenset({"clip_text", "clip_words"})
@@ -74,6 +78,7 @@ class Engine:
         if self._strategy.needs & _READ and adapter.text_tower is None:
             raise ValueError(f"strategy {self._strategy.name!r} needs a text tower here, and the adapter has none")
         self._batched = self._device.type != "cpu"
+        self._generator = Generator(adapter, options)
         self._fitting = Fitting()
 
     @classmethod
@@ -121,21 +126,18 @@ class Engine:
         watch.lap("encode")
         budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
         selection, images = self._select(samples, geometries, budgets, images, self._read(samples))
-        embeds, attention_mask = self._assemble(samples, geometries, budgets, images, selection.mask)
+        groups = self._assemble(samples, geometries, budgets, images, selection.mask)
         watch.lap("prune")
-        answers = generate(
-            self._adapter.model,
-            embeds,
-            attention_mask,
-            self._options,
-            _seed(str(self._options.seed), *(sample.id for sample in samples)),
+        answers = self._generator(
+            groups,
+            [_seed(str(self._options.seed), sample.id) for sample in samples],
             on_prefilled=lambda: watch.lap("prefill"),
             on_step=on_progress,
         )
         watch.lap("decode")
         times = watch.milliseconds()
         shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        return _labels(samples, geometries, selection.check(), attention_mask, answers, self._processing, shares)
+        return _labels(samples, geometries, selection.check(), groups, answers, self._processing, shares)
 
     def _encode(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Encoded]:
         """Each sample's image, [C · P, …]; one object for samples that show the same, which is encoded once."""
@@ -272,8 +274,8 @@ class Engine:
         budgets: Sequence[int],
         images: Sequence[Encoded],
         mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """inputs_embeds [B, L, D] and attention_mask [B, L]. The table: all images, all prompts, the newline."""
+    ) -> list[Prompts]:
+        """What the language model reads. The table of embeddings: all images, all prompts, the newline."""
         starts: dict[Encoded, int] = {}
         rows = 0
         for image in dict.fromkeys(images):  # by identity
@@ -296,14 +298,15 @@ class Engine:
             newlines=self._options.newlines,
             device=self._device,
         )
-        return layout.assemble(mask, table)
+        most = _POSITIONS_PER_PASS[self._batched]
+        return [layout.assemble(mask, table, rows) for rows in grouped(layout.lengths, most)]
 
 
 def _labels(
     samples: Sequence[Sample],
     geometries: Sequence[Geometry],
     selection: Selection,
-    attention_mask: Tensor,
+    groups: Sequence[Prompts],
     answers: Sequence[Answer],
     processing: Processing,
     shares: dict[str, float],
@@ -311,7 +314,8 @@ def _labels(
     """Read the batch back and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
     from_text, from_saliency = selection.from_text.tolist(), selection.from_saliency.tolist()
-    prompt_tokens = attention_mask.sum(dim=1).tolist()
+    prompt_tokens = {row: n for group in groups for row, n in zip(group.rows, group.lengths.tolist(), strict=True)}
+    padded = {row: group.embeds.shape[1] for group in groups for row in group.rows}
     labels = []
     for row, (sample, geometry, answer) in enumerate(zip(samples, geometries, answers, strict=True)):
         kept = np.flatnonzero(mask[row]).astype(np.int32)
@@ -328,6 +332,7 @@ def _labels(
                 from_saliency=from_saliency[row],
                 grid=geometry.panels,
                 prompt_tokens=prompt_tokens[row],
+                padded_tokens=padded[row],
                 output_tokens=len(answer.ids),
                 batch_size=len(samples),
                 **shares,

@@ -1,23 +1,32 @@
-"""transformers' own `generate`, observed.
+"""Answering: prompts are read in groups of like length, then all rows of the batch take their steps together.
 
-The loop, its stopping rules and whatever a model's generation config asks for stay transformers'; a logits processor
-that changes nothing looks on. At each step it sees the scores and the tokens chosen so far, so that the log-probability
-of each chosen token is known one step later, without keeping every step's scores. Its first call marks the end of
-prefill.
+The loop is ours, since transformers' `generate` reads a whole batch at its longest prompt's length, copies all keys and
+values at each token (see `cache`), goes on computing rows that have ended, and asks the device at each step whether to
+go on. What a model's generation config asks for (penalties, suppressed tokens, warpers) is transformers' own.
+
+The host runs ahead of the device and never waits for it until the end. Which rows have ended it learns from a copy that
+is on its way while later steps are queued; a row that ended in between has answered a few tokens too many, which are
+cut off.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from adafv.engine.cache import BatchCache
 from adafv.engine.options import EngineOptions
+from adafv.engine.sequence import Prompts
+from adafv.models import Adapter
+
+# Ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
+_LEAVING = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,70 +38,182 @@ class Answer:
     mean_logprob: float
 
 
-class _Observer(LogitsProcessor):
-    """Collects the log-probability of each chosen token; calls `on_step` at each step, `on_prefilled` at the first."""
+class Generator:
+    """Answers batches with a loaded model."""
 
-    def __init__(self, on_prefilled: Callable[[], None], on_step: Callable[[], None]) -> None:
-        self._on_prefilled, self._on_step = on_prefilled, on_step
-        self._last: Tensor | None = None  # [B, V], log-probabilities of the newest step
-        self._chosen: list[Tensor] = []
+    def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
+        self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
+        self._device = adapter.model.device
+        config = _generation_config(adapter, options)
+        self._ends = sorted(_end_tokens(config))
+        self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
+        self._witness = _Witness()
+        self._processors = _processors(adapter, config, self._witness)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        groups: Sequence[Prompts],
+        seeds: Sequence[int],
+        on_prefilled: Callable[[], None],
+        on_step: Callable[[], None],
+    ) -> list[Answer]:
+        """Answer a batch.
+
+        Args:
+            groups: the B prompts.
+            seeds: of each sample, in the batch's order, for sampling; greedy decoding ignores them.
+            on_prefilled: called when all prompts' reading is queued.
+            on_step: called when a group's reading, and when a step of all rows, is queued.
+
+        Returns:
+            The answers in the batch's order.
+        """
+        order = [row for group in groups for row in group.rows]
+        luck = self._luck([seeds[row] for row in order])
+        width = max(group.embeds.shape[1] for group in groups)
+        cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
+        scores = self._read(groups, cache, on_step)
+        on_prefilled()
+        lengths = torch.cat([group.lengths for group in groups])
+        cache.answer(width, lengths)
+        gaps = self._have_gaps(lengths, width, groups)
+        tokens, logprobs = self._answer(scores, cache, gaps, luck, on_step)
+        found = zip(order, tokens.tolist(), logprobs.tolist(), strict=True)
+        answers = {row: self._cut(ids, each) for row, ids, each in found}
+        return [answers[row] for row in range(len(order))]
+
+    def _read(self, groups: Sequence[Prompts], cache: BatchCache, on_step: Callable[[], None]) -> Tensor:
+        """[B, V]: the scores behind each prompt."""
+        scores, first = [], 0
+        for group in groups:
+            count, length, _ = group.embeds.shape
+            cache.read(first, count, length)
+            positions = torch.arange(length, device=self._device).expand(count, -1)
+            hidden = self._adapter.read(group.embeds, positions, None, cache)
+            last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+            scores.append(self._adapter.score(hidden.gather(1, last).squeeze(1)))
+            first += count
+            on_step()
+        return torch.cat(scores)
+
+    def _have_gaps(self, lengths: Tensor, width: int, groups: Sequence[Prompts]) -> bool:
+        """Whether some prompt is shorter than the longest; where only the device knows, it may be."""
+        if any(group.embeds.shape[1] < width for group in groups) or self._device.type != "cpu":
+            return True
+        return bool((lengths < width).any())
+
+    def _answer(
+        self, scores: Tensor, cache: BatchCache, gaps: bool, luck: Tensor | None, on_step: Callable[[], None]
+    ) -> tuple[Tensor, Tensor]:
+        """int64 and float32 [B, S], the tokens and their log-probabilities; what follows an end is of no account."""
+        rows = len(scores)
+        tokens = torch.zeros(rows, self._steps, dtype=torch.int64, device=self._device)
+        logprobs = torch.zeros(rows, self._steps, device=self._device)
+        alive = torch.arange(rows, device=self._device)  # which rows are still in the batch
+        ended = torch.zeros(rows, dtype=torch.bool, device=self._device)
+        lookout = _Lookout()
+        for step in range(self._steps):
+            chosen, logprob = self._choose(tokens[alive, :step], scores, None if luck is None else luck[alive, step])
+            tokens[alive, step], logprobs[alive, step] = chosen, logprob
+            ended = ended | (chosen[:, None] == self._end_ids).any(dim=1)
+            on_step()
+            flags = lookout.look(ended)
+            if step + 1 == self._steps or (flags is not None and all(flags)):
+                break
+            if flags is not None and sum(flags) >= _LEAVING * len(flags):
+                stay = torch.tensor([row for row, flag in enumerate(flags) if not flag])
+                stay = stay.to(self._device, non_blocking=True)
+                alive, ended, chosen = alive[stay], ended[stay], chosen[stay]
+                cache.keep(stay)
+                lookout.forget()
+            scores = self._step(chosen, cache, gaps)
+        return tokens, logprobs
+
+    def _step(self, chosen: Tensor, cache: BatchCache, gaps: bool) -> Tensor:
+        """[b, V]: the scores behind `chosen`, int64 [b]."""
+        positions = cache.advance()
+        embeds = self._adapter.embed(chosen[:, None])
+        hidden = self._adapter.read(embeds, positions, cache.seen() if gaps else None, cache)
+        return self._adapter.score(hidden[:, -1])
+
+    def _choose(self, answers: Tensor, scores: Tensor, luck: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The next token of each row, int64 [b], and its log-probability before any warping, float32 [b]."""
+        scores = self._processors(cast(torch.LongTensor, answers), cast(torch.FloatTensor, scores.float()))
+        if luck is None:
+            chosen = scores.argmax(dim=1)
+        else:  # where the cumulated probability passes a number between 0 and 1
+            passed = scores.softmax(dim=1).cumsum(dim=1)
+            chosen = torch.searchsorted(passed, luck[:, None] * passed[:, -1:], right=True).squeeze(1)
+            chosen = chosen.clamp_max(scores.shape[1] - 1)
+        before = self._witness.scores
+        return chosen, before.gather(1, chosen[:, None]).squeeze(1) - before.logsumexp(dim=1)
+
+    def _luck(self, seeds: Sequence[int]) -> Tensor | None:
+        """float32 [B, S], uniform in [0, 1), a row from each seed: so that a sample draws the same in every batch."""
+        if not self._sampling:
+            return None
+        drawn = [torch.rand(self._steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(drawn).to(self._device, non_blocking=True)
+
+    def _cut(self, tokens: list[int], logprobs: list[float]) -> Answer:
+        """An answer ends at its first end token."""
+        stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+        length = len(tokens) if stop is None else stop + 1
+        return Answer(tokens[:length], "length" if stop is None else "stop", sum(logprobs[:length]) / length)
+
+
+class _Witness(LogitsProcessor):
+    """Changes nothing. Stands behind what a generation config does to scores, and before warpers."""
+
+    scores: Tensor  # float32 [b, V], of the newest step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._on_step()
-        if self._last is None:
-            self._on_prefilled()
-        else:
-            self._note(input_ids[:, -1])
-        self._last = scores.log_softmax(dim=-1)
+        self.scores = scores
         return scores
 
-    def logprobs(self, tokens: Tensor) -> Tensor:
-        """float32 [B, S], for the whole output `tokens` [B, S]."""
-        self._note(tokens[:, -1])
-        return torch.stack(self._chosen, dim=1)
 
-    def _note(self, tokens: Tensor) -> None:
-        assert self._last is not None
-        self._chosen.append(self._last.gather(1, tokens[:, None]).squeeze(1))
+class _Lookout:
+    """Tells the host which rows have ended: at once where asking costs nothing, else as soon as the device has told."""
 
+    def __init__(self) -> None:
+        self._coming: tuple[Tensor, torch.cuda.Event] | None = None
 
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    options: EngineOptions,
-    seed: int,
-    on_prefilled: Callable[[], None],
-    on_step: Callable[[], None],
-) -> list[Answer]:
-    """Answer a left-padded batch.
+    def look(self, ended: Tensor) -> list[bool] | None:
+        """Which rows had ended when the news that has just come was sent; None if none has come. Sends new ones."""
+        if ended.device.type != "cuda":
+            return ended.tolist()
+        news = None
+        if self._coming is not None:
+            if not self._coming[1].query():
+                return None
+            news = self._coming[0].tolist()
+        copied = torch.empty(ended.shape, dtype=torch.bool, pin_memory=True).copy_(ended, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._coming = copied, event
+        return news
 
-    Args:
-        inputs_embeds: [B, L, D].
-        attention_mask: [B, L], 1 where a token stands, 0 where padded.
-        seed: for sampling; greedy decoding ignores it.
-        on_prefilled: called when the first token's scores are queued.
-        on_step: called when each token's scores are queued.
-    """
-    observer = _Observer(on_prefilled, on_step)
-    config = _generation_config(model, options)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        tokens: Tensor = cast(Any, model).generate(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([observer]),
-        )
-    logprobs = observer.logprobs(tokens).tolist()
-    ends = _end_tokens(config)
-    return [_answer(row, row_logprobs, ends) for row, row_logprobs in zip(tokens.tolist(), logprobs, strict=True)]
+    def forget(self) -> None:
+        """What is coming is of a batch that is no more."""
+        self._coming = None
 
 
-def _generation_config(model: PreTrainedModel, options: EngineOptions) -> GenerationConfig:
+def _processors(adapter: Adapter, config: GenerationConfig, witness: _Witness) -> LogitsProcessorList:
+    """What `config` does to scores. Which processors that takes, and in which order, transformers tells nobody."""
+    model = cast(Any, adapter.model)
+    model._prepare_special_tokens(config, device=adapter.model.device)
+    return model._get_logits_processor(
+        generation_config=config,
+        input_ids_seq_length=0,  # processors see the answer alone, as with embeddings for a prompt
+        logits_processor=LogitsProcessorList([witness]),
+        device=adapter.model.device,
+    )
+
+
+def _generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:
     """The model's own, with decoding as `options` ask: a checkpoint that defaults to sampling must not sample here."""
-    config = copy.deepcopy(model.generation_config)
+    config = copy.deepcopy(cast(Any, adapter.model).generation_config)
     sampling = options.temperature > 0
     config.update(
         max_new_tokens=options.max_new_tokens,
@@ -104,19 +225,9 @@ def _generation_config(model: PreTrainedModel, options: EngineOptions) -> Genera
         top_k=0 if sampling else None,  # None would mean transformers' default of 50
         return_dict_in_generate=False,
     )
-    if config.pad_token_id is None:  # finished rows of a batch are filled up with it; any token would do
-        config.pad_token_id = min(_end_tokens(config), default=0)
     return config
 
 
 def _end_tokens(config: GenerationConfig) -> set[int]:
     end = config.eos_token_id
     return set(end) if isinstance(end, list) else set() if end is None else {end}
-
-
-def _answer(tokens: list[int], logprobs: list[float], ends: set[int]) -> Answer:
-    """Cut one row at its first end token; what follows is padding."""
-    stop = next((place for place, token in enumerate(tokens) if token in ends), None)
-    length = len(tokens) if stop is None else stop + 1
-    mean = sum(logprobs[:length]) / length
-    return Answer(tokens[:length], "length" if stop is None else "stop", mean)

@@ -55,6 +55,7 @@ class Label:
         from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
         grid: where the N tokens lie on the image.
         prompt_tokens: length of the sequence the language model read, kept visual tokens included.
+        padded_tokens: the positions that it took in its group's reading, padding included.
         output_tokens: tokens generated, the end token included.
         batch_size: how many samples shared the batch.
         encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times.
@@ -71,6 +72,7 @@ class Label:
     from_saliency: int
     grid: tuple[Panel, ...]
     prompt_tokens: int
+    padded_tokens: int
     output_tokens: int
     batch_size: int
     encode_ms: float

@@ -1,9 +1,12 @@
-"""What the language model reads: each prompt with its kept visual tokens where the placeholder stood, left-padded.
+"""What the language model reads: each prompt with its kept visual tokens where the placeholder stood.
 
 Which tokens are kept is known on the device only, and the host must not ask. So the host lays out every sample's whole
 unpruned sequence as slots, each pointing at an embedding and at the flag that says whether it stays; the device sorts
-the slots by flag, stably, which moves what is dropped to the left and leaves the rest in order; and the host cuts the
-left off at a length that it knows from the budgets alone.
+the slots by flag, stably, which moves what is dropped to the right and leaves the rest in order; and the host cuts the
+right off at a length that it knows from the budgets alone.
+
+Sequences are read in groups of like length, so that next to nothing is padding. Padding stands on the right: there no
+token can see it, since each sees only those before it, and reading needs no mask.
 """
 
 from __future__ import annotations
@@ -21,6 +24,24 @@ from adafv.models import Geometry
 # Flags behind a row's N own: always there, never there, then one for each newline.
 _ALWAYS, _NEVER, _FIRST_NEWLINE = 0, 1, 2
 
+# At most this share of what a group reads may be padding.
+_PADDING = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts:
+    """Sequences that are read together.
+
+    Attributes:
+        rows: which samples of the batch they are.
+        embeds: [G, L, D], padded with zeros on the right.
+        lengths: int64 [G], on the device: how long each is. At least one is of length L, or the host couldn't tell.
+    """
+
+    rows: list[int]
+    embeds: Tensor
+    lengths: Tensor
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
@@ -31,31 +52,57 @@ class Layout:
         flag: int64 [B, S], which column of the extended mask says whether it stays.
         newline_of: int64 [B, N], the newline flag that a visual token keeps alive, counted from 0.
         newlines: the largest number of newlines of a sample.
-        length: no sequence can be longer after pruning.
+        lengths: of each sample: its sequence can't be longer after pruning.
     """
 
     source: Tensor
     flag: Tensor
     newline_of: Tensor
     newlines: int
-    length: int
+    lengths: tuple[int, ...]
 
-    def assemble(self, mask: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """The pruned batch: inputs_embeds [B, L, D] and attention_mask int64 [B, L], left-padded.
+    def assemble(self, mask: Tensor, table: Tensor, rows: list[int]) -> Prompts:
+        """The pruned sequences of some samples.
 
         Args:
             mask: bool [B, N], the kept visual tokens.
             table: [R, D], the embeddings that `source` points into.
+            rows: which samples.
         """
-        rows = len(mask)
-        alive = torch.zeros(rows, self.newlines + 1, dtype=torch.int64, device=mask.device)
-        alive.scatter_add_(1, self.newline_of, mask.long())
-        constant = torch.tensor([True, False], device=mask.device).expand(rows, 2)
-        stays = torch.cat([mask, constant, alive > 0], dim=1).gather(1, self.flag)  # [B, S]
-        slots = stays.byte().argsort(dim=1, stable=True)[:, -self.length :]  # [B, L]
+        at = torch.tensor(rows).to(mask.device, non_blocking=True)
+        kept = mask[at]
+        alive = torch.zeros(len(rows), self.newlines + 1, dtype=torch.int64, device=mask.device)
+        alive.scatter_add_(1, self.newline_of[at], kept.long())
+        constant = torch.tensor([True, False], device=mask.device).expand(len(rows), 2)
+        stays = torch.cat([kept, constant, alive > 0], dim=1).gather(1, self.flag[at])  # [G, S]
+        length = max(self.lengths[row] for row in rows)
+        slots = stays.byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
         present = stays.gather(1, slots)
-        embeds = table[self.source.gather(1, slots)] * present[:, :, None]
-        return embeds, present.long()
+        embeds = table[self.source[at].gather(1, slots)] * present[:, :, None]
+        return Prompts(rows, embeds, present.sum(dim=1))
+
+
+def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Sort sequences by length into groups that are read together.
+
+    Args:
+        lengths: of each sequence.
+        most: positions that a group may have, padding included; a longer sequence is a group by itself.
+
+    Returns:
+        Which sequences each group has, shorter ones first.
+    """
+    groups: list[list[int]] = []
+    total = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        positions = (len(groups[-1]) + 1) * lengths[row] if groups else 0
+        if groups and positions <= most and total + lengths[row] >= (1 - _PADDING) * positions:
+            groups[-1].append(row)
+            total += lengths[row]
+        else:
+            groups.append([row])
+            total = lengths[row]
+    return groups
 
 
 def lay_out(
@@ -80,7 +127,7 @@ def lay_out(
     """
     width = max(geometry.visual_tokens for geometry in geometries)
     most_newlines = max(geometry.newlines for geometry in geometries)
-    sources, flags, owners, length = [], [], [], 0
+    sources, flags, owners, lengths = [], [], [], []
     for sample, geometry, keep, at, image_row, text_row in zip(
         samples, geometries, budgets, image_places, image_rows, text_rows, strict=True
     ):
@@ -93,13 +140,13 @@ def lay_out(
         flags.append(np.concatenate([always[:at], _image_flags(geometry, width, policy), always[at + 1 :]]))
         owners.append(_newline_owners(geometry, most_newlines))
         kept_newlines = {"all": geometry.newlines, "rows": min(geometry.newlines, keep), "drop": 0}[policy]
-        length = max(length, len(text) - 1 + keep + kept_newlines)
+        lengths.append(len(text) - 1 + keep + kept_newlines)
     return Layout(
         source=_padded(sources, 0).to(device),
         flag=_padded(flags, width + _NEVER).to(device),
         newline_of=_padded(owners, most_newlines).to(device),
         newlines=most_newlines,
-        length=length,
+        lengths=tuple(lengths),
     )
 
 

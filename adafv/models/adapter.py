@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from adafv.models.geometry import Geometry
 from adafv.models.text_tower import TextTower
@@ -95,6 +95,28 @@ class Adapter(ABC):
     def embed(self, input_ids: Tensor) -> Tensor:
         """[..., D], the language model's input embeddings of `input_ids` [...]."""
         return self.model.get_input_embeddings()(input_ids)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the language model has."""
+        return self.model.config.get_text_config().num_hidden_layers
+
+    def read(self, embeds: Tensor, positions: Tensor, seen: Tensor | None, cache: Cache) -> Tensor:
+        """[B, T, D]: the language model's last hidden states of new positions, whose keys and values go into `cache`.
+
+        Args:
+            embeds: [B, T, D], input embeddings.
+            positions: int64 [B, T], their places in their sequences.
+            seen: bool [B, 1, T, columns of the cache], what each may look at; None where it is all up to itself.
+        """
+        reader = cast(Any, self.model).model.language_model
+        return reader(
+            inputs_embeds=embeds, position_ids=positions, attention_mask=seen, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """[..., V]: the scores of the next token behind hidden states [..., D]."""
+        return cast(Any, self.model).lm_head(hidden)
 
     def normalise(self, crops: Tensor) -> Tensor:
         """Pixel values in the model's dtype, as the model's processor computes them, from uint8 [C, 3, H, W].

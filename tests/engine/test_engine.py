@@ -151,10 +151,11 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
         for target, merged in became.items():
             tokens[target] = adapter.project(torch.tensor(merged))
     assert 1 <= len(became) <= 4 and labels[0].from_saliency == 20
-    for label, sample, row in zip(labels, samples, seen[0][0], strict=True):
+    read = {row: embeds for group in seen[0] for row, embeds in zip(group.rows, group.embeds, strict=True)}
+    for number, (label, sample) in enumerate(zip(labels, samples, strict=True)):
         assert label.kept_indices.tolist() == sorted(kept)
-        after = len(sample.input_ids) - 1 - sample.input_ids.tolist().index(engine._processing.config.image_token_id)
-        got = row[len(row) - after - 24 : len(row) - after]
+        before = sample.input_ids.tolist().index(engine._processing.config.image_token_id)
+        got = read[number][before : before + 24]
         torch.testing.assert_close(got, tokens[sorted(kept)], rtol=1e-4, atol=1e-5)
 
 

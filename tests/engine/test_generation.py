@@ -1,0 +1,166 @@
+"""The loop against transformers' own: the same tokens and log-probabilities, one prompt at a time or many together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adafv.engine import EngineOptions, load_model
+from adafv.engine.generation import Generator
+from adafv.engine.sequence import Prompts, grouped
+from tests.tiny_models import Shape, build
+
+LENGTHS = [7, 30, 31, 18, 7, 55, 54, 54]
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    model = str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
+    return load_model(model, EngineOptions())[0]
+
+
+@pytest.fixture(scope="module")
+def prompts(adapter):
+    generator = torch.Generator().manual_seed(0)
+    width = adapter.model.get_input_embeddings().embedding_dim
+    return [torch.randn(length, width, generator=generator) for length in LENGTHS]
+
+
+@pytest.fixture
+def config(adapter):
+    """The model's generation config, to be changed; put back after."""
+    model = adapter.model
+    before, model.generation_config = model.generation_config, type(model.generation_config)()
+    yield model.generation_config
+    model.generation_config = before
+
+
+def batch(prompts: list[torch.Tensor]) -> list[Prompts]:
+    """The prompts in groups, padded on the right."""
+    return [
+        Prompts(
+            rows,
+            torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
+            torch.tensor([len(prompts[row]) for row in rows]),
+        )
+        for rows in grouped([len(prompt) for prompt in prompts], most=120)
+    ]
+
+
+def ours(adapter, prompts, seeds=None, **options):
+    generator = Generator(adapter, EngineOptions(max_new_tokens=STEPS, **options))
+    return generator(batch(prompts), seeds or [0] * len(prompts), lambda: None, lambda: None)
+
+
+def stock(adapter, prompt):
+    """(tokens up to the first end, the sum of their log-probabilities) by transformers' own loop."""
+    out = adapter.model.generate(
+        inputs_embeds=prompt[None],
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        max_new_tokens=STEPS,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    tokens = out.sequences[0].tolist()
+    return tokens, sum(
+        float(scores.log_softmax(-1)[0, token]) for scores, token in zip(out.scores, tokens, strict=True)
+    )
+
+
+def check(adapter, prompts):
+    answers = ours(adapter, prompts)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens, logprob = stock(adapter, prompt)
+        assert answer.ids == tokens
+        assert answer.mean_logprob * len(tokens) == pytest.approx(logprob, abs=1e-3)
+    return answers
+
+
+def test_equals_stock(adapter, prompts, config):
+    assert {answer.finish_reason for answer in check(adapter, prompts)} == {"length"}
+
+
+@pytest.fixture
+def ends(adapter, prompts, config):
+    """Two end tokens that stop some answers at once, others later, others never."""
+    answers = [answer.ids for answer in ours(adapter, prompts)]
+    config.eos_token_id = [answers[0][0], answers[1][5]]
+    config.pad_token_id = 0
+    return config.eos_token_id
+
+
+def test_answers_end_at_an_end_token(adapter, prompts, ends):
+    answers = check(adapter, prompts)
+    lengths = {len(answer.ids) for answer in answers}
+    assert {1, 6} <= lengths, "some answers end early"
+    for answer in answers:
+        assert (answer.finish_reason == "stop") == (answer.ids[-1] in ends)
+        assert answer.finish_reason == "stop" or len(answer.ids) == STEPS
+
+
+def test_rows_that_have_ended_leave(adapter, prompts, ends, monkeypatch):
+    rows = []
+    read = type(adapter).read
+    monkeypatch.setattr(
+        type(adapter), "read", lambda self, embeds, *rest: (rows.append(embeds.shape[:2]), read(self, embeds, *rest))[1]
+    )
+    answers = ours(adapter, prompts)
+    steps = [count for count, length in rows if length == 1]
+    assert steps == sorted(steps, reverse=True) and steps[-1] < len(prompts)
+    assert len(steps) == max(len(answer.ids) for answer in answers) - 1, "and nothing is computed for nobody"
+
+
+def test_when_all_have_ended_it_stops(adapter, prompts, config, monkeypatch):
+    config.eos_token_id = list(range(adapter.model.config.text_config.vocab_size))
+    monkeypatch.setattr(Generator, "_step", lambda *_: 1 / 0)
+    assert {(len(answer.ids), answer.finish_reason) for answer in ours(adapter, prompts)} == {(1, "stop")}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"repetition_penalty": 1.7}, {"suppress_tokens": [3, 5, 8]}, {"min_new_tokens": 9, "eos_token_id": 7}]
+)
+def test_what_a_generation_config_asks_for_is_done(adapter, prompts, config, asked):
+    plain = [answer.ids for answer in ours(adapter, prompts)]
+    if "suppress_tokens" in asked:
+        asked = {"suppress_tokens": sorted({ids[0] for ids in plain})}
+    if "eos_token_id" in asked:
+        asked = asked | {"eos_token_id": plain[0][2]}
+    config.update(**asked)
+    answers = check(adapter, prompts)
+    assert [answer.ids for answer in answers] != plain, "or it would show nothing"
+
+
+def test_padding_and_neighbours_change_nothing(adapter, prompts, config):
+    together = ours(adapter, prompts)
+    for prompt, answer in zip(prompts, together, strict=True):
+        (alone,) = ours(adapter, [prompt])
+        assert alone.ids == answer.ids and alone.mean_logprob == pytest.approx(answer.mean_logprob, abs=1e-5)
+
+
+def test_a_sample_draws_the_same_in_every_batch(adapter, prompts, config):
+    seeds = list(range(len(prompts)))
+    options = {"temperature": 1.5, "top_p": 0.9}
+    together = ours(adapter, prompts, seeds, **options)
+    for prompt, seed, answer in zip(prompts, seeds, together, strict=True):
+        assert ours(adapter, [prompt], [seed], **options)[0].ids == answer.ids
+    others = ours(adapter, prompts, [seed + 100 for seed in seeds], **options)
+    assert [answer.ids for answer in others] != [answer.ids for answer in together]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable(adapter, prompts, config):
+    """3,000 first tokens of one prompt; those that `top_p` leaves out never come."""
+    draws, temperature, top_p = 3000, 0.7, 0.6
+    generator = Generator(adapter, EngineOptions(max_new_tokens=1, temperature=temperature, top_p=top_p))
+    group = Prompts(list(range(draws)), prompts[0].expand(draws, -1, -1), torch.full((draws,), len(prompts[0])))
+    answers = generator([group], range(draws), lambda: None, lambda: None)
+    with torch.inference_mode():
+        scores = adapter.model(inputs_embeds=prompts[0][None]).logits[0, -1]
+    probable = (scores / temperature).softmax(0)
+    order = probable.argsort(descending=True)
+    inside = order[: int((probable[order].cumsum(0) < top_p).sum()) + 1]
+    wanted = probable[inside] / probable[inside].sum()
+    counts = torch.bincount(torch.tensor([answer.ids[0] for answer in answers]), minlength=len(scores))
+    assert int(counts[inside].sum()) == draws
+    assert (counts[inside] / draws - wanted).abs().max() < 0.04, "four standard deviations"
+    assert answers[0].mean_logprob == pytest.approx(float(scores.log_softmax(0)[answers[0].ids[0]]), abs=1e-4)
