@@ -1,12 +1,14 @@
 """Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
 
+    python jobs/bench.py speed --preset cpu-small          samples a second, beside stock transformers and the reference
     python jobs/bench.py quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
     python jobs/bench.py quality --input vqa.jsonl         the same on your own labelled data, with your model
     python jobs/bench.py ablation                          AdaFV as published and corrected, piece by piece
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
 
-Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file.
+Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
+needs torch and transformers only, no Ray.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     import adafv  # noqa: F401
@@ -27,9 +29,11 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 
 from adafv.bench.machine import Machine, this_machine
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, add_option
 
-Figures = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from adafv.pipeline.options import JobOptions
+
+Figures = list[dict[str, Any]] | dict[str, Any]
 
 DONE, USAGE = 0, 2
 SCENES = 200
@@ -42,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("adafv").setLevel(logging.INFO)
-    options = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = make_parser(arguments).parse_args(arguments)
     try:
         for name in ("json", "chart"):
             _check_file(name, getattr(options, name, None))
@@ -63,14 +68,18 @@ def _check_file(name: str, path: Path | None) -> None:
         raise UsageError(f"--{name} {path}: there is no folder {path.parent}, or {path.name} is one")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser of `arguments`. It knows the options of the command that they name, and of no other: some import what
+    others do without.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, add in COMMANDS.items():
         command = commands.add_parser(name, help=add.__doc__)
-        command.set_defaults(written=_with_machine)
-        add(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+        if name in arguments:
+            command.set_defaults(written=_with_machine)
+            add(command)
+            command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     return parser
 
 
@@ -78,8 +87,55 @@ def _with_machine(command: str, figures: Figures, machine: Machine) -> object:
     return {"machine": asdict(machine), command: figures}
 
 
+def _beside_machine(command: str, figures: Figures, machine: Machine) -> object:
+    assert isinstance(figures, dict)
+    return {"machine": asdict(machine), **figures}
+
+
 def _alone(command: str, figures: Figures, machine: Machine) -> object:
     return figures
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    """samples a second and how near to the hardware's limit, beside stock transformers and the reference method"""
+    from adafv.bench.shapes import PRESETS
+    from adafv.engine.options import DTYPES, EngineOptions
+    from adafv.pruning import STRATEGIES
+
+    kinds = [name for name in DTYPES if name != "auto"]
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
+    parser.add_argument("--rows", help="names of rows, comma-separated; all, if left out")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, metavar="NAME", default=EngineOptions().strategy, help="(%(default)s)"
+    )
+    numbers = {
+        "samples": (None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
+        "questions": (1, "questions about each picture (%(default)s)"),
+        "batch-size": (None, "questions answered at once (4 on a CPU, 64 on a GPU)"),
+        "max-new-tokens": (32, "tokens of each answer (%(default)s)"),
+        "rounds": (3, "how often each row is measured (%(default)s)"),
+        "threads": (None, "of a CPU (as many as there are cores)"),
+    }
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=_positive, metavar="N", default=default, help=text)
+    parser.add_argument("--mixed", action="store_true", help="pictures of several sizes, questions of several lengths")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
+    parser.add_argument("--dtype", choices=kinds, help="(float32 on a CPU, bfloat16 on a GPU)")
+    parser.set_defaults(run=_run_speed, written=_beside_machine)
+
+
+def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import speed
+
+    given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
+    rows = tuple(options.rows.split(",")) if options.rows else ()
+    return speed.run(speed.Settings.of(**given | {"rows": rows}))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
@@ -154,12 +210,16 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
 
 def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
     """The options of those names as a job has them."""
+    from adafv.pipeline.options import JobOptions, add_option
+
     known = {item.name: item for item in fields(JobOptions)}
     for name in names:
         add_option(parser, known[name], shown="({})")
 
 
 def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:
+    from adafv.pipeline.options import JobOptions
+
     return JobOptions(input=input, output="-", **{name: getattr(options, name) for name in names})
 
 
@@ -192,7 +252,13 @@ def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) for one in found], isolation.table(found)
 
 
-COMMANDS = {"quality": _add_quality, "ablation": _add_ablation, "ledger": _add_ledger, "isolation": _add_isolation}
+COMMANDS = {
+    "speed": _add_speed,
+    "quality": _add_quality,
+    "ablation": _add_ablation,
+    "ledger": _add_ledger,
+    "isolation": _add_isolation,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 Each module makes the data that it needs, measures, and formats its figures as a table:
 
+    speed      samples a second, and how near that is to the hardware's limit, beside others
     quality    what pruning costs in accuracy: every strategy and budget on the same questions
     ablation   AdaFV as published against AdaFV corrected, piece by piece
     ledger     memory and time of planning a rerun, by the number of ids
@@ -13,6 +14,11 @@ What they share:
     exam       several contenders answer the same questions
     metrics    how right an answer is
     bootstrap  intervals
+    rivals     ways to answer the same questions: stock transformers, the reference method, the engine
+    shapes     models of a named shape with random weights, and questions to ask them
+    work       operations and bytes that labelling takes at least
+    ceilings   what the hardware can do at best
+    memory     the most memory that something took
     chart      accuracy over budget, drawn
     machine    what every figure has to be read with
 

@@ -1,0 +1,259 @@
+"""Ways to answer the same questions with the same weights: stock transformers, the reference method, and the engine.
+
+A rival first prepares its batches, work for CPUs that isn't timed: pictures are cut into crops and prompts tokenised,
+by the same image processor and tokenizer for all. Then it starts, which isn't timed either, and answers batch after
+batch, from what lies in the host's memory to answers in words.
+
+`Stock` is what a careful user writes: transformers' own model class, processor and `generate`, SDPA, batches. A batch
+that doesn't fit is halved, and the size that was found is kept.
+
+`Reference` is AdaFV's method as its authors' code does it, written anew from its description: one sample at a time, all
+layers of the tower with eager attention and all their matrices in memory, of which one row is read; the text cue from
+all that follows the image; the published rule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from adafv.bench.shapes import Question, Subject
+from adafv.bench.work import Passage
+from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
+from adafv.engine.faults import is_out_of_memory
+from adafv.engine.stopwatch import Stopwatch
+from adafv.models import Geometry
+from adafv.pruning import mix_paper, text_similarity
+
+STAGES = ("encode", "prune", "prefill", "decode")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The answers to a batch, and what they took.
+
+    Attributes:
+        answers: one for each question.
+        passages: likewise, how it went through the model.
+        crops: how many went through the tower.
+        at_once: the most questions that were answered together.
+        stage_ms: the stages' times, of the whole batch.
+    """
+
+    answers: list[str]
+    passages: list[Passage]
+    crops: int
+    at_once: int
+    stage_ms: dict[str, float]
+
+    def __add__(self, other: Answered) -> Answered:
+        return Answered(
+            self.answers + other.answers,
+            self.passages + other.passages,
+            self.crops + other.crops,
+            max(self.at_once, other.at_once),
+            {stage: self.stage_ms[stage] + other.stage_ms[stage] for stage in STAGES},
+        )
+
+
+class Rival(ABC):
+    """One way.
+
+    Attributes:
+        batch_size: how many questions it takes at once.
+    """
+
+    batch_size: int
+
+    @abstractmethod
+    def prepare(self, questions: Sequence[Question]) -> Any:
+        """A batch of at most `batch_size` questions."""
+
+    @abstractmethod
+    def start(self) -> Callable[[Any], Answered]:
+        """What answers such batches, with a model of its own that has the shared weights."""
+
+
+class Ours(Rival):
+    """The engine, with `options`."""
+
+    def __init__(self, subject: Subject, options: EngineOptions, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._subject, self._options = subject, options
+
+    def prepare(self, questions: Sequence[Question]) -> list[Sample]:
+        preparer = Preparer(self._subject.processing, self._options)
+        return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
+
+    def start(self) -> Callable[[list[Sample]], Answered]:
+        processing = self._subject.processing
+        adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
+        engine = Engine(adapter, processing, self._options)
+        return lambda samples: _from_labels(samples, engine.label(samples))
+
+
+def _from_labels(samples: Sequence[Sample], labels: Sequence[Label]) -> Answered:
+    passages = [
+        Passage(
+            positions=label.prompt_tokens,
+            padded=label.padded_tokens,
+            outputs=label.output_tokens,
+            visual=label.visual_tokens,
+            kept=label.kept_tokens,
+            words=sample.question_span[1] - sample.question_span[0],
+        )
+        for sample, label in zip(samples, labels, strict=True)
+    ]
+    crops = {sample.image_key: len(sample.crops) for sample in samples}
+    return Answered(
+        [label.answer for label in labels],
+        passages,
+        sum(crops.values()),
+        max(label.batch_size for label in labels),
+        {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
+    )
+
+
+class Stock(Rival):
+    """transformers' `generate` on whole batches, nothing pruned."""
+
+    def __init__(self, subject: Subject, max_new_tokens: int, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._subject, self._max_new_tokens = subject, max_new_tokens
+
+    def prepare(self, questions: Sequence[Question]) -> tuple[dict[str, Tensor], list[Geometry]]:
+        text = [_prompt(self._subject.processor, question) for question in questions]
+        images = [question.image for question in questions]
+        inputs = self._subject.processor(images=images, text=text, padding=True, return_tensors="pt")
+        return dict(inputs), [self._subject.processing.geometry((image.height, image.width)) for image in images]
+
+    def start(self) -> Callable[[tuple[dict[str, Tensor], list[Geometry]]], Answered]:
+        return _Stock(self._subject, self._max_new_tokens, self.batch_size)
+
+
+class _Stock:
+    def __init__(self, subject: Subject, max_new_tokens: int, batch_size: int) -> None:
+        self._model, self._decode = subject.fresh_model(), subject.processing.decode
+        self._max_new_tokens, self._most = max_new_tokens, batch_size
+
+    def __call__(self, batch: tuple[dict[str, Tensor], list[Geometry]]) -> Answered:
+        inputs, geometries = batch
+        parts = [slice(start, start + self._most) for start in range(0, len(geometries), self._most)]
+        try:
+            answered = [self._answer({k: v[part] for k, v in inputs.items()}, geometries[part]) for part in parts]
+            return reduce(add, answered)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._most == 1:
+                raise
+        # Out here the exception is gone, and with it the frames that hold on to the tensors of the failed attempt.
+        self._most //= 2
+        return self(batch)
+
+    @torch.inference_mode()
+    def _answer(self, inputs: dict[str, Tensor], geometries: Sequence[Geometry]) -> Answered:
+        model = self._model
+        watch = Stopwatch(model.device)
+        hook = model.model.multi_modal_projector.register_forward_hook(lambda *_: watch.lap("encode"))
+        given = {name: _moved(tensor, model) for name, tensor in inputs.items()}
+        longest = inputs["input_ids"].shape[1]
+        new = _generate(model, watch, self._max_new_tokens, **given)[:, longest:]
+        hook.remove()
+        answers = [self._decode(row) for row in new.tolist()]
+        watch.lap("decode")
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        passages = [
+            Passage(length, longest, new.shape[1], geometry.visual_tokens, geometry.visual_tokens, words=0)
+            for length, geometry in zip(lengths, geometries, strict=True)
+        ]
+        crops = sum(geometry.crops for geometry in geometries)
+        return Answered(answers, passages, crops, len(answers), _times(watch))
+
+
+class Reference(Rival):
+    """AdaFV as its authors' code does it, `keep` of the visual tokens kept at most."""
+
+    batch_size = 1
+
+    def __init__(self, subject: Subject, keep: float, max_new_tokens: int) -> None:
+        self._subject, self._keep, self._max_new_tokens = subject, keep, max_new_tokens
+
+    def prepare(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+        """Pixel values [C, 3, H, W], and the prompt's ids [T] with one placeholder."""
+        (question,) = questions
+        processor = self._subject.processor
+        pixels = processor.image_processor(question.image, return_tensors="pt")["pixel_values"]
+        ids = processor.tokenizer(_prompt(processor, question), return_tensors="pt")["input_ids"]
+        return pixels.flatten(0, -4), ids[0]
+
+    def start(self) -> Callable[[tuple[Tensor, Tensor]], Answered]:
+        model = self._subject.fresh_model()
+        model.model.vision_tower.set_attn_implementation("eager")
+        return partial(self._answer, model)
+
+    @torch.inference_mode()
+    def _answer(self, model: Any, given: tuple[Tensor, Tensor]) -> Answered:
+        watch = Stopwatch(model.device)
+        pixels, ids = (_moved(tensor, model) for tensor in given)
+        tokens, saliency = self._encode(model, pixels)
+        watch.lap("encode")
+        at = int((ids == model.config.image_token_id).nonzero())
+        text = model.get_input_embeddings()(ids)
+        similarity = text_similarity(text[None, at + 1 :], tokens[None])
+        kept = mix_paper(saliency[None], similarity, round(self._keep * len(tokens))).mask[0]
+        embeds = torch.cat([text[:at], tokens[kept], text[at + 1 :]])[None]
+        present = torch.ones(embeds.shape[:2], dtype=torch.int64, device=embeds.device)
+        watch.lap("prune")
+        (new,) = _generate(model, watch, self._max_new_tokens, inputs_embeds=embeds, attention_mask=present).tolist()
+        answer = self._subject.processing.decode(new)
+        watch.lap("decode")
+        length, words = embeds.shape[1], len(text) - at - 1
+        passage = Passage(length, length, len(new), visual=len(tokens), kept=int(kept.sum()), words=words)
+        return Answered([answer], [passage], len(pixels), 1, _times(watch))
+
+    def _encode(self, model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected tokens [N, D] and their saliency [N], crop after crop."""
+        layer = model.config.vision_feature_layer
+        out = model.model.vision_tower(pixels, output_attentions=True, output_hidden_states=True)
+        saliency = out.attentions[layer][:, :, 0, 1:].mean(dim=1)
+        return model.model.multi_modal_projector(out.hidden_states[layer][:, 1:]).flatten(0, 1), saliency.flatten()
+
+
+class _Prefilled(LogitsProcessor):
+    """Changes nothing; the first token's scores end prefill."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch, self._prefilled = watch, False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self._prefilled:
+            self._watch.lap("prefill")
+        self._prefilled = True
+        return scores
+
+
+def _generate(model: Any, watch: Stopwatch, max_new_tokens: int, **inputs: Tensor) -> Tensor:
+    observer = LogitsProcessorList([_Prefilled(watch)])
+    return model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=observer)
+
+
+def _prompt(processor: Any, question: Question) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": question.text}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+
+def _moved(tensor: Tensor, model: Any) -> Tensor:
+    """On the model's device; pixels also in its dtype."""
+    return tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+
+
+def _times(watch: Stopwatch) -> dict[str, float]:
+    times = watch.milliseconds()
+    return {stage: times[stage] for stage in STAGES}

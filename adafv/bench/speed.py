@@ -1,0 +1,328 @@
+"""How fast it is: the unpruned stock model, the reference method, and the engine, on the same samples in one run.
+
+All answer the same questions about the same pictures with the same random weights (`shapes`), and all answers are as
+long as they may be. The rows take turns in rounds, in an order that reverses: what else the machine does, and how warm
+it is, falls on all alike. In its turn a row makes what it needs anew, warms up untimed, and answers all questions. What
+is reported of a row is its median round.
+
+How the figures are counted, and how to read them, is in docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from importlib.metadata import version
+from operator import add
+from statistics import mean
+from typing import Any
+
+import torch
+
+from adafv.bench import ceilings, work
+from adafv.bench.ceilings import Ceilings, synchronise
+from adafv.bench.memory import PeakMemory
+from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock
+from adafv.bench.shapes import PRESETS, Question, Shape, Subject, ask
+from adafv.bench.work import Work
+from adafv.engine import EngineOptions
+from adafv.pipeline.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+STOCK, UNPRUNED = "stock-none", "ours-none"
+KEEPS = (0.25, 0.1, 0.05)
+LEAST = KEEPS[-1]
+SUITABLE: dict[str, dict[str, Any]] = {
+    "cpu": {"samples": 8, "batch_size": 4, "dtype": "float32"},
+    "cuda": {"samples": 128, "batch_size": 64, "dtype": "bfloat16"},
+}
+LIMITED = ("encode", "prefill", "decode")  # the stages that labelling can't do without
+LEFT_OUT = f"vllm-none and vllm-{LEAST} are left out: the engine has no vLLM back end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        preset: a key of `shapes.PRESETS`.
+        rows: names of rows; empty for all.
+        strategy: of the pruned rows that don't name theirs.
+        samples: how many questions a row answers in a turn, `questions` about each picture, `batch_size` at once.
+        mixed: pictures of several sizes and questions of several lengths.
+        max_new_tokens: tokens of each answer.
+        rounds: how many turns each row has.
+        device, dtype: torch's names.
+        threads: of a CPU.
+    """
+
+    preset: str
+    rows: tuple[str, ...]
+    strategy: str
+    samples: int
+    questions: int
+    batch_size: int
+    mixed: bool
+    max_new_tokens: int
+    rounds: int
+    device: str
+    dtype: str
+    threads: int
+
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """What is given; where that is None, what suits the device.
+
+        Raises:
+            UsageError: there is no such device.
+        """
+        found = torch.cuda.is_available()
+        if given["device"] == "cuda" and not found:
+            raise UsageError("--device cuda: torch finds no GPU here")
+        given["device"] = given["device"] or ("cuda" if found else "cpu")
+        suits = SUITABLE[given["device"]] | {"threads": len(os.sched_getaffinity(0))}
+        filled: dict[str, Any] = {name: suits.get(name) if value is None else value for name, value in given.items()}
+        return cls(**filled)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A row before it is measured."""
+
+    name: str
+    backend: str
+    strategy: str
+    keep: float
+    rival: Rival
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The questions in batches, and what to warm up with, as rivals of one kind take them."""
+
+    warm_up: Any
+    batches: list[Any]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a row did in one round.
+
+    Attributes:
+        seconds: for all questions.
+        answered: of each batch.
+        grown: bytes that were taken at most.
+    """
+
+    seconds: float
+    answered: list[Answered]
+    grown: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. Times, operations and bytes are of one sample: its share of the median round.
+
+    Attributes:
+        backend: what generated: `transformers` its own way, or `adafv`, the engine.
+        over_stock, over_unpruned: how many times as fast as `stock-none` and `ours-none`; None where they are left out.
+        operations, bytes: what it takes at least, see `work`, by stage in `stages`.
+        limit_ms: the time that encoding, prefill and decoding take at least for that.
+        limit_share: of the time measured.
+        prune_share: selection's, of the time measured.
+        padding_share: of the positions that prefill went through, those that held nothing.
+        peak_bytes: the model's weights, and the most memory that was taken beside them.
+        encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
+        prompt_tokens, kept_tokens, output_tokens: means.
+        at_once: the most samples that were answered together.
+        rounds: samples a second in each round.
+    """
+
+    name: str
+    backend: str
+    strategy: str
+    keep: float
+    samples_per_s: float
+    over_stock: float | None
+    over_unpruned: float | None
+    operations: float
+    bytes: float
+    limit_ms: float
+    limit_share: float
+    prune_share: float
+    padding_share: float
+    peak_bytes: int
+    encode_ms: float
+    prune_ms: float
+    prefill_ms: float
+    decode_ms: float
+    other_ms: float
+    prompt_tokens: float
+    kept_tokens: float
+    output_tokens: float
+    at_once: int
+    rounds: list[float]
+    stages: dict[str, Work]
+
+
+def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any], str]:
+    """The figures, and a table of them; of the preset's shape, or another.
+
+    Raises:
+        UsageError: there is no row of a name that is given.
+    """
+    shape = shape or PRESETS[settings.preset]
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    torch.set_num_threads(settings.threads)
+    subject = Subject.build(shape, device, dtype)
+    entrants = _named(_entrants(subject, settings), settings.rows)
+    questions = ask(shape, settings.samples, settings.questions, settings.mixed)
+    ceiling = ceilings.measure(device, dtype)
+    turns = _rounds(entrants, questions, settings)
+    speeds = {name: settings.samples / _median(of_row).seconds for name, of_row in turns.items()}
+    rows = [_row(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
+    figures = {
+        "preset": settings.preset,
+        "settings": asdict(settings) | {package: version(package) for package in ("torch", "transformers")},
+        "ceilings": asdict(ceiling),
+        "rows": [asdict(row) for row in rows],
+    }
+    return figures, "\n".join([_title(settings), str(ceiling), "", table(rows), "", LEFT_OUT])
+
+
+def _entrants(subject: Subject, settings: Settings) -> Iterator[Entrant]:
+    tokens, batch = settings.max_new_tokens, settings.batch_size
+    pruned = [(f"ours-{keep}", settings.strategy, keep) for keep in KEEPS]
+    ours = [(UNPRUNED, "none", 1.0), *pruned, (f"ours-{LEAST}-adafv", "adafv", LEAST)]
+    yield Entrant(STOCK, "transformers", "none", 1.0, Stock(subject, tokens, batch))
+    yield Entrant(f"reference-{LEAST}", "transformers", "adafv-paper", LEAST, Reference(subject, LEAST, tokens))
+    for name, strategy, keep in ours:
+        options = EngineOptions(
+            strategy=strategy, keep=keep, max_new_tokens=tokens, device=settings.device, dtype=settings.dtype
+        )
+        yield Entrant(name, "adafv", strategy, keep, Ours(subject, options, batch))
+
+
+def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:
+    known = {entrant.name: entrant for entrant in entrants}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"--rows names {', '.join(unknown)}; there are {', '.join(known)}")
+    return [entrant for name, entrant in known.items() if not names or name in names]
+
+
+def _rounds(entrants: Sequence[Entrant], questions: Sequence[Question], settings: Settings) -> dict[str, list[Turn]]:
+    """The turns of each row, by its name."""
+    device = torch.device(settings.device)
+    prepared: dict[type[Rival], Prepared] = {}
+    for entrant in entrants:
+        kind = type(entrant.rival)
+        prepared[kind] = prepared.get(kind) or _prepare(entrant.rival, questions, device)
+    turns: dict[str, list[Turn]] = {entrant.name: [] for entrant in entrants}
+    for number in range(settings.rounds):
+        for entrant in entrants if number % 2 == 0 else reversed(entrants):
+            turn = _turn(entrant.rival, prepared[type(entrant.rival)], device)
+            _check(entrant.name, turn.answered, settings.max_new_tokens)
+            turns[entrant.name].append(turn)
+            logger.info("round %d: %s, %.3g samples/s", number + 1, entrant.name, len(questions) / turn.seconds)
+    return turns
+
+
+def _prepare(rival: Rival, questions: Sequence[Question], device: torch.device) -> Prepared:
+    # A GPU has to choose its kernels for the shapes that will come; a CPU only has to have been there once.
+    first = rival.batch_size if device.type == "cuda" else 1
+    starts = range(0, len(questions), rival.batch_size)
+    batches = [rival.prepare(questions[start : start + rival.batch_size]) for start in starts]
+    return Prepared(rival.prepare(questions[:first]), batches)
+
+
+def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
+    memory = PeakMemory(device)
+    answer = rival.start()
+    answer(prepared.warm_up)
+    synchronise(device)
+    start = time.perf_counter()
+    answered = [answer(batch) for batch in prepared.batches]
+    synchronise(device)
+    return Turn(time.perf_counter() - start, answered, memory.growth())
+
+
+def _check(name: str, answered: Sequence[Answered], tokens: int) -> None:
+    """A row with shorter answers would win for nothing."""
+    lengths = {passage.outputs for each in answered for passage in each.passages}
+    if lengths != {tokens}:
+        raise RuntimeError(f"{name} answered with {sorted(lengths)} tokens instead of {tokens}")
+
+
+def _median(turns: Sequence[Turn]) -> Turn:
+    """The turn whose time is the median; of an even number, the faster of the two in the middle."""
+    return sorted(turns, key=lambda turn: turn.seconds)[(len(turns) - 1) // 2]
+
+
+def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subject: Subject, ceiling: Ceilings) -> Row:
+    turn, config, item = _median(turns), subject.model.config, subject.model.dtype.itemsize
+    whole = reduce(add, turn.answered)
+    samples, ms = len(whole.answers), 1000 * turn.seconds / len(whole.answers)
+    counted = [work.count(config, item, entrant.strategy, each.crops, each.passages) for each in turn.answered]
+    stages = {stage: sum((each[stage] for each in counted), Work()) * (1 / samples) for stage in STAGES}
+    limit_ms = 1000 * sum(stages[stage].seconds(ceiling.operations_per_s, ceiling.bytes_per_s) for stage in LIMITED)
+    times = {f"{stage}_ms": whole.stage_ms[stage] / samples for stage in STAGES}
+    speed = speeds[entrant.name]
+    return Row(
+        name=entrant.name,
+        backend=entrant.backend,
+        strategy=entrant.strategy,
+        keep=entrant.keep,
+        samples_per_s=speed,
+        over_stock=speed / speeds[STOCK] if STOCK in speeds else None,
+        over_unpruned=speed / speeds[UNPRUNED] if UNPRUNED in speeds else None,
+        operations=sum(stage.operations for stage in stages.values()),
+        bytes=sum(stage.bytes for stage in stages.values()),
+        limit_ms=limit_ms,
+        limit_share=limit_ms / ms,
+        prune_share=times["prune_ms"] / ms,
+        padding_share=1 - sum(one.positions for one in whole.passages) / sum(one.padded for one in whole.passages),
+        peak_bytes=subject.weight_bytes + max(each.grown for each in turns),
+        **times,
+        other_ms=ms - sum(times.values()),
+        prompt_tokens=mean(one.positions for one in whole.passages),
+        kept_tokens=mean(one.kept for one in whole.passages),
+        output_tokens=mean(one.outputs for one in whole.passages),
+        at_once=whole.at_once,
+        rounds=[samples / each.seconds for each in turns],
+        stages=stages,
+    )
+
+
+def _title(settings: Settings) -> str:
+    where = torch.cuda.get_device_name() if settings.device == "cuda" else f"{settings.threads} threads"
+    return (
+        f"{settings.preset}, random weights, {settings.dtype}, {where}; {settings.samples} samples, "
+        f"{settings.questions} a picture{', mixed' if settings.mixed else ''}, batches of {settings.batch_size}, "
+        f"{settings.max_new_tokens} new tokens; medians of {settings.rounds} rounds"
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each row. Times are milliseconds of a sample, shares are in %."""
+    lines = [
+        f"{'':18}{'samples/s':>10}{'x stock':>9}{'x none':>8}{'limit %':>9}{'encode':>9}{'prune':>8}{'prefill':>9}"
+        f"{'decode':>9}{'other':>8}{'prune %':>9}{'padding %':>11}{'GFLOP':>9}{'GB':>8}{'peak GiB':>10}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.name:18}{row.samples_per_s:>10.3g}{_times(row.over_stock):>9}{_times(row.over_unpruned):>8}"
+            f"{100 * row.limit_share:>9.1f}{row.encode_ms:>9.1f}{row.prune_ms:>8.1f}{row.prefill_ms:>9.1f}"
+            f"{row.decode_ms:>9.1f}{row.other_ms:>8.1f}{100 * row.prune_share:>9.1f}{100 * row.padding_share:>11.1f}"
+            f"{row.operations / 1e9:>9.1f}{row.bytes / 1e9:>8.2f}{row.peak_bytes / 2**30:>10.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
