@@ -21,6 +21,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
+from adafv.models.packing import pack
 
 
 class LlavaAdapter(Adapter):
@@ -40,6 +41,7 @@ class LlavaAdapter(Adapter):
         encoder.layers = encoder.layers[: max(self._depths)]
         self._attention = encoder.layers[-1].self_attn
         capture(self._tower, self._attention)
+        pack(model)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:

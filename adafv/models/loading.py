@@ -6,6 +6,7 @@ business executing either a pickle or a stranger's module.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -63,12 +64,42 @@ def _image_processor(path: str, family: type[Adapter]) -> Any:
     return known[plain].from_pretrained(path)
 
 
-def load_adapter(path: str, processing: Processing, device: torch.device, dtype: torch.dtype) -> Adapter:
-    """Load the weights onto `device` in `dtype`. Errors as for `load_processing`."""
-    model: Any = processing.family.model_class.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+def load_adapter(
+    path: str, processing: Processing, device: torch.device, dtype: torch.dtype, language_model: bool = True
+) -> Adapter:
+    """Load the weights onto `device` in `dtype`. Errors as for `load_processing`.
+
+    Args:
+        language_model: where False, the language model's layers and its head stay away, for a back end that has its
+            own. What comes before them is there, the input embeddings too; `read` and `score` are not to be called.
+    """
+    model_class: Any = processing.family.model_class
+    config = copy.deepcopy(processing.config)
+    if not language_model:
+        config.get_text_config().num_hidden_layers = 0
+        model_class = _without_layers(model_class)
+    model: Any = model_class.from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
     )
+    if not language_model:
+        del model.lm_head
     return processing.family(model.to(device).eval(), processing.normalisation())
+
+
+def _without_layers(model_class: Any) -> Any:
+    """The class, but it doesn't report that it has no place for the language model's layers. transformers knows the
+    checkpoint's names for weights only where class and module are its own, so these stay what they are.
+    """
+    changes = {
+        "__module__": model_class.__module__,
+        "_keys_to_ignore_on_load_unexpected": [r"language_model\.(model\.)?layers\."],
+    }
+    return type(model_class.__name__, (model_class,), changes)
 
 
 def check_text_tower(path: str, processing: Processing) -> Any:
