@@ -44,11 +44,11 @@ class Generator:
     def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
         self._device = adapter.model.device
-        config = _generation_config(adapter, options)
-        self._ends = sorted(_end_tokens(config))
+        config = generation_config(adapter, options)
+        self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._witness = _Witness()
-        self._processors = _processors(adapter, config, self._witness)
+        self._processors = processors(adapter, config, self._witness)
 
     @torch.inference_mode()
     def __call__(
@@ -199,7 +199,7 @@ class _Lookout:
         self._coming = None
 
 
-def _processors(adapter: Adapter, config: GenerationConfig, witness: _Witness) -> LogitsProcessorList:
+def processors(adapter: Adapter, config: GenerationConfig, witness: LogitsProcessor) -> LogitsProcessorList:
     """What `config` does to scores. Which processors that takes, and in which order, transformers tells nobody."""
     model = cast(Any, adapter.model)
     model._prepare_special_tokens(config, device=adapter.model.device)
@@ -211,7 +211,7 @@ def _processors(adapter: Adapter, config: GenerationConfig, witness: _Witness) -
     )
 
 
-def _generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:
+def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:
     """The model's own, with decoding as `options` ask: a checkpoint that defaults to sampling must not sample here."""
     config = copy.deepcopy(cast(Any, adapter.model).generation_config)
     sampling = options.temperature > 0
@@ -228,6 +228,7 @@ def _generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCo
     return config
 
 
-def _end_tokens(config: GenerationConfig) -> set[int]:
+def end_tokens(config: GenerationConfig) -> set[int]:
+    """The tokens that end an answer."""
     end = config.eos_token_id
     return set(end) if isinstance(end, list) else set() if end is None else {end}
