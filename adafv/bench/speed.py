@@ -129,7 +129,7 @@ class Row:
     """One row. Times, operations and bytes are of one sample: its share of the median round.
 
     Attributes:
-        backend: what generated: `transformers` its own way, or `adafv`, the engine.
+        backend: whose classes the language model's are: `transformers`' throughout.
         over_stock, over_unpruned: how many times as fast as `stock-none` and `ours-none`; None where they are left out.
         operations, bytes: what it takes at least, see `work`, by stage in `stages`.
         limit_ms: the time that encoding, prefill and decoding take at least for that.
@@ -205,7 +205,7 @@ def _entrants(subject: Subject, settings: Settings) -> Iterator[Entrant]:
         options = EngineOptions(
             strategy=strategy, keep=keep, max_new_tokens=tokens, device=settings.device, dtype=settings.dtype
         )
-        yield Entrant(name, "adafv", strategy, keep, Ours(subject, options, batch))
+        yield Entrant(name, "transformers", strategy, keep, Ours(subject, options, batch))
 
 
 def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:

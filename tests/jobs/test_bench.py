@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +16,15 @@ import torch
 from adafv.testbed.dataset import rows, write_dataset
 from adafv.testbed.questions import QUESTION_TYPES
 from jobs.bench import main
+from tests.bench.tiny_shapes import NEXT
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 KEYS = {"strategy", "keep", "question_type", "n", "accuracy", "low", "high", "agreement", "select_ms"}
+SPEED_ROWS = {"stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05"}
+SPEED_KEYS = {"name", "backend", "strategy", "keep", "samples_per_s", "operations", "bytes", "limit_share"} | {
+    "prune_share", "padding_share", "peak_bytes"
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -37,6 +45,49 @@ def quality(tmp_path, *arguments: str) -> dict[tuple[str, float, str], dict]:
     found = {(one["strategy"], one["keep"], one["question_type"]): one for one in written}
     assert len(found) == len(written)
     return found
+
+
+def test_speed_without_ray(tmp_path):
+    """On a machine that has nothing but torch, transformers and what these need."""
+    script = """
+import sys
+for name in ("ray", "pyarrow", "boto3", "botocore", "urllib3"):
+    sys.modules[name] = None
+from adafv.bench import ceilings, shapes
+from jobs.bench import main
+from tests.bench.tiny_shapes import NEXT
+ceilings._SECONDS["cpu"] = 0
+shapes.PRESETS["cpu-small"] = NEXT
+sys.exit(main(["speed", "--samples", "2", "--rounds", "1", "--threads", "1", *sys.argv[1:]]))
+"""
+    path = tmp_path / "speed.json"
+    done = subprocess.run([sys.executable, "-c", script, "--json", path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "stock-none" in done.stdout and "cores" in done.stdout.splitlines()[-1]
+    written = json.loads(path.read_text())
+    assert {"preset", "machine", "ceilings", "rows"} <= set(written) and written["preset"] == "cpu-small"
+    assert written["machine"]["cores"] >= 1 and written["ceilings"]["operations_per_s"] > 0
+    assert {row["name"] for row in written["rows"]} >= SPEED_ROWS
+    for row in written["rows"]:
+        assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0 and row["output_tokens"] == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--rows", "stock-none,fast"], "--rows names fast; there are stock-none, reference-0.05, ours-none"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+    ids=["rows", "device"],
+)
+def test_speed_options_that_cannot_be(arguments, complaint, capsys, monkeypatch):
+    monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
+    assert main(["speed", "--threads", "1", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.slow

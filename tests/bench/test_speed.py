@@ -1,0 +1,105 @@
+"""The speed benchmark: who takes a turn when, and what is made of the turns."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from adafv.bench import speed
+from adafv.bench.ceilings import Ceilings
+from adafv.bench.rivals import Answered, Stock
+from adafv.bench.speed import Entrant, Settings, Turn
+from adafv.bench.work import Passage
+from tests.bench.tiny_shapes import CPU, NEXT, subject
+
+ROWS = [
+    "stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05", "ours-0.05-adafv",
+]  # fmt: skip
+CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e12, copied=64)
+
+
+@pytest.fixture(autouse=True)
+def ceilings(monkeypatch):
+    """Those of the machine are not asked for."""
+    monkeypatch.setattr(speed.ceilings, "measure", lambda device, dtype: CEILINGS)
+
+
+def settings(**given) -> Settings:
+    usual = {"preset": "cpu-small", "rows": (), "strategy": "saliency", "samples": 3, "questions": 1, "batch_size": 2}
+    usual |= {"mixed": False, "max_new_tokens": 3, "rounds": 1, "device": "cpu", "dtype": None, "threads": 1}
+    return Settings.of(**usual | given)
+
+
+def test_all_rows(caplog):
+    caplog.set_level(logging.INFO, "adafv")
+    figures, text = speed.run(settings(rounds=2, mixed=True), NEXT)
+    order = [record.args[1] for record in caplog.records if record.name == speed.logger.name]
+    assert order == [*ROWS, *reversed(ROWS)]
+    rows = {row["name"]: row for row in figures["rows"]}
+    assert list(rows) == ROWS
+    assert [line.split()[0] for line in text.splitlines()[4 : 4 + len(ROWS)]] == ROWS
+    assert rows["ours-0.05"]["strategy"] == rows["ours-0.25"]["strategy"] == "saliency"
+    assert rows["ours-0.05-adafv"]["strategy"] == "adafv" and rows["stock-none"]["strategy"] == "none"
+    for row in rows.values():
+        assert len(row["rounds"]) == 2 and row["samples_per_s"] == max(row["rounds"]), "of two, the faster"
+        assert row["over_stock"] == row["samples_per_s"] / rows["stock-none"]["samples_per_s"]
+        assert row["over_unpruned"] == row["samples_per_s"] / rows["ours-none"]["samples_per_s"]
+        assert row["output_tokens"] == 3 and 0 < row["limit_share"] < 1 and 0 <= row["prune_share"] < 1
+        assert row["operations"] == sum(stage["operations"] for stage in row["stages"].values()) > 0
+        stages = sum(row[f"{stage}_ms"] for stage in ("encode", "prune", "prefill", "decode", "other"))
+        assert stages == pytest.approx(1000 / row["samples_per_s"])
+    kept = [rows[name]["kept_tokens"] for name in ("ours-none", "ours-0.25", "ours-0.1", "ours-0.05")]
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
+    assert rows["stock-none"]["operations"] == pytest.approx(rows["ours-none"]["operations"])
+    assert rows["stock-none"]["padding_share"] > 0 == rows["reference-0.05"]["padding_share"]
+    assert rows["reference-0.05"]["at_once"] == 1 and rows["ours-0.05"]["at_once"] == 2
+
+
+def test_some_rows():
+    figures, _ = speed.run(settings(rows=("ours-0.1",)), NEXT)
+    (row,) = figures["rows"]
+    assert row["name"] == "ours-0.1" and row["over_stock"] is None and row["over_unpruned"] is None
+
+
+def test_what_is_made_of_the_turns():
+    """By hand: two batches of different sizes, of the median of three rounds."""
+    built = subject(NEXT)
+    passages = [Passage(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
+    times = {"encode": 100.0, "prune": 50.0, "prefill": 200.0, "decode": 250.0}
+    batches = [Answered([""] * n, passages[:n], n, n, times) for n in (2, 1)]
+    turns = [Turn(seconds, batches, grown) for seconds, grown in ((1.5, 7), (9.0, 5), (1.0, 6))]
+    entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
+    row = speed._row(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
+    assert row.over_stock == 4.0 and row.over_unpruned is None
+    assert row.rounds == [2.0, 3 / 9, 3.0] and row.samples_per_s == 2.0
+    assert row.prune_share == pytest.approx(0.1 / 1.5) and row.padding_share == 0.25
+    assert row.encode_ms == pytest.approx(200 / 3) and row.other_ms == pytest.approx((1500 - 1200) / 3)
+    assert row.peak_bytes == built.weight_bytes + 7, "the most of all rounds"
+    assert row.at_once == 2 and row.kept_tokens == 10
+    needed = {stage: max(work.operations, work.bytes) / 1e12 for stage, work in row.stages.items()}
+    assert row.stages["prune"].operations > 0, "counted, and no part of the limit"
+    assert row.limit_ms == pytest.approx(1000 * (needed["encode"] + needed["prefill"] + needed["decode"]))
+    assert row.limit_share == pytest.approx(row.limit_ms / 500)
+
+
+def test_shorter_answers_are_no_win():
+    batch = Answered([""], [Passage(30, 30, 2, 20, 10, 5)], 1, 1, {})
+    with pytest.raises(RuntimeError, match=r"ours-none answered with \[2\] tokens instead of 3"):
+        speed._check("ours-none", [batch], 3)
+
+
+def test_a_row_warms_up_before_it_is_timed():
+    done = []
+
+    class Counting(Stock):
+        def start(self):
+            answer = super().start()
+            return lambda batch: done.append(len(batch[1])) or answer(batch)
+
+    prepared = speed._prepare(rival := Counting(subject(NEXT), 2, 2), speed.ask(NEXT, 3, 1, False), CPU)
+    turn = speed._turn(rival, prepared, CPU)
+    assert done == [1, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
+    prepared = speed._prepare(rival, speed.ask(NEXT, 3, 1, False), torch.device("cuda"))
+    assert len(prepared.warm_up[1]) == 2, "a GPU sees a whole batch first"
