@@ -21,7 +21,7 @@ class Picks:
     """
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._taken = 0
         self.mask = torch.zeros_like(budget.valid)
 
@@ -29,28 +29,30 @@ class Picks:
         """int64 [B, 1]: of each row the token with the largest `score` [B, N] that isn't chosen yet, ties to the
         lower index. It is chosen from now on, unless the row has its K tokens already.
         """
-        free = self._budget.valid & ~self.mask
+        free = self.budget.valid & ~self.mask
         token = score.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)
-        due = (self._budget.keep > self._taken)[:, None]
+        due = (self.budget.keep > self._taken)[:, None]
         self.mask = self.mask.scatter(1, token, due | self.mask.gather(1, token))
         self._taken += 1
         return token
 
 
-def token_budget(visual: Tensor, keep: int | Tensor, valid: Tensor | None) -> tuple[Budget, Tensor]:
-    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D].
+def token_budget(
+    visual: Tensor, keep: int | Tensor, valid: Tensor | None, name: str = "visual"
+) -> tuple[Budget, Tensor]:
+    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D], which is called `name`.
 
     Raises:
         ValueError: shapes that don't fit.
     """
     if visual.dim() != 3:
-        raise ValueError(f"visual is {list(visual.shape)}; it must be [B, N, D]")
+        raise ValueError(f"{name} is {list(visual.shape)}; it must be [B, N, D]")
     if valid is None:
         valid = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
     if valid.shape != visual.shape[:2]:
-        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])} like visual")
+        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
     budget = Budget.of(keep, valid)
-    return budget, budget.flaws() | value_flaws(visual, valid, "visual")
+    return budget, budget.flaws() | value_flaws(visual, valid, name)
 
 
 def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:
@@ -60,7 +62,7 @@ def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:
         ValueError: another shape.
     """
     if score.shape != budget.valid.shape:
-        raise ValueError(f"{name} is {list(score.shape)}; it must be {list(budget.valid.shape)} like visual")
+        raise ValueError(f"{name} is {list(score.shape)}; it must be {list(budget.valid.shape)}, one for each token")
     return value_flaws(score, budget.valid, name)
 
 

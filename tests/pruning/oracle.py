@@ -58,7 +58,9 @@ Margin = float
 
 
 def cosine(x: Sequence[float], y: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)
+    """0 where either has no length."""
+    lengths = math.hypot(*x) * math.hypot(*y)
+    return sum(a * b for a, b in zip(x, y, strict=True)) / lengths if lengths else 0.0
 
 
 def best(scores: dict[int, float]) -> tuple[int, Margin]:
@@ -208,11 +210,16 @@ def question(
     return [5 * share for share in blurred(asked, panels)]
 
 
+def centred(keys: Sequence[Sequence[float]]) -> list[list[float]]:
+    mean = [sum(channel) / len(keys) for channel in zip(*keys, strict=True)]
+    return [[value - by for value, by in zip(key, mean, strict=True)] for key in keys]
+
+
 def coverage(
-    visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
+    keys: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
 ) -> tuple[set[int], Margin]:
-    tokens = range(len(visual))
-    alike = [[max(0.0, cosine(visual[i], visual[j])) for j in tokens] for i in tokens]
+    tokens = range(len(keys))
+    alike = [[max(0.0, cosine(keys[i], keys[j])) for j in tokens] for i in tokens]
     chosen: set[int] = set()
     margin = math.inf
 

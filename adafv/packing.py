@@ -1,4 +1,4 @@
-"""Weights on a CPU, laid out once as oneDNN's kernels read them.
+"""Matrices on a CPU, laid out once as oneDNN's kernels read them.
 
 torch hands a linear layer's weights over as they lie: in float32 to MKL, which is slow on processors that aren't
 Intel's, in bfloat16 to oneDNN, which lays them out anew at every call. Laid out beforehand, both go through oneDNN's
@@ -8,13 +8,23 @@ fastest kernels. Results differ from the plain layer's in the last bits, since s
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # What kernels the layout is for is chosen by the number of rows. With so many it is good from ten rows to thousands.
 _ROWS = 256
+
+
+def product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    """x @ matrixᵀ as a function of x [..., E], for a matrix [N, E] that is used often."""
+    if not _has_kernels(matrix):
+        return lambda x: F.linear(x, matrix)
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, None, "none", [], "")
 
 
 class PackedLinear(nn.Module):
@@ -36,14 +46,16 @@ class PackedLinear(nn.Module):
 
 def pack(model: nn.Module) -> None:
     """Replace the linear layers of `model`, where it is on an x86 CPU in a dtype that oneDNN has kernels for."""
-    if not torch.backends.mkldnn.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
-        return
     for parent in [*model.modules()]:
         for name, child in [*parent.named_children()]:
-            if type(child) is nn.Linear and child.weight.device.type == "cpu" and _has_kernels(child.weight.dtype):
+            if type(child) is nn.Linear and _has_kernels(child.weight):
                 setattr(parent, name, PackedLinear(child))
 
 
-def _has_kernels(dtype: torch.dtype) -> bool:
+def _has_kernels(matrix: Tensor) -> bool:
+    if matrix.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
     supported = cast(Any, torch.ops.mkldnn)
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and supported._is_mkldnn_bf16_supported())
+    return matrix.dtype == torch.float32 or (matrix.dtype == torch.bfloat16 and supported._is_mkldnn_bf16_supported())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from adafv.models.packing import PackedLinear, pack
+from adafv.packing import PackedLinear, pack, product
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() == "DEFAULT",
@@ -23,6 +23,13 @@ def test_equals_a_plain_layer(shape, bias):
         torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=1e-5, atol=1e-5)
         turned = torch.randn(64, 7).T  # not contiguous
         torch.testing.assert_close(PackedLinear(linear)(turned), linear(turned), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_one_with_or_without_kernels(dtype):
+    torch.manual_seed(0)
+    matrix, x = torch.randn(33, 20, dtype=dtype), torch.randn(2, 5, 20, dtype=dtype)
+    torch.testing.assert_close(product(matrix)(x), x @ matrix.T)
 
 
 def test_every_linear_layer_is_replaced_and_tied_weights_stay_with_the_embedding():
