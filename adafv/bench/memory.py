@@ -29,15 +29,16 @@ class PeakMemory:
         else:
             ctypes.CDLL(None).malloc_trim(0)
             _RESET.write_text(_SET_BACK)
-            self._before = _resident("VmRSS")
+            self._before = resident("VmRSS")
 
     def growth(self) -> int:
         """By how many bytes the memory in use exceeded at most what it was at first."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
-        return _resident("VmHWM") - self._before
+        return resident("VmHWM") - self._before
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of this process's resident set: now (`VmRSS`) or at most (`VmHWM`)."""
     (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024  # from kB

@@ -22,7 +22,7 @@ from operator import add
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from adafv.bench.shapes import Question, Subject
@@ -30,7 +30,7 @@ from adafv.bench.work import Passage
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
-from adafv.models import Geometry
+from adafv.models import Geometry, Processing
 from adafv.pruning import mix_paper, text_similarity
 
 STAGES = ("encode", "prune", "prefill", "decode")
@@ -64,6 +64,19 @@ class Answered:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Started:
+    """What answers batches.
+
+    Attributes:
+        answer: of a batch as the rival prepares it.
+        model: a model of its own, with those of the shared weights that it didn't replace by others.
+    """
+
+    answer: Callable[[Any], Answered]
+    model: nn.Module
+
+
 class Rival(ABC):
     """One way.
 
@@ -78,8 +91,8 @@ class Rival(ABC):
         """A batch of at most `batch_size` questions."""
 
     @abstractmethod
-    def start(self) -> Callable[[Any], Answered]:
-        """What answers such batches, with a model of its own that has the shared weights."""
+    def start(self) -> Started:
+        """Make what answers such batches."""
 
 
 class Ours(Rival):
@@ -93,11 +106,11 @@ class Ours(Rival):
         preparer = Preparer(self._subject.processing, self._options)
         return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
 
-    def start(self) -> Callable[[list[Sample]], Answered]:
+    def start(self) -> Started:
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
         engine = Engine(adapter, processing, self._options)
-        return lambda samples: _from_labels(samples, engine.label(samples))
+        return Started(lambda samples: _from_labels(samples, engine.label(samples)), adapter.model)
 
 
 def _from_labels(samples: Sequence[Sample], labels: Sequence[Label]) -> Answered:
@@ -135,13 +148,14 @@ class Stock(Rival):
         inputs = self._subject.processor(images=images, text=text, padding=True, return_tensors="pt")
         return dict(inputs), [self._subject.processing.geometry((image.height, image.width)) for image in images]
 
-    def start(self) -> Callable[[tuple[dict[str, Tensor], list[Geometry]]], Answered]:
-        return _Stock(self._subject, self._max_new_tokens, self.batch_size)
+    def start(self) -> Started:
+        model = self._subject.fresh_model()
+        return Started(_Stock(model, self._subject.processing, self._max_new_tokens, self.batch_size), model)
 
 
 class _Stock:
-    def __init__(self, subject: Subject, max_new_tokens: int, batch_size: int) -> None:
-        self._model, self._decode = subject.fresh_model(), subject.processing.decode
+    def __init__(self, model: Any, processing: Processing, max_new_tokens: int, batch_size: int) -> None:
+        self._model, self._decode = model, processing.decode
         self._max_new_tokens, self._most = max_new_tokens, batch_size
 
     def __call__(self, batch: tuple[dict[str, Tensor], list[Geometry]]) -> Answered:
@@ -193,10 +207,10 @@ class Reference(Rival):
         ids = processor.tokenizer(_prompt(processor, question), return_tensors="pt")["input_ids"]
         return pixels.flatten(0, -4), ids[0]
 
-    def start(self) -> Callable[[tuple[Tensor, Tensor]], Answered]:
+    def start(self) -> Started:
         model = self._subject.fresh_model()
         model.model.vision_tower.set_attn_implementation("eager")
-        return partial(self._answer, model)
+        return Started(partial(self._answer, model), model)
 
     @torch.inference_mode()
     def _answer(self, model: Any, given: tuple[Tensor, Tensor]) -> Answered:

@@ -149,10 +149,6 @@ class Subject:
         shared = [*self.model.parameters(), *self.model.buffers()]
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
 
-    @property
-    def weight_bytes(self) -> int:
-        return sum(weight.nbytes for weight in self.model.parameters())
-
 
 def ask(shape: Shape, count: int, questions: int, mixed: bool) -> list[Question]:
     """So many questions in all, that many in a row about the same picture, no two of which are equal.

@@ -116,12 +116,12 @@ class Turn:
     Attributes:
         seconds: for all questions.
         answered: of each batch.
-        grown: bytes that were taken at most.
+        peak: bytes of the shared weights, and the most that was taken beside them.
     """
 
     seconds: float
     answered: list[Answered]
-    grown: int
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Row:
         limit_share: of the time measured.
         prune_share: selection's, of the time measured.
         padding_share: of the positions that prefill went through, those that held nothing.
-        peak_bytes: the model's weights, and the most memory that was taken beside them.
+        peak_bytes: the most memory that was taken, the model's weights included.
         encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
         prompt_tokens, kept_tokens, output_tokens: means.
         at_once: the most samples that were answered together.
@@ -243,13 +243,15 @@ def _prepare(rival: Rival, questions: Sequence[Question], device: torch.device) 
 
 def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
     memory = PeakMemory(device)
-    answer = rival.start()
-    answer(prepared.warm_up)
+    started = rival.start()
+    started.answer(prepared.warm_up)
     synchronise(device)
     start = time.perf_counter()
-    answered = [answer(batch) for batch in prepared.batches]
+    answered = [started.answer(batch) for batch in prepared.batches]
     synchronise(device)
-    return Turn(time.perf_counter() - start, answered, memory.growth())
+    seconds = time.perf_counter() - start
+    weights = sum(weight.nbytes for weight in started.model.parameters())
+    return Turn(seconds, answered, weights + memory.growth())
 
 
 def _check(name: str, answered: Sequence[Answered], tokens: int) -> None:
@@ -287,7 +289,7 @@ def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subj
         limit_share=limit_ms / ms,
         prune_share=times["prune_ms"] / ms,
         padding_share=1 - sum(one.positions for one in whole.passages) / sum(one.padded for one in whole.passages),
-        peak_bytes=subject.weight_bytes + max(each.grown for each in turns),
+        peak_bytes=max(each.peak for each in turns),
         **times,
         other_ms=ms - sum(times.values()),
         prompt_tokens=mean(one.positions for one in whole.passages),

@@ -9,18 +9,17 @@ Bytes are what each matrix product reads and writes if nothing stays in a cache:
 its inputs and outputs once for each token. Attention reads queries, keys and values and writes what it found, its
 matrix is never in memory; a step of decoding reads the keys and values of all positions before it.
 
-Selection works in float32, by the formulas of docs/algorithm.md as they stand.
+Of a selection that takes one token after the other, the work counted is that of comparing the tokens, and of what each
+would add at first: how often that has to be worked out again is a matter of skill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adafv.models.llava import feature_depths
-
-_FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def count(config: Any, item: int, strategy: str, crops: int, passages: Sequence[
     model = _Model(config, item)
     return {
         "encode": model.encode(crops),
-        "prune": sum((_selection(strategy, model.width, item, passage) for passage in passages), Work()),
+        "prune": sum((model.select(strategy, passage) for passage in passages), Work()),
         "prefill": model.prefill(passages),
         "decode": model.decode(passages),
     }
@@ -101,6 +100,24 @@ class _Model:
             + self._linear(seen, hidden * len(self._depths), self.width)
             + self._linear(seen, self.width, self.width)
         )
+
+    def select(self, strategy: str, passage: Passage) -> Work:
+        """Of one sample. Strategies that aren't named here compare and sort; `visionzip` multiplies little."""
+        tokens, kept = passage.visual, passage.kept
+        pairs, named = tokens * tokens, passage.words * tokens * self.width
+        keys = self._vision.hidden_size // self._vision.num_attention_heads
+        multiplications = {
+            "text": named,
+            "adafv": named,
+            "adafv-paper": named,
+            "divprune": pairs * self.width,
+            "cdpruner": pairs * self.width + named + tokens * kept * kept // 2,
+            "eadp": pairs * self.width + named + pairs,
+            "adafv-plus": pairs * keys + named + 2 * pairs,
+        }
+        if strategy not in multiplications:
+            return Work()
+        return Work(2 * multiplications[strategy], self._item * tokens * self.width)
 
     def prefill(self, passages: Sequence[Passage]) -> Work:
         """All prompts, together."""
@@ -140,26 +157,3 @@ class _Model:
         """Of `tokens` with `keys`, which are as many and as wide as the tokens unless told."""
         keys, shared = (tokens, hidden) if keys is None else (keys, shared)
         return Work(4 * pairs * hidden, self._item * 2 * (tokens * hidden + keys * shared))
-
-
-def _selection(strategy: str, width: int, item: int, passage: Passage) -> Work:
-    """Of one sample: its visual tokens are read once."""
-    if strategy not in _SELECTIONS:
-        return Work()
-    visual, kept = passage.visual, passage.kept
-    alike = 2 * visual * visual * width  # the cosines of all pairs
-    named = 2 * passage.words * visual * width  # those of words with tokens
-    return Work(_SELECTIONS[strategy](alike, named, visual, kept), visual * width * item)
-
-
-# Operations by those of the cosines of all pairs, of those with words, N and K. The other strategies compare and sort;
-# what `visionzip` multiplies is too little to count.
-_SELECTIONS: dict[str, Callable[[int, int, int, int], int]] = {
-    "text": lambda alike, named, n, k: named,
-    "adafv": lambda alike, named, n, k: named,
-    "adafv-paper": lambda alike, named, n, k: named,
-    "divprune": lambda alike, named, n, k: alike,
-    "cdpruner": lambda alike, named, n, k: alike + named + n * k * k,
-    "eadp": lambda alike, named, n, k: alike + named + 2 * n * n * k,
-    "adafv-plus": lambda alike, named, n, k: alike + named + 4 * n * n * k,
-}

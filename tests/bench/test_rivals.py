@@ -33,7 +33,7 @@ def questions(shape):
 
 
 def answered(rival, questions):
-    return rival.start()(rival.prepare(questions))
+    return rival.start().answer(rival.prepare(questions))
 
 
 def test_stock_and_the_engine_answer_alike(model, questions):
@@ -74,16 +74,18 @@ def test_the_reference_keeps_what_the_published_rule_keeps(model, shape, questio
 
 def test_the_reference_makes_all_attention_matrices(model, questions, monkeypatch):
     rival = Reference(model, 0.1, TOKENS)
-    tower = (answer := rival.start()).args[0].model.vision_tower
+    started = rival.start()
     made = []
-    tower.register_forward_hook(lambda _, __, out: made.extend(each.shape[-2:] for each in out.attentions))
-    answer(rival.prepare(questions[:1]))
+    started.model.model.vision_tower.register_forward_hook(
+        lambda _, __, out: made.extend(each.shape[-2:] for each in out.attentions)
+    )
+    started.answer(rival.prepare(questions[:1]))
     assert made == [(17, 17)] * 3, "16 patches and [CLS], in each of the three layers"
 
 
 def test_a_stock_batch_that_does_not_fit_is_halved(model, questions):
     whole = answered(rival := Stock(model, TOKENS, 5), questions)
-    tight = rival.start()
+    tight = rival.start().answer
     answer = tight._answer
     asked = []
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from adafv.bench import speed
 from adafv.bench.ceilings import Ceilings
-from adafv.bench.rivals import Answered, Stock
+from adafv.bench.rivals import Answered, Ours, Stock
 from adafv.bench.speed import Entrant, Settings, Turn
 from adafv.bench.work import Passage
+from adafv.engine import EngineOptions
+from adafv.packing import PackedLinear, pack
 from tests.bench.tiny_shapes import CPU, NEXT, subject
 
 ROWS = [
@@ -69,14 +72,14 @@ def test_what_is_made_of_the_turns():
     passages = [Passage(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
     times = {"encode": 100.0, "prune": 50.0, "prefill": 200.0, "decode": 250.0}
     batches = [Answered([""] * n, passages[:n], n, n, times) for n in (2, 1)]
-    turns = [Turn(seconds, batches, grown) for seconds, grown in ((1.5, 7), (9.0, 5), (1.0, 6))]
+    turns = [Turn(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
     entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
     row = speed._row(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
     assert row.over_stock == 4.0 and row.over_unpruned is None
     assert row.rounds == [2.0, 3 / 9, 3.0] and row.samples_per_s == 2.0
     assert row.prune_share == pytest.approx(0.1 / 1.5) and row.padding_share == 0.25
     assert row.encode_ms == pytest.approx(200 / 3) and row.other_ms == pytest.approx((1500 - 1200) / 3)
-    assert row.peak_bytes == built.weight_bytes + 7, "the most of all rounds"
+    assert row.peak_bytes == 7, "the most of all rounds"
     assert row.at_once == 2 and row.kept_tokens == 10
     needed = {stage: max(work.operations, work.bytes) / 1e12 for stage, work in row.stages.items()}
     assert row.stages["prune"].operations > 0, "counted, and no part of the limit"
@@ -95,11 +98,29 @@ def test_a_row_warms_up_before_it_is_timed():
 
     class Counting(Stock):
         def start(self):
-            answer = super().start()
-            return lambda batch: done.append(len(batch[1])) or answer(batch)
+            started = super().start()
+            return replace(started, answer=lambda batch: done.append(len(batch[1])) or started.answer(batch))
 
     prepared = speed._prepare(rival := Counting(subject(NEXT), 2, 2), speed.ask(NEXT, 3, 1, False), CPU)
     turn = speed._turn(rival, prepared, CPU)
     assert done == [1, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
     prepared = speed._prepare(rival, speed.ask(NEXT, 3, 1, False), torch.device("cuda"))
     assert len(prepared.warm_up[1]) == 2, "a GPU sees a whole batch first"
+
+
+def test_peak_memory_counts_the_shared_weights_that_a_row_uses(monkeypatch):
+    """They lie there before it begins. Those that the engine laid out anew are its own, and grow."""
+    monkeypatch.setattr(speed.PeakMemory, "growth", lambda memory: 1000)
+    built, questions = subject(NEXT), speed.ask(NEXT, 1, 1, False)
+    everything = sum(weight.nbytes for weight in built.model.parameters())
+    options = EngineOptions(strategy="none", max_new_tokens=2, device="cpu")
+    rivals = (Stock(built, 2, 2), Ours(built, options, 2))
+    stock, ours = (speed._turn(rival, speed._prepare(rival, questions, CPU), CPU).peak for rival in rivals)
+    assert stock == everything + 1000
+    assert ours <= stock and (ours < stock) == any(isinstance(each, PackedLinear) for each in packed(built))
+
+
+def packed(built):
+    model = built.fresh_model()
+    pack(model)
+    return model.modules()

@@ -90,12 +90,13 @@ def test_selection(strategy):
     assert counted.operations == pytest.approx(operations(select), rel=0.05)
 
 
-def test_coverage_is_counted_by_its_formula():
+def test_coverage_compares_keys_and_works_out_each_gain_once():
     config = subject(NEXT).model.config
     passage = Passage(30, 30, 1, visual=40, kept=3, words=5)
     counted = work.count(config, FLOAT, "adafv-plus", 1, [passage])["prune"]
-    alike, named, steps = 2 * 40 * 40 * 32, 2 * 5 * 40 * 32, 3 * 2 * (2 * 40 * 40)
-    assert counted.operations == alike + named + steps
+    keys = 32 // 4  # channels of a key
+    alike, named, gains = 40 * 40 * keys, 5 * 40 * 32, 2 * (40 * 40)
+    assert counted.operations == 2 * (alike + named + gains)
     assert counted.bytes == FLOAT * 40 * 32, "each visual token is read once"
 
 
