@@ -1,5 +1,6 @@
 # make demo     label a few dozen testbed scenes and print what came out
 # make test     lint, type-check and run the test suite
+# make test-vllm  the tests of the vLLM back end, in an environment of their own
 # make figures  measure the figures of docs/quality.md
 # Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
@@ -11,7 +12,7 @@ DEMO   := build/demo
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo figures test check clean
+.PHONY: install demo figures test test-vllm check clean
 
 install: .venv/installed
 
@@ -38,6 +39,9 @@ figures: install
 
 test: check
 	$(BIN)/python -m pytest
+
+test-vllm:
+	tests/vllm_cpu.sh build/vllm
 
 check: install
 	$(BIN)/ruff check .

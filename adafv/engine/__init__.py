@@ -6,6 +6,7 @@
     sequence    what the language model reads: the prompt with the kept visual tokens in it
     cache       the keys and values of a batch
     generation  the loop that answers: prompts are read in groups, then all rows take their steps together
+    vllm        the same by vLLM, the optional back end; vllm_weights: how that gets at the language model alone
     faults      too little memory: halve the batch; and errors after which a process has to end
     stopwatch   stage times without stalling the device
     engine      puts them together

@@ -28,6 +28,7 @@ from adafv.engine.prepare import Preparer
 from adafv.engine.sample import Label, Sample
 from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
+from adafv.engine.vllm import VllmGenerator
 from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Geometry, Processing, Reading, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
@@ -46,7 +47,8 @@ _STAGES = ("encode", "prune", "prefill", "decode")
 
 
 def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
-    """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype; with their text tower.
+    """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype; with their text tower, and
+    without the language model where that is another back end's.
 
     Raises:
         ValueError: the model is of no supported family, its configuration can't be pruned, or the text tower is no
@@ -55,7 +57,8 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     """
     device = torch.device(_device(options.device))
     processing = load_processing(model)
-    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device))
+    ours = options.backend == "transformers"
+    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), language_model=ours)
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
@@ -67,10 +70,16 @@ class Engine:
     Args:
         adapter, processing: the model, which several engines may share.
         strategy: a rule in place of the one that `options` name, for one that has no name.
+        generator: what answers, where that isn't our own loop over the adapter's language model.
     """
 
     def __init__(
-        self, adapter: Adapter, processing: Processing, options: EngineOptions, strategy: Strategy | None = None
+        self,
+        adapter: Adapter,
+        processing: Processing,
+        options: EngineOptions,
+        strategy: Strategy | None = None,
+        generator: Generator | VllmGenerator | None = None,
     ) -> None:
         self._adapter, self._processing, self._options = adapter, processing, options
         self._device = adapter.model.device
@@ -78,13 +87,19 @@ class Engine:
         if self._strategy.needs & _READ and adapter.text_tower is None:
             raise ValueError(f"strategy {self._strategy.name!r} needs a text tower here, and the adapter has none")
         self._batched = self._device.type != "cpu"
-        self._generator = Generator(adapter, options)
+        if generator is None and options.backend != "transformers":
+            raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
+        self._generator = generator or Generator(adapter, options)
         self._fitting = Fitting()
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
-        """Load `model`, a folder or hub id, onto the device that `options` name. Errors as for `load_model`."""
-        return cls(*load_model(model, options), options)
+        """Load `model`, a folder or hub id, onto the device that `options` name. Errors as for `load_model`, and a
+        ValueError where vLLM is asked for and can't be had (see `VllmGenerator`).
+        """
+        adapter, processing = load_model(model, options)
+        generator = VllmGenerator(model, adapter, options) if options.backend == "vllm" else None
+        return cls(adapter, processing, options, generator=generator)
 
     @property
     def device_name(self) -> str:
@@ -102,7 +117,8 @@ class Engine:
         """Answer a grey picture with one token: what fails here fails whatever it is given. It also warms up."""
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
-        Engine(self._adapter, self._processing, options, self._strategy).label([sample])
+        generator = self._generator.with_options(options)
+        Engine(self._adapter, self._processing, options, self._strategy, generator).label([sample])
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
         """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.

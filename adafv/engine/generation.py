@@ -50,6 +50,10 @@ class Generator:
         self._witness = _Witness()
         self._processors = processors(adapter, config, self._witness)
 
+    def with_options(self, options: EngineOptions) -> Generator:
+        """The same model, decoding by other options."""
+        return Generator(self._adapter, options)
+
     @torch.inference_mode()
     def __call__(
         self,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TEXT_SCOPES = ("question", "prompt")
 NEWLINES = ("drop", "rows")
+BACKENDS = ("transformers", "vllm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class EngineOptions:
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
+        backend: what the language model runs on: `transformers` with the engine's own loop, or `vllm` (docs/vllm.md).
     """
 
     strategy: str = "adafv-plus"
@@ -45,6 +47,7 @@ class EngineOptions:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    backend: str = "transformers"
 
     def __post_init__(self) -> None:
         from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER  # here: options travel to where there is no need of torch
@@ -59,6 +62,7 @@ class EngineOptions:
         _one_of("text_scope", self.text_scope, TEXT_SCOPES)
         _one_of("newlines", self.newlines, NEWLINES)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("backend", self.backend, BACKENDS)
         _require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
         _require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

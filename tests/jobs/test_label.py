@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -16,6 +17,7 @@ import pytest
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.lease import Lease
+from adafv.testbed.dataset import write_dataset
 from jobs.label import main
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
@@ -78,6 +80,19 @@ def test_failed(ray_local, tiny_model, tmp_path, capsys):
     path = write_structs(tmp_path / "rows.parquet")
     assert main(command(tmp_path / "model", tmp_path / "out", path)) == 1
     assert "resumes it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm installs it")
+def test_answers_by_vllm(ray_local, tmp_path):
+    """Those of the other back end, in an output of their own: in its output they are refused."""
+    write_dataset(tmp_path / "scenes", scenes=1)
+    outputs = {name: tmp_path / name for name in ("transformers", "vllm")}
+    for name, output in outputs.items():
+        assert main([*command(Path("testbed"), output, tmp_path / "scenes"), "--backend", name]) == 0
+    assert answers(outputs["vllm"]) == answers(outputs["transformers"])
+    refused = [*command(Path("testbed"), outputs["transformers"], tmp_path / "scenes"), "--backend", "vllm"]
+    assert main(refused) == 2
 
 
 def test_help_needs_no_ray():

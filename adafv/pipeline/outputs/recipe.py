@@ -16,6 +16,7 @@ from adafv.pipeline.options import ENGINE, JobOptions
 from adafv.pipeline.outputs.folder import Output
 
 NAME = "recipe.json"
+SINCE = {"backend": "transformers"}  # options that recipes written before there were these don't name, and what held
 
 
 def recipe_of(options: JobOptions) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def settle_recipe(output: Output, options: JobOptions) -> None:
     if found is None or not output.parquet_files("labels"):
         output.put(NAME, (json.dumps(recipe, indent=2) + "\n").encode())
         return
-    earlier = json.loads(found)
+    earlier = SINCE | json.loads(found)
     differing = [name for name in (*earlier, *recipe) if earlier.get(name) != recipe.get(name)]
     if differing and not options.allow_mixed:
         changes = (

@@ -35,6 +35,7 @@ def options(**changes) -> JobOptions:
         ({"prompt": "Describe."}, "prompt was '{question}' and is 'Describe.'"),
         ({"max_new_tokens": 9}, "max-new-tokens was 64 and is 9"),
         ({"temperature": 1.0}, "temperature was 0.0 and is 1.0"),
+        ({"backend": "vllm"}, "backend was 'transformers' and is 'vllm'"),
     ],
 )
 def test_a_change_is_refused_and_named(output, changes, said):
@@ -71,6 +72,16 @@ def test_labels_made_with_a_text_tower_are_of_another_kind(tmp_path):
     settle_recipe(output, options(strategy="eadp"))
     with pytest.raises(UsageError, match="text-tower was None and is 'clip'"):
         settle_recipe(output, options(strategy="eadp", text_tower="clip"))
+
+
+def test_labels_from_before_there_were_back_ends_are_of_transformers(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    before = {name: value for name, value in recipe_of(options()).items() if name != "backend"}
+    output.put("recipe.json", json.dumps(before).encode())
+    output.put("labels/x.parquet", b"")
+    settle_recipe(output, options())
+    with pytest.raises(UsageError, match="backend was 'transformers' and is 'vllm'"):
+        settle_recipe(output, options(backend="vllm"))
 
 
 def test_without_labels_the_last_recipe_counts(tmp_path):

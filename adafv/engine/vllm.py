@@ -1,0 +1,250 @@
+"""The other back end: vLLM's engine reads the pruned prompts, as embeddings, and answers.
+
+Encoding and pruning stay ours, so vLLM never sees an image. It is given the language model alone: its configuration as
+if it were a checkpoint of its own, and its weights out of the whole checkpoint (see `vllm_weights`). vLLM's classes for
+LLaVA would load the vision tower again, and want torchvision.
+
+The engine runs in this process and we drive it step by step: what kills it kills this process, as with any other work,
+and each step is a sign of life. Nothing is to be cached between batches, since no two prompts have embeddings in common
+for long.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    PretrainedConfig,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from adafv.engine.generation import Answer, end_tokens, generation_config, processors
+from adafv.engine.options import EngineOptions
+from adafv.engine.sequence import Prompts
+from adafv.models import Adapter
+
+# What vLLM reads from the environment when it starts. A job calls nobody at home, and opens no port to the network.
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
+
+# On a GPU vLLM takes so much of what the tower left free; the rest is for encoding and pruning.
+_GPU_SHARE = 0.8
+
+# On a CPU its cache holds so many whole contexts, but takes at most so much of the free memory.
+_CPU_CONTEXTS, _CPU_SHARE = 16, 0.25
+
+
+class VllmGenerator:
+    """Answers batches with vLLM.
+
+    Starting it sets variables of the process's environment, where they aren't set: VLLM_NO_USAGE_STATS, VLLM_HOST_IP
+    and VLLM_LOGGING_LEVEL; and, in any case, VLLM_ENABLE_V1_MULTIPROCESSING. vLLM itself seeds the process's random
+    generators, and on a CPU it takes `torch.set_num_threads` away.
+
+    Args:
+        path: the checkpoint, a folder or hub id.
+        adapter: its loaded front part (see `load_adapter`), on the device that vLLM is to use.
+        options: how to decode.
+        memory_share: how much of the device's free memory vLLM may take: on a GPU for the language model's weights and
+            the cache of keys and values, by default 0.8; on a CPU for the cache alone, by default what 16 whole
+            contexts need, but at most 0.25.
+
+    Raises:
+        ValueError: vLLM isn't installed, or not for this device; it can't run the language model; the model's
+            generation config asks for what vLLM doesn't do; or there is too little memory.
+    """
+
+    def __init__(self, path: str, adapter: Adapter, options: EngineOptions, memory_share: float | None = None) -> None:
+        self._adapter = adapter
+        self._decode_by(options)
+        self._engine = _start(path, adapter.model.device, adapter.model.dtype, memory_share)
+
+    def with_options(self, options: EngineOptions) -> VllmGenerator:
+        """The same engine, decoding by other options."""
+        other = copy.copy(self)
+        other._decode_by(options)
+        return other
+
+    def _decode_by(self, options: EngineOptions) -> None:
+        config = generation_config(self._adapter, options)
+        _refuse_processors(self._adapter, config)
+        self._ends, self._options = end_tokens(config), options
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        groups: Sequence[Prompts],
+        seeds: Sequence[int],
+        on_prefilled: Callable[[], None],
+        on_step: Callable[[], None],
+    ) -> list[Answer]:
+        """Answer a batch. Arguments and answers as for `Generator`, but `on_prefilled` is called when the last of the
+        prompts has its first token: vLLM reads some prompts while it answers others.
+        """
+        tokens: list[list[int]] = [[] for _ in seeds]
+        logprobs: list[list[float]] = [[] for _ in seeds]
+        reading = True
+        try:
+            self._ask(groups, seeds)
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    row, (new,) = int(output.request_id), output.outputs
+                    if new.finish_reason not in (None, "stop", "length"):
+                        raise RuntimeError(f"vLLM ended an answer with {new.finish_reason!r}")
+                    tokens[row] += new.token_ids
+                    chosen = zip(new.token_ids, new.logprobs, strict=True)
+                    logprobs[row] += [known[token].logprob for token, known in chosen]
+                on_step()
+                if reading and all(tokens):
+                    reading = False
+                    on_prefilled()
+        finally:
+            if self._engine.has_unfinished_requests():  # after an error: the next batch is to find the engine idle
+                self._engine.abort_request([str(row) for row in range(len(seeds))])
+        return [self._answer(*found) for found in zip(tokens, logprobs, strict=True)]
+
+    def _ask(self, groups: Sequence[Prompts], seeds: Sequence[int]) -> None:
+        """Hand the prompts over. vLLM takes them on the host, and without padding."""
+        from vllm.inputs.engine import embeds_input
+
+        for group in groups:
+            for row, length, prompt in zip(group.rows, group.lengths.tolist(), group.embeds.cpu(), strict=True):
+                self._engine.add_request(str(row), embeds_input(prompt[:length]), self._sampling(seeds[row]))
+
+    def _sampling(self, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        luck = {"top_p": self._options.top_p, "seed": seed % 2**63} if self._options.temperature > 0 else {}
+        return SamplingParams(
+            temperature=self._options.temperature,
+            **luck,
+            max_tokens=self._options.max_new_tokens,
+            stop_token_ids=sorted(self._ends),
+            ignore_eos=True,  # which vLLM would take from the language model's configuration
+            logprobs=0,  # of the chosen token alone, before any warping
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def _answer(self, tokens: list[int], logprobs: list[float]) -> Answer:
+        reason = "stop" if tokens[-1] in self._ends else "length"
+        return Answer(tokens, reason, sum(logprobs) / len(logprobs))
+
+
+def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
+    """Raise a ValueError if `config` changes scores in a way that vLLM's sampling doesn't."""
+    done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper}
+    asked = [type(one).__name__ for one in processors(adapter, config, LogitsProcessor()) if type(one) not in done]
+    if asked:
+        raise ValueError(
+            f"the model's generation config asks for {', '.join(asked)}, which the vLLM back end doesn't do; give "
+            "backend 'transformers'"
+        )
+
+
+def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: float | None) -> Any:
+    """vLLM's engine, in this process, with the language model of the checkpoint."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    try:
+        import vllm
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise ValueError(
+            "backend 'vllm' needs vLLM, which isn't installed: pip install 'adafv[vllm]', or see docs/vllm.md for a "
+            "machine without a GPU"
+        ) from error
+    _check_device(device)
+    text = _language_model(path)
+    if device.type == "cpu":
+        _check_head_size(text)
+        share = _CPU_SHARE if memory_share is None else memory_share
+        sizes: dict[str, Any] = {"kv_cache_memory_bytes": _cache_bytes(text, dtype, share), "enforce_eager": True}
+    else:
+        sizes = {"gpu_memory_utilization": _utilisation(device, _GPU_SHARE if memory_share is None else memory_share)}
+    from adafv.engine.vllm_weights import LOAD_FORMAT
+
+    with TemporaryDirectory(prefix="adafv-") as folder:
+        text.save_pretrained(folder)
+        return vllm.LLMEngine.from_engine_args(
+            vllm.EngineArgs(
+                model=path,
+                hf_config_path=folder,
+                load_format=LOAD_FORMAT,
+                dtype=str(dtype).removeprefix("torch."),
+                max_model_len=text.max_position_embeddings,
+                enable_prompt_embeds=True,
+                enable_prefix_caching=False,
+                skip_tokenizer_init=True,
+                generation_config="vllm",  # none of its own: how to decode comes with each prompt
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **sizes,
+            )
+        )
+
+
+def _check_device(device: torch.device) -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.device_type != device.type:
+        found = current_platform.device_type or "a device that it doesn't find"
+        raise ValueError(f"the vLLM that is installed is for {found}, and the device is {device}; see docs/vllm.md")
+    if device.index:
+        raise ValueError(
+            f"the device is {device}, and vLLM takes the first GPU that the process sees; set CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _language_model(path: str) -> PretrainedConfig:
+    """The configuration of the checkpoint's language model, as a checkpoint of it alone would have it."""
+    whole = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    text = whole.get_text_config()
+    text.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text.model_type]]
+    text.tie_word_embeddings = whole.tie_word_embeddings  # what transformers goes by
+    return text
+
+
+def _head_size(text: PretrainedConfig) -> int:
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def _check_head_size(text: PretrainedConfig) -> None:
+    """vLLM itself would notice at the first prompt, and not say what to do."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if _head_size(text) not in known:
+        raise ValueError(
+            f"the language model's attention heads have {_head_size(text)} channels; on a CPU vLLM can only do "
+            f"{', '.join(map(str, known))}; give backend 'transformers'"
+        )
+
+
+def _cache_bytes(text: PretrainedConfig, dtype: torch.dtype, share: float) -> int:
+    """How large a cache of keys and values to have in a CPU's memory."""
+    import psutil  # which vLLM brings
+
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    a_token = 2 * text.num_hidden_layers * heads * _head_size(text) * dtype.itemsize
+    wanted = _CPU_CONTEXTS * text.max_position_embeddings * a_token
+    return min(wanted, int(share * psutil.virtual_memory().available))
+
+
+def _utilisation(device: torch.device, share: float) -> float:
+    """`share` of a GPU's free memory as a share of all, which is how vLLM counts."""
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return share * free / total

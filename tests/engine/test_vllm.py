@@ -1,0 +1,266 @@
+"""The vLLM back end against transformers' own `generate` and against our loop. What needs vLLM is skipped where it is
+not installed; `make test-vllm` installs it, for CPUs, into an environment of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory
+from adafv.engine.sequence import Prompts, grouped
+from adafv.engine.vllm import VllmGenerator
+from adafv.models import load_adapter, load_processing
+from adafv.testbed.model import checkpoint
+from tests.models.conftest import picture
+from tests.tiny_models import Shape, build
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm installs it")
+
+SHAPE = Shape(hidden=128, layers=3)  # heads of 32 channels: vLLM's kernels for CPUs know no smaller ones
+LENGTHS = [7, 30, 31, 18, 7, 55, 54, 54]
+STEPS = 24
+
+
+def options(**changes) -> EngineOptions:
+    return EngineOptions(**{"max_new_tokens": STEPS, "backend": "vllm", "device": "cpu"} | changes)
+
+
+def front(path: str):
+    """The adapter that the back end gets: without the language model."""
+    return load_adapter(path, load_processing(path), torch.device("cpu"), torch.float32, language_model=False)
+
+
+def whole(path: str):
+    return load_adapter(path, load_processing(path), torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
+
+
+@pytest.fixture(scope="module")
+def generator(model):
+    yield VllmGenerator(model, front(model), options())
+    gc.collect()  # vLLM ends what it has begun when its engine is forgotten, for the next one to begin
+
+
+@pytest.fixture(scope="module")
+def stock(model):
+    return whole(model)
+
+
+@pytest.fixture
+def config(generator, stock):
+    """The generation configs of both, to be changed together; put back after."""
+    adapters = [generator._adapter, stock]
+    before = [adapter.model.generation_config for adapter in adapters]
+    together = type(before[0])()
+    for adapter in adapters:
+        adapter.model.generation_config = together
+    yield together
+    for adapter, kept in zip(adapters, before, strict=True):
+        adapter.model.generation_config = kept
+
+
+def prompts_for(adapter) -> list[torch.Tensor]:
+    luck = torch.Generator().manual_seed(0)
+    width = adapter.model.get_input_embeddings().embedding_dim
+    return [torch.randn(length, width, generator=luck) for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def prompts(stock):
+    return prompts_for(stock)
+
+
+def ask(generator, prompts, seeds=None, on_prefilled=lambda: None, on_step=lambda: None):
+    groups = [
+        Prompts(
+            rows,
+            torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
+            torch.tensor([len(prompts[row]) for row in rows]),
+        )
+        for rows in grouped([len(prompt) for prompt in prompts], most=120)
+    ]
+    return generator(groups, seeds or [0] * len(prompts), on_prefilled, on_step)
+
+
+def check(answers, adapter, prompts):
+    """Each answer is what transformers' own loop makes of the prompt."""
+    for prompt, answer in zip(prompts, answers, strict=True):
+        out = adapter.model.generate(
+            inputs_embeds=prompt[None],
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=STEPS,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        tokens = out.sequences[0].tolist()
+        assert answer.ids == tokens
+        steps = [scores.log_softmax(-1)[0, token] for scores, token in zip(out.scores, tokens, strict=True)]
+        assert answer.mean_logprob == pytest.approx(float(torch.stack(steps).mean()), abs=1e-4)
+
+
+@needs_vllm
+@pytest.mark.slow
+class TestWithVllm:
+    def test_equals_stock(self, generator, stock, prompts, config):
+        answers = ask(generator.with_options(options()), prompts)
+        check(answers, stock, prompts)
+        assert {answer.finish_reason for answer in answers} == {"length"}
+
+    def test_answers_end_at_an_end_token(self, generator, stock, prompts, config):
+        free = ask(generator.with_options(options()), prompts)
+        config.eos_token_id, config.pad_token_id = [free[0].ids[0], free[1].ids[5]], 0
+        answers = ask(generator.with_options(options()), prompts)
+        check(answers, stock, prompts)
+        assert {1, 6} <= {len(answer.ids) for answer in answers}, "some end early"
+        for answer in answers:
+            assert (answer.finish_reason == "stop") == (answer.ids[-1] in config.eos_token_id)
+
+    def test_an_end_token_at_the_last_step_is_a_stop(self, generator, prompts, config):
+        free = ask(generator.with_options(options(max_new_tokens=3)), prompts[:1])
+        config.eos_token_id = free[0].ids[2]
+        (answer,) = ask(generator.with_options(options(max_new_tokens=3)), prompts[:1])
+        assert (answer.ids, answer.finish_reason) == (free[0].ids, "stop")
+
+    def test_neighbours_change_nothing(self, generator, prompts):
+        together = ask(generator, prompts)
+        for prompt, answer in zip(prompts, together, strict=True):
+            (alone,) = ask(generator, [prompt])
+            assert alone.ids == answer.ids
+            assert alone.mean_logprob == pytest.approx(answer.mean_logprob, abs=1e-4)
+
+    def test_a_sample_draws_the_same_in_every_batch(self, generator, prompts, config):
+        sampling = generator.with_options(options(temperature=1.5, top_p=0.9))
+        seeds = [-1, 2**63 - 1, -(2**63), 3, 4, 5, 6, 7]
+        together = ask(sampling, prompts, seeds)
+        for prompt, seed, answer in zip(prompts, seeds, together, strict=True):
+            assert ask(sampling, [prompt], [seed])[0].ids == answer.ids
+        others = ask(sampling, prompts, [seed // 2 + 100 for seed in seeds])
+        assert [answer.ids for answer in others] != [answer.ids for answer in together]
+
+    def test_tokens_are_drawn_as_often_as_they_are_probable(self, generator, stock, prompts, config):
+        """First tokens of one prompt; those that `top_p` leaves out never come, and log-probabilities are unwarped."""
+        draws, temperature, top_p = 1000, 0.7, 0.6
+        sampling = generator.with_options(options(max_new_tokens=1, temperature=temperature, top_p=top_p))
+        answers = ask(sampling, [prompts[0]] * draws, list(range(draws)))
+        with torch.inference_mode():
+            scores = stock.model(inputs_embeds=prompts[0][None]).logits[0, -1]
+        probable = (scores / temperature).softmax(0)
+        order = probable.argsort(descending=True)
+        inside = order[: int((probable[order].cumsum(0) < top_p).sum()) + 1]
+        wanted = probable[inside] / probable[inside].sum()
+        counts = torch.bincount(torch.tensor([answer.ids[0] for answer in answers]), minlength=len(scores))
+        assert int(counts[inside].sum()) == draws
+        assert (counts[inside] / draws - wanted).abs().max() < 0.07, "four standard deviations"
+        assert answers[0].mean_logprob == pytest.approx(float(scores.log_softmax(0)[answers[0].ids[0]]), abs=1e-4)
+
+    def test_each_step_is_reported_and_the_end_of_prefill_once(self, generator, prompts, config):
+        seen: list[str] = []
+        ask(
+            generator.with_options(options()),
+            prompts,
+            on_prefilled=lambda: seen.append("prefilled"),
+            on_step=lambda: seen.append("step"),
+        )
+        assert seen.count("prefilled") == 1 and seen.count("step") >= STEPS
+        assert seen.index("prefilled") <= 2, "all prompts fit into the first step"
+
+    def test_after_too_little_memory_the_next_batch_is_answered(self, generator, prompts, monkeypatch):
+        before = ask(generator, prompts)
+        runner = generator._engine.model_executor.driver_worker.worker.model_runner
+        forward, calls = runner.model.forward, []
+
+        def fail(*arguments, **more):
+            calls.append(1)
+            if len(calls) == 3:
+                raise torch.OutOfMemoryError("no more")
+            return forward(*arguments, **more)
+
+        monkeypatch.setattr(runner.model, "forward", fail)
+        with pytest.raises(Exception) as raised:
+            ask(generator, prompts)
+        assert is_out_of_memory(raised.value)
+        assert ask(generator, prompts[:4]) == before[:4]
+        assert ask(generator, prompts) == before
+
+    def test_what_a_generation_config_asks_for_is_done_or_refused(self, generator, config):
+        config.repetition_penalty = 1.5
+        with pytest.raises(ValueError, match="asks for RepetitionPenaltyLogitsProcessor, which the vLLM back end"):
+            generator.with_options(options())
+        config.repetition_penalty, config.do_sample, config.top_k, config.temperature = None, True, 7, 0.3
+        generator.with_options(options())  # a checkpoint that defaults to sampling doesn't sample here
+
+    def test_the_language_model_is_in_memory_once(self, generator):
+        ours = generator._adapter.model
+        assert not [name for name, _ in ours.named_modules() if "language_model.layers.0" in name or "lm_head" in name]
+
+
+def renamed(path: Path) -> Path:
+    """The checkpoint with weights named as transformers names them in memory, in two files."""
+    from transformers import LlavaForConditionalGeneration
+
+    names = LlavaForConditionalGeneration.from_pretrained(path).state_dict()
+    (path / "model.safetensors").unlink()
+    save_file({name: weight.contiguous() for name, weight in names.items()}, path / "model.safetensors")
+    assert "model.language_model.embed_tokens.weight" in load_file(path / "model.safetensors")
+    return path
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_newer_names_of_weights_are_known(tmp_path):
+    path = str(renamed(build(tmp_path, Shape(family="llava", hidden=128, seed=3))))
+    adapter = whole(path)
+    generator = VllmGenerator(path, front(path), options())
+    check(ask(generator, prompts_for(adapter)), adapter, prompts_for(adapter))
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_labels_are_those_of_the_other_back_end():
+    """The testbed's model, whose head is its embeddings; through the engine, with pruning, in batches."""
+    path = str(checkpoint("testbed"))
+    labels = {}
+    for backend in ("transformers", "vllm"):
+        chosen = options(backend=backend, keep=0.2)
+        preparer, engine = Preparer.load(path, chosen), Engine.load(path, chosen)
+        engine.try_out()
+        samples = [preparer.prepare(f"id-{i}", picture((60 + 9 * i, 90), i), "what is left of it ?") for i in range(9)]
+        labels[backend] = engine.label(samples[:5]) + engine.label(samples[5:])
+    for one, other in zip(*labels.values(), strict=True):
+        assert one.answer == other.answer and one.finish_reason == other.finish_reason
+        assert one.kept_indices.tolist() == other.kept_indices.tolist()
+        assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
+        assert (one.prompt_tokens, one.output_tokens) == (other.prompt_tokens, other.output_tokens)
+        assert other.prefill_ms > 0 and other.decode_ms > 0
+
+
+@needs_vllm
+def test_heads_that_vllm_has_no_kernels_for_are_refused(tmp_path):
+    path = str(build(tmp_path, Shape(hidden=64)))
+    with pytest.raises(ValueError, match="attention heads have 16 channels; on a CPU vLLM can only do 32, 64"):
+        VllmGenerator(path, front(path), options())
+
+
+@needs_vllm
+def test_a_vllm_for_another_device_is_refused():
+    from adafv.engine.vllm import _check_device
+
+    with pytest.raises(ValueError, match="installed is for cpu, and the device is cuda:0"):
+        _check_device(torch.device("cuda:0"))
+
+
+def test_where_vllm_is_not_installed_that_is_said(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ValueError, match="needs vLLM, which isn't installed"):
+        VllmGenerator(model, front(model), options())
