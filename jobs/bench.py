@@ -6,6 +6,7 @@
     python jobs/bench.py ablation                          AdaFV as published and corrected, piece by piece
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
+    python jobs/bench.py pipeline --rows 4000              a job's speed beside its engine's; its memory
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
 needs torch and transformers only, no Ray.
@@ -39,6 +40,7 @@ DONE, USAGE = 0, 2
 SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
+PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_size", "device", "dtype")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
 
 
@@ -252,12 +254,34 @@ def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) for one in found], isolation.table(found)
 
 
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """the job's speed beside its engine's alone; or, without a model, its memory over many rows"""
+    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    parser.add_argument(
+        "--no-engine", action="store_true", help="label with a constant, and report the driver's and the store's memory"
+    )
+    _add_job_options(parser.add_argument_group("job"), PIPELINE)
+    parser.set_defaults(run=_run_pipeline)
+
+
+def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import pipeline
+
+    job = _job_options(options, ("-",), PIPELINE)
+    if options.no_engine:
+        rate, found = pipeline.memory(job, options.rows)
+        return [{"rows": options.rows, "rows_per_s": rate}, *map(asdict, found)], pipeline.memory_table(rate, found)
+    one = pipeline.throughput(job, options.rows)
+    return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
+
+
 COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
     "ablation": _add_ablation,
     "ledger": _add_ledger,
     "isolation": _add_isolation,
+    "pipeline": _add_pipeline,
 }
 
 if __name__ == "__main__":

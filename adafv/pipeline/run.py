@@ -17,7 +17,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -28,6 +28,7 @@ import ray.exceptions
 
 from adafv.pipeline.errors import JobError, RunError, UsageError, store_error
 from adafv.pipeline.images.fetch import Fetcher
+from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.lease import Lease
@@ -60,8 +61,8 @@ class RunResult:
     run: Run
 
 
-def run(options: JobOptions) -> RunResult:
-    """Carry out a job.
+def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] = Labelling) -> RunResult:
+    """Carry out a job, whose workers label with what `handler` makes of their options.
 
     Raises:
         UsageError: the options can't be carried out (exit status 2).
@@ -78,7 +79,7 @@ def run(options: JobOptions) -> RunResult:
     _log_sources(options, [source.ignored for source in sources])
     with _ray():
         resources = allot(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        job = Job(options, storage, output, columns, resources)
+        job = Job(options, storage, output, columns, resources, handler)
         return job.run([unit for source in sources for unit in source.units])
 
 
@@ -112,10 +113,16 @@ class Job:
     """A run's parts, and its course."""
 
     def __init__(
-        self, options: JobOptions, storage: Storage, output: Output, columns: Columns, resources: Resources
+        self,
+        options: JobOptions,
+        storage: Storage,
+        output: Output,
+        columns: Columns,
+        resources: Resources,
+        handler: Callable[[WorkerOptions], Handler],
     ) -> None:
         self._options, self._storage, self._output = options, storage, output
-        self._columns, self._resources = columns, resources
+        self._columns, self._resources, self._handler = columns, resources, handler
         self._model = absolute_model(options.model)
         self._engine = options.engine_options(resources.device)
         if options.text_tower is not None:
@@ -235,7 +242,7 @@ class Job:
         prepare = Preparation.of(options, self._model, self._engine, self._storage, Preparing)
         worker = WorkerOptions(
             options.model, self._model, self._engine, self._storage, self._run.run_id, options.price_per_hour,
-            resources.threads, options.batch_timeout, Labelling,
+            resources.threads, options.batch_timeout, self._handler,
         )  # fmt: skip
         low, high = resources.workers
         tasks = [{"task": pickle.dumps(task)} for task in plan.tasks]

@@ -1,0 +1,251 @@
+"""What the job keeps of its engine's speed, and that its memory doesn't grow with its input.
+
+The same rows are labelled twice: by an engine in a process of its own, which finds them prepared in its memory, and by
+a job that reads them from Parquet and writes labels. A job's start and end are the same for ten rows and ten million.
+So its speed is counted from the end of the first batch to the end of the last, and its workers' idle share likewise;
+what the start took is reported beside them.
+
+With `--no-engine` workers answer without a model: whatever then grows with the rows is the pipeline's. While the job
+runs, its process and Ray's object store are looked at each second.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray._private.internal_api import node_stats
+
+from adafv.bench.memory import resident
+from adafv.engine import Engine
+from adafv.pipeline.isolation import Handler
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.resources import Resources
+from adafv.pipeline.run import run
+from adafv.pipeline.sources.rows import Row, to_table
+from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
+from adafv.pipeline.workers.model import resolve_model
+from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.pipeline.workers.samples import samples_of
+from adafv.testbed import dataset
+
+MIB = 2**20
+SHARD_ROWS = 5000
+SCENES = 200  # whose pictures and questions come again under other ids
+WARM_UP = 1  # batches
+TENTHS = 10
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """One job beside the engine alone. Rates are samples a second.
+
+    Attributes:
+        workers: how many, each with so many `threads`.
+        engine: rate of one engine alone, with as many threads.
+        job: rate of the job from its first batch's end to its last's.
+        whole: rate of the job from its start to its end.
+        first_seconds: until the first batch was labelled.
+        idle_share: of the workers' time in between, not spent on labelling.
+    """
+
+    rows: int
+    workers: int
+    threads: int
+    engine: float
+    job: float
+    whole: float
+    first_seconds: float
+    idle_share: float
+
+    @property
+    def kept(self) -> float:
+        """The job's rate, as a share of its workers' engines'."""
+        return self.job / (self.engine * self.workers)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was held in a tenth of a job's time, at most: bytes of the driver, and in Ray's object store."""
+
+    until_seconds: float
+    driver_bytes: int
+    store_bytes: int
+
+
+def throughput(options: JobOptions, rows: int) -> Throughput:
+    """Label so many rows with the engine alone, then as a job."""
+    with tempfile.TemporaryDirectory(prefix="pipeline") as folder:
+        inputs, output = Path(folder, "input"), Path(folder, "output")
+        write_rows(inputs, rows)
+        job = replace(options, input=(str(inputs),), output=str(output))
+        ran = _apart(_job, job, Labelling)
+        workers, threads = ran.resources.workers[1], ran.resources.threads
+        engine = _apart(_engine, job, inputs, ran.resources.batch_size, threads)
+        first, rate, idle = _steady(output, workers)
+    return Throughput(rows, workers, threads, engine, rate, rows / ran.seconds, first - ran.started, idle)
+
+
+def memory(options: JobOptions, rows: int) -> tuple[float, list[Memory]]:
+    """Label so many rows without a model; (rows a second, what was held in each tenth of the time)."""
+    with tempfile.TemporaryDirectory(prefix="pipeline") as folder:
+        inputs, output = Path(folder, "input"), Path(folder, "output")
+        write_rows(inputs, rows)
+        ran = _apart(_job, replace(options, input=(str(inputs),), output=str(output)), Constant)
+    count = len(ran.seen)
+    tenths = [ran.seen[count * tenth // TENTHS : count * (tenth + 1) // TENTHS] for tenth in range(TENTHS)]
+    highest = [Memory(*(max(values) for values in zip(*tenth, strict=True))) for tenth in tenths if tenth]
+    return rows / ran.seconds, highest
+
+
+def write_rows(folder: Path, count: int) -> None:
+    """So many rows of the testbed, in shards; ids are their numbers."""
+    folder.mkdir()
+    known = [*islice(dataset.rows(SCENES), count)]
+    for start in range(0, count, SHARD_ROWS):
+        numbers = range(start, min(start + SHARD_ROWS, count))
+        table = pa.Table.from_pylist(
+            [known[number % len(known)] | {"id": f"{number:09d}"} for number in numbers], schema=dataset.SCHEMA
+        )
+        pq.write_table(table, folder / f"{start:09d}.parquet")
+
+
+class Constant:
+    """Labels each sample with the same word: a worker's handler, without a model."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._strategy = options.engine.strategy
+
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        answer = {"answer": "no", "finish_reason": "stop", "strategy": self._strategy, "gpu_seconds": 0.0}
+        common = answer | {"labelled_at": datetime.now(UTC), "visual_tokens": 1, "kept_tokens": 1, "kept_indices": [0]}
+        return pa.Table.from_pylist([row | common for row in table.select(KEPT).to_pylist()], schema=schema.RESULTS)
+
+    def is_spent(self, error: BaseException) -> bool:
+        return False
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns, called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A job that has ended.
+
+    Attributes:
+        started: UNIX time; `seconds`: from then to its end.
+        seen: each second the time since its start, bytes of the driver and bytes in the object store.
+    """
+
+    started: float
+    seconds: float
+    resources: Resources
+    seen: list[tuple[float, int, int]]
+
+
+def _job(options: JobOptions, handler: Callable[[WorkerOptions], Handler]) -> _Ran:
+    """Run a job."""
+    logging.basicConfig(level=logging.WARNING)
+    seen: list[tuple[float, int, int]] = []
+    done = threading.Event()
+    started, start = time.time(), time.monotonic()
+    watcher = threading.Thread(target=_watch, args=(start, done, seen), daemon=True)
+    watcher.start()
+    try:
+        resources = run(options, handler).run.resources
+    finally:
+        done.set()
+        watcher.join()
+    assert resources is not None  # which only a run has that is read back from its record
+    return _Ran(started, time.monotonic() - start, resources, seen)
+
+
+def _watch(start: float, done: threading.Event, seen: list[tuple[float, int, int]]) -> None:
+    while not done.wait(1.0):
+        if ray.is_initialized():
+            seen.append((time.monotonic() - start, resident("VmRSS"), _stored()))
+
+
+def _stored() -> int:
+    """Bytes in the object stores of all nodes. Ray tells its dashboard, and nobody else, where there is none."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    told = (node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes)
+    return sum(stats.store_stats.object_store_bytes_used for stats in told)
+
+
+def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) -> float:
+    """Samples a second of an engine that finds its samples prepared, in batches as the job has them."""
+    torch.set_num_threads(threads)
+    settings = options.engine_options("cpu" if options.device == "auto" else options.device)
+    engine = Engine.load(resolve_model(options.model, Storage()), settings)
+    batches = [samples_of(table) for table in _prepared(options, inputs, batch_size)]
+    for batch in batches[:WARM_UP]:
+        engine.label(batch)
+    start = time.perf_counter()
+    for batch in batches:
+        engine.label(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - start)
+
+
+def _prepared(options: JobOptions, inputs: Path, batch_size: int) -> Iterator[pa.Table]:
+    engine = options.engine_options("cpu")
+    preparing = Preparing(Preparation.of(options, options.model, engine, Storage(), Preparing))
+    for path in sorted(inputs.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size, columns=["id", "image", "question"]):
+            given = [
+                Row(one["id"], "", image_bytes=one["image"]["bytes"], question=one["question"], prompt=one["question"])
+                for one in batch.to_pylist()
+            ]
+            yield preparing(to_table(given), lambda: None)
+
+
+def _steady(output: Path, workers: int) -> tuple[float, float, float]:
+    """(UNIX time when the first batch was labelled, rate from then on, idle share of the workers from then on)."""
+    columns = ["labelled_at", "gpu_seconds"]
+    labels = pa.concat_tables(pq.read_table(path, columns=columns) for path in (output / "labels").glob("*.parquet"))
+    times = labels.column("labelled_at").cast(pa.int64())  # microseconds
+    first, last = pc.min(times).as_py(), pc.max(times).as_py()
+    later = labels.filter(pc.greater(times, first))
+    seconds = (last - first) / 1e6
+    idle = 1 - pc.sum(later.column("gpu_seconds")).as_py() / (seconds * workers)
+    return first / 1e6, later.num_rows / seconds, idle
+
+
+def throughput_table(found: Sequence[Throughput]) -> str:
+    lines = [
+        f"{'rows':>9}{'workers':>9}{'threads':>9}{'engine/s':>10}{'job/s':>8}{'kept':>7}{'idle':>7}{'whole/s':>9}"
+        f"{'first, s':>10}"
+    ]
+    for one in found:
+        lines.append(
+            f"{one.rows:>9,}{one.workers:>9}{one.threads:>9}{one.engine:>10.1f}{one.job:>8.1f}{one.kept:>7.1%}"
+            f"{one.idle_share:>7.1%}{one.whole:>9.1f}{one.first_seconds:>10.1f}"
+        )
+    return "\n".join(lines)
+
+
+def memory_table(rate: float, found: Sequence[Memory]) -> str:
+    lines = [f"{'until, s':>9}{'driver, MiB':>13}{'object store, MiB':>19}"]
+    for one in found:
+        lines.append(f"{one.until_seconds:>9.0f}{one.driver_bytes / MIB:>13.0f}{one.store_bytes / MIB:>19.0f}")
+    return "\n".join([*lines, f"{rate:.0f} rows a second"])

@@ -1,0 +1,59 @@
+"""A job beside its engine: rates are counted from labels, and a job without a model labels every row."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adafv.bench.pipeline import Throughput, _steady, throughput_table, write_rows
+from adafv.pipeline.outputs import schema
+from jobs.bench import main
+
+
+def test_the_rate_is_counted_from_the_end_of_the_first_batch(tmp_path):
+    """Two batches of three rows behind the first, 2 s apart; of two workers' 8 s, 2 s went into labelling."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        {"id": str(row), "labelled_at": start + timedelta(seconds=2 * (row // 3)), "gpu_seconds": 1 / 3}
+        for row in range(9)
+    ]
+    (tmp_path / "labels").mkdir()
+    for number, part in enumerate((rows[:4], rows[4:])):
+        pq.write_table(pa.Table.from_pylist(part, schema=schema.LABELS), tmp_path / "labels" / f"{number}.parquet")
+    first, rate, idle = _steady(tmp_path, workers=2)
+    assert first == start.timestamp()
+    assert rate == pytest.approx(6 / 4)
+    assert idle == pytest.approx(1 - 2 / 8)
+
+
+def test_what_is_kept_is_of_all_workers_engines():
+    one = Throughput(100, workers=2, threads=1, engine=10.0, job=19.0, whole=12.0, first_seconds=5.0, idle_share=0.03)
+    assert one.kept == pytest.approx(0.95)
+    assert "95.0%" in throughput_table([one])
+
+
+def test_rows_come_again_under_other_ids(tmp_path):
+    write_rows(tmp_path / "rows", 5001)
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "rows").iterdir())]
+    assert [table.num_rows for table in tables] == [5000, 1]
+    ids = [id for table in tables for id in table.column("id").to_pylist()]
+    assert len(set(ids)) == 5001
+
+
+@pytest.mark.slow
+def test_both_ways(tmp_path, capsys):
+    """A job on 48 rows, and one without a model on 200: each row is labelled, or the job would say so."""
+    file = tmp_path / "f.json"
+    assert main(["pipeline", "--rows", "48", "--max-new-tokens", "2", "--json", str(file)]) == 0
+    (figures,) = json.loads(file.read_text())["pipeline"]
+    assert figures["rows"] == 48 and 0 < figures["job"] and 0 < figures["engine"] and 0 <= figures["idle_share"] < 1
+    assert figures["kept"] == pytest.approx(figures["job"] / figures["engine"] / figures["workers"])
+    assert main(["pipeline", "--no-engine", "--rows", "200", "--json", str(file)]) == 0
+    rate, *tenths = json.loads(file.read_text())["pipeline"]
+    assert rate["rows"] == 200 and rate["rows_per_s"] > 0 and tenths
+    assert all(one["driver_bytes"] > 0 and one["store_bytes"] >= 0 for one in tenths)
+    assert "rows a second" in capsys.readouterr().out
