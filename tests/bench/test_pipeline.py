@@ -50,7 +50,7 @@ def test_both_ways(tmp_path, capsys):
     file = tmp_path / "f.json"
     assert main(["pipeline", "--rows", "48", "--max-new-tokens", "2", "--json", str(file)]) == 0
     (figures,) = json.loads(file.read_text())["pipeline"]
-    assert figures["rows"] == 48 and 0 < figures["job"] and 0 < figures["engine"] and 0 <= figures["idle_share"] < 1
+    assert figures["rows"] == 48 and figures["job"] > 0 and figures["engine"] > 0 and 0 <= figures["idle_share"] < 1
     assert figures["kept"] == pytest.approx(figures["job"] / figures["engine"] / figures["workers"])
     assert main(["pipeline", "--no-engine", "--rows", "200", "--json", str(file)]) == 0
     rate, *tenths = json.loads(file.read_text())["pipeline"]
