@@ -10,6 +10,9 @@ that doesn't fit is halved, and the size that was found is kept.
 `Reference` is AdaFV's method as its authors' code does it, written anew from its description: one sample at a time, all
 layers of the tower with eager attention and all their matrices in memory, of which one row is read; the text cue from
 all that follows the image; the published rule.
+
+`Vllm` is the engine with its other back end, which loads a checkpoint from a folder, and changes the process that it is
+in: it is for a process of its own.
 """
 
 from __future__ import annotations
@@ -103,14 +106,17 @@ class Ours(Rival):
         self._subject, self._options = subject, options
 
     def prepare(self, questions: Sequence[Question]) -> list[Sample]:
-        preparer = Preparer(self._subject.processing, self._options)
-        return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
+        return _samples(Preparer(self._subject.processing, self._options), questions)
 
     def start(self) -> Started:
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
         engine = Engine(adapter, processing, self._options)
         return Started(lambda samples: _from_labels(samples, engine.label(samples)), adapter.model)
+
+
+def _samples(preparer: Preparer, questions: Sequence[Question]) -> list[Sample]:
+    return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
 
 
 def _from_labels(samples: Sequence[Sample], labels: Sequence[Label]) -> Answered:
@@ -133,6 +139,21 @@ def _from_labels(samples: Sequence[Sample], labels: Sequence[Label]) -> Answered
         max(label.batch_size for label in labels),
         {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
     )
+
+
+class Vllm(Rival):
+    """The engine with vLLM, on the model that is saved in `folder`. It shares no weights."""
+
+    def __init__(self, folder: str, options: EngineOptions, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._folder, self._options = folder, options
+
+    def prepare(self, questions: Sequence[Question]) -> list[Sample]:
+        return _samples(Preparer.load(self._folder, self._options), questions)
+
+    def start(self) -> Started:
+        engine = Engine.load(self._folder, self._options)
+        return Started(lambda samples: _from_labels(samples, engine.label(samples)), nn.Module())
 
 
 class Stock(Rival):

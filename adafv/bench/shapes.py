@@ -149,6 +149,11 @@ class Subject:
         shared = [*self.model.parameters(), *self.model.buffers()]
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
 
+    def save(self, folder: str) -> None:
+        """As a checkpoint."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
 
 def ask(shape: Shape, count: int, questions: int, mixed: bool) -> list[Question]:
     """So many questions in all, that many in a row about the same picture, no two of which are equal.

@@ -14,11 +14,15 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import reduce
 from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
 from operator import add
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,7 +30,7 @@ import torch
 from adafv.bench import ceilings, work
 from adafv.bench.ceilings import Ceilings, synchronise
 from adafv.bench.memory import PeakMemory
-from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock
+from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock, Vllm
 from adafv.bench.shapes import PRESETS, Question, Shape, Subject, ask
 from adafv.bench.work import Work
 from adafv.engine import EngineOptions
@@ -42,7 +46,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "cuda": {"samples": 128, "batch_size": 64, "dtype": "bfloat16"},
 }
 LIMITED = ("encode", "prefill", "decode")  # the stages that labelling can't do without
-LEFT_OUT = f"vllm-none and vllm-{LEAST} are left out: the engine has no vLLM back end"
+LEFT_OUT = f"vllm-none and vllm-{LEAST} are left out: vLLM isn't installed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,7 @@ class Row:
     """One row. Times, operations and bytes are of one sample: its share of the median round.
 
     Attributes:
-        backend: whose classes the language model's are: `transformers`' throughout.
+        backend: whose language model it is, `transformers` or `vllm`.
         over_stock, over_unpruned: how many times as fast as `stock-none` and `ours-none`; None where they are left out.
         operations, bytes: what it takes at least, see `work`, by stage in `stages`.
         limit_ms: the time that encoding, prefill and decoding take at least for that.
@@ -180,10 +184,13 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     torch.set_num_threads(settings.threads)
     subject = Subject.build(shape, device, dtype)
-    entrants = _named(_entrants(subject, settings), settings.rows)
     questions = ask(shape, settings.samples, settings.questions, settings.mixed)
-    ceiling = ceilings.measure(device, dtype)
-    turns = _rounds(entrants, questions, settings)
+    with TemporaryDirectory(prefix="speed-") as folder:
+        entrants = _named(_entrants(subject, folder, settings), settings.rows)
+        if any(entrant.backend == "vllm" for entrant in entrants):
+            subject.save(folder)
+        ceiling = ceilings.measure(device, dtype)
+        turns = _rounds(entrants, questions, settings)
     speeds = {name: settings.samples / _median(of_row).seconds for name, of_row in turns.items()}
     rows = [_row(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
     figures = {
@@ -192,27 +199,47 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
         "ceilings": asdict(ceiling),
         "rows": [asdict(row) for row in rows],
     }
-    return figures, "\n".join([_title(settings), str(ceiling), "", table(rows), "", LEFT_OUT])
+    left_out = [] if _has_vllm() else ["", LEFT_OUT]
+    return figures, "\n".join([_title(settings), str(ceiling), "", table(rows), *left_out])
 
 
-def _entrants(subject: Subject, settings: Settings) -> Iterator[Entrant]:
+def _entrants(subject: Subject, folder: str, settings: Settings) -> Iterator[Entrant]:
     tokens, batch = settings.max_new_tokens, settings.batch_size
-    pruned = [(f"ours-{keep}", settings.strategy, keep) for keep in KEEPS]
-    ours = [(UNPRUNED, "none", 1.0), *pruned, (f"ours-{LEAST}-adafv", "adafv", LEAST)]
     yield Entrant(STOCK, "transformers", "none", 1.0, Stock(subject, tokens, batch))
     yield Entrant(f"reference-{LEAST}", "transformers", "adafv-paper", LEAST, Reference(subject, LEAST, tokens))
-    for name, strategy, keep in ours:
-        options = EngineOptions(
-            strategy=strategy, keep=keep, max_new_tokens=tokens, device=settings.device, dtype=settings.dtype
-        )
-        yield Entrant(name, "transformers", strategy, keep, Ours(subject, options, batch))
+    for name, strategy, keep in (
+        (UNPRUNED, "none", 1.0),
+        *((f"ours-{keep}", settings.strategy, keep) for keep in KEEPS),
+        (f"ours-{LEAST}-adafv", "adafv", LEAST),
+    ):
+        yield Entrant(name, "transformers", strategy, keep, Ours(subject, _options(settings, strategy, keep), batch))
+    if _has_vllm():
+        for name, strategy, keep in (("vllm-none", "none", 1.0), (f"vllm-{LEAST}", settings.strategy, LEAST)):
+            options = _options(settings, strategy, keep, "vllm")
+            yield Entrant(name, "vllm", strategy, keep, Vllm(folder, options, batch))
+
+
+def _has_vllm() -> bool:
+    return find_spec("vllm") is not None
+
+
+def _options(settings: Settings, strategy: str, keep: float, backend: str = "transformers") -> EngineOptions:
+    return EngineOptions(
+        strategy=strategy,
+        keep=keep,
+        max_new_tokens=settings.max_new_tokens,
+        device=settings.device,
+        dtype=settings.dtype,
+        backend=backend,
+    )
 
 
 def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:
     known = {entrant.name: entrant for entrant in entrants}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"--rows names {', '.join(unknown)}; there are {', '.join(known)}")
+        left_out = "" if _has_vllm() else f" ({LEFT_OUT})"
+        raise UsageError(f"--rows names {', '.join(unknown)}; there are {', '.join(known)}{left_out}")
     return [entrant for name, entrant in known.items() if not names or name in names]
 
 
@@ -220,17 +247,32 @@ def _rounds(entrants: Sequence[Entrant], questions: Sequence[Question], settings
     """The turns of each row, by its name."""
     device = torch.device(settings.device)
     prepared: dict[type[Rival], Prepared] = {}
-    for entrant in entrants:
-        kind = type(entrant.rival)
-        prepared[kind] = prepared.get(kind) or _prepare(entrant.rival, questions, device)
     turns: dict[str, list[Turn]] = {entrant.name: [] for entrant in entrants}
     for number in range(settings.rounds):
         for entrant in entrants if number % 2 == 0 else reversed(entrants):
-            turn = _turn(entrant.rival, prepared[type(entrant.rival)], device)
+            kind, rival = type(entrant.rival), entrant.rival
+            if entrant.backend == "vllm":
+                turn = _turn_apart(rival, questions, device, settings.threads)
+            else:
+                prepared[kind] = prepared.get(kind) or _prepare(rival, questions, device)
+                turn = _turn(rival, prepared[kind], device)
             _check(entrant.name, turn.answered, settings.max_new_tokens)
             turns[entrant.name].append(turn)
             logger.info("round %d: %s, %.3g samples/s", number + 1, entrant.name, len(questions) / turn.seconds)
     return turns
+
+
+def _turn_apart(rival: Rival, questions: Sequence[Question], device: torch.device, threads: int) -> Turn:
+    """In a process of its own, whose device has what memory others left."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as child:
+        return child.submit(_prepare_and_turn, rival, questions, device, threads).result()
+
+
+def _prepare_and_turn(rival: Rival, questions: Sequence[Question], device: torch.device, threads: int) -> Turn:
+    torch.set_num_threads(threads)
+    return _turn(rival, _prepare(rival, questions, device), device)
 
 
 def _prepare(rival: Rival, questions: Sequence[Question], device: torch.device) -> Prepared:

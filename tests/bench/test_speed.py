@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from adafv.bench import speed
 from adafv.bench.ceilings import Ceilings
-from adafv.bench.rivals import Answered, Ours, Stock
+from adafv.bench.rivals import Answered, Ours, Stock, Vllm
+from adafv.bench.shapes import Shape, Stack
 from adafv.bench.speed import Entrant, Settings, Turn
 from adafv.bench.work import Passage
 from adafv.engine import EngineOptions
 from adafv.packing import PackedLinear, pack
+from adafv.pipeline.errors import UsageError
 from tests.bench.tiny_shapes import CPU, NEXT, subject
 
 ROWS = [
     "stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05", "ours-0.05-adafv",
 ]  # fmt: skip
+HEADS_FOR_VLLM = Shape(tower=NEXT.tower, language=Stack(2, 128, 96, 2), crop=56, vocabulary=300)
 CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e12, copied=64)
 
 
@@ -106,6 +110,38 @@ def test_a_row_warms_up_before_it_is_timed():
     assert done == [1, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
     prepared = speed._prepare(rival, speed.ask(NEXT, 3, 1, False), torch.device("cuda"))
     assert len(prepared.warm_up[1]) == 2, "a GPU sees a whole batch first"
+
+
+@pytest.mark.slow
+def test_a_turn_in_a_process_of_its_own(tmp_path):
+    """As the rows of vLLM take theirs; here with the engine's other back end, on the saved model."""
+    built = subject(HEADS_FOR_VLLM)
+    built.save(str(tmp_path))
+    questions = speed.ask(HEADS_FOR_VLLM, 3, 1, False)
+    options = EngineOptions(strategy="saliency", keep=0.5, max_new_tokens=3, device="cpu")
+    apart = speed._turn_apart(Vllm(str(tmp_path), options, 2), questions, CPU, 1)
+    rival = Ours(built, options, 2)
+    here = speed._turn(rival, speed._prepare(rival, questions, CPU), CPU)
+    assert [each.answers for each in apart.answered] == [each.answers for each in here.answered]
+    assert apart.seconds > 0 and apart.peak > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't installed; see tests/vllm_cpu.sh")
+def test_rows_of_vllm():
+    figures, text = speed.run(settings(rows=("ours-0.05", "vllm-none", "vllm-0.05")), HEADS_FOR_VLLM)
+    ours, unpruned, pruned = figures["rows"]
+    assert (unpruned["strategy"], pruned["strategy"]) == ("none", "saliency") and "left out" not in text
+    assert {row["backend"] for row in (unpruned, pruned)} == {"vllm"} and ours["backend"] == "transformers"
+    assert (pruned["kept_tokens"], pruned["operations"]) == (ours["kept_tokens"], ours["operations"])
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_its_rows_are_left_out_with_the_reason():
+    _, text = speed.run(settings(rows=("ours-0.1",)), NEXT)
+    assert text.endswith("vllm-none and vllm-0.05 are left out: vLLM isn't installed")
+    with pytest.raises(UsageError, match=r"names vllm-none; .* \(vllm-none and vllm-0.05 are left out: vLLM isn't"):
+        speed.run(settings(rows=("vllm-none",)), NEXT)
 
 
 def test_peak_memory_counts_the_shared_weights_that_a_row_uses(monkeypatch):
