@@ -112,32 +112,40 @@ class Ours(Rival):
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
         engine = Engine(adapter, processing, self._options)
-        return Started(lambda samples: _from_labels(samples, engine.label(samples)), adapter.model)
+        return Started(_Ours(engine), adapter.model)
 
 
 def _samples(preparer: Preparer, questions: Sequence[Question]) -> list[Sample]:
     return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
 
 
-def _from_labels(samples: Sequence[Sample], labels: Sequence[Label]) -> Answered:
-    passages = [
-        Passage(
-            positions=label.prompt_tokens,
-            padded=label.padded_tokens,
-            outputs=label.output_tokens,
-            visual=label.visual_tokens,
-            kept=label.kept_tokens,
-            words=sample.question_span[1] - sample.question_span[0],
+class _Ours:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._last = ""  # picture of the batch before, which the engine still has
+
+    def __call__(self, samples: Sequence[Sample]) -> Answered:
+        labels = self._engine.label(samples)
+        pictures = {sample.image_key: len(sample.crops) for sample in samples if sample.image_key != self._last}
+        self._last = samples[-1].image_key
+        return Answered(
+            [label.answer for label in labels],
+            [_passage(*each) for each in zip(samples, labels, strict=True)],
+            sum(pictures.values()),
+            max(label.batch_size for label in labels),
+            {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
         )
-        for sample, label in zip(samples, labels, strict=True)
-    ]
-    crops = {sample.image_key: len(sample.crops) for sample in samples}
-    return Answered(
-        [label.answer for label in labels],
-        passages,
-        sum(crops.values()),
-        max(label.batch_size for label in labels),
-        {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
+
+
+def _passage(sample: Sample, label: Label) -> Passage:
+    start, end = sample.question_span
+    return Passage(
+        positions=label.prompt_tokens,
+        padded=label.padded_tokens,
+        outputs=label.output_tokens,
+        visual=label.visual_tokens,
+        kept=label.kept_tokens,
+        words=end - start,
     )
 
 
@@ -152,8 +160,7 @@ class Vllm(Rival):
         return _samples(Preparer.load(self._folder, self._options), questions)
 
     def start(self) -> Started:
-        engine = Engine.load(self._folder, self._options)
-        return Started(lambda samples: _from_labels(samples, engine.label(samples)), nn.Module())
+        return Started(_Ours(Engine.load(self._folder, self._options)), nn.Module())
 
 
 class Stock(Rival):

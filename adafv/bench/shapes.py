@@ -155,13 +155,14 @@ class Subject:
         self.processor.save_pretrained(folder)
 
 
-def ask(shape: Shape, count: int, questions: int, mixed: bool) -> list[Question]:
+def ask(shape: Shape, count: int, questions: int, mixed: bool, seed: int = 0) -> list[Question]:
     """So many questions in all, that many in a row about the same picture, no two of which are equal.
 
     Args:
         mixed: pictures of several sizes and questions of several lengths, rather than one each.
+        seed: others have other pictures and words, of the same sizes and lengths.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     lengths = cycle(LENGTHS if mixed else [WORDS])
     pictures = (_picture(random, shape.crop, size) for size in cycle(SIZES if mixed else [SQUARE]))
     asked: list[Question] = []

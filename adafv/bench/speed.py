@@ -106,8 +106,26 @@ class Entrant:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What all rows are asked, and what to warm up with: about other pictures, since the engine knows one again."""
+
+    warm_up: list[Question]
+    questions: list[Question]
+
+    @classmethod
+    def of(cls, shape: Shape, settings: Settings) -> Asked:
+        # A GPU has to choose its kernels for the shapes that will come; a CPU only has to have been there once.
+        first = min(settings.batch_size, settings.samples) if settings.device == "cuda" else 1
+        warm_up, questions = (
+            ask(shape, count, settings.questions, settings.mixed, seed)
+            for seed, count in enumerate((first, settings.samples))
+        )
+        return cls(warm_up, questions)
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """The questions in batches, and what to warm up with, as rivals of one kind take them."""
+    """The same in batches, as rivals of one kind take them."""
 
     warm_up: Any
     batches: list[Any]
@@ -184,13 +202,13 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     torch.set_num_threads(settings.threads)
     subject = Subject.build(shape, device, dtype)
-    questions = ask(shape, settings.samples, settings.questions, settings.mixed)
+    asked = Asked.of(shape, settings)
     with TemporaryDirectory(prefix="speed-") as folder:
         entrants = _named(_entrants(subject, folder, settings), settings.rows)
         if any(entrant.backend == "vllm" for entrant in entrants):
             subject.save(folder)
         ceiling = ceilings.measure(device, dtype)
-        turns = _rounds(entrants, questions, settings)
+        turns = _rounds(entrants, asked, settings)
     speeds = {name: settings.samples / _median(of_row).seconds for name, of_row in turns.items()}
     rows = [_row(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
     figures = {
@@ -243,7 +261,7 @@ def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:
     return [entrant for name, entrant in known.items() if not names or name in names]
 
 
-def _rounds(entrants: Sequence[Entrant], questions: Sequence[Question], settings: Settings) -> dict[str, list[Turn]]:
+def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings) -> dict[str, list[Turn]]:
     """The turns of each row, by its name."""
     device = torch.device(settings.device)
     prepared: dict[type[Rival], Prepared] = {}
@@ -252,35 +270,33 @@ def _rounds(entrants: Sequence[Entrant], questions: Sequence[Question], settings
         for entrant in entrants if number % 2 == 0 else reversed(entrants):
             kind, rival = type(entrant.rival), entrant.rival
             if entrant.backend == "vllm":
-                turn = _turn_apart(rival, questions, device, settings.threads)
+                turn = _turn_apart(rival, asked, device, settings.threads)
             else:
-                prepared[kind] = prepared.get(kind) or _prepare(rival, questions, device)
+                prepared[kind] = prepared.get(kind) or _prepare(rival, asked)
                 turn = _turn(rival, prepared[kind], device)
             _check(entrant.name, turn.answered, settings.max_new_tokens)
             turns[entrant.name].append(turn)
-            logger.info("round %d: %s, %.3g samples/s", number + 1, entrant.name, len(questions) / turn.seconds)
+            logger.info("round %d: %s, %.3g samples/s", number + 1, entrant.name, settings.samples / turn.seconds)
     return turns
 
 
-def _turn_apart(rival: Rival, questions: Sequence[Question], device: torch.device, threads: int) -> Turn:
+def _turn_apart(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:
     """In a process of its own, whose device has what memory others left."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as child:
-        return child.submit(_prepare_and_turn, rival, questions, device, threads).result()
+        return child.submit(_prepare_and_turn, rival, asked, device, threads).result()
 
 
-def _prepare_and_turn(rival: Rival, questions: Sequence[Question], device: torch.device, threads: int) -> Turn:
+def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:
     torch.set_num_threads(threads)
-    return _turn(rival, _prepare(rival, questions, device), device)
+    return _turn(rival, _prepare(rival, asked), device)
 
 
-def _prepare(rival: Rival, questions: Sequence[Question], device: torch.device) -> Prepared:
-    # A GPU has to choose its kernels for the shapes that will come; a CPU only has to have been there once.
-    first = rival.batch_size if device.type == "cuda" else 1
-    starts = range(0, len(questions), rival.batch_size)
-    batches = [rival.prepare(questions[start : start + rival.batch_size]) for start in starts]
-    return Prepared(rival.prepare(questions[:first]), batches)
+def _prepare(rival: Rival, asked: Asked) -> Prepared:
+    questions, size = asked.questions, rival.batch_size
+    batches = [rival.prepare(questions[start : start + size]) for start in range(0, len(questions), size)]
+    return Prepared(rival.prepare(asked.warm_up[:size]), batches)
 
 
 def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:

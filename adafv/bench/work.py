@@ -87,7 +87,9 @@ class _Model:
         self.width: int = self._text.hidden_size  # D
 
     def encode(self, crops: int) -> Work:
-        """Tower and projector."""
+        """Tower and projector; nothing where all pictures are known already."""
+        if crops == 0:
+            return Work()
         vision = self._vision
         patches = (vision.image_size // vision.patch_size) ** 2
         tokens, hidden, mlp = crops * (1 + patches), vision.hidden_size, vision.intermediate_size

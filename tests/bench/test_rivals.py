@@ -58,6 +58,13 @@ def test_who_encodes_a_picture_once(model, shape, questions):
     assert answered(Reference(model, 0.1, TOKENS), questions[:1]).crops == crops[0]
 
 
+def test_a_picture_at_the_end_of_a_batch_is_still_known_to_the_next(model, questions):
+    rival = Ours(model, options(strategy="none"), 2)
+    answer = rival.start().answer
+    crops = [answer(rival.prepare(questions[start : start + 1])).crops for start in range(3)]
+    assert crops[0] > 0 and crops[1] == 0 and crops[2] > 0, "the second asks about the first's picture"
+
+
 def test_the_reference_keeps_what_the_published_rule_keeps(model, shape, questions):
     """The engine's `adafv-paper` on the whole prompt keeps as many, and where there is one crop, the order of the
     tokens is the same, and so is the answer.

@@ -7,13 +7,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
-import torch
 
 from adafv.bench import speed
 from adafv.bench.ceilings import Ceilings
 from adafv.bench.rivals import Answered, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
-from adafv.bench.speed import Entrant, Settings, Turn
+from adafv.bench.speed import Asked, Entrant, Settings, Turn
 from adafv.bench.work import Passage
 from adafv.engine import EngineOptions
 from adafv.packing import PackedLinear, pack
@@ -37,6 +36,10 @@ def settings(**given) -> Settings:
     usual = {"preset": "cpu-small", "rows": (), "strategy": "saliency", "samples": 3, "questions": 1, "batch_size": 2}
     usual |= {"mixed": False, "max_new_tokens": 3, "rounds": 1, "device": "cpu", "dtype": None, "threads": 1}
     return Settings.of(**usual | given)
+
+
+def asked(count: int, shape: Shape = NEXT) -> Asked:
+    return Asked.of(shape, settings(samples=count))
 
 
 def test_all_rows(caplog):
@@ -105,11 +108,21 @@ def test_a_row_warms_up_before_it_is_timed():
             started = super().start()
             return replace(started, answer=lambda batch: done.append(len(batch[1])) or started.answer(batch))
 
-    prepared = speed._prepare(rival := Counting(subject(NEXT), 2, 2), speed.ask(NEXT, 3, 1, False), CPU)
-    turn = speed._turn(rival, prepared, CPU)
+    rival = Counting(subject(NEXT), 2, 2)
+    turn = speed._turn(rival, speed._prepare(rival, asked(3)), CPU)
     assert done == [1, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
-    prepared = speed._prepare(rival, speed.ask(NEXT, 3, 1, False), torch.device("cuda"))
-    assert len(prepared.warm_up[1]) == 2, "a GPU sees a whole batch first"
+
+
+def test_what_to_warm_up_with():
+    """A GPU sees a whole batch first, and neither sees a picture that it will be asked about."""
+    for device, count in (("cpu", 1), ("cuda", 2)):
+        given = Asked.of(NEXT, replace(settings(), device=device))
+        assert len(given.warm_up) == count and len(given.questions) == 3
+        assert not {pixels(one) for one in given.warm_up} & {pixels(one) for one in given.questions}
+
+
+def pixels(question) -> bytes:
+    return question.image.tobytes()
 
 
 @pytest.mark.slow
@@ -117,11 +130,10 @@ def test_a_turn_in_a_process_of_its_own(tmp_path):
     """As the rows of vLLM take theirs; here with the engine's other back end, on the saved model."""
     built = subject(HEADS_FOR_VLLM)
     built.save(str(tmp_path))
-    questions = speed.ask(HEADS_FOR_VLLM, 3, 1, False)
     options = EngineOptions(strategy="saliency", keep=0.5, max_new_tokens=3, device="cpu")
-    apart = speed._turn_apart(Vllm(str(tmp_path), options, 2), questions, CPU, 1)
+    apart = speed._turn_apart(Vllm(str(tmp_path), options, 2), asked(3, HEADS_FOR_VLLM), CPU, 1)
     rival = Ours(built, options, 2)
-    here = speed._turn(rival, speed._prepare(rival, questions, CPU), CPU)
+    here = speed._turn(rival, speed._prepare(rival, asked(3, HEADS_FOR_VLLM)), CPU)
     assert [each.answers for each in apart.answered] == [each.answers for each in here.answered]
     assert apart.seconds > 0 and apart.peak > 0
 
@@ -147,11 +159,11 @@ def test_without_vllm_its_rows_are_left_out_with_the_reason():
 def test_peak_memory_counts_the_shared_weights_that_a_row_uses(monkeypatch):
     """They lie there before it begins. Those that the engine laid out anew are its own, and grow."""
     monkeypatch.setattr(speed.PeakMemory, "growth", lambda memory: 1000)
-    built, questions = subject(NEXT), speed.ask(NEXT, 1, 1, False)
+    built = subject(NEXT)
     everything = sum(weight.nbytes for weight in built.model.parameters())
     options = EngineOptions(strategy="none", max_new_tokens=2, device="cpu")
     rivals = (Stock(built, 2, 2), Ours(built, options, 2))
-    stock, ours = (speed._turn(rival, speed._prepare(rival, questions, CPU), CPU).peak for rival in rivals)
+    stock, ours = (speed._turn(rival, speed._prepare(rival, asked(1)), CPU).peak for rival in rivals)
     assert stock == everything + 1000
     assert ours <= stock and (ours < stock) == any(isinstance(each, PackedLinear) for each in packed(built))
 

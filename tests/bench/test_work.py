@@ -45,6 +45,7 @@ def test_encoding(model):
 
     counted = work.count(model.config, FLOAT, "none", 4, passages(10))["encode"]
     assert counted.operations == pytest.approx(operations(encode), rel=0.01)
+    assert work.count(model.config, FLOAT, "none", 0, passages(10))["encode"] == Work(), "not even the weights are read"
 
 
 def test_prefill_and_decode(model):
