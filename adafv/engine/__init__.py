@@ -3,6 +3,8 @@
     options     what can change a label
     sample      what goes in and what comes out
     prepare     image and prompt to `Sample`, on a CPU
+    encoder     pictures to visual tokens, each picture once
+    pruner      the cues of each question, and the strategy's choice
     sequence    what the language model reads: the prompt with the kept visual tokens in it
     cache       the keys and values of a batch
     generation  the loop that answers: prompts are read in groups, then all rows take their steps together

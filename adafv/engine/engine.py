@@ -6,42 +6,36 @@ the image's place in the prompt, and the language model answers all prompts toge
 Batch invariance. Which tokens are kept must not depend on a sample's neighbours. On a CPU, matrix products of other
 shapes round differently in the last bit, and a bit can turn a near-tie. So on a CPU each image is encoded by itself and
 each question's cues are computed by themselves: it costs next to nothing there, and makes the same bits come out of
-every batch. On a GPU both are batched.
+every batch. On an accelerator both are batched.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from adafv.engine.encoder import Encoder
 from adafv.engine.faults import Fitting
 from adafv.engine.generation import Answer, Generator
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
-from adafv.engine.sample import Label, Sample
+from adafv.engine.pruner import Pruner
+from adafv.engine.sample import Label, Sample, seed_of
 from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.engine.vllm import VllmGenerator
 from adafv.hardware import cpu_name
-from adafv.models import Adapter, Encoded, Geometry, Processing, Reading, load_adapter, load_processing, load_text_tower
-from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
+from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing, load_text_tower
+from adafv.pruning import Selection, Strategy
 
-# Crops that pass through a GPU's vision tower together: enough to fill it, few enough to bound its activations.
-_CROPS_PER_PASS = 64
-
-# Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator:
-# likewise.
+# Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator: enough
+# to fill it, few enough to bound its activations.
 _POSITIONS_PER_PASS = (4096, 32768)
-
-# Cues that only the text tower can give.
-_READ = frozenset({"clip_text", "clip_words"})
 
 _STAGES = ("encode", "prune", "prefill", "decode")
 
@@ -84,9 +78,9 @@ class Engine:
         self._adapter, self._processing, self._options = adapter, processing, options
         self._device = adapter.model.device
         self._strategy = strategy or options.rule
-        if self._strategy.needs & _READ and adapter.text_tower is None:
-            raise ValueError(f"strategy {self._strategy.name!r} needs a text tower here, and the adapter has none")
         self._batched = self._device.type != "cpu"
+        self._encoder = Encoder(adapter, self._strategy.needs, together=self._batched)
+        self._pruner = Pruner(adapter, processing, self._strategy, options.text_scope, together=self._batched)
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
@@ -138,15 +132,15 @@ class Engine:
         """Answer the samples as one batch."""
         watch = Stopwatch(self._device)
         geometries = [self._processing.geometry(sample.image_size) for sample in samples]
-        images = self._encode(samples, on_progress)
+        images = self._encoder(samples, on_progress)
         watch.lap("encode")
         budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
-        selection, images = self._select(samples, geometries, budgets, images, self._read(samples))
+        selection, images = self._pruner(samples, geometries, budgets, images)
         groups = self._assemble(samples, geometries, budgets, images, selection.mask)
         watch.lap("prune")
         answers = self._generator(
             groups,
-            [_seed(str(self._options.seed), sample.id) for sample in samples],
+            [seed_of(str(self._options.seed), sample.id) for sample in samples],
             on_prefilled=lambda: watch.lap("prefill"),
             on_step=on_progress,
         )
@@ -154,134 +148,6 @@ class Engine:
         times = watch.milliseconds()
         shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
         return _labels(samples, geometries, selection.check(), groups, answers, self._processing, shares)
-
-    def _encode(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Encoded]:
-        """Each sample's image, [C · P, …]; one object for samples that show the same, which is encoded once."""
-        distinct = {sample.image_key: sample for sample in samples}
-        encoded: dict[str, Encoded] = {}
-        for group in self._passes(list(distinct.values())):
-            crops = torch.from_numpy(np.concatenate([sample.crops for sample in group]))
-            out = self._adapter.encode(crops.to(self._device, non_blocking=True), also=self._strategy.needs)
-            ends = np.cumsum([len(sample.crops) for sample in group]).tolist()
-            for sample, end in zip(group, ends, strict=True):
-                encoded[sample.image_key] = out.patches(slice(end - len(sample.crops), end))
-            on_progress()
-        return [encoded[sample.image_key] for sample in samples]
-
-    def _read(self, samples: Sequence[Sample]) -> list[Reading]:
-        """What the text tower makes of each sample's text, which is read once where several ask the same; nothing if
-        the strategy doesn't need it.
-        """
-        tower = self._adapter.text_tower
-        if tower is None or not self._strategy.needs & _READ:
-            return []
-        texts = [self._processing.decode(self._scope(sample).tolist()) for sample in samples]
-        distinct = list(dict.fromkeys(texts))
-        passes = [distinct] if self._batched else [[text] for text in distinct]
-        readings = dict(zip(distinct, (reading for group in passes for reading in tower.read(group)), strict=True))
-        return [readings[text] for text in texts]
-
-    def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """Split images into passes of the vision tower."""
-        most = _CROPS_PER_PASS if self._batched else 1
-        group: list[Sample] = []
-        for sample in samples:
-            if group and sum(len(other.crops) for other in group) + len(sample.crops) > most:
-                yield group
-                group = []
-            group.append(sample)
-        yield group
-
-    def _select(
-        self,
-        samples: Sequence[Sample],
-        geometries: Sequence[Geometry],
-        budgets: Sequence[int],
-        images: Sequence[Encoded],
-        readings: Sequence[Reading],
-    ) -> tuple[Selection, list[Encoded]]:
-        """Prune: all samples at once on an accelerator, one by one on a CPU. With the images as the language model is
-        to see them: where the strategy merged tokens, a sample has an image of its own.
-        """
-        step = len(samples) if self._batched else 1
-        parts: list[Selection] = []
-        seen: list[Encoded] = []
-        for start in range(0, len(samples), step):
-            part = slice(start, start + step)
-            cues = self._cues(samples[part], geometries[part], images[part], readings[part])
-            selection = self._strategy.select(cues, torch.tensor(budgets[part]))
-            parts.append(selection)
-            seen += self._merge(geometries[part], images[part], selection.merged) if selection.merged else images[part]
-        if len(parts) == 1:
-            return parts[0], seen
-        together = Selection(
-            mask=_padded([part.mask[0] for part in parts]),
-            from_text=torch.cat([part.from_text for part in parts]),
-            from_saliency=torch.cat([part.from_saliency for part in parts]),
-            flaws=torch.cat([part.flaws for part in parts]),
-        )
-        return together, seen
-
-    def _merge(self, geometries: Sequence[Geometry], images: Sequence[Encoded], merged: Merged) -> list[Encoded]:
-        """The images with the merged tokens in the place of their targets."""
-        tokens = self._adapter.project(merged.hidden)  # [B, C, D]
-        out = []
-        for image, at, targets, new in zip(images, self._sources(geometries), merged.targets, tokens, strict=True):
-            # What has no target goes to a row behind the image's, which nothing reads.
-            place = torch.where(targets < 0, len(image.tokens), at[targets.clamp_min(0)])
-            table = torch.cat([image.tokens, new[:1]]).index_copy(0, place, new)
-            out.append(Encoded(table, image.saliency))
-        return out
-
-    def _sources(self, geometries: Sequence[Geometry]) -> list[Tensor]:
-        """int64 [N] each: where among the patches of its image each visual token stands."""
-        places = [torch.from_numpy(geometry.source[geometry.is_token]) for geometry in geometries]
-        return [place.to(self._device, non_blocking=True) for place in places]
-
-    def _cues(
-        self,
-        samples: Sequence[Sample],
-        geometries: Sequence[Geometry],
-        images: Sequence[Encoded],
-        readings: Sequence[Reading],
-    ) -> Cues:
-        """The cues that the strategy needs, in the packed order of the N visual tokens."""
-        needs = self._strategy.needs
-        sources = self._sources(geometries)
-        cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
-        for name in needs & {"saliency", "keys", "hidden", "clip_visual"}:
-            cues[name] = _padded([getattr(image, name)[at] for image, at in zip(images, sources, strict=True)])
-        if needs & {"visual", "similarity"}:
-            cues["visual"] = _padded([image.tokens[at] for image, at in zip(images, sources, strict=True)])
-        if needs & {"text", "similarity"}:
-            ids = [torch.from_numpy(self._scope(sample)).to(self._device, non_blocking=True) for sample in samples]
-            cues["text_valid"] = _padded([torch.ones_like(row, dtype=torch.bool) for row in ids])
-            cues["text"] = self._adapter.embed(_padded(ids))
-        if "similarity" in needs:
-            cues["similarity"] = text_similarity(cues["text"], cues["visual"], cues["text_valid"], cues["valid"])
-        if "clip_text" in needs:
-            cues["clip_text"] = torch.stack([reading.whole for reading in readings])
-        if "clip_words" in needs:
-            words = [reading.words for reading in readings]
-            cues["clip_words"] = _padded(words)
-            cues["clip_words_valid"] = _padded([torch.ones_like(row[:, 0], dtype=torch.bool) for row in words])
-        for name in needs & {"neighbours", "places"}:
-            rows = [torch.from_numpy(getattr(geometry, name)) for geometry in geometries]
-            cues[name] = _padded(rows, -1).to(self._device, non_blocking=True)
-        if "seeds" in needs:
-            cues["seeds"] = torch.tensor([_seed(sample.id) for sample in samples], device=self._device)
-        return Cues(**cues)
-
-    def _scope(self, sample: Sample) -> np.ndarray:
-        """int32 [T]: the tokens that the text cue sees."""
-        if self._options.text_scope == "question":
-            start, end = sample.question_span
-            return sample.input_ids[start:end]
-        return sample.input_ids[self._placeholder(sample) + 1 :]
-
-    def _placeholder(self, sample: Sample) -> int:
-        """Where in the prompt the image's placeholder stands."""
-        return int(np.flatnonzero(sample.input_ids == self._processing.config.image_token_id)[0])
 
     def _assemble(
         self,
@@ -307,7 +173,7 @@ class Engine:
             samples,
             geometries,
             budgets,
-            image_places=[self._placeholder(sample) for sample in samples],
+            image_places=[self._processing.image_place(sample.input_ids) for sample in samples],
             image_rows=[starts[image] for image in images],
             text_rows=text_rows,
             newline_row=len(table) - 1,
@@ -355,17 +221,6 @@ def _labels(
             )
         )
     return labels
-
-
-def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
-    """[B, longest, ...], rows filled up at the end."""
-    return pad_sequence(list(rows), batch_first=True, padding_value=value)
-
-
-def _seed(*parts: str) -> int:
-    """A signed 64-bit integer, the same for the same strings on every machine."""
-    joined = "\0".join(parts).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little", signed=True)
 
 
 def _device(name: str) -> str:

@@ -11,6 +11,7 @@ divided over the batch's samples, so that sums over labels are true totals.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +80,9 @@ class Label:
     prune_ms: float
     prefill_ms: float
     decode_ms: float
+
+
+def seed_of(*parts: str) -> int:
+    """A signed 64-bit integer, the same for the same strings on every machine."""
+    joined = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little", signed=True)

@@ -7,7 +7,7 @@ into embeddings, and an image size into a `Geometry`. Pruning and generating are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -39,8 +39,21 @@ class Encoded:
 
     def patches(self, crops: slice) -> Encoded:
         """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in given.items() if value is not None})
+        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in self._given().items()})
+
+    def first(self, crops: int) -> Encoded:
+        """The first `crops` crops, [crops, P, …]."""
+        return Encoded(**{name: value[:crops] for name, value in self._given().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The crops of all `parts`, one after the other."""
+        given = [part._given() for part in parts]
+        return cls(**{name: torch.cat([each[name] for each in given]) for name in given[0]})
+
+    def _given(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Adapter(ABC):

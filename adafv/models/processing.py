@@ -99,6 +99,10 @@ class Processing:
         span = (inside[0], inside[-1] + 1) if inside else (0, 0)
         return Prompt(ids, span, int((ids == self.config.image_token_id).sum()))
 
+    def image_place(self, input_ids: np.ndarray) -> int:
+        """Where in a prompt [T] the image's placeholder stands."""
+        return int(np.flatnonzero(input_ids == self.config.image_token_id)[0])
+
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.engine.pruner import Pruner
 from adafv.models import TextTower, load_adapter, load_processing
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 from tests.models.conftest import picture
@@ -81,12 +82,12 @@ def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypat
     """What makes kept indices the same bits in every batch: no matrix product ever spans two of them."""
     preparer, engine = load(model, strategy="adafv")
     crops, rows = [], []
-    encode, cues = type(engine._adapter).encode, Engine._cues
+    encode, cues = type(engine._adapter).encode, Pruner._cues
     monkeypatch.setattr(
         type(engine._adapter), "encode", lambda self, c, **_: (crops.append(len(c)), encode(self, c))[1]
     )
     monkeypatch.setattr(
-        Engine, "_cues", lambda self, samples, *rest: (rows.append(len(samples)), cues(self, samples, *rest))[1]
+        Pruner, "_cues", lambda self, samples, *rest: (rows.append(len(samples)), cues(self, samples, *rest))[1]
     )
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1") for i in range(4)]
     engine.label(samples)
@@ -225,7 +226,9 @@ def test_each_distinct_image_is_encoded_once(model, monkeypatch):
     preparer, engine = load(model)
     seen = []
     encode = type(engine._adapter).encode
-    monkeypatch.setattr(type(engine._adapter), "encode", lambda self, c, **_: (seen.append(1), encode(self, c))[1])
+    monkeypatch.setattr(
+        type(engine._adapter), "encode", lambda self, c, **how: (seen.append(1), encode(self, c, **how))[1]
+    )
     samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
     engine.label(samples)
     assert len(seen) == 3
@@ -252,8 +255,8 @@ def test_text_scope_prompt_sees_what_follows_the_image(model):
     preparer, narrow = load(model, strategy="text", text_scope="question")
     _, broad = load(model, strategy="text", text_scope="prompt")
     sample = preparer.prepare("a", picture((64, 64)), "w1")
-    assert narrow._scope(sample).tolist() == sample.input_ids[slice(*sample.question_span)].tolist()
-    assert broad._scope(sample).tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
+    assert narrow._pruner._scope(sample).tolist() == sample.input_ids[slice(*sample.question_span)].tolist()
+    assert broad._pruner._scope(sample).tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
     assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()
 
 
@@ -308,6 +311,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 from PIL import Image
 from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.engine.pruner import Pruner
 options = EngineOptions(max_new_tokens=1)
 sample = Preparer.load({model!r}, options).prepare("a", Image.new("RGB", (64, 64)), "w1")
 assert len(Engine.load({model!r}, options).label([sample])) == 1
