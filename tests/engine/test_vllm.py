@@ -218,11 +218,22 @@ def renamed(path: Path) -> Path:
 
 @needs_vllm
 @pytest.mark.slow
-def test_newer_names_of_weights_are_known(tmp_path):
+def test_newer_names_of_weights_are_known_and_prompts_wait_for_room(tmp_path, monkeypatch):
+    """In the room of two whole contexts vLLM reads seven of the eight short prompts at a time."""
+    monkeypatch.setattr("adafv.engine.vllm._CPU_CONTEXTS", 2)
     path = str(renamed(build(tmp_path, Shape(family="llava", hidden=128, seed=3))))
-    adapter = whole(path)
+    adapter, steps, prefilled = whole(path), [], []
     generator = VllmGenerator(path, front(path), options())
-    check(ask(generator, prompts_for(adapter)), adapter, prompts_for(adapter))
+    adapter.model.generation_config.eos_token_id = generator._adapter.model.generation_config.eos_token_id = None
+    answers = ask(
+        generator.with_options(options()),
+        prompts_for(adapter),
+        on_prefilled=lambda: prefilled.append(len(steps)),
+        on_step=lambda: steps.append(1),
+    )
+    check(answers, adapter, prompts_for(adapter))
+    assert len(steps) > 1.5 * STEPS
+    assert len(prefilled) == 1 and prefilled[0] >= STEPS, "the eighth began when others had ended"
 
 
 @needs_vllm
