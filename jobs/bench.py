@@ -113,9 +113,9 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     numbers = {
         "samples": (None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
         "questions": (1, "questions about each picture (%(default)s)"),
-        "batch-size": (None, "questions answered at once (4 on a CPU, 64 on a GPU)"),
+        "batch-size": (None, "questions answered at once (8 on a CPU, 64 on a GPU)"),
         "max-new-tokens": (32, "tokens of each answer (%(default)s)"),
-        "rounds": (3, "how often each row is measured (%(default)s)"),
+        "rounds": (2, "how often each row is measured (%(default)s)"),
         "threads": (None, "of a CPU (as many as there are cores)"),
     }
     for name, (default, text) in numbers.items():
