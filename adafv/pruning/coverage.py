@@ -29,6 +29,8 @@ become a dozen. An accelerator works out all at each step, and never waits for t
 
 from __future__ import annotations
 
+from itertools import chain, repeat
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,7 +46,8 @@ _SCALE = 16.0  # τ
 _DISCOUNT = 12  # γ
 
 _BLOCK = 64  # tokens whose bounds are worked out together: what they are multiplied with stays in a core's cache
-_LOOK = 8  # tokens that are looked at together at a step
+# Tokens that are looked at together: the few that suffice where like tokens come in crowds, more where that is in vain.
+_LOOKS = (16, 128, 256)
 _TIE = 1e-9  # by how much a token's bound falls behind its equal's for each place that it stands behind it
 
 
@@ -109,8 +112,8 @@ def _by_bounds(units: Tensor, presence: _Demand, question: _Demand, keep: int) -
     bound = torch.cat([serves(block)[0] for block in torch.arange(len(units)).split(_BLOCK)])
     kept = torch.empty(keep, dtype=torch.int64)
     for step in range(keep):
-        while True:
-            bounds, tokens = bound.topk(min(_LOOK, len(bound)))
+        for look in chain(_LOOKS, repeat(_LOOKS[-1])):
+            bounds, tokens = bound.topk(min(look, len(bound)))
             gains, alike = serves(tokens)
             gains = gains.where(bounds > -torch.inf, bounds)  # -inf: kept already
             bound[tokens] = gains
