@@ -107,7 +107,6 @@ class _Model:
         """Of one sample. Strategies that aren't named here compare and sort; `visionzip` multiplies little."""
         tokens, kept = passage.visual, passage.kept
         pairs, named = tokens * tokens, passage.words * tokens * self.width
-        keys = self._vision.hidden_size // self._vision.num_attention_heads
         multiplications = {
             "text": named,
             "adafv": named,
@@ -115,7 +114,7 @@ class _Model:
             "divprune": pairs * self.width,
             "cdpruner": pairs * self.width + named + tokens * kept * kept // 2,
             "eadp": pairs * self.width + named + pairs,
-            "adafv-plus": pairs * keys + named + 2 * pairs,
+            "adafv-plus": pairs * self.width + named + 2 * pairs,
         }
         if strategy not in multiplications:
             return Work()

@@ -7,10 +7,7 @@ those that are like it. What is served already counts for less, and K times the 
     P_j = 1/N + b · a_j / Σ a
     Q_j = q · blur of (max over m of g_m · softmax over j of (τ · cos(t_m, v_j)))
     argmax over i of  Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^(γ/3)
-    with k_ij = max(0, cos(x_i - x̄, x_j - x̄))^6
-
-x are the keys of the attention that saliency is of, averaged over the heads, and x̄ is their mean over the sample's
-tokens, which all have in common. They tell tokens apart as well as the projected tokens do, in a 64th of the channels.
+    with k_ij = max(0, cos(v_i, v_j))^6
 
 Three things set it apart from AdaFV. Cues are not given shares of the budget: demands add up, and a token that serves
 several of them is worth more. One token is enough for what is merely there, but what is asked about is worth several:
@@ -23,8 +20,8 @@ is near 1 where a few tokens stand out from all others, and 0 where the middle l
 name nothing, and "describe the image" leaves P.
 
 What a token would serve only ever falls as others are kept. So what it would have served some steps ago bounds what it
-serves now, and on a CPU only those are worked out anew whose bound is among the largest: some hundred tokens a step
-become a dozen. An accelerator works out all at each step, and never waits for the host.
+serves now, and on a CPU only those are worked out anew whose bound is among the largest. An accelerator works out all
+at each step, and never waits for the host.
 """
 
 from __future__ import annotations
@@ -52,29 +49,29 @@ _TIE = 1e-9  # by how much a token's bound falls behind its equal's for each pla
 
 
 def coverage(
-    keys: Tensor, presence: Tensor, question: Tensor, keep: int | Tensor, valid: Tensor | None = None
+    visual: Tensor, presence: Tensor, question: Tensor, keep: int | Tensor, valid: Tensor | None = None
 ) -> Selection:
     """Keep the K tokens of each sample that serve the demands, all of its crops together.
 
     Args:
-        keys: [B, N, E], x - x̄ (see `centred`); compared in float32.
+        visual: [B, N, D], projected visual tokens; compared in float32.
         presence, question: float [B, N], P and Q, see the functions of these names.
         keep, valid: as for `mix`.
 
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, flaws = token_budget(keys, keep, valid, "keys")
+    budget, flaws = token_budget(visual, keep, valid)
     flaws = flaws | score_flaws(presence, budget, "presence") | score_flaws(question, budget, "question")
     wanted = [each.float().masked_fill(~budget.valid, 0.0) for each in (presence, question)]
-    if keys.device.type != "cpu":
-        return undivided(_all_at_each_step(keys, wanted[0], wanted[1], Picks(budget)), budget, flaws)
+    if visual.device.type != "cpu":
+        return undivided(_all_at_each_step(visual, wanted[0], wanted[1], Picks(budget)), budget, flaws)
     undivided(budget.valid, budget, flaws)  # raises where there are flaws
     mask = torch.zeros_like(budget.valid)
     for number, (count, here) in enumerate(zip(budget.keep.tolist(), budget.valid, strict=True)):
         tokens = here.nonzero().squeeze(1)
         demands = [_Demand(each[number, tokens], discount) for each, discount in zip(wanted, _discounts(), strict=True)]
-        kept = _by_bounds(F.normalize(keys[number, tokens].float(), dim=1), demands[0], demands[1], count)
+        kept = _by_bounds(F.normalize(visual[number, tokens].float(), dim=1), demands[0], demands[1], count)
         mask[number, tokens[kept]] = True
     return undivided(mask, budget, flaws)
 
@@ -83,9 +80,9 @@ def _discounts() -> tuple[int, int]:
     return _DISCOUNT, _DISCOUNT // 3
 
 
-def _all_at_each_step(keys: Tensor, presence: Tensor, question: Tensor, picks: Picks) -> Tensor:
+def _all_at_each_step(visual: Tensor, presence: Tensor, question: Tensor, picks: Picks) -> Tensor:
     """bool [B, N]: the kept tokens."""
-    alike = _sharpened(cosines(keys, picks.budget.valid))
+    alike = _sharpened(cosines(visual, picks.budget.valid))
     demands = [_Demand(each, discount) for each, discount in zip((presence, question), _discounts(), strict=True)]
     kernels = (alike, alike.square())
     for _ in range(picks.budget.bound):
@@ -97,32 +94,35 @@ def _all_at_each_step(keys: Tensor, presence: Tensor, question: Tensor, picks: P
 
 
 def _by_bounds(units: Tensor, presence: _Demand, question: _Demand, keep: int) -> Tensor:
-    """int64 [K]: the kept ones of tokens with the directions `units` [N, E]."""
-    cosines_with = product(units)
+    """int64 [K]: the kept ones of tokens with the directions `units` [N, D]."""
     behind = 1 - _TIE * torch.arange(len(units), dtype=torch.float64)
+    alike = torch.empty(len(units), len(units))
 
-    def serves(tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """float64 [T]: what each would serve now; and [T, N], how much it is like each."""
-        alike = cosines_with(units[tokens])
-        alike[torch.arange(len(tokens)), tokens] = 1.0  # exactly, so that tokens which are like no other tie
-        alike = _sharpened(alike)
-        gain = alike @ presence.left() + alike.square() @ question.left()
-        return gain * behind[tokens], alike
+    def serve(rows: Tensor) -> Tensor:
+        """float64 [T]: what tokens would serve now that are like others as `rows` [T, N] say."""
+        return (rows @ presence.left() + rows.square() @ question.left()).double()
 
-    bound = torch.cat([serves(block)[0] for block in torch.arange(len(units)).split(_BLOCK)])
+    def first(block: Tensor) -> Tensor:
+        rows = cosines_with(units[block])
+        rows[torch.arange(len(block)), block] = 1.0  # exactly, so that tokens which are like no other tie
+        alike[block[0] : block[-1] + 1] = _sharpened(rows)
+        return serve(rows)
+
+    cosines_with = product(units)
+    bound = torch.cat([first(block) for block in torch.arange(len(units)).split(_BLOCK)]) * behind
     kept = torch.empty(keep, dtype=torch.int64)
     for step in range(keep):
         for look in chain(_LOOKS, repeat(_LOOKS[-1])):
             bounds, tokens = bound.topk(min(look, len(bound)))
-            gains, alike = serves(tokens)
+            gains = serve(alike[tokens]) * behind[tokens]
             gains = gains.where(bounds > -torch.inf, bounds)  # -inf: kept already
             bound[tokens] = gains
             best = int(gains.argmax())
             if gains[best] >= bounds[-1]:
                 break
         kept[step] = tokens[best]
-        presence.serve(alike[best])
-        question.serve(alike[best].square())
+        presence.serve(alike[tokens[best]])
+        question.serve(alike[tokens[best]].square())
         bound[tokens[best]] = -torch.inf
     return kept
 
@@ -148,12 +148,6 @@ class _Demand:
 def _sharpened(cosine: Tensor) -> Tensor:
     """max(0, cosine)^6, in place."""
     return cosine.relu_().square_().pow_(3)
-
-
-def centred(keys: Tensor, valid: Tensor) -> Tensor:
-    """float32 [B, N, E]: x - x̄, of keys [B, N, E]."""
-    keys = keys.float().masked_fill(~valid[:, :, None], 0.0)
-    return keys - keys.sum(dim=1, keepdim=True) / valid.sum(dim=1).clamp_min(1)[:, None, None]
 
 
 def presence(saliency: Tensor, valid: Tensor) -> Tensor:

@@ -37,22 +37,20 @@ class Picks:
         return token
 
 
-def token_budget(
-    visual: Tensor, keep: int | Tensor, valid: Tensor | None, name: str = "visual"
-) -> tuple[Budget, Tensor]:
-    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D], which is called `name`.
+def token_budget(visual: Tensor, keep: int | Tensor, valid: Tensor | None) -> tuple[Budget, Tensor]:
+    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D].
 
     Raises:
         ValueError: shapes that don't fit.
     """
     if visual.dim() != 3:
-        raise ValueError(f"{name} is {list(visual.shape)}; it must be [B, N, D]")
+        raise ValueError(f"visual is {list(visual.shape)}; it must be [B, N, D]")
     if valid is None:
         valid = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
     if valid.shape != visual.shape[:2]:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
     budget = Budget.of(keep, valid)
-    return budget, budget.flaws() | value_flaws(visual, valid, name)
+    return budget, budget.flaws() | value_flaws(visual, valid, "visual")
 
 
 def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import centred, coverage, presence, question
+from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
@@ -165,8 +165,7 @@ def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
     visual, saliency = _needed(cues.visual, "visual"), _needed(cues.saliency, "saliency")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
     asked = question(cosine, _needed(cues.neighbours, "neighbours"), cues.valid, cues.text_valid)
-    keys = centred(_needed(cues.keys, "keys"), cues.valid)
-    selection = coverage(keys, presence(saliency, cues.valid), asked, keep, cues.valid)
+    selection = coverage(visual, presence(saliency, cues.valid), asked, keep, cues.valid)
     return replace(selection, flaws=selection.flaws | cue_flaws(saliency, cues.valid, "saliency")).checked_if_cheap()
 
 
@@ -216,7 +215,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
-        Strategy("adafv-plus", _adafv_plus, frozenset({"visual", "text", "saliency", "keys", "neighbours"})),
+        Strategy("adafv-plus", _adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
     )
 }
 

@@ -91,12 +91,11 @@ def test_selection(strategy):
     assert counted.operations == pytest.approx(operations(select), rel=0.05)
 
 
-def test_coverage_compares_keys_and_works_out_each_gain_once():
+def test_coverage_compares_tokens_and_works_out_each_gain_once():
     config = subject(NEXT).model.config
     passage = Passage(30, 30, 1, visual=40, kept=3, words=5)
     counted = work.count(config, FLOAT, "adafv-plus", 1, [passage])["prune"]
-    keys = 32 // 4  # channels of a key
-    alike, named, gains = 40 * 40 * keys, 5 * 40 * 32, 2 * (40 * 40)
+    alike, named, gains = 40 * 40 * 32, 5 * 40 * 32, 2 * (40 * 40)
     assert counted.operations == 2 * (alike + named + gains)
     assert counted.bytes == FLOAT * 40 * 32, "each visual token is read once"
 

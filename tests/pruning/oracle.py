@@ -210,16 +210,11 @@ def question(
     return [5 * share for share in blurred(asked, panels)]
 
 
-def centred(keys: Sequence[Sequence[float]]) -> list[list[float]]:
-    mean = [sum(channel) / len(keys) for channel in zip(*keys, strict=True)]
-    return [[value - by for value, by in zip(key, mean, strict=True)] for key in keys]
-
-
 def coverage(
-    keys: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
+    visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
 ) -> tuple[set[int], Margin]:
-    tokens = range(len(keys))
-    alike = [[max(0.0, cosine(keys[i], keys[j])) for j in tokens] for i in tokens]
+    tokens = range(len(visual))
+    alike = [[max(0.0, cosine(visual[i], visual[j])) for j in tokens] for i in tokens]
     chosen: set[int] = set()
     margin = math.inf
 

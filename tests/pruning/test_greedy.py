@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adafv.models import Panel
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import _all_at_each_step, centred, coverage, presence, question
+from adafv.pruning.coverage import _all_at_each_step, coverage, presence, question
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
 from adafv.pruning.greedy import Picks, cosines, token_budget
@@ -41,16 +41,9 @@ def of_one(visual: torch.Tensor, text: torch.Tensor, saliency: torch.Tensor, pan
         valid=torch.ones(1, len(visual)).bool(),
         visual=visual[None],
         text=text[None],
-        keys=keys_of(visual)[None],
         saliency=saliency[None],
         neighbours=torch.from_numpy(around)[None],
     )
-
-
-def keys_of(visual: torch.Tensor) -> torch.Tensor:
-    """Keys [N, 5] that say something else than the visual tokens, with a part that all have in common."""
-    generator = torch.Generator().manual_seed(len(visual))
-    return 2 + torch.randn(len(visual), 5, generator=generator) + 0.1 * visual[:, :1]
 
 
 @pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "adafv-plus"])
@@ -66,7 +59,7 @@ def test_equals_the_definition(name, sample):
             oracle.mean_cosine(words, exact), oracle.focused_cosine(words, exact), exact, panels, keep
         ),
         "adafv-plus": lambda: oracle.coverage(
-            oracle.centred(keys_of(visual).tolist()),
+            exact,
             oracle.presence(saliency.tolist()),
             oracle.question(words, exact, panels),
             keep,
@@ -156,11 +149,11 @@ def test_cosines_are_symmetric_to_the_bit():
 
 def test_one_token_is_enough_for_what_is_there_and_several_go_to_what_is_asked_about():
     """Three objects of eight tokens each, none like another; the last is asked about."""
-    keys = torch.eye(3).repeat_interleave(8, dim=0)[None]
+    visual = torch.eye(3).repeat_interleave(8, dim=0)[None]
     there, asked = torch.ones(1, 24), torch.tensor([0.0, 0, 1]).repeat_interleave(8)[None]
-    counts = [coverage(keys, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 6, 9)]
+    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 6, 9)]
     assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 4], [1, 1, 7]]
-    counts = [coverage(keys, there, 0 * asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (3, 6)]
+    counts = [coverage(visual, there, 0 * asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (3, 6)]
     assert counts == [[1, 1, 1], [2, 2, 2]]
 
 
@@ -169,22 +162,15 @@ def test_bounds_choose_what_working_out_everything_chooses(keep):
     """400 tokens in crowds of like ones, and a shorter sample that keeps fewer."""
     generator = torch.Generator().manual_seed(keep)
     crowd = torch.randint(0, 30, (2, 400), generator=generator)
-    keys = torch.randn(30, 16, generator=generator)[crowd] + 0.3 * torch.randn(2, 400, 16, generator=generator)
+    visual = torch.randn(30, 16, generator=generator)[crowd] + 0.3 * torch.randn(2, 400, 16, generator=generator)
     wanted = torch.rand(2, 400, generator=generator) ** 6 * torch.tensor([[1.0], [0.01]])
     valid = torch.arange(400) < torch.tensor([[400], [300]])
     budgets = torch.tensor([keep, min(keep, 25)])
-    keys = centred(keys, valid)
     given = wanted.masked_fill(~valid, 0.0)
-    picks = Picks(token_budget(keys, budgets, valid, "keys")[0])
+    picks = Picks(token_budget(visual, budgets, valid)[0])
     for asked in (given.flip(1).masked_fill(~valid, 0.0), torch.zeros_like(given)):
-        everything = _all_at_each_step(keys, given, asked, Picks(picks.budget))
-        assert torch.equal(coverage(keys, given, asked, budgets, valid).mask, everything)
-
-
-def test_what_all_keys_have_in_common_is_taken_away():
-    valid = torch.tensor([[True, True, True, False]])
-    keys = torch.tensor([[[5.0, 1], [5, 3], [5, 2], [torch.nan, 9]]])
-    assert centred(keys, valid)[0, :3].tolist() == [[0, -1], [0, 1], [0, 0]]
+        everything = _all_at_each_step(visual, given, asked, Picks(picks.budget))
+        assert torch.equal(coverage(visual, given, asked, budgets, valid).mask, everything)
 
 
 @pytest.mark.parametrize(("words", "gate"), [([0.0, 0, 0, 0, 1], 1.0), ([0.0, 0.25, 0.5, 0.75, 1], 0.0)])
@@ -219,8 +205,6 @@ def test_what_is_salient_is_wanted_more_and_padding_is_not():
         ({"relevance": torch.ones(2, 3)}, "relevance is [2, 3]; it must be [2, 4], one for each token"),
         ({"relevance": torch.tensor([[1, 1, 1, 1], [1, 1, torch.inf, 1]])}, "row 1: relevance is NaN or infinite"),
         ({"neighbours": torch.zeros(2, 4, 8, dtype=torch.int64)}, "neighbours is [2, 4, 8]; it must be [B, N, 9]"),
-        ({"keys": torch.ones(2, 4)}, "keys is [2, 4]; it must be [B, N, D]"),
-        ({"keys": torch.full((2, 4, 3), torch.nan)}, "row 0: keys is NaN or infinite"),
         ({"presence": torch.ones(2, 3)}, "presence is [2, 3]; it must be [2, 4], one for each token"),
         ({"presence": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: presence is NaN or infinite"),
         ({"question": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: question is NaN or infinite"),
@@ -230,12 +214,12 @@ def test_what_is_salient_is_wanted_more_and_padding_is_not():
 def test_bad_input_is_named(change, message):
     good = {"visual": torch.ones(2, 4, 3), "relevance": torch.ones(2, 4), "keep": 2, "valid": None}
     good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64), "presence": torch.ones(2, 4)}
-    good |= {"question": torch.ones(2, 4), "keys": torch.ones(2, 4, 3)}
+    good |= {"question": torch.ones(2, 4)}
     takes = {
         divprune: ("visual",),
         cdpruner: ("visual", "relevance"),
         eadp: ("visual", "relevance", "neighbours"),
-        coverage: ("keys", "presence", "question"),
+        coverage: ("visual", "presence", "question"),
     }
     for rule, own in takes.items():
         names = {"keep", "valid", *own}
