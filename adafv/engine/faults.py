@@ -16,11 +16,15 @@ import torch
 
 from adafv.engine.sample import Label, Sample
 
+# What a CPU's memory running out looks like: neither torch's allocator nor oneDNN has a class of its own for it. oneDNN
+# tells only what it could not do; for want of anything else it could not have done it for the trial sample.
+_ON_A_CPU = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory", "std::bad_alloc")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory could not be had: the device's, or, where that is a CPU, the host's."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # torch has no class of its own for it
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _ON_A_CPU)
     )
 
 
