@@ -61,8 +61,8 @@ class RunResult:
     run: Run
 
 
-def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] = Labelling) -> RunResult:
-    """Carry out a job, whose workers label with what `handler` makes of their options.
+def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] | None = None) -> RunResult:
+    """Carry out a job. Its workers label with what `handler` makes of their options: a model, if it is left out.
 
     Raises:
         UsageError: the options can't be carried out (exit status 2).
@@ -79,7 +79,7 @@ def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] = Label
     _log_sources(options, [source.ignored for source in sources])
     with _ray():
         resources = allot(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        job = Job(options, storage, output, columns, resources, handler)
+        job = Job(options, storage, output, columns, resources, handler or Labelling)
         return job.run([unit for source in sources for unit in source.units])
 
 
