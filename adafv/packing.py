@@ -19,12 +19,12 @@ from torch.nn import functional as F
 _ROWS = 256
 
 
-def product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    """x @ matrixᵀ as a function of x [..., E], for a matrix [N, E] that is used often."""
+def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """x @ matrixᵀ + bias as a function of x [..., E], for a matrix [N, E] that is used often and a bias [N]."""
     if not _has_kernels(matrix):
-        return lambda x: F.linear(x, matrix)
+        return lambda x: F.linear(x, matrix, bias)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, None, "none", [], "")
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
 
 
 class PackedLinear(nn.Module):
@@ -33,12 +33,11 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._product = product(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., out_features] of [..., in_features]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return self._product(x)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

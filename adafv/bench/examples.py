@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -114,16 +114,21 @@ class Scenes:
 
     def examples(self) -> Iterator[Example]:
         for values in dataset.rows(self.scenes, self.seed):
-            image, question, answer = values["image"], str(values["question"]), str(values["answer"])
-            type_, size = str(values["type"]), str(values["size"])
-            assert isinstance(image, dict)
+            answer, type_, size = str(values["answer"]), str(values["type"]), str(values["size"])
             yield Example(
-                Row(str(values["id"]), image["path"], image_bytes=image["bytes"], question=question, prompt=question),
+                scene_row(values),
                 partial(points, truth=Truth(answer, type_, size)),
                 (CAPTION,) if type_ == CAPTION else (ALL, size, type_),
                 str(values["scene"]),
                 len(answer.split()),
             )
+
+
+def scene_row(values: Mapping[str, object]) -> Row:
+    """A row of the testbed's data set (`dataset.SCHEMA`), as the fetching stage leaves it."""
+    image, question = values["image"], str(values["question"])
+    assert isinstance(image, dict)
+    return Row(str(values["id"]), image["path"], image_bytes=image["bytes"], question=question, prompt=question)
 
 
 @dataclass(frozen=True)

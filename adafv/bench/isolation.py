@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
+from adafv.bench.examples import scene_row
 from adafv.engine import EngineOptions
 from adafv.pipeline.isolation import Handler, Isolated
 from adafv.pipeline.options import JobOptions
@@ -62,7 +63,7 @@ def run(rounds: int) -> list[Measurement]:
     options = JobOptions(input=("-",), output="-")
     engine = options.engine_options("cpu")
     preparing = partial(Preparing, Preparation.of(options, "testbed", engine, Storage(), Preparing))
-    scenes = rows.to_table(_scene_row(values) for values in islice(dataset.rows(SCENES), BATCH))
+    scenes = rows.to_table(map(scene_row, islice(dataset.rows(SCENES), BATCH)))
     samples = preparing()(scenes, lambda: None)
     labelling = partial(Labelling, _worker_options("testbed", options, engine))
     with tempfile.TemporaryDirectory(prefix="isolation") as folder:
@@ -109,12 +110,6 @@ def _ask(child: Isolated, given: pa.Table) -> tuple[float, float]:
     start = time.perf_counter()
     work = float(child.ask(given).schema.metadata[SECONDS])
     return work, time.perf_counter() - start - work
-
-
-def _scene_row(values: dict[str, object]) -> Row:
-    image, question = values["image"], str(values["question"])
-    assert isinstance(image, dict)
-    return Row(str(values["id"]), "", image_bytes=image["bytes"], question=question, prompt=question)
 
 
 def _photographs(count: int) -> Iterator[Row]:

@@ -8,13 +8,11 @@ The driver of a job has Ray, torch and the model's processor in memory by then; 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import resource
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adafv.bench.process import apart
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, read_ledger
 from adafv.pipeline.outputs.sink import ROWS
@@ -60,15 +59,9 @@ def run(sizes: Sequence[int], folder: str | None) -> list[Measurement]:
     found = []
     for ids in sizes:
         with tempfile.TemporaryDirectory(dir=folder) as data:
-            _apart(write_data, Path(data), ids)
-            found.append(_apart(measure, Path(data), ids))
+            apart(write_data, Path(data), ids)
+            found.append(apart(measure, Path(data), ids))
     return found
-
-
-def _apart(function, *arguments):  # type: ignore[no-untyped-def]
-    """What `function` returns, called in a new process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
 
 
 def write_data(folder: Path, ids: int) -> None:

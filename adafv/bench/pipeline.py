@@ -12,17 +12,14 @@ runs, its process and Ray's object store are looked at each second.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,14 +28,16 @@ import ray
 import torch
 from ray._private.internal_api import node_stats
 
+from adafv.bench.examples import scene_row
 from adafv.bench.memory import resident
+from adafv.bench.process import apart
 from adafv.engine import Engine
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.resources import Resources
 from adafv.pipeline.run import run
-from adafv.pipeline.sources.rows import Row, to_table
+from adafv.pipeline.sources.rows import to_table
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
 from adafv.pipeline.workers.model import resolve_model
@@ -96,9 +95,9 @@ def throughput(options: JobOptions, rows: int) -> Throughput:
         inputs, output = Path(folder, "input"), Path(folder, "output")
         write_rows(inputs, rows)
         job = replace(options, input=(str(inputs),), output=str(output))
-        ran = _apart(_job, job, Labelling)
+        ran = apart(_job, job, Labelling)
         workers, threads = ran.resources.workers[1], ran.resources.threads
-        engine = _apart(_engine, job, inputs, ran.resources.batch_size, threads)
+        engine = apart(_engine, job, inputs, ran.resources.batch_size, threads)
         first, rate, idle = _steady(output, workers)
     return Throughput(rows, workers, threads, engine, rate, rows / ran.seconds, first - ran.started, idle)
 
@@ -108,7 +107,7 @@ def memory(options: JobOptions, rows: int) -> tuple[float, list[Memory]]:
     with tempfile.TemporaryDirectory(prefix="pipeline") as folder:
         inputs, output = Path(folder, "input"), Path(folder, "output")
         write_rows(inputs, rows)
-        ran = _apart(_job, replace(options, input=(str(inputs),), output=str(output)), Constant)
+        ran = apart(_job, replace(options, input=(str(inputs),), output=str(output)), Constant)
     count = len(ran.seen)
     tenths = [ran.seen[count * tenth // TENTHS : count * (tenth + 1) // TENTHS] for tenth in range(TENTHS)]
     highest = [Memory(*(max(values) for values in zip(*tenth, strict=True))) for tenth in tenths if tenth]
@@ -140,12 +139,6 @@ class Constant:
 
     def is_spent(self, error: BaseException) -> bool:
         return False
-
-
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns, called in a new process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
 
 
 @dataclass(frozen=True)
@@ -212,11 +205,7 @@ def _prepared(options: JobOptions, inputs: Path, batch_size: int) -> Iterator[pa
     preparing = Preparing(Preparation.of(options, options.model, engine, Storage(), Preparing))
     for path in sorted(inputs.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(batch_size, columns=["id", "image", "question"]):
-            given = [
-                Row(one["id"], "", image_bytes=one["image"]["bytes"], question=one["question"], prompt=one["question"])
-                for one in batch.to_pylist()
-            ]
-            yield preparing(to_table(given), lambda: None)
+            yield preparing(to_table(map(scene_row, batch.to_pylist())), lambda: None)
 
 
 def _steady(output: Path, workers: int) -> tuple[float, float, float]:

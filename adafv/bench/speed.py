@@ -14,12 +14,10 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import reduce
 from importlib.metadata import version
 from importlib.util import find_spec
-from multiprocessing import get_context
 from operator import add
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -30,6 +28,7 @@ import torch
 from adafv.bench import ceilings, work
 from adafv.bench.ceilings import Ceilings, synchronise
 from adafv.bench.memory import PeakMemory
+from adafv.bench.process import apart
 from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock, Vllm
 from adafv.bench.shapes import PRESETS, Question, Shape, Subject, ask
 from adafv.bench.work import Work
@@ -285,8 +284,7 @@ def _turn_apart(rival: Rival, asked: Asked, device: torch.device, threads: int) 
     """In a process of its own, whose device has what memory others left."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as child:
-        return child.submit(_prepare_and_turn, rival, asked, device, threads).result()
+    return apart(_prepare_and_turn, rival, asked, device, threads)
 
 
 def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:

@@ -24,20 +24,18 @@ class BatchCache(Cache):
     Args:
         depth: layers of the language model.
         rows, columns: B and L + S.
+
+    Attributes:
+        room: (B, L + S), as made.
+        rows: that are being written; `start` and `end`: the columns.
     """
 
     def __init__(self, depth: int, rows: int, columns: int) -> None:
-        self.rows = slice(0, rows)  # that are being written
-        self.start, self.end = 0, 0  # columns that are being written
-        self._room = (rows, columns)
-        self._lengths: Tensor | None = None
+        self.room = (rows, columns)
+        self.rows, self.start, self.end = slice(0, rows), 0, 0
+        self._width, self._lengths = 0, torch.empty(0, dtype=torch.int64)
         self._parts = [_Layer(self) for _ in range(depth)]
         super().__init__(layers=[*self._parts])
-
-    @property
-    def room(self) -> tuple[int, int]:
-        """B and L + S, as made."""
-        return self._room
 
     def read(self, first: int, count: int, length: int) -> None:
         """Next come the prompts, `length` positions each, of `count` rows from `first` on."""
@@ -50,24 +48,21 @@ class BatchCache(Cache):
             width: L.
             lengths: int64 [B], of the rows' prompts.
         """
-        self.rows, self.end = slice(0, self._room[0]), width
+        self.rows, self.end = slice(0, self.room[0]), width
         self._width, self._lengths = width, lengths
 
     def advance(self) -> Tensor:
         """Next comes one token of every row; its positions, int64 [B, 1]."""
-        assert self._lengths is not None
         self.start, self.end = self.end, self.end + 1
         return self._lengths[:, None] + (self.start - self._width)
 
     def seen(self) -> Tensor:
         """bool [B, 1, 1, columns]: what a row's newest token may look at."""
-        assert self._lengths is not None
         column = torch.arange(self.end, device=self._lengths.device)
         return ((column < self._lengths[:, None]) | (column >= self._width))[:, None, None]
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but `rows`, int64 [b], ascending."""
-        assert self._lengths is not None
         self._lengths, self.rows = self._lengths[rows], slice(0, len(rows))
         for layer in self._parts:
             layer.keep(rows)

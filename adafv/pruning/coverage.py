@@ -40,7 +40,7 @@ from adafv.pruning.selection import Selection, undivided
 _SALIENCY = 0.5  # b
 _QUESTION = 5.0  # q
 _SCALE = 16.0  # τ
-_DISCOUNT = 12  # γ
+_DISCOUNTS = (12, 4)  # γ, γ/3
 
 _BLOCK = 64  # tokens whose bounds are worked out together: what they are multiplied with stays in a core's cache
 # Tokens that are looked at together: the few that suffice where like tokens come in crowds, more where that is in vain.
@@ -63,44 +63,41 @@ def coverage(
     """
     budget, flaws = token_budget(visual, keep, valid)
     flaws = flaws | score_flaws(presence, budget, "presence") | score_flaws(question, budget, "question")
-    wanted = [each.float().masked_fill(~budget.valid, 0.0) for each in (presence, question)]
+    presence, question = (each.float().masked_fill(~budget.valid, 0.0) for each in (presence, question))
     if visual.device.type != "cpu":
-        return undivided(_all_at_each_step(visual, wanted[0], wanted[1], Picks(budget)), budget, flaws)
+        return undivided(_all_at_each_step(visual, presence, question, Picks(budget)), budget, flaws)
     undivided(budget.valid, budget, flaws)  # raises where there are flaws
     mask = torch.zeros_like(budget.valid)
     for number, (count, here) in enumerate(zip(budget.keep.tolist(), budget.valid, strict=True)):
         tokens = here.nonzero().squeeze(1)
-        demands = [_Demand(each[number, tokens], discount) for each, discount in zip(wanted, _discounts(), strict=True)]
-        kept = _by_bounds(F.normalize(visual[number, tokens].float(), dim=1), demands[0], demands[1], count)
+        units = F.normalize(visual[number, tokens].float(), dim=1)
+        kept = _by_bounds(units, presence[number, tokens], question[number, tokens], count)
         mask[number, tokens[kept]] = True
     return undivided(mask, budget, flaws)
 
 
-def _discounts() -> tuple[int, int]:
-    return _DISCOUNT, _DISCOUNT // 3
-
-
 def _all_at_each_step(visual: Tensor, presence: Tensor, question: Tensor, picks: Picks) -> Tensor:
-    """bool [B, N]: the kept tokens."""
+    """bool [B, N]: the kept tokens, by P and Q [B, N]."""
     alike = _sharpened(cosines(visual, picks.budget.valid))
-    demands = [_Demand(each, discount) for each, discount in zip((presence, question), _discounts(), strict=True)]
+    demands = [_Demand(each, discount) for each, discount in zip((presence, question), _DISCOUNTS, strict=True)]
     kernels = (alike, alike.square())
     for _ in range(picks.budget.bound):
-        served = [(demand.left()[:, None] @ kernel).squeeze(1) for demand, kernel in zip(demands, kernels, strict=True)]
+        served = [(demand.left[:, None] @ kernel).squeeze(1) for demand, kernel in zip(demands, kernels, strict=True)]
         token = picks.take(served[0] + served[1])
         for demand, kernel in zip(demands, kernels, strict=True):
             demand.serve(row(kernel, token))
     return picks.mask
 
 
-def _by_bounds(units: Tensor, presence: _Demand, question: _Demand, keep: int) -> Tensor:
-    """int64 [K]: the kept ones of tokens with the directions `units` [N, D]."""
+def _by_bounds(units: Tensor, presence: Tensor, question: Tensor, keep: int) -> Tensor:
+    """int64 [K]: the kept ones of tokens with the directions `units` [N, D], by P and Q [N]."""
+    there, asked = (_Demand(each, discount) for each, discount in zip((presence, question), _DISCOUNTS, strict=True))
     behind = 1 - _TIE * torch.arange(len(units), dtype=torch.float64)
     alike = torch.empty(len(units), len(units))
 
     def serve(rows: Tensor) -> Tensor:
         """float64 [T]: what tokens would serve now that are like others as `rows` [T, N] say."""
-        return (rows @ presence.left() + rows.square() @ question.left()).double()
+        return (rows @ there.left + rows.square() @ asked.left).double()
 
     def first(block: Tensor) -> Tensor:
         rows = cosines_with(units[block])
@@ -121,28 +118,28 @@ def _by_bounds(units: Tensor, presence: _Demand, question: _Demand, keep: int) -
             if gains[best] >= bounds[-1]:
                 break
         kept[step] = tokens[best]
-        presence.serve(alike[tokens[best]])
-        question.serve(alike[tokens[best]].square())
+        there.serve(alike[tokens[best]])
+        asked.serve(alike[tokens[best]].square())
         bound[tokens[best]] = -torch.inf
     return kept
 
 
 class _Demand:
-    """A demand [..., N], and how far it is served."""
+    """A demand [..., N], and how far it is served.
+
+    Attributes:
+        left: [..., N], what is still worth serving.
+    """
 
     def __init__(self, wanted: Tensor, discount: int) -> None:
         self._wanted, self._discount = wanted, discount
         self._served = torch.zeros_like(wanted)
-        self._left = wanted
-
-    def left(self) -> Tensor:
-        """[..., N]: what is still worth serving."""
-        return self._left
+        self.left = wanted
 
     def serve(self, alike: Tensor) -> None:
         """From now on it is served by `alike` [..., N] more."""
         self._served = self._served + alike
-        self._left = self._wanted / (1 + self._served).pow(self._discount)
+        self.left = self._wanted / (1 + self._served).pow(self._discount)
 
 
 def _sharpened(cosine: Tensor) -> Tensor:

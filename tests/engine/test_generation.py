@@ -7,11 +7,9 @@ import torch
 
 from adafv.engine import EngineOptions, load_model
 from adafv.engine.generation import Generator
-from adafv.engine.sequence import Prompts, grouped
+from adafv.engine.sequence import Prompts
+from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
 from tests.tiny_models import Shape, build
-
-LENGTHS = [7, 30, 31, 18, 7, 55, 54, 54]
-STEPS = 24
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +20,7 @@ def adapter(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompts(adapter):
-    generator = torch.Generator().manual_seed(0)
-    width = adapter.model.get_input_embeddings().embedding_dim
-    return [torch.randn(length, width, generator=generator) for length in LENGTHS]
+    return prompts_for(adapter)
 
 
 @pytest.fixture
@@ -36,44 +32,14 @@ def config(adapter):
     model.generation_config = before
 
 
-def batch(prompts: list[torch.Tensor]) -> list[Prompts]:
-    """The prompts in groups, padded on the right."""
-    return [
-        Prompts(
-            rows,
-            torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
-            torch.tensor([len(prompts[row]) for row in rows]),
-        )
-        for rows in grouped([len(prompt) for prompt in prompts], most=120)
-    ]
-
-
 def ours(adapter, prompts, seeds=None, **options):
     generator = Generator(adapter, EngineOptions(max_new_tokens=STEPS, **options))
     return generator(batch(prompts), seeds or [0] * len(prompts), lambda: None, lambda: None)
 
 
-def stock(adapter, prompt):
-    """(tokens up to the first end, the sum of their log-probabilities) by transformers' own loop."""
-    out = adapter.model.generate(
-        inputs_embeds=prompt[None],
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-        max_new_tokens=STEPS,
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    tokens = out.sequences[0].tolist()
-    return tokens, sum(
-        float(scores.log_softmax(-1)[0, token]) for scores, token in zip(out.scores, tokens, strict=True)
-    )
-
-
 def check(adapter, prompts):
     answers = ours(adapter, prompts)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        tokens, logprob = stock(adapter, prompt)
-        assert answer.ids == tokens
-        assert answer.mean_logprob * len(tokens) == pytest.approx(logprob, abs=1e-3)
+    check_stock(answers, adapter, prompts, tolerance=1e-3 / STEPS)
     return answers
 
 
@@ -154,13 +120,4 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(adapter, prompts, config
     generator = Generator(adapter, EngineOptions(max_new_tokens=1, temperature=temperature, top_p=top_p))
     group = Prompts(list(range(draws)), prompts[0].expand(draws, -1, -1), torch.full((draws,), len(prompts[0])))
     answers = generator([group], range(draws), lambda: None, lambda: None)
-    with torch.inference_mode():
-        scores = adapter.model(inputs_embeds=prompts[0][None]).logits[0, -1]
-    probable = (scores / temperature).softmax(0)
-    order = probable.argsort(descending=True)
-    inside = order[: int((probable[order].cumsum(0) < top_p).sum()) + 1]
-    wanted = probable[inside] / probable[inside].sum()
-    counts = torch.bincount(torch.tensor([answer.ids[0] for answer in answers]), minlength=len(scores))
-    assert int(counts[inside].sum()) == draws
-    assert (counts[inside] / draws - wanted).abs().max() < 0.04, "four standard deviations"
-    assert answers[0].mean_logprob == pytest.approx(float(scores.log_softmax(0)[answers[0].ids[0]]), abs=1e-4)
+    check_draws(answers, adapter, prompts[0], temperature, top_p, most=0.04)  # four standard deviations

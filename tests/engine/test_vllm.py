@@ -14,18 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory
-from adafv.engine.sequence import Prompts, grouped
 from adafv.engine.vllm import VllmGenerator
 from adafv.models import load_adapter, load_processing
 from adafv.testbed.model import checkpoint
+from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
 from tests.models.conftest import picture
 from tests.tiny_models import Shape, build
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm installs it")
 
 SHAPE = Shape(hidden=128, layers=3)  # heads of 32 channels: vLLM's kernels for CPUs know no smaller ones
-LENGTHS = [7, 30, 31, 18, 7, 55, 54, 54]
-STEPS = 24
 
 
 def options(**changes) -> EngineOptions:
@@ -70,43 +68,13 @@ def config(generator, stock):
         adapter.model.generation_config = kept
 
 
-def prompts_for(adapter) -> list[torch.Tensor]:
-    luck = torch.Generator().manual_seed(0)
-    width = adapter.model.get_input_embeddings().embedding_dim
-    return [torch.randn(length, width, generator=luck) for length in LENGTHS]
-
-
 @pytest.fixture(scope="module")
 def prompts(stock):
     return prompts_for(stock)
 
 
 def ask(generator, prompts, seeds=None, on_prefilled=lambda: None, on_step=lambda: None):
-    groups = [
-        Prompts(
-            rows,
-            torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
-            torch.tensor([len(prompts[row]) for row in rows]),
-        )
-        for rows in grouped([len(prompt) for prompt in prompts], most=120)
-    ]
-    return generator(groups, seeds or [0] * len(prompts), on_prefilled, on_step)
-
-
-def check(answers, adapter, prompts):
-    """Each answer is what transformers' own loop makes of the prompt."""
-    for prompt, answer in zip(prompts, answers, strict=True):
-        out = adapter.model.generate(
-            inputs_embeds=prompt[None],
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-            max_new_tokens=STEPS,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        tokens = out.sequences[0].tolist()
-        assert answer.ids == tokens
-        steps = [scores.log_softmax(-1)[0, token] for scores, token in zip(out.scores, tokens, strict=True)]
-        assert answer.mean_logprob == pytest.approx(float(torch.stack(steps).mean()), abs=1e-4)
+    return generator(batch(prompts), seeds or [0] * len(prompts), on_prefilled, on_step)
 
 
 @needs_vllm
@@ -114,14 +82,14 @@ def check(answers, adapter, prompts):
 class TestWithVllm:
     def test_equals_stock(self, generator, stock, prompts, config):
         answers = ask(generator.with_options(options()), prompts)
-        check(answers, stock, prompts)
+        check_stock(answers, stock, prompts, tolerance=1e-4)
         assert {answer.finish_reason for answer in answers} == {"length"}
 
     def test_answers_end_at_an_end_token(self, generator, stock, prompts, config):
         free = ask(generator.with_options(options()), prompts)
         config.eos_token_id, config.pad_token_id = [free[0].ids[0], free[1].ids[5]], 0
         answers = ask(generator.with_options(options()), prompts)
-        check(answers, stock, prompts)
+        check_stock(answers, stock, prompts, tolerance=1e-4)
         assert {1, 6} <= {len(answer.ids) for answer in answers}, "some end early"
         for answer in answers:
             assert (answer.finish_reason == "stop") == (answer.ids[-1] in config.eos_token_id)
@@ -153,16 +121,7 @@ class TestWithVllm:
         draws, temperature, top_p = 1000, 0.7, 0.6
         sampling = generator.with_options(options(max_new_tokens=1, temperature=temperature, top_p=top_p))
         answers = ask(sampling, [prompts[0]] * draws, list(range(draws)))
-        with torch.inference_mode():
-            scores = stock.model(inputs_embeds=prompts[0][None]).logits[0, -1]
-        probable = (scores / temperature).softmax(0)
-        order = probable.argsort(descending=True)
-        inside = order[: int((probable[order].cumsum(0) < top_p).sum()) + 1]
-        wanted = probable[inside] / probable[inside].sum()
-        counts = torch.bincount(torch.tensor([answer.ids[0] for answer in answers]), minlength=len(scores))
-        assert int(counts[inside].sum()) == draws
-        assert (counts[inside] / draws - wanted).abs().max() < 0.07, "four standard deviations"
-        assert answers[0].mean_logprob == pytest.approx(float(scores.log_softmax(0)[answers[0].ids[0]]), abs=1e-4)
+        check_draws(answers, stock, prompts[0], temperature, top_p, most=0.07)  # four standard deviations
 
     def test_each_step_is_reported_and_the_end_of_prefill_once(self, generator, prompts, config):
         seen: list[str] = []
@@ -231,7 +190,7 @@ def test_newer_names_of_weights_are_known_and_prompts_wait_for_room(tmp_path, mo
         on_prefilled=lambda: prefilled.append(len(steps)),
         on_step=lambda: steps.append(1),
     )
-    check(answers, adapter, prompts_for(adapter))
+    check_stock(answers, adapter, prompts_for(adapter), tolerance=1e-4)
     assert len(steps) > 1.5 * STEPS
     assert len(prefilled) == 1 and prefilled[0] >= STEPS, "the eighth began when others had ended"
 
