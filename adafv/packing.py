@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,10 +22,34 @@ _ROWS = 256
 
 def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ matrixᵀ + bias as a function of x [..., E], for a matrix [N, E] that is used often and a bias [N]."""
-    if not _has_kernels(matrix):
+    if not is_packable(matrix):
         return lambda x: F.linear(x, matrix, bias)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
+    return lambda x: _by_onednn(x, laid_out, bias)
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """left @ rightᵀ, [..., M, N] of [..., M, E] and [..., N, E], for matrices that aren't worth laying out."""
+    if not is_packable(left) or left.dtype != right.dtype:
+        return left @ right.transpose(-1, -2)
+    out = left.new_empty(*left.shape[:-1], right.shape[-2])
+    for index in np.ndindex(left.shape[:-2]):
+        out[index] = _by_onednn(left[index].contiguous(), right[index].contiguous())
+    return out
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """softmax(query @ keyᵀ · scaling) @ value, without a mask: [B, N, H, D] of [B, H, N, D], for what `is_packable`.
+
+    One head of one row at a time: its matrix, [N, N], stays in a core's cache. Two thirds of the time of torch's SDPA,
+    which hands pieces of it to MKL.
+    """
+    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    for row in range(len(query)):
+        for head in range(query.shape[1]):
+            weights = products(query[row, head] * scaling, key[row, head]).softmax(dim=1)
+            out[row, :, head] = products(weights, value[row, head].T)
+    return out
 
 
 class PackedLinear(nn.Module):
@@ -47,11 +72,17 @@ def pack(model: nn.Module) -> None:
     """Replace the linear layers of `model`, where it is on an x86 CPU in a dtype that oneDNN has kernels for."""
     for parent in [*model.modules()]:
         for name, child in [*parent.named_children()]:
-            if type(child) is nn.Linear and _has_kernels(child.weight):
+            if type(child) is nn.Linear and is_packable(child.weight):
                 setattr(parent, name, PackedLinear(child))
 
 
-def _has_kernels(matrix: Tensor) -> bool:
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Of contiguous operands, or oneDNN takes a kernel that is hundreds of times as slow."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def is_packable(matrix: Tensor) -> bool:
+    """Whether oneDNN has kernels for products with `matrix`: on an x86 CPU, in float32 or what it has of bfloat16."""
     if matrix.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):

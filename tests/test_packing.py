@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from adafv.packing import PackedLinear, pack, product
+from adafv.packing import PackedLinear, attention, pack, product, products
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() == "DEFAULT",
@@ -50,3 +50,26 @@ def test_what_has_no_kernels_stays():
     model = nn.Sequential(nn.Linear(4, 4).double())
     pack(model)
     assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("shape", [(40, 32), (2, 40, 32), (2, 3, 40, 32), (0, 40, 32), (2, 0, 32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_are_those_of_batches(shape, dtype):
+    torch.manual_seed(0)
+    left, right = torch.randn(shape, dtype=dtype), torch.randn(*shape[:-2], 7, 32, dtype=dtype)
+    torch.testing.assert_close(products(left, right), left @ right.transpose(-1, -2))
+
+
+def test_products_of_matrices_that_are_not_contiguous():
+    """Views such as heads are: oneDNN's results must not depend on it."""
+    torch.manual_seed(0)
+    left, right = (torch.randn(2, 9, 3, 16).transpose(1, 2) for _ in range(2))
+    torch.testing.assert_close(products(left, right), left @ right.transpose(-1, -2))
+
+
+def test_attention_is_sdpa():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 9, 3, 16).transpose(1, 2) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(attention(query, key, value, 0.3), wanted)
+    assert attention(query, key, value, 0.3).is_contiguous()

@@ -39,6 +39,6 @@ class PeakMemory:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process's resident set: now (`VmRSS`) or at most (`VmHWM`)."""
+    """Bytes of this process's resident set: now (`VmRSS`), at most (`VmHWM`), or what is nobody else's (`RssAnon`)."""
     (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024  # from kB

@@ -32,6 +32,7 @@ from adafv.bench.examples import scene_row
 from adafv.bench.memory import resident
 from adafv.bench.process import apart
 from adafv.engine import Engine
+from adafv.hardware import keep_freed_memory
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
@@ -82,7 +83,8 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Memory:
-    """What was held in a tenth of a job's time, at most: bytes of the driver, and in Ray's object store."""
+    """What was held in a tenth of a job's time, at most: bytes of the driver's own (what it sees of the object store is
+    not among them), and in Ray's object store."""
 
     until_seconds: float
     driver_bytes: int
@@ -176,7 +178,7 @@ def _job(options: JobOptions, handler: Callable[[WorkerOptions], Handler]) -> _R
 def _watch(start: float, done: threading.Event, seen: list[tuple[float, int, int]]) -> None:
     while not done.wait(1.0):
         if ray.is_initialized():
-            seen.append((time.monotonic() - start, resident("VmRSS"), _stored()))
+            seen.append((time.monotonic() - start, resident("RssAnon"), _stored()))
 
 
 def _stored() -> int:
@@ -189,6 +191,7 @@ def _stored() -> int:
 def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) -> float:
     """Samples a second of an engine that finds its samples prepared, in batches as the job has them."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     settings = options.engine_options("cpu" if options.device == "auto" else options.device)
     engine = Engine.load(resolve_model(options.model, Storage()), settings)
     batches = [samples_of(table) for table in _prepared(options, inputs, batch_size)]

@@ -33,6 +33,7 @@ from adafv.bench.work import Passage
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
+from adafv.hardware import keep_freed_memory
 from adafv.models import Geometry, Processing
 from adafv.pruning import mix_paper, text_similarity
 
@@ -109,6 +110,7 @@ class Ours(Rival):
         return _samples(Preparer(self._subject.processing, self._options), questions)
 
     def start(self) -> Started:
+        keep_freed_memory()  # as a job's workers do
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
         engine = Engine(adapter, processing, self._options)
@@ -160,6 +162,7 @@ class Vllm(Rival):
         return _samples(Preparer.load(self._folder, self._options), questions)
 
     def start(self) -> Started:
+        keep_freed_memory()
         return Started(_Ours(Engine.load(self._folder, self._options)), nn.Module())
 
 

@@ -208,7 +208,7 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
         if any(entrant.backend == "vllm" for entrant in entrants):
             subject.save(folder)
         ceiling = ceilings.measure(device, dtype)
-        turns = _rounds(entrants, asked, settings)
+        turns = _rounds(entrants, asked, settings, shape)
     speeds = {name: settings.samples / _median(of_row).seconds for name, of_row in turns.items()}
     rows = [_row(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
     figures = {
@@ -261,8 +261,10 @@ def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:
     return [entrant for name, entrant in known.items() if not names or name in names]
 
 
-def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings) -> dict[str, list[Turn]]:
-    """The turns of each row, by its name."""
+def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings, shape: Shape) -> dict[str, list[Turn]]:
+    """The turns of each row, by its name. On a CPU each is in a process of its own, for its memory is kept as that row
+    keeps it; on a GPU only vLLM's are: there a model takes long to build.
+    """
     device = torch.device(settings.device)
     prepared: dict[type[Rival], Prepared] = {}
     turns: dict[str, list[Turn]] = {entrant.name: [] for entrant in entrants}
@@ -271,6 +273,8 @@ def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings) -> di
             kind, rival = type(entrant.rival), entrant.rival
             if entrant.backend == "vllm":
                 turn = _turn_apart(rival, asked, device, settings.threads)
+            elif device.type == "cpu":
+                turn = apart(_build_and_turn, entrant.name, settings, shape)
             else:
                 prepared[kind] = prepared.get(kind) or _prepare(rival, asked)
                 turn = _turn(rival, prepared[kind], device)
@@ -285,6 +289,15 @@ def _turn_apart(rival: Rival, asked: Asked, device: torch.device, threads: int) 
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return apart(_prepare_and_turn, rival, asked, device, threads)
+
+
+def _build_and_turn(name: str, settings: Settings, shape: Shape) -> Turn:
+    """The turn of the row of that name. A model of the same shape has the same weights wherever it is built."""
+    device = torch.device(settings.device)
+    torch.set_num_threads(settings.threads)
+    subject = Subject.build(shape, device, getattr(torch, settings.dtype))
+    (entrant,) = _named(_entrants(subject, "", settings), [name])
+    return _turn(entrant.rival, _prepare(entrant.rival, Asked.of(shape, settings)), device)
 
 
 def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:

@@ -9,8 +9,8 @@ Bytes are what each matrix product reads and writes if nothing stays in a cache:
 its inputs and outputs once for each token. Attention reads queries, keys and values and writes what it found, its
 matrix is never in memory; a step of decoding reads the keys and values of all positions before it.
 
-Of a selection that takes one token after the other, the work counted is that of comparing the tokens, and of what each
-would add at first: how often that has to be worked out again is a matter of skill.
+Of a selection that takes some tokens after the others, the work counted is that of comparing the tokens, and of what
+each would add at first: how often that has to be worked out again is a matter of skill.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adafv.models.llava import feature_depths
+from adafv.pruning.coverage import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class _Model:
             "divprune": pairs * self.width,
             "cdpruner": pairs * self.width + named + tokens * kept * kept // 2,
             "eadp": pairs * self.width + named + pairs,
-            "adafv-plus": pairs * self.width + named + 2 * pairs,
+            "adafv-plus": tokens * (BLOCK + kept) * self.width + named + 2 * tokens * BLOCK,
         }
         if strategy not in multiplications:
             return Work()

@@ -97,10 +97,8 @@ class Engine:
 
     @property
     def device_name(self) -> str:
-        """What the engine runs on, for the record."""
-        if self._device.type == "cuda":
-            return f"cuda: {torch.cuda.get_device_name(self._device)}"
-        return f"{self._device.type}: {cpu_name()}"
+        """What the engine runs on, for the record: a GPU's or a processor's name."""
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else cpu_name()
 
     @property
     def dtype_name(self) -> str:
@@ -157,31 +155,25 @@ class Engine:
         images: Sequence[Encoded],
         mask: Tensor,
     ) -> list[Prompts]:
-        """What the language model reads. The table of embeddings: all images, all prompts, the newline."""
-        starts: dict[Encoded, int] = {}
-        rows = 0
-        for image in dict.fromkeys(images):  # by identity
-            starts[image], rows = rows, rows + len(image.tokens)
+        """What the language model reads."""
         lengths = [len(sample.input_ids) for sample in samples]
-        text_rows = (rows + np.cumsum([0, *lengths[:-1]])).tolist()
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples])).to(self._device)
-        parts = [image.tokens for image in starts] + [self._adapter.embed(ids)]
+        text = self._adapter.embed(ids)
         if self._adapter.newline is not None:
-            parts.append(self._adapter.newline[None])
-        table = torch.cat(parts)
+            text = torch.cat([text, self._adapter.newline[None]])
         layout = lay_out(
             samples,
             geometries,
             budgets,
             image_places=[self._processing.image_place(sample.input_ids) for sample in samples],
-            image_rows=[starts[image] for image in images],
-            text_rows=text_rows,
-            newline_row=len(table) - 1,
+            text_rows=np.cumsum([0, *lengths[:-1]]).tolist(),
+            newline_row=len(text) - 1,
             newlines=self._options.newlines,
             device=self._device,
         )
+        tokens = [image.tokens for image in images]
         most = _POSITIONS_PER_PASS[self._batched]
-        return [layout.assemble(mask, table, rows) for rows in grouped(layout.lengths, most)]
+        return [layout.assemble(mask, tokens, text, rows) for rows in grouped(layout.lengths, most)]
 
 
 def _labels(

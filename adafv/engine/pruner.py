@@ -145,4 +145,6 @@ class Pruner:
 
 def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
     """[B, longest, ...], rows filled up at the end."""
+    if len(rows) == 1:
+        return rows[0][None]  # no copy
     return pad_sequence(list(rows), batch_first=True, padding_value=value)

@@ -48,7 +48,8 @@ class Layout:
     """The unpruned sequences of a batch of B samples, S slots each.
 
     Attributes:
-        source: int64 [B, S], which row of the table of embeddings a slot holds (see `assemble`).
+        source: int64 [B, S], the embedding that a slot holds: r for that of patch r of the sample's image, -1 - r for
+            row r of the texts'.
         flag: int64 [B, S], which column of the extended mask says whether it stays.
         newline_of: int64 [B, N], the newline flag that a visual token keeps alive, counted from 0.
         newlines: the largest number of newlines of a sample.
@@ -61,12 +62,13 @@ class Layout:
     newlines: int
     lengths: tuple[int, ...]
 
-    def assemble(self, mask: Tensor, table: Tensor, rows: list[int]) -> Prompts:
+    def assemble(self, mask: Tensor, images: Sequence[Tensor], text: Tensor, rows: list[int]) -> Prompts:
         """The pruned sequences of some samples.
 
         Args:
             mask: bool [B, N], the kept visual tokens.
-            table: [R, D], the embeddings that `source` points into.
+            images: [C · P, D] each, the visual tokens of each of the B samples' images.
+            text: [R, D], the embeddings of all prompts, and the newline's behind them.
             rows: which samples.
         """
         at = torch.tensor(rows).to(mask.device, non_blocking=True)
@@ -78,8 +80,12 @@ class Layout:
         length = max(self.lengths[row] for row in rows)
         slots = stays.byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
         present = stays.gather(1, slots)
-        embeds = table[self.source[at].gather(1, slots)] * present[:, :, None]
-        return Prompts(rows, embeds, present.sum(dim=1))
+        source = self.source[at].gather(1, slots)
+        # Each from its own image: a table of all would be a copy of every token that was encoded.
+        patches = zip(rows, source.clamp_min(0), strict=True)
+        visual = torch.stack([images[row].index_select(0, places) for row, places in patches])
+        embeds = torch.where(source[:, :, None] < 0, text[(-1 - source).clamp_min(0)], visual)
+        return Prompts(rows, embeds * present[:, :, None], present.sum(dim=1))
 
 
 def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -110,7 +116,6 @@ def lay_out(
     geometries: Sequence[Geometry],
     budgets: Sequence[int],
     image_places: Sequence[int],
-    image_rows: Sequence[int],
     text_rows: Sequence[int],
     newline_row: int,
     newlines: str,
@@ -121,18 +126,16 @@ def lay_out(
     Args:
         budgets: K of each sample.
         image_places: where in each prompt the placeholder stands, whose place the image takes.
-        image_rows, text_rows: where in the table of embeddings each sample's patches and prompt begin.
-        newline_row: where the newline embedding stands in it.
+        text_rows: where among the texts' embeddings each sample's prompt begins.
+        newline_row: where the newline's stands among them.
         newlines: `drop` or `rows`, see `EngineOptions`. A sample that is not pruned keeps all of them.
     """
     width = max(geometry.visual_tokens for geometry in geometries)
     most_newlines = max(geometry.newlines for geometry in geometries)
     sources, flags, owners, lengths = [], [], [], []
-    for sample, geometry, keep, at, image_row, text_row in zip(
-        samples, geometries, budgets, image_places, image_rows, text_rows, strict=True
-    ):
-        text = text_row + np.arange(len(sample.input_ids))
-        image = np.where(geometry.is_token, image_row + geometry.source, newline_row)
+    for sample, geometry, keep, at, text_row in zip(samples, geometries, budgets, image_places, text_rows, strict=True):
+        text = -1 - (text_row + np.arange(len(sample.input_ids)))
+        image = np.where(geometry.is_token, geometry.source, -1 - newline_row)
         sources.append(np.concatenate([text[:at], image, text[at + 1 :]]))
         whole = keep == geometry.visual_tokens
         policy = "all" if whole else newlines

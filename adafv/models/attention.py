@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from adafv.packing import attention, is_packable
 from adafv.pruning import cls_saliency
 
 NAME = "sdpa_with_cls_row"
+_LONG = 256  # positions from which on oneDNN's attention is faster than SDPA on a CPU
 
 
 class Captured(NamedTuple):
@@ -43,9 +46,12 @@ def _sdpa_with_cls_row(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Captured | None]:
-    """As transformers' SDPA; from the marked module also what is captured."""
-    kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    """As transformers' SDPA, by oneDNN where that is faster; from the marked module also what is captured."""
+    if attention_mask is None and query.shape[2] >= _LONG and query.dtype == torch.float32 and is_packable(query):
+        output = attention(query, key, value, scaling)
+    else:
+        kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if not getattr(module, "returns_cls_row", False):
         return output, None
     keys = key[:, :, 1:].float().mean(dim=1) if module.returns_keys else None
@@ -55,8 +61,8 @@ def _sdpa_with_cls_row(
 AttentionInterface.register(NAME, _sdpa_with_cls_row)
 
 
-def capture(tower: PreTrainedModel, attention: nn.Module) -> None:
-    """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `attention`."""
-    attention.returns_cls_row = True  # type: ignore[assignment]
-    attention.returns_keys = False  # type: ignore[assignment]
+def capture(tower: PreTrainedModel, marked: nn.Module) -> None:
+    """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `marked`."""
+    marked.returns_cls_row = True  # type: ignore[assignment]
+    marked.returns_keys = False  # type: ignore[assignment]
     tower.set_attn_implementation(NAME)

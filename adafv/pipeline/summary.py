@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -66,7 +67,12 @@ class Run:
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
             "config": self.config,
             "versions": versions(),
-            "hardware": {"device": resources.device, "workers": resources.workers, "batch_size": resources.batch_size}
+            "hardware": {
+                "device": resources.device,
+                "devices": dict(Counter(self.tally.devices.values()).most_common()),
+                "workers": resources.workers,
+                "batch_size": resources.batch_size,
+            }
             if resources
             else None,
             "counts": {

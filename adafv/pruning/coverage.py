@@ -2,50 +2,56 @@
 
 Every token j has two demands. P_j is for being there, and more for being salient. Q_j is for what the question asks
 about: as much as some word singles the token out, shared with the tokens around it on the image. A kept token serves
-those that are like it. What is served already counts for less, and K times the token is taken that serves most:
+those that are like it, and what is served already counts for less. So with S kept, token i serves
 
+    g_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^(γ/3)
     P_j = 1/N + b · a_j / Σ a
     Q_j = q · blur of (max over m of g_m · softmax over j of (τ · cos(t_m, v_j)))
-    argmax over i of  Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^(γ/3)
-    with k_ij = max(0, cos(v_i, v_j))^6
+    with k_ij = max(0, cos(v_i, v_j))^6, and the sum over the j of i's block: 96 tokens that follow each other
+
+The K tokens are kept in R = max(8, ⌈K/18⌉) rounds, as evenly as can be. A round looks at the 48 tokens that serve
+most, and keeps those with the largest
+
+    g_i · (1 - max of k_ij over the looked-at j that serve more)
+
+since what another token of the round serves as well is not served twice.
 
 Three things set it apart from AdaFV. Cues are not given shares of the budget: demands add up, and a token that serves
 several of them is worth more. One token is enough for what is merely there, but what is asked about is worth several:
 so Q is served by what is more alike (k²), and a little at a time (γ/3). And a word has its say only so far as it names
 something in this image. Its gate, from its cosines with all tokens,
 
-    g_m = max(0, (max + min - 2 · median) / (max - min))
+    g_m = max(0, (max + min - 2 · median) / (max - min))          the median of an even number is the lower one
 
 is near 1 where a few tokens stand out from all others, and 0 where the middle lies halfway: so it is for words that
 name nothing, and "describe the image" leaves P.
 
-What a token would serve only ever falls as others are kept. So what it would have served some steps ago bounds what it
-serves now, and on a CPU only those are worked out anew whose bound is among the largest. An accelerator works out all
-at each step, and never waits for the host.
+Blocks and rounds are there for speed. What a kept token serves is worked out over all tokens, so nothing is bought
+twice however the image is cut; but what another would serve needs only be compared among neighbours to rank it. And
+tokens that are kept together needn't wait for each other.
 """
 
 from __future__ import annotations
-
-from itertools import chain, repeat
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.packing import product
-from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
+from adafv.packing import products
+from adafv.pruning.cues import SHORTEST
+from adafv.pruning.greedy import score_flaws, token_budget
 from adafv.pruning.relevance import blur
-from adafv.pruning.selection import Selection, undivided
+from adafv.pruning.selection import Budget, Selection, undivided
 
 _SALIENCY = 0.5  # b
 _QUESTION = 5.0  # q
 _SCALE = 16.0  # τ
 _DISCOUNTS = (12, 4)  # γ, γ/3
 
-_BLOCK = 64  # tokens whose bounds are worked out together: what they are multiplied with stays in a core's cache
-# Tokens that are looked at together: the few that suffice where like tokens come in crowds, more where that is in vain.
-_LOOKS = (16, 128, 256)
-_TIE = 1e-9  # by how much a token's bound falls behind its equal's for each place that it stands behind it
+BLOCK = 96  # tokens
+_ROUNDS, _AT_ONCE = 8, 18  # the fewest rounds, and the most tokens that one keeps
+_LOOKED_AT = 48  # tokens in a round
+_TIE = 1e-9  # by how much a token falls behind its equal for each place that it stands behind it
 
 
 def coverage(
@@ -54,7 +60,7 @@ def coverage(
     """Keep the K tokens of each sample that serve the demands, all of its crops together.
 
     Args:
-        visual: [B, N, D], projected visual tokens; compared in float32.
+        visual: [B, N, D], projected visual tokens, in the order in which the language model sees them.
         presence, question: float [B, N], P and Q, see the functions of these names.
         keep, valid: as for `mix`.
 
@@ -65,70 +71,94 @@ def coverage(
     flaws = flaws | score_flaws(presence, budget, "presence") | score_flaws(question, budget, "question")
     presence, question = (each.float().masked_fill(~budget.valid, 0.0) for each in (presence, question))
     if visual.device.type != "cpu":
-        return undivided(_all_at_each_step(visual, presence, question, Picks(budget)), budget, flaws)
+        return undivided(_in_rounds(visual, presence, question, budget), budget, flaws)
     undivided(budget.valid, budget, flaws)  # raises where there are flaws
     mask = torch.zeros_like(budget.valid)
-    for number, (count, here) in enumerate(zip(budget.keep.tolist(), budget.valid, strict=True)):
-        tokens = here.nonzero().squeeze(1)
-        units = F.normalize(visual[number, tokens].float(), dim=1)
-        kept = _by_bounds(units, presence[number, tokens], question[number, tokens], count)
-        mask[number, tokens[kept]] = True
+    for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
+        alone = Budget.of(budget.keep[one], budget.valid[one])
+        mask[one] = _in_rounds(visual[one], presence[one], question[one], alone)
     return undivided(mask, budget, flaws)
 
 
-def _all_at_each_step(visual: Tensor, presence: Tensor, question: Tensor, picks: Picks) -> Tensor:
-    """bool [B, N]: the kept tokens, by P and Q [B, N]."""
-    alike = _sharpened(cosines(visual, picks.budget.valid))
-    demands = [_Demand(each, discount) for each, discount in zip((presence, question), _DISCOUNTS, strict=True)]
-    kernels = (alike, alike.square())
-    for _ in range(picks.budget.bound):
-        served = [(demand.left[:, None] @ kernel).squeeze(1) for demand, kernel in zip(demands, kernels, strict=True)]
-        token = picks.take(served[0] + served[1])
-        for demand, kernel in zip(demands, kernels, strict=True):
-            demand.serve(row(kernel, token))
-    return picks.mask
+def _in_rounds(visual: Tensor, presence: Tensor, question: Tensor, budget: Budget) -> Tensor:
+    """bool [B, N]: the kept tokens. No value is asked for on the host."""
+    free = _filled_up(budget.valid)
+    likeness = _Likeness(_filled_up(visual), free)
+    there, asked = (
+        _Demand(_filled_up(d), discount) for d, discount in zip((presence, question), _DISCOUNTS, strict=True)
+    )
+    behind = 1 - _TIE * torch.arange(free.shape[1], dtype=torch.float64, device=free.device)
+    for due in _schedule(budget):
+        serves = likeness.served(there.left, asked.left).where(free, -torch.inf) * behind
+        tokens, alike = likeness.best_apart(serves, due.shape[1])
+        free = free.scatter(1, tokens, ~due & free.gather(1, tokens))
+        alike.mul_(due[:, :, None])
+        there.serve(alike.sum(dim=1))
+        asked.serve(alike.square_().sum(dim=1))
+    return budget.valid & ~free[:, : visual.shape[1]]
 
 
-def _by_bounds(units: Tensor, presence: Tensor, question: Tensor, keep: int) -> Tensor:
-    """int64 [K]: the kept ones of tokens with the directions `units` [N, D], by P and Q [N]."""
-    there, asked = (_Demand(each, discount) for each, discount in zip((presence, question), _DISCOUNTS, strict=True))
-    behind = 1 - _TIE * torch.arange(len(units), dtype=torch.float64)
-    alike = torch.empty(len(units), len(units))
+def _schedule(budget: Budget) -> Tensor:
+    """bool [R, B, T]: in each of at most R rounds, whether a row still keeps a first, a second, ... of T tokens."""
+    most = max(-(-budget.bound // _AT_ONCE), _ROUNDS)
+    keep = budget.keep[:, None]
+    rounds = keep.add(_AT_ONCE - 1).div(_AT_ONCE, rounding_mode="floor").clamp_min(_ROUNDS)
+    done = torch.arange(most + 1, device=keep.device).minimum(rounds) * keep // rounds  # [B, R + 1]
+    places = torch.arange(-(-budget.bound // most), device=keep.device)
+    return (places < done.diff(dim=1)[:, :, None]).transpose(0, 1)
 
-    def serve(rows: Tensor) -> Tensor:
-        """float64 [T]: what tokens would serve now that are like others as `rows` [T, N] say."""
-        return (rows @ there.left + rows.square() @ asked.left).double()
 
-    def first(block: Tensor) -> Tensor:
-        rows = cosines_with(units[block])
-        rows[torch.arange(len(block)), block] = 1.0  # exactly, so that tokens which are like no other tie
-        alike[block[0] : block[-1] + 1] = _sharpened(rows)
-        return serve(rows)
+def _filled_up(values: Tensor) -> Tensor:
+    """[B, N, ...] with zeros behind, so that N is a multiple of 96."""
+    rest = -values.shape[1] % BLOCK
+    return F.pad(values, (*[0, 0] * (values.dim() - 2), 0, rest)) if rest else values
 
-    cosines_with = product(units)
-    bound = torch.cat([first(block) for block in torch.arange(len(units)).split(_BLOCK)]) * behind
-    kept = torch.empty(keep, dtype=torch.int64)
-    for step in range(keep):
-        for look in chain(_LOOKS, repeat(_LOOKS[-1])):
-            bounds, tokens = bound.topk(min(look, len(bound)))
-            gains = serve(alike[tokens]) * behind[tokens]
-            gains = gains.where(bounds > -torch.inf, bounds)  # -inf: kept already
-            bound[tokens] = gains
-            best = int(gains.argmax())
-            if gains[best] >= bounds[-1]:
-                break
-        kept[step] = tokens[best]
-        there.serve(alike[tokens[best]])
-        asked.serve(alike[tokens[best]].square())
-        bound[tokens[best]] = -torch.inf
-    return kept
+
+class _Likeness:
+    """k of visual tokens [B, N, D] with each other, 0 where either isn't `valid` [B, N]. N is a multiple of 96.
+
+    They are compared in float32; on an accelerator bfloat16 stays what it is, and is summed in float32.
+    """
+
+    def __init__(self, visual: Tensor, valid: Tensor) -> None:
+        on_cpu = visual.device.type == "cpu"
+        visual = visual if visual.dtype == torch.bfloat16 and not on_cpu else visual.float()
+        self._visual = visual if on_cpu and valid.all() else visual.masked_fill(~valid[:, :, None], 0.0)
+        self._length = torch.linalg.vector_norm(self._visual, dim=2, dtype=torch.float32).clamp_min(SHORTEST)
+        self._first = torch.arange(len(visual), device=visual.device)[:, None] * visual.shape[1]
+        blocks, lengths = (each.unflatten(1, (-1, BLOCK)) for each in (self._visual, self._length))
+        self._in_blocks = _sharpened(blocks, lengths, blocks, lengths)  # [B, N / 96, 96, 96]
+
+    def served(self, there: Tensor, asked: Tensor) -> Tensor:
+        """float32 [B, N]: of what is left of P and Q [B, N], how much each token would serve in its block."""
+        there, asked = (each.unflatten(1, (-1, 1, BLOCK)) for each in (there, asked))
+        return (self._in_blocks * torch.addcmul(there, self._in_blocks, asked)).sum(dim=3).flatten(1)
+
+    def best_apart(self, serves: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Of the tokens that serve most [B, N], those that no better one is like, the best first.
+
+        Returns:
+            (int64 [B, count] the tokens, float32 [B, count, N] their k with all tokens).
+        """
+        most, tokens = serves.topk(min(_LOOKED_AT, serves.shape[1]))
+        visual, length = self._of(tokens)
+        apart = 1 - _sharpened(visual, length, visual, length).tril_(-1).amax(dim=2)
+        worth = (most * apart).where(most > -torch.inf, -torch.inf)  # 0 times -inf would be NaN
+        tokens = tokens.gather(1, worth.sort(dim=1, descending=True, stable=True).indices[:, :count])
+        return tokens, _sharpened(*self._of(tokens), self._visual, self._length)
+
+    def _of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(visual [B, C, D], length [B, C]) of `tokens` [B, C]."""
+        places = (tokens + self._first).flatten()
+        visual = self._visual.flatten(0, 1).index_select(0, places).unflatten(0, tokens.shape)
+        return visual, self._length.gather(1, tokens)
 
 
 class _Demand:
-    """A demand [..., N], and how far it is served.
+    """A demand [B, N], and how far it is served.
 
     Attributes:
-        left: [..., N], what is still worth serving.
+        left: [B, N], what is still worth serving.
     """
 
     def __init__(self, wanted: Tensor, discount: int) -> None:
@@ -137,14 +167,15 @@ class _Demand:
         self.left = wanted
 
     def serve(self, alike: Tensor) -> None:
-        """From now on it is served by `alike` [..., N] more."""
+        """From now on it is served by `alike` [B, N] more."""
         self._served = self._served + alike
         self.left = self._wanted / (1 + self._served).pow(self._discount)
 
 
-def _sharpened(cosine: Tensor) -> Tensor:
-    """max(0, cosine)^6, in place."""
-    return cosine.relu_().square_().pow_(3)
+def _sharpened(left: Tensor, left_length: Tensor, right: Tensor, right_length: Tensor) -> Tensor:
+    """float32 [..., I, J]: max(0, cosine)^6 of vectors [..., I, D] and [..., J, D] of those lengths."""
+    lengths = left_length[..., :, None] * right_length[..., None, :]
+    return products(left, right).float().div_(lengths).relu_().square_().pow_(3)
 
 
 def presence(saliency: Tensor, valid: Tensor) -> Tensor:
@@ -178,9 +209,7 @@ def question(cosine: Tensor, neighbours: Tensor, valid: Tensor, text_valid: Tens
 
 def _gate(cosine: Tensor, valid: Tensor) -> Tensor:
     """float32 [B, T]: g, by how much a word's cosines with few tokens stand out; 0 where all are equal."""
-    ordered = cosine.masked_fill(~valid[:, None, :], torch.inf).sort(dim=2).values
-    count = valid.sum(dim=1)[:, None, None].expand(-1, cosine.shape[1], 1).clamp_min(1)
-    least, most = ordered[:, :, :1], ordered.gather(2, count - 1)
-    median = (ordered.gather(2, (count - 1) // 2) + ordered.gather(2, count // 2).minimum(most)) / 2
-    gate = torch.where(most > least, (most + least - 2 * median) / (most - least), 0.0)
-    return gate.relu().squeeze(2)
+    least = cosine.masked_fill(~valid[:, None, :], torch.inf).amin(dim=2)
+    most = cosine.masked_fill(~valid[:, None, :], -torch.inf).amax(dim=2)
+    median = cosine.masked_fill(~valid[:, None, :], torch.nan).nanmedian(dim=2).values  # far faster than sorting
+    return torch.where(most > least, (most + least - 2 * median) / (most - least), 0.0).relu()

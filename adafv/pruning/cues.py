@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adafv.packing import products
+
+SHORTEST = 1e-12  # `F.normalize`'s: what is shorter has no direction, and a cosine near 0 with all
+
 
 def cls_saliency(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Attention from [CLS], the first position, to every patch, averaged over the heads.
@@ -75,4 +79,6 @@ def text_cosines(
     for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
         if valid is not None and valid.shape != tokens.shape[:2]:
             raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
-    return F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).transpose(1, 2)
+    length = torch.linalg.vector_norm(visual, dim=2, dtype=torch.float32).clamp_min(SHORTEST)
+    # Divided afterwards: a product is far smaller than a copy of the visual tokens.
+    return products(F.normalize(text.float(), dim=2), visual.float()) / length[:, None]

@@ -141,8 +141,8 @@ def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
 
 def _unbounded(values: Tensor, valid: Tensor) -> Tensor:
     """bool [B]: whether a valid token's value, or one of its channels, is NaN or infinite."""
-    finite = values.isfinite()
-    return ((finite.all(dim=2) if values.dim() == 3 else finite).logical_not() & valid).any(dim=1)
+    summed = values.sum(dim=2, dtype=torch.float32) if values.dim() == 3 else values  # a fifth of isfinite's time
+    return (summed.isfinite().logical_not() & valid).any(dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

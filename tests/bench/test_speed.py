@@ -42,6 +42,7 @@ def asked(count: int, shape: Shape = NEXT) -> Asked:
     return Asked.of(shape, settings(samples=count))
 
 
+@pytest.mark.slow
 def test_all_rows(caplog):
     caplog.set_level(logging.INFO, "adafv")
     figures, text = speed.run(settings(rounds=2, mixed=True), NEXT)

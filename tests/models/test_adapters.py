@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from adafv import packing
 from adafv.engine import Engine, EngineOptions, Preparer
-from adafv.models import load_adapter, load_processing
+from adafv.models import attention, load_adapter, load_processing
 from adafv.pruning import mix, text_similarity
 from tests.models.conftest import SHAPES, SIZES, picture
 from tests.models.slow_way import SlowModel
@@ -47,6 +50,20 @@ def test_tokens_and_cues_equal_the_slow_way(pair, size):
     torch.testing.assert_close(keys, expected.keys, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(hidden, expected.hidden, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(adapter.project(hidden), expected.tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_long_crops_are_encoded_alike(pair, monkeypatch):
+    """From so many patches on a CPU takes another way through attention."""
+    _, _, processing, adapter = pair
+    crops = torch.from_numpy(processing.crops(picture((64, 64))))
+    wanted = adapter.encode(crops)
+    ran = Mock(wraps=packing.attention)
+    monkeypatch.setattr(attention, "attention", ran)
+    monkeypatch.setattr(attention, "_LONG", 1)
+    got = adapter.encode(crops)
+    torch.testing.assert_close(got.tokens, wanted.tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.saliency, wanted.saliency, rtol=1e-4, atol=1e-6)
+    assert ran.called == packing.is_packable(got.tokens)
 
 
 def test_keys_and_hidden_states_cost_nothing_unless_asked_for(pair):

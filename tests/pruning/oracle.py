@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -203,7 +203,7 @@ def question(
     asked = [0.0] * len(visual)
     for word in text:
         cosines = [cosine(word, token) for token in visual]
-        low, high, middle = min(cosines), max(cosines), statistics.median(cosines)
+        low, high, middle = min(cosines), max(cosines), statistics.median_low(cosines)
         gate = max(0.0, (high + low - 2 * middle) / (high - low)) if high > low else 0.0
         weights = [math.exp(16 * (value - high)) for value in cosines]
         asked = [max(old, gate * weight / sum(weights)) for old, weight in zip(asked, weights, strict=True)]
@@ -211,21 +211,44 @@ def question(
 
 
 def coverage(
-    visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], keep: int
+    visual: Sequence[Sequence[float]],
+    present: Sequence[float],
+    asked: Sequence[float],
+    keep: int,
+    block: int = 96,
+    rounds: int = 8,
+    at_once: int = 18,
+    looked_at: int = 48,
 ) -> tuple[set[int], Margin]:
     tokens = range(len(visual))
-    alike = [[max(0.0, cosine(visual[i], visual[j])) for j in tokens] for i in tokens]
+    alike = [[max(0.0, cosine(visual[i], visual[j])) ** 6 for j in tokens] for i in tokens]
+    rounds = max(rounds, math.ceil(keep / at_once))
     chosen: set[int] = set()
     margin = math.inf
 
-    def served(token: int, wanted: Sequence[float], sharpness: int, discount: int) -> float:
+    def served(token: int, wanted: Sequence[float], power: int, discount: int) -> float:
         return sum(
-            alike[token][j] ** sharpness * wanted[j] / (1 + sum(alike[s][j] ** sharpness for s in chosen)) ** discount
+            alike[token][j] ** power * wanted[j] / (1 + sum(alike[s][j] ** power for s in chosen)) ** discount
             for j in tokens
+            if j // block == token // block
         )
 
-    while len(chosen) < keep:
-        gains = {i: served(i, present, 6, 12) + served(i, asked, 12, 4) for i in tokens if i not in chosen}
-        token, by = best(gains)
-        chosen, margin = chosen | {token}, min(margin, by / gains[token] if gains[token] else 0.0)
+    for done in range(rounds):
+        due = keep * (done + 1) // rounds - keep * done // rounds
+        gains = {i: served(i, present, 1, 12) + served(i, asked, 2, 4) for i in tokens if i not in chosen}
+        looked = sorted(gains, key=lambda i: (-gains[i], i))[:looked_at]
+        worth = {
+            i: gains[i] * (1 - max((alike[i][j] for j in looked[:rank]), default=0)) for rank, i in enumerate(looked)
+        }
+        taken = sorted(looked, key=lambda i: -worth[i])[:due]
+        if due:
+            margin = min(margin, clear(gains.values(), looked_at if due > 1 else 1), clear(worth.values(), due))
+        chosen |= set(taken)
     return chosen, margin
+
+
+def clear(scores: Iterable[float], count: int) -> Margin:
+    """By how little, of its size, one of the `count` largest scores differs from the next that isn't equal to it."""
+    ordered = sorted(scores, reverse=True)
+    pairs = itertools.pairwise(ordered[: count + 1])
+    return min(((high - low) / high for high, low in pairs if high != low), default=math.inf)

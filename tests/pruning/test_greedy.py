@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from adafv.models import Panel
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
+from adafv.pruning import coverage as coverage_module
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import _all_at_each_step, coverage, presence, question
+from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
-from adafv.pruning.greedy import Picks, cosines, token_budget
+from adafv.pruning.greedy import cosines, token_budget
 from tests.pruning import oracle
 from tests.pruning.samples import neighbours
 
@@ -151,26 +153,54 @@ def test_one_token_is_enough_for_what_is_there_and_several_go_to_what_is_asked_a
     """Three objects of eight tokens each, none like another; the last is asked about."""
     visual = torch.eye(3).repeat_interleave(8, dim=0)[None]
     there, asked = torch.ones(1, 24), torch.tensor([0.0, 0, 1]).repeat_interleave(8)[None]
-    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 6, 9)]
-    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 4], [1, 1, 7]]
+    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 6, 8)]
+    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 4], [1, 1, 6]]
     counts = [coverage(visual, there, 0 * asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (3, 6)]
     assert counts == [[1, 1, 1], [2, 2, 2]]
 
 
+@settings(max_examples=150, deadline=None)
+@given(tokens=st.integers(1, 40), share=st.floats(0.01, 1), crowds=st.integers(1, 12), seed=st.integers(0, 10_000))
+def test_rounds_and_blocks_equal_the_definition(tokens, share, crowds, seed):
+    """In rounds of up to four tokens, and blocks of seven, so that few tokens make several of each."""
+    generator = torch.Generator().manual_seed(seed)
+    crowd = torch.randint(0, crowds, (tokens,), generator=generator)
+    visual = torch.randn(crowds, 5, generator=generator)[crowd] + 0.4 * torch.randn(tokens, 5, generator=generator)
+    there, asked = torch.rand(2, 1, tokens, generator=generator) ** 3
+    keep = max(1, round(share * tokens))
+    few = {"block": 7, "rounds": 3, "at_once": 4, "looked_at": 9}
+    kept, margin = oracle.coverage(visual.tolist(), there[0].tolist(), asked[0].tolist(), keep, **few)
+    assume(margin > CLEAR)
+    with patch.multiple(coverage_module, BLOCK=7, _ROUNDS=3, _AT_ONCE=4, _LOOKED_AT=9):
+        got = coverage(visual[None], there, asked, keep).mask[0]
+    assert set(got.nonzero().flatten().tolist()) == kept
+
+
 @pytest.mark.parametrize("keep", [1, 40, 399, 400])
-def test_bounds_choose_what_working_out_everything_chooses(keep):
-    """400 tokens in crowds of like ones, and a shorter sample that keeps fewer."""
+def test_a_batch_chooses_what_each_sample_does_alone(keep):
+    """As on an accelerator: crowds of like tokens; a shorter sample that keeps fewer, a short one that keeps all, and
+    one that is done a round before the first.
+    """
     generator = torch.Generator().manual_seed(keep)
-    crowd = torch.randint(0, 30, (2, 400), generator=generator)
-    visual = torch.randn(30, 16, generator=generator)[crowd] + 0.3 * torch.randn(2, 400, 16, generator=generator)
-    wanted = torch.rand(2, 400, generator=generator) ** 6 * torch.tensor([[1.0], [0.01]])
-    valid = torch.arange(400) < torch.tensor([[400], [300]])
-    budgets = torch.tensor([keep, min(keep, 25)])
-    given = wanted.masked_fill(~valid, 0.0)
-    picks = Picks(token_budget(visual, budgets, valid)[0])
-    for asked in (given.flip(1).masked_fill(~valid, 0.0), torch.zeros_like(given)):
-        everything = _all_at_each_step(visual, given, asked, Picks(picks.budget))
-        assert torch.equal(coverage(visual, given, asked, budgets, valid).mask, everything)
+    crowd = torch.randint(0, 30, (4, 400), generator=generator)
+    visual = torch.randn(30, 16, generator=generator)[crowd] + 0.3 * torch.randn(4, 400, 16, generator=generator)
+    lengths, budgets = [400, 300, 10, 400], torch.tensor([keep, min(keep, 25), 10, max(1, keep - 5)])
+    valid = torch.arange(400) < torch.tensor(lengths)[:, None]
+    there, asked = torch.rand(2, 4, 400, generator=generator).pow(6).masked_fill(~valid, 0.0)
+    together = coverage_module._in_rounds(visual, there, asked, token_budget(visual, budgets, valid)[0])
+    assert together.sum(dim=1).tolist() == budgets.tolist()
+    assert torch.equal(coverage(visual, there, asked, budgets, valid).mask, together)
+    for row, (length, count) in enumerate(zip(lengths, budgets.tolist(), strict=True)):
+        part = slice(row, row + 1), slice(length)
+        assert torch.equal(coverage(visual[part], there[part], asked[part], count).mask, together[part])
+
+
+def test_nothing_is_bought_twice_however_far_apart():
+    """Twenty kinds of token, of which each of several blocks holds all: one of each kind is kept."""
+    kinds = torch.arange(400) % 20
+    there = torch.ones(1, 400)
+    kept = coverage(torch.eye(20)[kinds][None], there, 0 * there, 20).mask[0]
+    assert sorted(kinds[kept].tolist()) == list(range(20))
 
 
 @pytest.mark.parametrize(("words", "gate"), [([0.0, 0, 0, 0, 1], 1.0), ([0.0, 0.25, 0.5, 0.75, 1], 0.0)])

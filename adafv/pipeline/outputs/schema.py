@@ -71,5 +71,15 @@ REJECTS = pa.schema(
 
 # What the workers hand to the sink: labels and rejects in one table, told apart by `error`.
 RESULTS = pa.unify_schemas(
-    [LABELS, pa.schema([("error", pa.string()), ("message", pa.string()), ("worker_started", pa.float64())])]
+    [
+        LABELS,
+        pa.schema(
+            [
+                ("error", pa.string()),
+                ("message", pa.string()),
+                ("worker_started", pa.float64()),
+                ("worker_device", pa.string()),
+            ]
+        ),
+    ]
 )

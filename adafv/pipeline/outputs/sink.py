@@ -54,6 +54,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
+    devices: dict[str, str] = field(default_factory=dict)  # name: what it runs on
 
     @property
     def rows(self) -> int:
@@ -142,10 +143,11 @@ class Sink:
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
-        for worker, started in zip(
-            table.column("worker").to_pylist(), table.column("worker_started").to_pylist(), strict=True
-        ):
-            tally.workers.setdefault(worker, started)
+        seen = table.select(["worker", "worker_started", "worker_device"]).to_pylist()
+        for row in seen:
+            tally.workers.setdefault(row["worker"], row["worker_started"])
+            if row["worker_device"] is not None:  # a reject's worker may not have come to that
+                tally.devices[row["worker"]] = row["worker_device"]
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:
