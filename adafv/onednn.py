@@ -1,8 +1,9 @@
-"""Matrices on a CPU, laid out once as oneDNN's kernels read them.
+"""Matrix products on x86 CPUs, through oneDNN.
 
-torch hands a linear layer's weights over as they lie: in float32 to MKL, which is slow on processors that aren't
-Intel's, in bfloat16 to oneDNN, which lays them out anew at every call. Laid out beforehand, both go through oneDNN's
-fastest kernels. Results differ from the plain layer's in the last bits, since sums are taken in another order.
+torch hands a product in float32 to MKL, which is slow on processors that aren't Intel's, and in bfloat16 to oneDNN,
+which lays a layer's weights out anew at every call. Laid out beforehand, both go through oneDNN's fastest kernels.
+Results differ from torch's own in the last bits, since sums are taken in another order. Everywhere else these are
+torch's own products.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 # What kernels the layout is for is chosen by the number of rows. With so many it is good from ten rows to thousands.
@@ -24,8 +25,13 @@ def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Te
     """x @ matrixᵀ + bias as a function of x [..., E], for a matrix [N, E] that is used often and a bias [N]."""
     if not is_packable(matrix):
         return lambda x: F.linear(x, matrix, bias)
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
+    laid_out = lay_out(matrix)
     return lambda x: _by_onednn(x, laid_out, bias)
+
+
+def lay_out(matrix: Tensor) -> Tensor:
+    """A matrix [N, E] that `is_packable`, as oneDNN's kernels read it: for operators of torch that call them."""
+    return torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
@@ -50,30 +56,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tens
             weights = products(query[row, head] * scaling, key[row, head]).softmax(dim=1)
             out[row, :, head] = products(weights, value[row, head].T)
     return out
-
-
-class PackedLinear(nn.Module):
-    """A linear layer for inference. Its weight is no parameter: it can't be read, moved or saved."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._product = product(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., out_features] of [..., in_features]."""
-        return self._product(x)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-def pack(model: nn.Module) -> None:
-    """Replace the linear layers of `model`, where it is on an x86 CPU in a dtype that oneDNN has kernels for."""
-    for parent in [*model.modules()]:
-        for name, child in [*parent.named_children()]:
-            if type(child) is nn.Linear and is_packable(child.weight):
-                setattr(parent, name, PackedLinear(child))
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

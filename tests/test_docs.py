@@ -14,6 +14,7 @@ from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 from jobs.bench import COMMANDS
+from jobs.report import make_parser as report_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,9 +68,9 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs jobs/label.py or jobs/bench.py, or named in running text."""
+    """Every --option on a line that runs jobs/label.py, report.py or bench.py, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
-    known |= bench_options()
+    known |= bench_options() | set(re.findall(r"--[a-z][a-z0-9-]+", report_parser().format_help()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | ELSEWHERE
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adafv.packing import product
+from adafv.onednn import product
 
 # Sizes of the square matrices, and bytes of the copy: enough to fill the device, and far more than caches hold.
 _SIZES = {"cuda": (4096, 8192, 16_384), "cpu": (512, 1024, 2048)}

@@ -45,6 +45,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "cpu": {"samples": 8, "batch_size": 8, "dtype": "float32"},
     "cuda": {"samples": 128, "batch_size": 64, "dtype": "bfloat16"},
 }
+PATIENCE = 30.0  # seconds that warming up with a whole batch may take on a CPU, by the first sample's time
 LIMITED = ("encode", "prefill", "decode")  # the stages that labelling can't do without
 LEFT_OUT = f"vllm-none and vllm-{LEAST} are left out: vLLM isn't installed"
 
@@ -114,19 +115,18 @@ class Asked:
 
     @classmethod
     def of(cls, shape: Shape, settings: Settings) -> Asked:
-        # A GPU has to choose its kernels for the shapes that will come; a CPU only has to have been there once.
-        first = min(settings.batch_size, settings.samples) if settings.device == "cuda" else 1
+        counts = (min(settings.batch_size, settings.samples), settings.samples)
         warm_up, questions = (
-            ask(shape, count, settings.questions, settings.mixed, seed)
-            for seed, count in enumerate((first, settings.samples))
+            ask(shape, count, settings.questions, settings.mixed, seed) for seed, count in enumerate(counts)
         )
         return cls(warm_up, questions)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The same in batches, as rivals of one kind take them."""
+    """The same in batches, as rivals of one kind take them; of what to warm up with also the `first` by itself."""
 
+    first: Any
     warm_up: Any
     batches: list[Any]
 
@@ -308,14 +308,18 @@ def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads:
 def _prepare(rival: Rival, asked: Asked) -> Prepared:
     questions, size = asked.questions, rival.batch_size
     batches = [rival.prepare(questions[start : start + size]) for start in range(0, len(questions), size)]
-    return Prepared(rival.prepare(asked.warm_up[:size]), batches)
+    return Prepared(rival.prepare(asked.warm_up[:1]), rival.prepare(asked.warm_up[:size]), batches)
 
 
 def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
     memory = PeakMemory(device)
     started = rival.start()
-    started.answer(prepared.warm_up)
+    start = time.perf_counter()
+    started.answer(prepared.first)
     synchronise(device)
+    if device.type != "cpu" or (time.perf_counter() - start) * rival.batch_size < PATIENCE:
+        started.answer(prepared.warm_up)
+        synchronise(device)
     start = time.perf_counter()
     answered = [started.answer(batch) for batch in prepared.batches]
     synchronise(device)

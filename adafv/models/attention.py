@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from adafv.packing import attention, is_packable
+from adafv.onednn import attention, is_packable
 from adafv.pruning import cls_saliency
 
 NAME = "sdpa_with_cls_row"

@@ -21,7 +21,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
-from adafv.packing import pack
+from adafv.models.packing import pack
 
 
 class LlavaAdapter(Adapter):

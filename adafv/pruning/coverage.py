@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.packing import products
+from adafv.onednn import products
 from adafv.pruning.cues import SHORTEST
 from adafv.pruning.greedy import score_flaws, token_budget
 from adafv.pruning.relevance import blur

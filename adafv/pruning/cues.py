@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.packing import products
+from adafv.onednn import products
 
 SHORTEST = 1e-12  # `F.normalize`'s: what is shorter has no direction, and a cosine near 0 with all
 

@@ -15,7 +15,7 @@ from adafv.bench.shapes import Shape, Stack
 from adafv.bench.speed import Asked, Entrant, Settings, Turn
 from adafv.bench.work import Passage
 from adafv.engine import EngineOptions
-from adafv.packing import PackedLinear, pack
+from adafv.models.packing import PackedLinear, pack
 from adafv.pipeline.errors import UsageError
 from tests.bench.tiny_shapes import CPU, NEXT, subject
 
@@ -101,7 +101,9 @@ def test_shorter_answers_are_no_win():
         speed._check("ours-none", [batch], 3)
 
 
-def test_a_row_warms_up_before_it_is_timed():
+@pytest.mark.parametrize(("patience", "warm"), [(3600.0, [1, 2]), (0.0, [1])])
+def test_a_row_warms_up_before_it_is_timed(monkeypatch, patience, warm):
+    """With a whole batch, unless the first sample shows that it would take too long."""
     done = []
 
     class Counting(Stock):
@@ -109,17 +111,16 @@ def test_a_row_warms_up_before_it_is_timed():
             started = super().start()
             return replace(started, answer=lambda batch: done.append(len(batch[1])) or started.answer(batch))
 
+    monkeypatch.setattr(speed, "PATIENCE", patience)
     rival = Counting(subject(NEXT), 2, 2)
     turn = speed._turn(rival, speed._prepare(rival, asked(3)), CPU)
-    assert done == [1, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
+    assert done == [*warm, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
 
 
-def test_what_to_warm_up_with():
-    """A GPU sees a whole batch first, and neither sees a picture that it will be asked about."""
-    for device, count in (("cpu", 1), ("cuda", 2)):
-        given = Asked.of(NEXT, replace(settings(), device=device))
-        assert len(given.warm_up) == count and len(given.questions) == 3
-        assert not {pixels(one) for one in given.warm_up} & {pixels(one) for one in given.questions}
+def test_no_row_sees_beforehand_what_it_will_be_asked():
+    given = Asked.of(NEXT, settings())
+    assert len(given.warm_up) == 2 and len(given.questions) == 3
+    assert not {pixels(one) for one in given.warm_up} & {pixels(one) for one in given.questions}
 
 
 def pixels(question) -> bytes:

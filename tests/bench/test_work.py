@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
-from adafv import packing
+from adafv import onednn
 from adafv.bench import work
 from adafv.bench.work import Passage, Work
 from adafv.pruning import STRATEGIES
@@ -72,7 +72,7 @@ def test_prefill_and_decode(model):
 
 @pytest.mark.parametrize("strategy", ["text", "adafv", "divprune", "cdpruner"])
 def test_selection(strategy, monkeypatch):
-    monkeypatch.setattr(packing, "is_packable", lambda matrix: False)  # the counter doesn't know oneDNN's products
+    monkeypatch.setattr(onednn, "is_packable", lambda matrix: False)  # the counter doesn't know oneDNN's products
     visual, text = torch.randn(1, 40, 16), torch.randn(1, 5, 16)
     valid = torch.ones(1, 40, dtype=torch.bool)
     saliency = torch.rand(1, 40)

@@ -99,8 +99,8 @@ def test_memory_that_really_runs_out(model):
     """
     code = f"""if True:
         import resource
-        import adafv.packing
-        adafv.packing.is_packable = lambda matrix: False
+        import adafv.onednn
+        adafv.onednn.is_packable = lambda matrix: False
         from adafv.engine import Engine, EngineOptions, Preparer
         from tests.models.conftest import picture
         options = EngineOptions(keep=0.2, max_new_tokens=2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adafv import packing
+from adafv import onednn
 from adafv.engine import Engine, EngineOptions, Preparer
 from adafv.models import attention, load_adapter, load_processing
 from adafv.pruning import mix, text_similarity
@@ -57,13 +57,13 @@ def test_long_crops_are_encoded_alike(pair, monkeypatch):
     _, _, processing, adapter = pair
     crops = torch.from_numpy(processing.crops(picture((64, 64))))
     wanted = adapter.encode(crops)
-    ran = Mock(wraps=packing.attention)
+    ran = Mock(wraps=onednn.attention)
     monkeypatch.setattr(attention, "attention", ran)
     monkeypatch.setattr(attention, "_LONG", 1)
     got = adapter.encode(crops)
     torch.testing.assert_close(got.tokens, wanted.tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got.saliency, wanted.saliency, rtol=1e-4, atol=1e-6)
-    assert ran.called == packing.is_packable(got.tokens)
+    assert ran.called == onednn.is_packable(got.tokens)
 
 
 def test_keys_and_hidden_states_cost_nothing_unless_asked_for(pair):

@@ -17,8 +17,10 @@ from adafv.pipeline.outputs import folder, schema, sink
 from adafv.pipeline.outputs.folder import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
+from adafv.pipeline.resources import Resources
 from adafv.pipeline.s3 import S3_ERRORS
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.summary import Run
 from tests.faulty_store import Fault, FaultyStore
 
 PANEL = {"rows": 2, "columns": 3, "top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
@@ -78,6 +80,18 @@ def test_rows_are_routed_and_counted(output):
     assert (tally.labelled, dict(tally.rejected)) == (2, {"image_empty": 1, "missing_id": 1})
     assert tally.totals["kept_tokens"] == 4 and tally.totals["cost_usd"] == 0.5
     assert tally.worker_seconds(11.0) == 10.0
+
+
+def test_what_workers_run_on_is_known_from_their_labels(output):
+    sink = Sink(output, "r")
+    rows = [("a", "w", "A10G"), ("b", "w", "A10G"), ("c", "v", "A10G"), ("d", "u", None)]
+    sink.add(results(*(label(id) | {"worker": worker, "worker_device": device} for id, worker, device in rows)))
+    sink.close()
+    assert sink.tally.devices == {"w": "A10G", "v": "A10G"}
+    record = Run(
+        "r", {}, None, "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
+    ).record()
+    assert record["hardware"]["devices"] == {"A10G": 2}
 
 
 def test_files_are_written_when_full_or_old(output):

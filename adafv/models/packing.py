@@ -1,0 +1,78 @@
+"""Layers with weights that are laid out once for oneDNN, to take the place of a model's own on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
+
+from adafv.onednn import is_packable, lay_out, product
+
+
+class PackedLinear(nn.Module):
+    """A linear layer for inference. Its weight is no parameter: it can't be read, moved or saved."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._product = product(linear.weight.detach(), _bias(linear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., out_features] of [..., in_features]."""
+        return self._product(x)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class PackedQuickGeluMlp(nn.Module):
+    """second(h · sigmoid(1.702 h)) of h = first(x), as CLIP has it: with weights that are so much larger, and so much
+    smaller behind it, it is silu.
+    """
+
+    _SCALE = 1.702
+
+    def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
+        super().__init__()
+        bias = _bias(first)
+        self._first, self._bias = (
+            lay_out(first.weight.detach() * self._SCALE),
+            None if bias is None else bias * self._SCALE,
+        )
+        self._second = product(second.weight.detach() / self._SCALE, _bias(second))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._second(torch.ops.mkldnn._linear_pointwise(x, self._first, self._bias, "swish", [], ""))
+
+
+def pack(model: nn.Module) -> None:
+    """Replace the linear layers of `model`, where it is on an x86 CPU in a dtype that oneDNN has kernels for; those of
+    CLIP's MLPs together.
+    """
+    for name, child in [*model.named_children()]:
+        packed = _packed(child)
+        if packed is None:
+            pack(child)
+        else:
+            setattr(model, name, packed)
+
+
+def _packed(module: nn.Module) -> nn.Module | None:
+    """What takes the place of `module`, if anything does."""
+    if _is_packable(module):
+        return PackedLinear(module)
+    parts: dict[str, Any] = dict(module.named_children())
+    is_mlp = parts.keys() == {"activation_fn", "fc1", "fc2"} and _is_packable(parts["fc1"])
+    if is_mlp and isinstance(parts["activation_fn"], QuickGELUActivation):
+        return PackedQuickGeluMlp(parts["fc1"], parts["fc2"])
+    return None
+
+
+def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and is_packable(module.weight)
+
+
+def _bias(linear: nn.Linear) -> Tensor | None:
+    return None if linear.bias is None else linear.bias.detach()

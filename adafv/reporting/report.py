@@ -1,0 +1,256 @@
+"""The answer to "what did it cost, and where did the time go": runs, labels and prices put together.
+
+**True cost** is what workers were held, from their start to the end of the run, times their price: idle time, start-up
+and what was done again are in it. **Attributed cost** is the part that labels account for by their `gpu_seconds`. What
+lies between is idle: true = attributed + idle, always.
+
+A run that was killed doesn't say how long it held its workers. Its last label does, up to a minute: so its true cost is
+a lower bound, and is reported as such.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adafv.pipeline.outputs.folder import open_output
+from adafv.pipeline.outputs.reader import Reconciliation, read_labels, reconcile
+from adafv.pipeline.storage import Storage
+from adafv.pipeline.summary import format_table
+from adafv.reporting.labels import BINS, COLUMNS, STAGES, LabelFigures
+from adafv.reporting.prices import Price, price_of
+from adafv.reporting.runs import Run, read_runs
+
+
+@dataclass(frozen=True)
+class Held:
+    """How long a run took, and held its workers. Not `exact` for one that was killed: it may be longer."""
+
+    run: Run
+    seconds: float
+    worker_seconds: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """USD. `exact` unless a killed run's end is unknown; None in the place of a cost where a price is."""
+
+    attributed: float
+    true: float
+    exact: bool
+
+    @property
+    def idle(self) -> float:
+        return self.true - self.attributed
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known of an output.
+
+    Attributes:
+        cost: None where the price of a run isn't known.
+        unpriced: the runs of which it isn't.
+    """
+
+    uri: str
+    held: list[Held]
+    labels: LabelFigures
+    count: Reconciliation
+    cost: Cost | None
+    unpriced: list[Run]
+
+    @property
+    def input(self) -> int:
+        """Rows in the input of the last run that ended; all that are accounted for where none did."""
+        ended = [held.run.input for held in self.held if held.run.is_known and held.run.input]
+        return ended[-1] if ended else self.labelled + self.rejected
+
+    @property
+    def labelled(self) -> int:
+        return self.count.labelled
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.count.rejected.values())
+
+    @property
+    def seconds(self) -> float:
+        return sum(held.seconds for held in self.held)
+
+    @property
+    def worker_seconds(self) -> float:
+        return sum(held.worker_seconds for held in self.held)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        return self.labels.rows / self.seconds if self.seconds else None
+
+    @property
+    def cost_per_1000(self) -> float | None:
+        return None if self.cost is None or not self.labelled else 1000 * self.cost.true / self.labelled
+
+    def as_json(self) -> dict[str, Any]:
+        labels, cost = self.labels, self.cost
+        return {
+            "output": self.uri,
+            "input": self.input,
+            "labelled": self.labelled,
+            "rejected": self.rejected,
+            "rejected_by_error": self.count.rejected,
+            "superseded": self.count.superseded,
+            "duplicates": self.count.duplicates,
+            "runs": len(self.held),
+            "seconds": self.seconds,
+            "samples_per_s": self.samples_per_second,
+            "worker_hours": self.worker_seconds / 3600,
+            "cost_attributed_usd": None if cost is None else cost.attributed,
+            "cost_idle_usd": None if cost is None else cost.idle,
+            "cost_true_usd": None if cost is None else cost.true,
+            "cost_is_lower_bound": None if cost is None else not cost.exact,
+            "cost_per_1000_usd": self.cost_per_1000,
+            "visual_tokens": labels.totals["visual_tokens"],
+            "kept_tokens": labels.totals["kept_tokens"],
+            "output_tokens": labels.totals["output_tokens"],
+            "stage_seconds": {stage: labels.totals[f"{stage}_ms"] / 1000 for stage in STAGES},
+            "gpu_seconds": labels.totals["gpu_seconds"],
+            "by_strategy": {
+                name: {"labelled": part.rows, "gpu_seconds": part.gpu_seconds}
+                for name, part in sorted(labels.strategies.items())
+            },
+            "finished": dict(sorted(labels.finished.items())),
+            "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
+            "least_confident": labels.unsure.rows,
+            "slowest": labels.slow.rows,
+        }
+
+
+def make_report(
+    uri: str | os.PathLike[str],
+    price_per_hour: float | None = None,
+    prices: Sequence[Price] = (),
+    storage: Storage | None = None,
+) -> Report:
+    """Read the output at `uri`, a local folder or s3://. Labels are streamed.
+
+    Args:
+        price_per_hour: USD for an hour of a worker, for all runs.
+        prices: of the runs that say what they ran on and not what that cost.
+
+    Raises:
+        UsageError: there is no output.
+    """
+    storage = storage or Storage.from_environment()
+    count = reconcile(uri, storage)
+    labels = LabelFigures(read_labels(uri, COLUMNS, storage))
+    output = open_output(os.fspath(uri), storage)
+    held = _held(read_runs(output), labels)
+    unpriced = [each.run for each in held if price_of(each.run, price_per_hour, prices) is None]
+    cost = None if unpriced else _cost(held, labels, price_per_hour, prices)
+    return Report(output.uri, held, labels, count, cost, unpriced)
+
+
+def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
+    held = []
+    for place, run in enumerate(runs):
+        if run.is_known:
+            held.append(Held(run, run.seconds, run.worker_seconds, exact=True))
+            continue
+        following = next((later.started for later in runs[place + 1 :]), None)
+        last = labels.last_label(run.run_id, run.started, following)
+        seconds = 0.0 if last is None else max(0.0, (last - run.started).total_seconds())
+        held.append(Held(run, seconds, seconds * run.workers, exact=False))
+    return held
+
+
+def _cost(held: Sequence[Held], labels: LabelFigures, price_per_hour: float | None, prices: Sequence[Price]) -> Cost:
+    """Of runs whose prices are all known. Executions of one name share its labels, and the last one's price."""
+    by_name: dict[str, list[Held]] = {}
+    for each in held:
+        by_name.setdefault(each.run.run_id, []).append(each)
+    attributed = true = 0.0
+    for name, executions in by_name.items():
+        used = labels.gpu_seconds(name)
+        rates = [price_of(each.run, price_per_hour, prices) or 0.0 for each in executions]
+        spent = sum(each.worker_seconds * rate for each, rate in zip(executions, rates, strict=True))
+        exact = all(each.exact for each in executions)
+        attributed += used * rates[-1] / 3600
+        # Where the end of a run isn't known, its workers were held for at least as long as its labels took.
+        true += (spent if exact else max(spent, used * rates[-1])) / 3600
+    return Cost(attributed, true, all(each.exact for each in held))
+
+
+def summary(report: Report) -> str:
+    """The text that is printed."""
+    labels, totals = report.labels, report.labels.totals
+    lines = [("input", f"{report.input:,}"), ("labelled", f"{report.labelled:,}")]
+    lines += [("rejected", f"{report.rejected:,}")]
+    lines += [(f"  {error}", f"{count:,}") for error, count in report.count.rejected.items()]
+    lines += [("superseded rejects", f"{report.count.superseded:,}"), ("duplicates", f"{report.count.duplicates:,}")]
+    lines += [(f"  {line}", "") for line in verdict(report)]
+    rate = report.samples_per_second
+    lines += [
+        ("samples/s", "-" if rate is None else f"{rate:,.2f}"),
+        ("worker-hours", f"{report.worker_seconds / 3600:,.3f}"),
+    ]
+    lines += _cost_lines(report)
+    seen, kept = totals["visual_tokens"], totals["kept_tokens"]
+    lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
+    if labels.rows:
+        each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
+        lines.append(("ms a sample", each))
+        cut = labels.finished.get("length", 0)
+        lines.append(("answers cut off", f"{cut:,} ({cut / labels.rows:.1%}) by --max-new-tokens"))
+    text = [format_table(f"{report.uri}: {len(report.held)} runs", lines)]
+    text += _rows("least confident", labels.unsure.rows, lambda row: f"{row['mean_logprob']:7.3f}")
+    text += _rows("slowest, ms", labels.slow.rows, lambda row: f"{1000 * row['gpu_seconds']:7.0f}")
+    return "\n".join(text)
+
+
+def verdict(report: Report) -> list[str]:
+    """What the counts say about the promise that every row of the input is in one place."""
+    if report.count.duplicates:
+        return ["ids stand twice in labels/: this is a bug, please report it"]
+    # A repetition is a reject and no row of its own.
+    accounted = report.labelled + report.rejected
+    if accounted == report.input:
+        return ["every row of the last run's input is labelled or rejected, once"]
+    if accounted > report.input:
+        return [f"{accounted - report.input:,} rows are from inputs that the last run didn't have"]
+    return [f"{report.input - accounted:,} rows have neither yet: run the same command again"]
+
+
+def _cost_lines(report: Report) -> list[tuple[str, str]]:
+    cost = report.cost
+    if cost is None:
+        runs = ", ".join(sorted({run.run_id for run in report.unpriced}))
+        return [("cost", f"unknown: give --price-per-hour, or --prices, for the workers of {runs}")]
+    bound = "" if cost.exact else ", at least: a run was killed"
+    idle = f" ({cost.idle / cost.true:.1%})" if cost.true else ""
+    per_1000 = report.cost_per_1000
+    return [
+        ("cost, USD", f"{cost.true:,.4f}{bound}"),
+        ("  attributed to labels", f"{cost.attributed:,.4f}"),
+        ("  idle and start-up", f"{cost.idle:,.4f}{idle}"),
+        ("USD per 1,000 samples", "-" if per_1000 is None else f"{per_1000:,.4f}"),
+    ]
+
+
+def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> list[str]:
+    """A few rows that stand out, on a line each."""
+    if not rows:
+        return []
+    lines = [
+        f"  {figure(row)}  {_short(row['id'], 24):<24}  {_short(row['question'], 40):<40}  {_short(row['answer'], 40)}"
+        for row in rows[:5]
+    ]
+    return ["", title, *lines]
+
+
+def _short(text: str | None, width: int) -> str:
+    """On one line, without what a terminal would take for a command."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
+    return line if len(line) <= width else line[: width - 1] + "…"

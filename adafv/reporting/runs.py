@@ -1,0 +1,89 @@
+"""The runs of an output, from `runs/<run_id>.json`.
+
+A run that was killed has written its record only at its start: it says neither how long it took nor what its workers
+were held. When its last label was made is then the last that is known of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.outputs.folder import Output
+
+ENDED = ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution. One that was resumed under the same name is another.
+
+    Attributes:
+        ended: None for a run that was killed, or is still going.
+        input: rows in its input, those included that had a label before.
+        seconds: from the first row asked for to the last one written.
+        worker_seconds: how long workers were held, idle time included.
+        workers: how many it had at least.
+        price: USD for an hour of a worker, as it was given then.
+        devices: what its workers ran on, and how many of them.
+    """
+
+    run_id: str
+    status: str
+    started: datetime
+    ended: datetime | None
+    input: int
+    labelled: int
+    seconds: float
+    worker_seconds: float
+    workers: int
+    price: float | None
+    devices: dict[str, int]
+    strategy: str
+    keep: float | int | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the record says how long it took."""
+        return self.status in ENDED
+
+
+def read_runs(output: Output) -> list[Run]:
+    """All executions, the earliest first.
+
+    Raises:
+        UsageError: a file under runs/ is no record of a run.
+    """
+    runs = []
+    for name in output.names("runs"):
+        data = output.read(name) if name.endswith(".json") else None
+        if data is None:
+            continue
+        try:
+            record = json.loads(data)
+            runs += [_run(each) for each in [*record.pop("earlier", []), record]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return sorted(runs, key=lambda run: run.started)
+
+
+def _run(record: dict[str, Any]) -> Run:
+    hardware, config = record["hardware"] or {}, record["config"]
+    return Run(
+        run_id=record["run_id"],
+        status=record["status"],
+        started=datetime.fromisoformat(record["started_at"]),
+        ended=datetime.fromisoformat(record["ended_at"]) if record["ended_at"] else None,
+        input=record["counts"]["input"],
+        labelled=record["counts"]["labelled"],
+        seconds=record["throughput"]["seconds"],
+        worker_seconds=record["cost"]["worker_seconds"],
+        workers=(hardware.get("workers") or [1])[0],
+        price=record["cost"]["price_per_hour"],
+        devices=hardware.get("devices", {}),
+        strategy=config.get("strategy", ""),
+        keep=config.get("keep"),
+    )

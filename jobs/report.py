@@ -1,0 +1,98 @@
+"""What did a labelling job cost, where did the time go, and which answers deserve a look?
+
+    python jobs/report.py out/ --price-per-hour 1.006
+    python jobs/report.py s3://bucket/labels --json report.json --compare s3://bucket/labels-unpruned
+
+Reads an output, however many runs it took, and prints a summary. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    import adafv  # noqa: F401
+except ModuleNotFoundError:  # not installed: this file stands in a checkout
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.storage import Storage
+from adafv.reporting.compare import compare, comparison_table
+from adafv.reporting.prices import read_prices
+from adafv.reporting.report import make_report, summary
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; the exit status."""
+    options = make_parser().parse_args(arguments)
+    try:
+        storage = Storage.from_environment(options.s3_endpoint)
+        prices = read_prices(options.prices) if options.prices else []
+        report, *others = (
+            make_report(uri, options.price_per_hour, prices, storage)
+            for uri in (options.output, options.compare)
+            if uri is not None
+        )
+        comparison = compare(report, others[0], storage) if others else None
+    except UsageError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return USAGE
+    except OSError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return FAILED
+    print(summary(report))
+    if comparison is not None:
+        print(f"\n{comparison_table(comparison)}")
+    if options.html:
+        from adafv.reporting.page import render
+
+        options.html.write_text(render(report))
+    if options.json:
+        figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return DONE
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
+    parser.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with charts to FILE")
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--compare", metavar="OUTPUT2", help="another output of the same rows, to put beside it")
+    price = parser.add_mutually_exclusive_group()
+    price.add_argument(
+        "--price-per-hour",
+        type=_price,
+        metavar="USD",
+        help="of a worker: a GPU, or a CPU worker. Without it each run's own --price-per-hour counts",
+    )
+    price.add_argument(
+        "--prices", type=Path, metavar="FILE", help="YAML with the prices of devices, for runs that were given none"
+    )
+    parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
+    return parser
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not math.isfinite(price) or price < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no price")
+    return price
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""`jobs/report.py` as a command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs import report
+from tests.reporting.outputs import label, run, write
+
+
+@pytest.fixture
+def output(tmp_path):
+    return write(tmp_path / "out", [label("a"), label("b")], [run(input=2, worker_seconds=7.2, seconds=4.0)])
+
+
+def test_summary_and_json(output, tmp_path, capsys):
+    assert report.main([output, "--price-per-hour", "10", "--json", str(tmp_path / "r.json")]) == 0
+    figures = json.loads((tmp_path / "r.json").read_text())
+    wanted = {
+        "input", "labelled", "rejected", "superseded", "duplicates", "samples_per_s", "cost_attributed_usd",
+        "cost_true_usd", "cost_per_1000_usd",
+    }  # fmt: skip
+    assert wanted <= figures.keys()
+    assert figures["cost_true_usd"] == pytest.approx(0.02) and "0.0200" in capsys.readouterr().out
+
+
+def test_comparison(output, tmp_path, capsys):
+    other = write(tmp_path / "other", [label("a"), label("b", answer="blue")], [run()])
+    assert report.main([output, "--compare", other, "--json", str(tmp_path / "r.json")]) == 0
+    compared = json.loads((tmp_path / "r.json").read_text())["compared"]
+    assert (compared["both"], compared["changed"], compared["agreement"]) == (2, 1, 0.5)
+    assert compared["examples"] == [{"id": "b", "question": "what?", "answer": "blue"}]
+    assert "answers changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--price-per-hour", "-1"], ["--price-per-hour", "nan"], ["--json", "/nowhere/r.json"], ["--prices", "/no"]],
+)
+def test_wrong_options_exit_with_2(output, wrong, capsys):
+    try:
+        status = report.main([output, *wrong])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2 and capsys.readouterr().err
+
+
+def test_no_output_exits_with_2(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert "is no output" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""Sums, costs and verdicts of outputs whose rows are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adafv.pipeline.errors import UsageError
+from adafv.reporting.labels import OUTSTANDING
+from adafv.reporting.report import make_report, summary
+from tests.reporting.outputs import label, reject, run, write
+
+
+def test_one_run(tmp_path):
+    labels = [label(f"{n}", seconds=2.0, finish_reason="length" if n < 3 else "stop") for n in range(10)]
+    record = run(input=12, seconds=5.0, worker_seconds=36.0, price=2.0)
+    uri = write(
+        tmp_path / "out", labels, [record], [reject("a", "image_corrupt"), reject("b", "image_corrupt")], files=3
+    )
+    report = make_report(uri)
+    figures = report.as_json()
+    assert {name: figures[name] for name in ("input", "labelled", "rejected", "superseded", "duplicates")} == {
+        "input": 12, "labelled": 10, "rejected": 2, "superseded": 0, "duplicates": 0,
+    }  # fmt: skip
+    assert figures["samples_per_s"] == 2.0 and figures["rejected_by_error"] == {"image_corrupt": 2}
+    assert figures["cost_true_usd"] == pytest.approx(36 * 2 / 3600)
+    assert figures["cost_attributed_usd"] == pytest.approx(10 * 2 * 2 / 3600)
+    assert figures["cost_per_1000_usd"] == pytest.approx(100 * 36 * 2 / 3600)
+    assert (figures["visual_tokens"], figures["kept_tokens"], figures["output_tokens"]) == (1000, 100, 30)
+    assert figures["stage_seconds"]["decode"] == pytest.approx(1.0) and figures["finished"] == {"length": 3, "stop": 7}
+    text = summary(report)
+    assert "every row of the last run's input is labelled or rejected, once" in text
+    assert "image_corrupt" in text and "3 (30.0%) by --max-new-tokens" in text and "100 of 1,000 (10.0%)" in text
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 5), st.floats(0, 100), st.floats(0, 5)), min_size=1, max_size=4),
+    seed=st.integers(0, 100),
+)
+def test_attributed_and_idle_are_the_true_cost(tmp_path_factory, runs, seed):
+    labels, records = [], []
+    for number, (count, idle, price) in enumerate(runs):
+        name, used = f"r{number}", 0.5 * count
+        labels += [label(f"{number}-{n}", 0.5, name, after=100 * number) for n in range(count)]
+        records.append(run(name, 100 * number, worker_seconds=used + idle, price=price, seconds=1.0))
+    figures = make_report(write(tmp_path_factory.mktemp("o") / "out", labels, records)).as_json()
+    assert figures["cost_attributed_usd"] + figures["cost_idle_usd"] == pytest.approx(figures["cost_true_usd"])
+    wanted = sum((0.5 * count + idle) * price / 3600 for count, idle, price in runs)
+    assert figures["cost_true_usd"] == pytest.approx(wanted) and figures["cost_idle_usd"] >= -1e-9
+
+
+def test_a_killed_run_costs_at_least_what_its_labels_show(tmp_path):
+    """Killed 130 s from its start with two workers, then resumed under its name."""
+    killed = run("r1", status="running", workers=2, price=3600.0)
+    resumed = run("r1", 600, worker_seconds=50.0, seconds=20.0, price=3600.0, input=3, earlier=[killed])
+    labels = [label("a", 10, after=60), label("b", 10, after=130), label("c", 10, after=610)]
+    report = make_report(write(tmp_path / "out", labels, [resumed]))
+    assert [(held.seconds, held.exact) for held in report.held] == [(180.0, False), (20.0, True)]
+    assert report.as_json()["cost_true_usd"] == pytest.approx(2 * 180 + 50)
+    assert report.as_json()["cost_is_lower_bound"] and "at least" in summary(report)
+
+
+def test_a_killed_run_without_labels_costs_nothing_that_is_known(tmp_path):
+    report = make_report(write(tmp_path / "out", [], [run(status="running", price=1.0)]))
+    figures = report.as_json()
+    assert (figures["cost_true_usd"], figures["samples_per_s"], figures["cost_per_1000_usd"]) == (0, None, None)
+    assert "samples/s" in summary(report)
+
+
+def test_no_price_is_guessed(tmp_path):
+    uri = write(tmp_path / "out", [label("a")], [run("r1", price=1.0), run("r2", 50, worker_seconds=5.0)])
+    report = make_report(uri)
+    assert report.as_json()["cost_true_usd"] is None and report.as_json()["cost_per_1000_usd"] is None
+    assert "unknown: give --price-per-hour, or --prices, for the workers of r2" in summary(report)
+    assert make_report(uri, price_per_hour=720.0).as_json()["cost_true_usd"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "verdict"), [(5, "1 rows are from inputs that the last run didn't have"), (9, "3 rows have neither yet")]
+)
+def test_what_the_counts_say(tmp_path, count, verdict):
+    uri = write(tmp_path / "out", [label(f"{n}") for n in range(6)], [run(input=count)])
+    assert verdict in summary(make_report(uri))
+
+
+def test_a_label_that_stands_twice_is_called_a_bug(tmp_path):
+    report = make_report(write(tmp_path / "out", [label("a"), label("a")], [run(input=1)]))
+    assert report.as_json()["duplicates"] == 1 and "this is a bug" in summary(report)
+
+
+def test_a_superseded_reject_is_no_reject(tmp_path):
+    rejects = [reject("a", "image_fetch_failed"), reject("b", "image_corrupt")]
+    figures = make_report(write(tmp_path / "out", [label("a")], [run(input=2)], rejects)).as_json()
+    assert (figures["rejected"], figures["superseded"]) == (1, 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.tuples(st.floats(-20, 0), st.floats(0, 50)), max_size=60), files=st.integers(1, 5))
+def test_rows_that_stand_out_are_those_with_the_most_and_least(tmp_path_factory, values, files):
+    labels = [label(f"{n}", seconds, mean_logprob=sure) for n, (sure, seconds) in enumerate(values)]
+    figures = make_report(write(tmp_path_factory.mktemp("o") / "out", labels, [run()], files=files)).as_json()
+    sure = sorted(each for each, _ in values)[:OUTSTANDING]
+    assert [row["mean_logprob"] for row in figures["least_confident"]] == pytest.approx(sure, rel=1e-6)
+    slow = sorted((seconds for _, seconds in values), reverse=True)[:OUTSTANDING]
+    assert [row["gpu_seconds"] for row in figures["slowest"]] == slow
+    assert sum(figures["confidence"]["counts"]) == len(values)
+
+
+def test_minutes_are_of_one_run_each(tmp_path):
+    labels = [label(f"{n}", 1.0, "r1" if n % 2 else "r2", after=7 * n) for n in range(60)]
+    report = make_report(write(tmp_path / "out", labels, [run("r1"), run("r2")], files=4))
+    wanted = Counter(("r1" if n % 2 else "r2", 7 * n // 60) for n in range(60))
+    first = min(minute for _, minute in report.labels.minutes)
+    assert {(name, minute - first): each.rows for (name, minute), each in report.labels.minutes.items()} == wanted
+
+
+def test_what_a_row_says_can_do_nothing_to_a_terminal(tmp_path):
+    text = summary(make_report(write(tmp_path / "out", [label("\x1b[2Ja", answer="b\nc\x1b]0;x\x07")], [run()])))
+    assert "\x1b" not in text and "\x07" not in text and "b c" in text
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"run_id": "r"}'])
+def test_a_record_that_is_none_is_named(tmp_path, text):
+    uri = write(tmp_path / "out", [label("a")], [run()])
+    (tmp_path / "out" / "runs" / "r2.json").write_text(text)
+    with pytest.raises(UsageError, match=r"runs/r2\.json is no record of a run"):
+        make_report(uri)
+
+
+def test_there_must_be_an_output(tmp_path):
+    with pytest.raises(UsageError, match="is no output of a labelling job"):
+        make_report(tmp_path)
