@@ -3,7 +3,7 @@
 A price that the user gives counts for all runs; else that which a run was given; else that which a table has for what
 the run's workers ran on. A price that isn't known is asked for, never guessed.
 
-A table is YAML, such as `cluster/prices.yaml`:
+A table is YAML:
 
     - device: NVIDIA A10G     # as a run's record has it under hardware, devices
       usd_per_hour: 1.006     # of one GPU, or of one CPU worker

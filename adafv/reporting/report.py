@@ -17,6 +17,7 @@ from typing import Any
 
 from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.reader import Reconciliation, read_labels, reconcile
+from adafv.pipeline.rejects import shorten
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.summary import format_table
 from adafv.reporting.labels import BINS, COLUMNS, STAGES, LabelFigures
@@ -253,4 +254,4 @@ def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str
 def _short(text: str | None, width: int) -> str:
     """On one line, without what a terminal would take for a command."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return shorten(line, width)

@@ -22,7 +22,6 @@ class Run:
     """One execution. One that was resumed under the same name is another.
 
     Attributes:
-        ended: None for a run that was killed, or is still going.
         input: rows in its input, those included that had a label before.
         seconds: from the first row asked for to the last one written.
         worker_seconds: how long workers were held, idle time included.
@@ -34,7 +33,6 @@ class Run:
     run_id: str
     status: str
     started: datetime
-    ended: datetime | None
     input: int
     labelled: int
     seconds: float
@@ -42,8 +40,6 @@ class Run:
     workers: int
     price: float | None
     devices: dict[str, int]
-    strategy: str
-    keep: float | int | None
 
     @property
     def is_known(self) -> bool:
@@ -71,12 +67,11 @@ def read_runs(output: Output) -> list[Run]:
 
 
 def _run(record: dict[str, Any]) -> Run:
-    hardware, config = record["hardware"] or {}, record["config"]
+    hardware = record["hardware"] or {}
     return Run(
         run_id=record["run_id"],
         status=record["status"],
         started=datetime.fromisoformat(record["started_at"]),
-        ended=datetime.fromisoformat(record["ended_at"]) if record["ended_at"] else None,
         input=record["counts"]["input"],
         labelled=record["counts"]["labelled"],
         seconds=record["throughput"]["seconds"],
@@ -84,6 +79,4 @@ def _run(record: dict[str, Any]) -> Run:
         workers=(hardware.get("workers") or [1])[0],
         price=record["cost"]["price_per_hour"],
         devices=hardware.get("devices", {}),
-        strategy=config.get("strategy", ""),
-        keep=config.get("keep"),
     )

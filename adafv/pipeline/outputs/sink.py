@@ -143,8 +143,8 @@ class Sink:
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
-        seen = table.select(["worker", "worker_started", "worker_device"]).to_pylist()
-        for row in seen:
+        workers = table.group_by(["worker", "worker_started", "worker_device"]).aggregate([])  # few, of many rows
+        for row in workers.to_pylist():
             tally.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # a reject's worker may not have come to that
                 tally.devices[row["worker"]] = row["worker_device"]
