@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.folder import Output
 
@@ -41,6 +42,7 @@ class Run:
         price: USD for an hour of a worker, as it was given then.
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         devices: what its workers ran on; nothing is known of one that was killed.
+        sizes: its model's.
     """
 
     run_id: str
@@ -54,6 +56,7 @@ class Run:
     price: float | None
     on: str | None
     devices: tuple[Device, ...]
+    sizes: Sizes | None
 
     @property
     def is_known(self) -> bool:
@@ -96,4 +99,5 @@ def _run(record: dict[str, Any]) -> Run:
         devices=tuple(
             Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
+        sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
     )
