@@ -38,6 +38,7 @@ FROM_LABEL = [
     "visual_tokens",
     "kept_tokens",
     "kept_indices",
+    "kept_cues",
     "from_text",
     "from_saliency",
     "prompt_tokens",
