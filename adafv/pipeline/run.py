@@ -50,6 +50,7 @@ from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
 LOG = logging.getLogger("adafv")
 ROWS_PER_BLOCK = 32  # what one preparing task takes: enough to share a fetch, few enough to spread over the CPUs
+CALLS_PER_WORKER = 2  # one has the model, the next one's table is at hand when it is done; a third is on its way
 TOO_MANY_REJECTS = 3
 
 
@@ -266,7 +267,13 @@ class Job:
                 fn_constructor_args=(worker,),
                 batch_size=resources.batch_size,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=low,
+                    max_size=high,
+                    max_concurrent_calls_per_actor=CALLS_PER_WORKER,
+                    max_tasks_in_flight_per_actor=CALLS_PER_WORKER + 1,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=resources.worker_cpus,
                 num_gpus=resources.worker_gpus or None,
             )

@@ -78,7 +78,9 @@ class WorkerOptions:
 
 
 class Worker:
-    """Labels tables of samples."""
+    """Labels tables of samples. Two threads may ask at once: what one has to do before and after its turn with the
+    model is done while it is at work for the other.
+    """
 
     def __init__(self, options: WorkerOptions) -> None:
         self._process = Isolated(partial(options.handler, options), options.batch_timeout)
