@@ -28,6 +28,7 @@ class Run:
         workers: how many it had at least.
         price: USD for an hour of a worker, as it was given then.
         devices: what its workers ran on, and how many of them.
+        config: its options, without secrets.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class Run:
     workers: int
     price: float | None
     devices: dict[str, int]
+    config: dict[str, Any]
 
     @property
     def is_known(self) -> bool:
@@ -79,4 +81,5 @@ def _run(record: dict[str, Any]) -> Run:
         workers=(hardware.get("workers") or [1])[0],
         price=record["cost"]["price_per_hour"],
         devices=hardware.get("devices", {}),
+        config=record["config"],
     )
