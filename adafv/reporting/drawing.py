@@ -83,6 +83,8 @@ def _kept(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _token(grid: list[dict[str, Any]], index: int) -> Token | None:
     """The place of a token; None where the grid has no such token."""
+    if index < 0:
+        return None
     for number, panel in enumerate(grid):
         count = panel["rows"] * panel["columns"]
         if index < count:

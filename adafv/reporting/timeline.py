@@ -6,6 +6,7 @@ import numpy as np
 
 MOST = 4096  # steps held
 GAP = 600  # seconds without a label that end a span
+SPANS = 12  # at most; where there are more, the gaps are a part of the picture
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
@@ -35,12 +36,16 @@ class Timeline:
         self._counts = np.bincount(group, weights=counts, minlength=len(self._steps)).astype(np.int64)
 
     def spans(self, columns: int) -> tuple[int, list[tuple[int, list[int]]]]:
-        """The spans of time in which labels were made, in about so many columns in all: seconds of a column, and of
-        each span its start, in seconds since 1970, and the labels of its columns."""
+        """The spans of time in which labels were made, in about so many columns in all.
+
+        Returns:
+            Seconds of a column; and of each span its start, in seconds since 1970, and the labels of its columns.
+        """
         if not len(self._steps):
             return 1, []
         times = self._steps * self.width
         cuts = np.flatnonzero(np.diff(times) > max(GAP, 2 * self.width)) + 1
+        cuts = cuts if len(cuts) < SPANS else cuts[:0]
         parts = list(zip(np.split(times, cuts), np.split(self._counts, cuts), strict=True))
         total = sum(int(part[-1] - part[0]) + self.width for part, _ in parts)
         step = next((step for step in STEPS if step >= self.width and step * columns >= total), 0)
