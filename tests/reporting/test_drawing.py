@@ -96,6 +96,13 @@ def test_a_label_that_says_nothing_or_nonsense_is_an_image_without_marks(row):
         assert not list(drawing.iter("path")) and len(list(drawing.iter("image"))) == (picture is not None)
 
 
+def test_a_token_of_the_small_picture_is_half_dim():
+    row = {"kept_indices": [0, 2], "grid": [panel(1, 1), panel(1, 2)]}
+    [mask] = ElementTree.fromstring(str(draw(JPEG, row, "d"))).iter("mask")
+    holes = [(path.get("fill"), path.get("d")) for path in mask.iter("path")]
+    assert holes == [("#777", "M0 0h200v100h-200z"), ("#000", "M100 0h100v100h-100z")], "the sharp one on top"
+
+
 @pytest.mark.parametrize(("rows", "columns", "size"), [(10, 20, "480 240"), (20, 10, "480 960"), (1, 90, "480 120")])
 def test_without_a_picture_the_frame_has_the_shape_of_the_image(rows, columns, size):
     """The first panel is square whatever the image is; the second is as the image was."""
