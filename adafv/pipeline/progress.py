@@ -1,7 +1,8 @@
 """A line every ten seconds: rows done, samples per second, time left, cost so far.
 
 A job's log has no terminal, so there are no bars. The line comes from a thread of its own, so that it also comes when
-nothing moves, which is when one wants it; the same thread has the sink write files whose time has come.
+nothing moves, which is when one wants it; the same thread brings the metrics up to date, and has the sink write files
+whose time has come.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from datetime import timedelta
 from types import TracebackType
 
+from adafv.pipeline.metrics import Metrics
 from adafv.pipeline.outputs.sink import Sink
 
 LOG = logging.getLogger("adafv")
@@ -21,8 +23,10 @@ EVERY = 10.0  # seconds
 class Progress:
     """Runs alongside, as a context: reports on a sink that `to_do` rows are to reach."""
 
-    def __init__(self, sink: Sink, to_do: int, price_per_hour: float | None, every: float = EVERY) -> None:
-        self._sink, self._to_do, self._price, self._every = sink, to_do, price_per_hour, every
+    def __init__(
+        self, sink: Sink, metrics: Metrics, to_do: int, price_per_hour: float | None, every: float = EVERY
+    ) -> None:
+        self._sink, self._metrics, self._to_do, self._price, self._every = sink, metrics, to_do, price_per_hour, every
         self._started = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -39,18 +43,23 @@ class Progress:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise what went wrong in the thread: a file that could not be written."""
+        """Raise what went wrong in the thread, such as a file that could not be written."""
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
-            LOG.info(self.line())
-            try:
+        try:
+            self._publish()
+            while not self._stop.wait(self._every):
+                LOG.info(self.line())
+                self._publish()
                 self._sink.write_due()
-            except Exception as error:  # carried over to the main thread, by `check`
-                self._error = error
-                return
+        except Exception as error:  # carried over to the main thread, by `check`
+            self._error = error
+
+    def _publish(self) -> None:
+        tally = self._sink.tally
+        self._metrics.publish(tally, tally.worker_seconds(time.time()))
 
     def line(self) -> str:
         tally, elapsed = self._sink.tally, time.monotonic() - self._started

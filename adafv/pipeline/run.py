@@ -29,6 +29,7 @@ import ray.exceptions
 from adafv.pipeline.errors import JobError, RunError, UsageError, store_error
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
+from adafv.pipeline.metrics import Metrics, address
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.lease import Lease
@@ -214,16 +215,23 @@ class Job:
         return failure
 
     def _consume(self, plan: Plan, sink: Sink) -> None:
+        price = self._options.price_per_hour
+        metrics = Metrics(self._run.run_id, self._options.strategy, plan.to_do, price)
+        LOG.info("metrics: %s", address() or "none, Ray collects none here")
         start = time.monotonic()
         try:
-            with Progress(sink, plan.to_do, self._options.price_per_hour) as progress:
+            with Progress(sink, metrics, plan.to_do, price) as progress:
                 for table in self._dataset(plan).iter_batches(batch_size=None, batch_format="pyarrow"):
                     sink.add(table)
+                    metrics.observe(table)
                     progress.check()
         finally:
-            sink.close()
-            self._run.seconds = time.monotonic() - start
-            self._run.worker_seconds = sink.tally.worker_seconds(time.time())
+            try:
+                sink.close()
+            finally:  # what is on record of a run whose last file can't be written
+                self._run.seconds = time.monotonic() - start
+                self._run.worker_seconds = sink.tally.worker_seconds(time.time())
+                metrics.publish(sink.tally, self._run.worker_seconds)
 
     def _end(self, failure: str | None) -> None:
         self._run.status, self._run.error = ("done", None) if failure is None else ("failed", failure)

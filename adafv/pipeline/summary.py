@@ -79,10 +79,14 @@ class Run:
                 "input": self.input,
                 "skipped": self.skipped,
                 "labelled": self.tally.labelled,
+                "truncated": self.tally.truncated,
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
             },
-            "totals": {name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
+            "totals": {
+                **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
+                "batches": round(self.tally.batches),
+            },
             "throughput": {
                 "seconds": round(self.seconds, 3),
                 "samples_per_second": _rounded(self.samples_per_second),
