@@ -69,7 +69,10 @@ class Run:
             "versions": versions(),
             "hardware": {
                 "device": resources.device,
-                "devices": dict(Counter(self.tally.devices.values()).most_common()),
+                "devices": [
+                    {"device": device, "instance": instance, "workers": workers}
+                    for (device, instance), workers in Counter(self.tally.devices.values()).most_common()
+                ],
                 "workers": resources.workers,
                 "batch_size": resources.batch_size,
             }

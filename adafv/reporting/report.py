@@ -21,7 +21,7 @@ from adafv.pipeline.rejects import shorten
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.summary import format_table
 from adafv.reporting.labels import BINS, COLUMNS, STAGES, LabelFigures
-from adafv.reporting.prices import Price, price_of
+from adafv.reporting.prices import Price, Rate, price_of
 from adafv.reporting.runs import Run, read_runs
 
 
@@ -54,7 +54,7 @@ class Report:
 
     Attributes:
         cost: None where the price of a run isn't known.
-        unpriced: the runs of which it isn't.
+        unpriced: the names of the runs of which it isn't, and why.
     """
 
     uri: str
@@ -62,7 +62,7 @@ class Report:
     labels: LabelFigures
     count: Reconciliation
     cost: Cost | None
-    unpriced: list[Run]
+    unpriced: dict[str, str]
 
     @property
     def input(self) -> int:
@@ -113,6 +113,7 @@ class Report:
             "cost_true_usd": None if cost is None else cost.true,
             "cost_is_lower_bound": None if cost is None else not cost.exact,
             "cost_per_1000_usd": self.cost_per_1000,
+            "cost_unknown": self.unpriced,
             "visual_tokens": labels.totals["visual_tokens"],
             "kept_tokens": labels.totals["kept_tokens"],
             "output_tokens": labels.totals["output_tokens"],
@@ -149,8 +150,9 @@ def make_report(
     labels = LabelFigures(read_labels(uri, COLUMNS, storage))
     output = open_output(os.fspath(uri), storage)
     held = _held(read_runs(output), labels)
-    unpriced = [each.run for each in held if price_of(each.run, price_per_hour, prices) is None]
-    cost = None if unpriced else _cost(held, labels, price_per_hour, prices)
+    rates = [price_of(each.run, price_per_hour, prices) for each in held]
+    unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
+    cost = None if unpriced else _cost(held, labels, rates)
     return Report(output.uri, held, labels, count, cost, unpriced)
 
 
@@ -167,20 +169,19 @@ def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
     return held
 
 
-def _cost(held: Sequence[Held], labels: LabelFigures, price_per_hour: float | None, prices: Sequence[Price]) -> Cost:
+def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> Cost:
     """Of runs whose prices are all known. Executions of one name share its labels, and the last one's price."""
-    by_name: dict[str, list[Held]] = {}
-    for each in held:
-        by_name.setdefault(each.run.run_id, []).append(each)
+    by_name: dict[str, list[tuple[Held, float]]] = {}
+    for each, rate in zip(held, rates, strict=True):
+        by_name.setdefault(each.run.run_id, []).append((each, rate.usd_per_hour or 0.0))
     attributed = true = 0.0
     for name, executions in by_name.items():
         used = labels.gpu_seconds(name)
-        rates = [price_of(each.run, price_per_hour, prices) or 0.0 for each in executions]
-        spent = sum(each.worker_seconds * rate for each, rate in zip(executions, rates, strict=True))
-        exact = all(each.exact for each in executions)
-        attributed += used * rates[-1] / 3600
+        spent = sum(each.worker_seconds * usd for each, usd in executions)
+        exact, last = all(each.exact for each, _ in executions), executions[-1][1]
+        attributed += used * last / 3600
         # Where the end of a run isn't known, its workers were held for at least as long as its labels took.
-        true += (spent if exact else max(spent, used * rates[-1])) / 3600
+        true += (spent if exact else max(spent, used * last)) / 3600
     return Cost(attributed, true, all(each.exact for each in held))
 
 
@@ -227,8 +228,9 @@ def verdict(report: Report) -> list[str]:
 def _cost_lines(report: Report) -> list[tuple[str, str]]:
     cost = report.cost
     if cost is None:
-        runs = ", ".join(sorted({run.run_id for run in report.unpriced}))
-        return [("cost", f"unknown: give --price-per-hour, or --prices, for the workers of {runs}")]
+        hint = "unknown: give --price-per-hour, or --prices such as cluster/prices.yaml, for the workers of"
+        lines = [("cost", f"{hint} {', '.join(sorted(report.unpriced))}")]
+        return lines + [("", f"{run_id}: {_short(why, 300)}") for run_id, why in sorted(report.unpriced.items()) if why]
     bound = "" if cost.exact else ", at least: a run was killed"
     idle = f" ({cost.idle / cost.true:.1%})" if cost.true else ""
     per_1000 = report.cost_per_1000

@@ -56,7 +56,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
-    devices: dict[str, str] = field(default_factory=dict)  # name: what it runs on
+    devices: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # name: device and instance it runs on
 
     @property
     def rows(self) -> int:
@@ -148,11 +148,11 @@ class Sink:
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
-        workers = table.group_by(["worker", "worker_started", "worker_device"]).aggregate([])  # few, of many rows
-        for row in workers.to_pylist():
+        known = ["worker", "worker_started", "worker_device", "worker_instance"]
+        for row in table.group_by(known).aggregate([]).to_pylist():  # few, of many rows
             tally.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # a reject's worker may not have come to that
-                tally.devices[row["worker"]] = row["worker_device"]
+                tally.devices[row["worker"]] = row["worker_device"], row["worker_instance"]
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:

@@ -84,14 +84,18 @@ def test_rows_are_routed_and_counted(output):
 
 def test_what_workers_run_on_is_known_from_their_labels(output):
     sink = Sink(output, "r")
-    rows = [("a", "w", "A10G"), ("b", "w", "A10G"), ("c", "v", "A10G"), ("d", "u", None)]
-    sink.add(results(*(label(id) | {"worker": worker, "worker_device": device} for id, worker, device in rows)))
+    g5, lone = {"worker_device": "A10G", "worker_instance": "g5.xlarge"}, {"worker_device": "A10G"}
+    rows = [("a", "w", g5), ("b", "w", g5), ("c", "v", g5), ("d", "u", {}), ("e", "t", lone)]
+    sink.add(results(*(label(id) | {"worker": worker} | ran_on for id, worker, ran_on in rows)))
     sink.close()
-    assert sink.tally.devices == {"w": "A10G", "v": "A10G"}
+    assert sink.tally.devices == {"w": ("A10G", "g5.xlarge"), "v": ("A10G", "g5.xlarge"), "t": ("A10G", None)}
     record = Run(
         "r", {}, None, "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
     ).record()
-    assert record["hardware"]["devices"] == {"A10G": 2}
+    assert record["hardware"]["devices"] == [
+        {"device": "A10G", "instance": "g5.xlarge", "workers": 2},
+        {"device": "A10G", "instance": None, "workers": 1},
+    ]
 
 
 def test_files_are_written_when_full_or_old(output):
