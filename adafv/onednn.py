@@ -47,8 +47,8 @@ def products(left: Tensor, right: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """softmax(query @ keyᵀ · scaling) @ value, without a mask: [B, N, H, D] of [B, H, N, D], for what `is_packable`.
 
-    One head of one row at a time: its matrix, [N, N], stays in a core's cache. torch's SDPA takes half as long again: it
-    hands pieces of the matrix to MKL.
+    One head of one row at a time: its matrix, [N, N], stays in a core's cache. torch's SDPA, which hands
+    pieces of it to MKL, takes half as long again.
     """
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     query, key, channels = (each.contiguous() for each in (query * scaling, key, value.transpose(2, 3)))

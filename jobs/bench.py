@@ -7,6 +7,7 @@
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
     python jobs/bench.py pipeline --rows 4000              a job's speed beside its engine's; its memory
+    python jobs/bench.py report --rows 1000000             memory and time of a report, page included
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
 needs torch and transformers only, no Ray.
@@ -275,6 +276,22 @@ def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    """memory and time of a report and its page, by the number of labels"""
+    parser.add_argument("--rows", type=_positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
+    parser.add_argument(
+        "--folder", help="where the data is written and removed again; the system's for temporary files"
+    )
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import report
+
+    found = report.run(options.rows, options.folder)
+    return [asdict(one) for one in found], report.table(found)
+
+
 COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
@@ -282,6 +299,7 @@ COMMANDS = {
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,
+    "report": _add_report,
 }
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Each module makes the data that it needs, measures, and formats its figures as a
     ablation   AdaFV as published against AdaFV corrected, piece by piece
     ledger     memory and time of planning a rerun, by the number of ids
     isolation  what working in child processes costs
+    report     memory and time of a report, by the number of labels
 
 What they share:
 

@@ -41,6 +41,7 @@ class Run:
         price: USD for an hour of a worker, as it was given then.
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         devices: what its workers ran on; nothing is known of one that was killed.
+        config: its options, without secrets.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Run:
     price: float | None
     on: str | None
     devices: tuple[Device, ...]
+    config: dict[str, Any]
 
     @property
     def is_known(self) -> bool:
@@ -96,4 +98,5 @@ def _run(record: dict[str, Any]) -> Run:
         devices=tuple(
             Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
+        config=record["config"],
     )
