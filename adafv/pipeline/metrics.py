@@ -95,8 +95,8 @@ class Metrics:
             gained = value - (before or 0)
             if gained > 0 or before is None:  # worker-seconds lose a moment when the clock is put back
                 # Counter.inc refuses the zero without which Prometheus doesn't see the first ones as a rise.
-                self._counters[name]._record(max(gained, 0), {COUNTERS[name].tag: tag} if tag else None)
-                self._published[name, tag] = max(value, 0)
+                self._counters[name]._record(gained, {COUNTERS[name].tag: tag} if tag else None)
+                self._published[name, tag] = value
 
 
 def figures(tally: Tally, worker_seconds: float, price_per_hour: float | None) -> dict[tuple[str, str | None], float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 import ray.util.metrics
 from hypothesis import given
@@ -64,7 +65,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
 
 counts = st.integers(0, 1000)
 gains = st.builds(
-    dict, labelled=counts, truncated=counts, batches=counts, worker_seconds=st.integers(-2, 1000),
+    dict, labelled=counts, truncated=counts, batches=counts, worker_seconds=st.integers(-5, 20),
     rejected=st.dictionaries(st.sampled_from(sorted(ERRORS)), counts),
     totals=st.dictionaries(st.sampled_from(SUMMED), counts),
 )  # fmt: skip
@@ -81,7 +82,7 @@ def test_the_counters_are_the_tally_however_often_they_are_published(steps, pric
             tally.batches += step["batches"]
             tally.rejected.update(step["rejected"])
             tally.totals.update(step["totals"])
-            held += step["worker_seconds"]  # which a clock that is put back takes some of
+            held = max(0, held + step["worker_seconds"])  # a clock that is put back takes some
             most = max(most, held)
             published.publish(tally, held)
     assert recording.sums == pytest.approx(figures(tally, most, price) if steps else {})
@@ -89,7 +90,9 @@ def test_the_counters_are_the_tally_however_often_they_are_published(steps, pric
 
 def test_every_counter_has_a_figure_and_cost_only_where_there_is_a_price():
     assert {name for name, _ in figures(Tally(), 0.0, None)} == {name for name in COUNTERS if "cost" not in name}
-    assert {name for name, _ in figures(Tally(), 0.0, 2.0)} == set(COUNTERS)
+    begun = figures(Tally(), 0.0, 2.0)
+    assert {name for name, _ in begun} == set(COUNTERS)
+    assert {tag for name, tag in begun if name == "adafv_rejects_total"} == set(ERRORS)
 
 
 def test_a_histogram_of_samples_has_one_observation_for_each_label_and_stage(recording):
@@ -122,15 +125,18 @@ def test_prometheus_reads_what_the_record_says(tiny_model, tmp_path, cluster):
         (one.name.removeprefix("ray_"), one.labels.get("error") or one.labels.get("stage")): one.value
         for one in samples if one.name.removeprefix("ray_") in {*COUNTERS, *GAUGES, "adafv_sample_stage_seconds_count"}
     }  # fmt: skip
+    labels = ds.dataset(tmp_path / "out/labels").to_table(columns=["finish_reason", "batch_size"]).to_pylist()
     counted, totals, cost = record["counts"], record["totals"], record["cost"]
+    assert (counted["labelled"], counted["truncated"]) == (LABELLED, found["adafv_truncated_samples_total", None])
+    assert totals["batches"] == round(found["adafv_batches_total", None])
     assert counted["rejected_by_error"] == {"image_not_found": 3, "prompt_empty": 1}
     assert found == pytest.approx({
         ("adafv_planned_rows", None): LABELLED + 4,
         ("adafv_rows_total", None): LABELLED + 4,
         ("adafv_samples_total", None): counted["labelled"],
-        ("adafv_truncated_samples_total", None): counted["truncated"],
+        ("adafv_truncated_samples_total", None): sum(row["finish_reason"] == "length" for row in labels),
         **{("adafv_rejects_total", error): counted["rejected_by_error"].get(error, 0) for error in ERRORS},
-        ("adafv_batches_total", None): totals["batches"],
+        ("adafv_batches_total", None): sum(1 / row["batch_size"] for row in labels),
         **{(f"adafv_{name}_total", None): totals[name]
            for name in ("visual_tokens", "kept_tokens", "prompt_tokens", "output_tokens", "gpu_seconds")},
         **{("adafv_stage_seconds_total", stage): totals[f"{stage}_ms"] / 1000 for stage in STAGES},
