@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for uri in (options.output, options.compare)
             if uri is not None
         )
+        report = report.compared_with(others[0]) if others else report
         comparison = compare(report, others[0], storage) if others else None
     except UsageError as error:
         print(f"report.py: {error}", file=sys.stderr)

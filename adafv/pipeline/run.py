@@ -172,9 +172,9 @@ class Job:
         return plan
 
     def _check_model(self) -> None:
-        """Fail here, with a message that names the model, rather than in every worker."""
+        """Fail here, with a message that names the model, rather than in every worker; note the model's sizes."""
         try:
-            load_preparer(self._model, self._engine, self._storage)
+            self._run.sizes = load_preparer(self._model, self._engine, self._storage).sizes
         except (OSError, ValueError, *S3_ERRORS) as error:
             tower = self._options.text_tower
             named = f"--model {self._options.model}" + (f" with --text-tower {tower}" if tower else "")

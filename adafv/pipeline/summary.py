@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import adafv
+from adafv.counting import Sizes
 from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.outputs.sink import Tally
 from adafv.pipeline.resources import Resources
@@ -28,6 +29,7 @@ class Run:
     price_per_hour: float | None
     output: str
     resources: Resources | None = None
+    sizes: Sizes | None = None  # the model's
     status: str = "running"
     error: str | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -67,6 +69,7 @@ class Run:
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
             "config": self.config,
             "versions": versions(),
+            "model": self.sizes.as_json() if self.sizes else None,
             "hardware": {
                 "device": resources.device,
                 "devices": [

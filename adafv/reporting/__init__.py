@@ -3,6 +3,7 @@
 runs     the records of an output's runs, also of those that were killed
 prices   what an hour of a worker costs
 labels   the labels, streamed into sums and samples
-report   the three put together, as text and as JSON
+saved    what pruning saved, measured or estimated
+report   these put together, as text and as JSON
 compare  two outputs side by side
 """

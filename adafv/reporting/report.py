@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.folder import open_output
@@ -24,6 +24,7 @@ from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figur
 from adafv.reporting.prices import Price, Rate, price_of
 from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import Run, read_runs
+from adafv.reporting.saved import Saved, measured, saved
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Report:
         cost: None where the price of a run isn't known.
         unpriced: the names of the runs of which it isn't, and why.
         rejects: some of the rejects that hold, of every error.
+        saved: what pruning saved; None where nothing was pruned, or nothing is known of the work without.
     """
 
     uri: str
@@ -66,6 +68,7 @@ class Report:
     cost: Cost | None
     unpriced: dict[str, str]
     rejects: list[dict[str, Any]]
+    saved: Saved | None
 
     @property
     def input(self) -> int:
@@ -97,6 +100,17 @@ class Report:
     def cost_per_1000(self) -> float | None:
         return None if self.cost is None or not self.labelled else 1000 * self.cost.true / self.labelled
 
+    @property
+    def saved_usd(self) -> float | None:
+        """At what the labels' seconds cost on average."""
+        if self.saved is None or self.cost is None:
+            return None
+        return self.saved.seconds * self.cost.attributed / self.labels.totals["gpu_seconds"]
+
+    def compared_with(self, other: Report) -> Report:
+        """With what was saved measured against `other`, where that can be."""
+        return replace(self, saved=measured(self.labels, other.labels) or self.saved)
+
     def as_json(self) -> dict[str, Any]:
         labels, cost = self.labels, self.cost
         return {
@@ -117,6 +131,7 @@ class Report:
             "cost_is_lower_bound": None if cost is None else not cost.exact,
             "cost_per_1000_usd": self.cost_per_1000,
             "cost_unknown": self.unpriced,
+            "saved": None if self.saved is None else self.saved.as_json() | {"usd": self.saved_usd},
             "visual_tokens": labels.totals["visual_tokens"],
             "kept_tokens": labels.totals["kept_tokens"],
             "output_tokens": labels.totals["output_tokens"],
@@ -157,7 +172,8 @@ def make_report(
     rates = [price_of(each.run, price_per_hour, prices) for each in held]
     unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
     cost = None if unpriced else _cost(held, labels, rates)
-    return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows())
+    sizes = {each.run.sizes for each in held if each.run.run_id in labels.minutes}
+    return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
 
 
 def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
@@ -204,6 +220,7 @@ def summary(report: Report) -> str:
     ]
     lines += _cost_lines(report)
     seen, kept = totals["visual_tokens"], totals["kept_tokens"]
+    lines += _saved_lines(report)
     lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
     if labels.rows:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
@@ -244,6 +261,15 @@ def _cost_lines(report: Report) -> list[tuple[str, str]]:
         ("  idle and start-up", f"{cost.idle:,.4f}{idle}"),
         ("USD per 1,000 samples", "-" if per_1000 is None else f"{per_1000:,.4f}"),
     ]
+
+
+def _saved_lines(report: Report) -> list[tuple[str, str]]:
+    found, usd = report.saved, report.saved_usd
+    if found is None:
+        return []
+    each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms a sample"
+    money = "" if usd is None else f", {usd:,.4f} USD"
+    return [(f"saved, {found.how}", f"{each} ({found.ratio:.2f}x): {found.seconds / 3600:,.3f} worker-hours{money}")]
 
 
 def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.folder import Output
 
@@ -42,6 +43,7 @@ class Run:
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets.
+        sizes: its model's.
     """
 
     run_id: str
@@ -56,6 +58,7 @@ class Run:
     on: str | None
     devices: tuple[Device, ...]
     config: dict[str, Any]
+    sizes: Sizes | None
 
     @property
     def is_known(self) -> bool:
@@ -99,4 +102,5 @@ def _run(record: dict[str, Any]) -> Run:
             Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
         config=record["config"],
+        sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,16 @@ def test_wrong_options_exit_with_2(output, wrong, capsys):
 def test_no_output_exits_with_2(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "is no output" in capsys.readouterr().err
+
+
+def test_neither_torch_nor_ray_is_needed(output, tmp_path):
+    """Also for the page, a comparison and an export: who reads an output may have no more than a small machine."""
+    arguments = [output, "--html", f"{tmp_path}/r.html", "--json", f"{tmp_path}/r.json", "--compare", output]
+    code = f"""
+import sys
+from jobs import export, report
+assert report.main({arguments!r}) == 0
+assert export.main([{output!r}, "--format", "jsonl", "--to", "{tmp_path}/l.jsonl"]) == 0
+assert not {{"torch", "ray", "transformers"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -53,7 +53,7 @@ def reject(id: str | None, error: str, after: float = 10.0, image: str = "x", **
 
 
 def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]:
-    """The record of a run, with these of its values: `input`, `seconds`, `worker_seconds`, `price`, `status`,
+    """The record of a run. Of its values may be given `input`, `seconds`, `worker_seconds`, `price`, `status`,
     `devices`, `on`, `workers`, `earlier`, `config`.
     """
     given = {"status": "done", "input": 0, "labelled": 0, "seconds": 0.0, "worker_seconds": 0.0, "price": None}
