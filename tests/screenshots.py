@@ -21,13 +21,12 @@ from jobs import label, report
 from tests.browser import DESKTOP, PHONE, Browser, missing, started
 
 SCENES = 40
-COLOURS = 160  # of a screenshot: enough for flat colours and small pictures, in a third of the bytes
 
 
 def main(folder: Path) -> None:
     if missing():
         sys.exit(missing())
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(prefix="scenes-") as work:
         page = make_page(Path(work))
         with started() as browser:
             take(browser, page, folder)
@@ -37,8 +36,8 @@ def make_page(work: Path) -> Path:
     """A report of two runs, the second of which finds what the first left."""
     write_dataset(work / "scenes", SCENES, shard_rows=100)
     pq.write_table(pa.Table.from_pylist(bad_rows(), schema=SCHEMA), work / "scenes" / "part-99999.parquet")
-    command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--strategy", "adafv"]
-    command += ["--keep", "0.15", "--price-per-hour", "0.10"]
+    command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--keep", "0.15"]
+    command += ["--price-per-hour", "0.10"]
     for more in (["--run-id", "evening", "--limit", "300"], ["--run-id", "morning"]):
         if status := label.main([*command, *more]):
             sys.exit(f"label.py: exit status {status}")
@@ -63,16 +62,15 @@ def bad_rows() -> list[dict[str, object]]:
 
 def take(browser: Browser, page: Path, folder: Path) -> None:
     browser.open(page, DESKTOP)
-    _save(browser.photograph("h1", "section"), folder / "report-light.png")
+    _save(browser.photograph(".over", "section"), folder / "report-light.png")
     browser.open(page, DESKTOP, dark=True)
-    _save(browser.photograph("#gallery", ".sample:nth-child(6)"), folder / "report-dark.png")
+    _save(browser.photograph("#gallery", ".sample:nth-child(4)"), folder / "report-dark.png")
     browser.open(page, PHONE)
     _save(browser.photograph("#gallery", ".sample"), folder / "report-phone.png")
 
 
 def _save(png: bytes, path: Path) -> None:
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    image.save(path, optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -40,11 +40,9 @@ def render(report: Report, access: Access | None = None) -> str:
         charts=[chart for chart in _charts(report) if chart[1]],
         kinds=kinds,
         cards=cards,
-        outstanding=[
-            (kinds[kind].capitalize(), [card for card in cards if kind in card.kinds])
-            for kind in ("unsure", "slow")
-            if kind in kinds
-        ],
+        outstanding={
+            kind: [card for card in cards if kind in card.kinds] for kind in ("unsure", "slow") if kind in kinds
+        },
     )
 
 
