@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from adafv.bench.metrics import METRICS, VQA_FEWEST
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
@@ -23,6 +22,7 @@ from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.rows import Columns, Record, Row, row_of
 from adafv.pipeline.storage import Storage, has_scheme
+from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
 from adafv.testbed import dataset
 from adafv.testbed.score import CAPTION, Truth, points
 
@@ -210,16 +210,6 @@ class LabelledData:
 
 def _measured(answer: str, metric: str, references: Sequence[str]) -> float:
     return METRICS[metric](answer, references)
-
-
-def references_of(value: Any) -> tuple[str, ...]:
-    """The right answers that a column's value gives; none where it gives none that can be read."""
-    values = value if isinstance(value, list) else [value]
-    texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
-    if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
-        return ()
-    references = tuple(str(text) for text in texts)
-    return references if any(reference.strip() for reference in references) else ()
 
 
 def _blocks(records: Iterable[Record], size: int) -> Iterator[Sequence[Record]]:

@@ -226,6 +226,30 @@ class JobOptions:
         return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
+def parse_strategies(text: str) -> list[str]:
+    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there."""
+    from adafv.pruning import STRATEGIES  # here: it imports torch
+
+    names = list(STRATEGIES) if text == "all" else text.split(",")
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        raise UsageError(
+            f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(STRATEGIES)}, and 'all'"
+        )
+    return [name for name in STRATEGIES if name in names and name != "none"]
+
+
+def parse_keeps(text: str) -> list[float]:
+    """Fractions to keep, comma-separated, as they stand, each once."""
+    try:
+        keeps = [float(part) for part in text.split(",")]
+    except ValueError:
+        keeps = [0.0]
+    if not all(0 < keep <= 1 for keep in keeps):
+        raise UsageError(f"--keep is {text!r}; it must be fractions above 0 and at most 1, such as 0.5,0.25,0.1,0.05")
+    return list(dict.fromkeys(keeps))
+
+
 def _require(holds: bool, name: str, value: object, demand: str) -> None:
     if not holds:
         raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {demand}")
