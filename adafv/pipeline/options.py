@@ -65,6 +65,13 @@ class JobOptions:
         metavar="TEXT",
     )
     limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
+    sample: int | None = option(
+        "data",
+        "label only N rows of the input, drawn at random by their ids: the same ones every time",
+        None,
+        type=int,
+        metavar="N",
+    )
     retry_rejects: bool = option(
         "data",
         "label again all rows that were rejected before, not only those whose error may have passed",
@@ -164,7 +171,7 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         _require(len(self.input) > 0, "input", "()", "at least one path or URI")
-        for name in ("limit", "batch_size", "max_image_bytes", "max_image_pixels"):
+        for name in ("limit", "sample", "batch_size", "max_image_bytes", "max_image_pixels"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         for name in ("batch_timeout", "image_timeout"):

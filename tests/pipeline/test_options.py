@@ -46,6 +46,7 @@ def test_inputs_add_up():
         ),
         (["--text-tower", "s3://key:pw@bucket/x", "--strategy", "eadp"], "'s3://bucket/x' is no S3 URI"),
         (["--limit", "0"], "--limit is 0"),
+        (["--sample", "0"], "--sample is 0"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--workers", "3:2"], "--workers is '3:2'"),
         (["--workers", "many"], "--workers is 'many'"),
