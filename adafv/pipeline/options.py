@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,14 +267,30 @@ def parse_options(arguments: Sequence[str], description: str, epilog: str) -> Jo
 
     Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know.
     """
-    parser = _parser(description, epilog)
+    return job_options(parse_arguments(make_parser(description, epilog), arguments))
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], decided: Collection[str] = ()
+) -> dict[str, Any]:
+    """The values of a command line by name, with those of its `--config` file underneath.
+
+    Args:
+        decided: names of options in the file that count for nothing, since the command decides them.
+    """
     known, _ = _config_parser().parse_known_args(arguments)
-    under = _config_arguments(Path(known.config), _named(arguments)) if known.config else []
+    under = _config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
     values = vars(parser.parse_args([*under, *arguments]))
     del values["config"]
     if not values["input"] or not values["output"]:
         raise UsageError("--input and --output are needed: on the command line or in the --config file")
-    return JobOptions(**values | {"input": tuple(values["input"])})
+    return values
+
+
+def job_options(values: Mapping[str, Any]) -> JobOptions:
+    """The job's part of a command line's values."""
+    own = {item.name: values[item.name] for item in fields(JobOptions) if item.name in values}
+    return JobOptions(**own | {"input": tuple(own["input"])})
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -283,20 +299,22 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+def make_parser(description: str, epilog: str, without: Collection[str] = ()) -> argparse.ArgumentParser:
+    """A parser of a job's options, but those named in `without`."""
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
     groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "access")}
     for item in fields(JobOptions):
-        add_option(groups[item.metadata["group"]], item)
+        if item.name not in without:
+            add_option(groups[item.metadata["group"]], item)
     return parser
 
 
 def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
     """Add the option of a field of `JobOptions`. `shown`: how its help tells the default."""
-    parser.add_argument(_flag(item.name), **_argument(item, shown))
+    parser.add_argument(flag(item.name), **_argument(item, shown))
 
 
 def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
@@ -311,7 +329,7 @@ def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
     return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
@@ -321,8 +339,8 @@ def _named(arguments: Sequence[str]) -> set[str]:
     return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
-def _config_arguments(path: Path, named: set[str]) -> list[str]:
-    """The YAML file as arguments, without what the command line overrides."""
+def _config_arguments(path: Path, named: set[str], decided: Collection[str]) -> list[str]:
+    """The YAML file as arguments, without what the command line overrides, or the command decides."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -334,7 +352,7 @@ def _config_arguments(path: Path, named: set[str]) -> list[str]:
     if unknown:
         names = ", ".join(name.replace("_", "-") for name in known)
         raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
-    overridden = named | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
+    overridden = named | set(decided) | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
     arguments: list[str] = []
     for name, value in values.items():
         item = known[str(name).replace("-", "_")]
@@ -344,11 +362,11 @@ def _config_arguments(path: Path, named: set[str]) -> list[str]:
 
 
 def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
-    flag = _flag(item.name)
+    name = flag(item.name)
     if item.metadata["type"] is bool and isinstance(value, bool):
-        return [flag if value else "--no-" + flag.removeprefix("--")]
+        return [name if value else "--no-" + name.removeprefix("--")]
     if item.name == "input" and isinstance(value, list) and value:
-        return [flag, *(str(uri) for uri in value)]
+        return [name, *(str(uri) for uri in value)]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
-    return [f"{flag}={value}"]
+    return [f"{name}={value}"]

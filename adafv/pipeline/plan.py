@@ -18,8 +18,9 @@ no further hash: what cuts rows into parts by a hash, such as this module's buck
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -31,6 +32,8 @@ from adafv.pipeline.storage import Storage
 
 NEW, DONE, REPEATED, UNREAD, UNDRAWN = 0, 1, 2, 3, 4  # verdicts
 LOG = logging.getLogger("adafv")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def make_plan(
         num_cpus: what a scanning task reserves.
     """
     gathered, counts, unread = bytearray(), [], []
-    for scanned in _take(_scan(units, storage, columns, num_cpus), limit):
+    for scanned in _take(in_order(scan_unit, units, num_cpus, storage, columns), limit):
         unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
         gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
         counts.append(len(scanned.digests))
@@ -165,16 +168,23 @@ def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
             break
 
 
-def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[Scan]:
-    """The rows of each unit, in order, read by tasks of which a bounded number runs ahead."""
-    scan = ray.remote(num_cpus=num_cpus)(scan_unit)
+def in_order(
+    function: Callable[Concatenate[Unit, P], T],
+    units: Sequence[Unit],
+    num_cpus: float,
+    *given: P.args,
+    **named: P.kwargs,
+) -> Iterator[T]:
+    """What `function` makes of each unit and of what else it is given, in order. It is called in tasks, each of which
+    reserves `num_cpus`, and of which a bounded number runs ahead."""
+    task = ray.remote(num_cpus=num_cpus)(function)
     ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    waiting = [scan.remote(unit, storage, columns) for unit in units[:ahead]]
+    waiting = [task.remote(unit, *given, **named) for unit in units[:ahead]]
     for i in range(len(units)):
-        scanned = ray.get(waiting.pop(0))
+        made = ray.get(waiting.pop(0))
         if i + ahead < len(units):
-            waiting.append(scan.remote(units[i + ahead], storage, columns))
-        yield scanned
+            waiting.append(task.remote(units[i + ahead], *given, **named))
+        yield made
 
 
 def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:

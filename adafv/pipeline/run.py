@@ -76,11 +76,7 @@ def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] | None 
     """
     storage = Storage.from_environment(options.s3_endpoint)
     output = open_output(options.output, storage)
-    columns = Columns(
-        options.id_column, options.image_column, options.question_column, options.prompt, options.prompt_columns(),
-        options.image_root if options.image_root is None or "://" in options.image_root
-        else os.path.abspath(options.image_root),
-    )  # fmt: skip
+    columns = Columns.of(options)
     sources = [open_source(uri, storage, columns) for uri in options.input]
     _log_sources(options, [source.ignored for source in sources])
     with RaySession():
