@@ -1,6 +1,7 @@
 """What did a labelling job cost, where did the time go, and which answers deserve a look?
 
     python jobs/report.py out/ --price-per-hour 1.006
+    python jobs/report.py out/ --prices cluster/prices.yaml --price-kind spot
     python jobs/report.py s3://bucket/labels --json report.json --compare s3://bucket/labels-unpruned
 
 Reads an output, however many runs it took, and prints a summary. Nothing is changed.
@@ -23,7 +24,7 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
-from adafv.reporting.prices import read_prices
+from adafv.reporting.prices import KINDS, read_prices
 from adafv.reporting.report import make_report, summary
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -34,12 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         storage = Storage.from_environment(options.s3_endpoint)
-        prices = read_prices(options.prices) if options.prices else []
+        prices = read_prices(options.prices, options.price_kind) if options.prices else []
         report, *others = (
             make_report(uri, options.price_per_hour, prices, storage)
             for uri in (options.output, options.compare)
             if uri is not None
         )
+        report = report.compared_with(others[0]) if others else report
         comparison = compare(report, others[0], storage) if others else None
     except UsageError as error:
         print(f"report.py: {error}", file=sys.stderr)
@@ -84,7 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="of a worker: a GPU, or a CPU worker. Without it each run's own --price-per-hour counts",
     )
     price.add_argument(
-        "--prices", type=Path, metavar="FILE", help="YAML with the prices of devices, for runs that were given none"
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="YAML with prices of machines, such as cluster/prices.yaml, for runs that were given none",
+    )
+    parser.add_argument(
+        "--price-kind", choices=KINDS, default=KINDS[0], help="which of the prices in --prices (default: %(default)s)"
     )
     parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
     return parser

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from adafv.pipeline import metrics
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 from jobs.bench import COMMANDS
+from jobs.export import make_parser as export_parser
 from jobs.report import make_parser as report_parser
+from tests.reporting.outputs import label, run, write
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,14 +61,36 @@ def test_the_errors_are_documented_as_they_are():
         assert f"| `{name}` | {error.stage} | {retryable} | {error.meaning} |" in text
 
 
+def test_every_metric_is_documented_as_it_is():
+    kinds = {"counter": metrics.COUNTERS, "gauge": metrics.GAUGES, "histogram": metrics.HISTOGRAMS}
+    text = section("metrics.md", "Metrics")
+    lines = [
+        f"| `ray_{name}` | {kind} | {f'`{meaning.tag}`' if meaning.tag else ''} | {meaning.text} |"
+        for kind, named in kinds.items() for name, meaning in named.items()
+    ]  # fmt: skip
+    assert [line for line in text.splitlines() if line.startswith("| `")] == lines
+
+
 def test_every_strategy_is_documented():
     assert first_column(section("algorithm.md", "Strategies")) == list(STRATEGIES)
 
 
-# Options of adafv.testbed's commands, of `ray job submit`, and of tests.campaign and tests.fuzz.
+# Options of adafv.testbed's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
     *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
-    *("--start", "--tower-only", "--threads", "--working-dir", "--kills", "--images", "--rows", "--only", "--ids"),
+    *(
+        "--start",
+        "--tower-only",
+        "--threads",
+        "--working-dir",
+        "--head",
+        "--metrics-export-port",
+        "--kills",
+        "--images",
+        "--rows",
+        "--only",
+        "--ids",
+    ),
 }
 
 
@@ -70,7 +98,9 @@ ELSEWHERE = {
 def test_options_that_the_documents_name_exist(page):
     """Every --option on a line that runs jobs/label.py, report.py or bench.py, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
-    known |= bench_options() | set(re.findall(r"--[a-z][a-z0-9-]+", report_parser().format_help()))
+    known |= bench_options()
+    for parser in (report_parser(), export_parser()):
+        known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | ELSEWHERE
 
@@ -79,3 +109,27 @@ def test_options_that_the_documents_name_exist(page):
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+SNIPPETS = [
+    code for code in re.findall(r"```python\n(.*?)```", section("output.md", "Reading it"), re.S) if "s3:" not in code
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: re.search(r"import (\w+)", code)[1])
+def test_other_tools_read_the_labels_as_the_document_says(tmp_path, code):
+    """Each snippet as it stands, on an output with all kinds of columns, in a process that has no network to ask."""
+    full = {"kept_indices": [1, 5], "grid": [{"rows": 2, "columns": 5, "top": 0, "left": 0, "bottom": 1, "right": 1}]}
+    labels = [label("ü", finish_reason="length", **full), label("b", mean_logprob=None), label("c", strategy="none")]
+    write(tmp_path / "out", labels, [run()], files=2)
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    wanted = {"pandas": "ü", "duckdb": "('none', 1, 10.0)", "datasets": "1\n", "pyarrow": "2\n1\n"}
+    assert wanted[re.search(r"import (\w+)", code)[1]] in process.stdout
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) == 4

@@ -1,4 +1,4 @@
-"""What a process does with its memory."""
+"""What a machine is, and what a process does with its memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adafv.bench.process import resident
-from adafv.hardware import keep_freed_memory
+from adafv.hardware import instance_type, keep_freed_memory
 
 MIB = 2**20
 
@@ -30,3 +30,21 @@ def test_what_is_freed_is_kept():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:
         usually, told_to_keep = (process.submit(handed_back, keep).result() for keep in (False, True))
     assert usually > 30 * MIB and told_to_keep < MIB
+
+
+@pytest.mark.parametrize(
+    ("vendor", "product", "found"),
+    [
+        ("Amazon EC2\n", "g5.xlarge\n", "g5.xlarge"),
+        ("Amazon EC2\n", "\n", None),
+        ("Xen\n", "HVM domU\n", None),  # Amazon's oldest
+        ("Google\n", "Google Compute Engine\n", None),
+        ("Amazon EC2\n", None, None),
+        (None, None, None),
+    ],
+)
+def test_an_instance_says_what_it_is(tmp_path, vendor, product, found):
+    for name, text in (("sys_vendor", vendor), ("product_name", product)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    assert instance_type(tmp_path) == found

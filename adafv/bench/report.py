@@ -30,6 +30,7 @@ SIDE, KEPT = 24, 58  # LLaVA-1.5 at 10 %
 START = datetime(2026, 6, 1, tzinfo=UTC)
 STAGES = ("fetch_ms", "preprocess_ms", "encode_ms", "prune_ms", "prefill_ms", "decode_ms")
 MIB = 2**20
+DEVICE = {"device": "NVIDIA A10G", "instance": "g5.12xlarge", "workers": 4}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _run(name: str, number: int, rows: int, input: str) -> dict[str, Any]:
         "status": "running" if killed else "done",
         "started_at": (START + timedelta(seconds=60 * number)).isoformat(),
         "config": {"input": [input], "image_root": None, "id_column": "id", "image_column": "image"},
-        "hardware": {"devices": {"NVIDIA A10G": 4}, "workers": [4, 4]},
+        "hardware": {"device": "cuda", "devices": [DEVICE], "workers": [4, 4]},
         "counts": {"input": rows + rows // REJECTS_OF, "labelled": rows // RUNS},
         "throughput": {"seconds": 0.0 if killed else rows / 50},
         "cost": {"price_per_hour": 1.0, "worker_seconds": 0.0 if killed else rows / 10},

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from adafv.bench.shapes import Question, Subject
-from adafv.bench.work import Passage
+from adafv.counting import Passage
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch

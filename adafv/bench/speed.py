@@ -31,7 +31,7 @@ from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
 from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock, Vllm
 from adafv.bench.shapes import PRESETS, Question, Shape, Subject, ask
-from adafv.bench.work import Work
+from adafv.counting import Work
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 

@@ -9,9 +9,10 @@ import hashlib
 
 from PIL import Image
 
+from adafv.counting import Sizes
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import Sample
-from adafv.models import Processing, check_text_tower, load_processing
+from adafv.models import Processing, check_text_tower, load_processing, sizes_of
 
 
 class PrepareError(ValueError):
@@ -45,6 +46,11 @@ class Preparer:
         if options.text_tower is not None:
             check_text_tower(options.text_tower, processing)
         return cls(processing, options)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What decides how much work the model makes."""
+        return sizes_of(self._processing.config)
 
     def prepare(self, id: str, image: Image.Image, prompt: str) -> Sample:
         """Make a sample of an RGB image and a prompt.

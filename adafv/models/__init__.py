@@ -11,6 +11,7 @@ loading      from a folder or hub id to a `Processing`, an `Adapter` or a `TextT
 
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
+from adafv.models.llava import sizes_of
 from adafv.models.loading import check_text_tower, load_adapter, load_processing, load_text_tower
 from adafv.models.processing import Processing, Prompt
 from adafv.models.text_tower import Reading, TextTower
@@ -28,4 +29,5 @@ __all__ = [
     "load_adapter",
     "load_processing",
     "load_text_tower",
+    "sizes_of",
 ]

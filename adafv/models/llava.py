@@ -18,6 +18,7 @@ from transformers.image_utils import ChannelDimension
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
@@ -87,6 +88,11 @@ def feature_depths(config: PretrainedConfig) -> list[int]:
     if not all(1 <= depth <= count for depth in depths):
         raise ValueError(f"vision_feature_layer is {layers}; each must name one of the tower's {count} layers' outputs")
     return depths
+
+
+def sizes_of(config: PretrainedConfig) -> Sizes:
+    """What decides how much work the model makes."""
+    return Sizes.of(config, feature_depths(config))
 
 
 def refuse_unsupported(config: PretrainedConfig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -20,6 +21,22 @@ ROW = 34  # height of one of `rows`
 
 Bar = tuple[str, float | None]  # its label and its value; None leaves a gap
 Tick = tuple[float, str]  # where on an axis, as a fraction of it, and what it says
+
+# Lines are told apart by their colour and their dashes: Paul Tol's "bright" and black's stand-in, the page's own ink.
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "currentColor")
+DASHES = ("none", "6 3", "2 3", "8 3 2 3")
+CURVE_HEIGHT, AXIS = 300, 44  # room for the numbers of an axis
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a line: where it is, its interval upwards, and what it is called."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    label: str
 
 
 def columns(
@@ -176,6 +193,92 @@ def _line(kind: str, x: float, y: float, to_x: float, to_y: float) -> Markup:
 
 def _box(x: float, width: float) -> Markup:
     return Markup('<rect class="box" x="{}" y="{}" width="{:.2f}" height="{}"/>').format(x, TOP, width, PLOT_HEIGHT)
+
+
+def curves(lines: Sequence[tuple[str, Sequence[Point]]], title: str, across: str, level: float | None = None) -> Markup:
+    """Lines of points with their intervals, a name for each, and a `level` that they are held against."""
+    points = [point for _, line in lines for point in line]
+    if not points:
+        return Markup("")
+    left, right = _stretched([point.x for point in points])
+    bottom, top = _stretched([end for point in points for end in (point.low, point.high)] + [level or points[0].y])
+    scale = _Scale(left, right, bottom, top)
+    parts = [*scale.axes(across), *([] if level is None else [scale.level(level)])]
+    for number, (name, line) in enumerate(lines):
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+        parts += scale.line(line, colour, dash)
+        parts.append(
+            Markup('<text x="{}" y="{}" style="fill:{}" text-anchor="end">{}</text>').format(
+                WIDTH - LEFT, CURVE_HEIGHT - AXIS - 8 - 15 * (len(lines) - 1 - number), colour, name
+            )
+        )
+    return _svg(parts, title, CURVE_HEIGHT)
+
+
+def _stretched(values: Sequence[float]) -> tuple[float, float]:
+    """From somewhat below the least to somewhat above the greatest."""
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Values to places on the drawing."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def x(self, value: float) -> float:
+        return AXIS + (value - self.left) / (self.right - self.left) * (WIDTH - AXIS - LEFT)
+
+    def y(self, value: float) -> float:
+        return (self.top - value) / (self.top - self.bottom) * (CURVE_HEIGHT - AXIS)
+
+    def axes(self, across: str) -> list[Markup]:
+        """Four numbers along each axis, and lines at those upwards."""
+        parts = [
+            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(WIDTH / 2, CURVE_HEIGHT - 6, across)
+        ]
+        for step in range(4):
+            x, y = (low + (step + 0.5) / 4 * (high - low) for low, high in
+                    ((self.left, self.right), (self.bottom, self.top)))  # fmt: skip
+            parts.append(
+                Markup('<path class="rule" d="M{} {:.1f}H{}"></path><text x="0" y="{:.1f}">{:.3g}</text>').format(
+                    AXIS, self.y(y), WIDTH - LEFT, self.y(y) + 4, y
+                )
+            )
+            parts.append(
+                Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:.3g}</text>').format(
+                    self.x(x), CURVE_HEIGHT - AXIS + 16, x
+                )
+            )
+        return parts
+
+    def level(self, value: float) -> Markup:
+        return Markup('<path class="level" d="M{} {:.1f}H{}"><title>{:g}</title></path>').format(
+            AXIS, self.y(value), WIDTH - LEFT, value
+        )
+
+    def line(self, line: Sequence[Point], colour: str, dash: str) -> list[Markup]:
+        places = Markup(" ").join(Markup("{:.1f},{:.1f}").format(self.x(point.x), self.y(point.y)) for point in line)
+        style = Markup("stroke:{};stroke-dasharray:{}").format(colour, dash)
+        parts = [Markup('<polyline class="line" style="{}" points="{}"></polyline>').format(style, places)]
+        for point in line:
+            x, y = self.x(point.x), self.y(point.y)
+            parts.append(
+                Markup(
+                    '<g style="stroke:{};fill:{}"><path class="line" d="M{:.1f} {:.1f}V{:.1f}"></path>'
+                    '<circle cx="{:.1f}" cy="{:.1f}" r="4"></circle><title>{}: {:.4g} [{:.4g}, {:.4g}]</title></g>'
+                    '<text x="{:.1f}" y="{:.1f}">{}</text>'
+                ).format(
+                    colour, colour, x, self.y(point.low), self.y(point.high), x, y, point.label, point.y, point.low,
+                    point.high, x + 7, y - 6, point.label,
+                )
+            )  # fmt: skip
+        return parts
 
 
 def _svg(parts: Sequence[Markup], title: str, height: int) -> Markup:

@@ -30,6 +30,7 @@ SUMMED = (
     "kept_tokens",
     "prompt_tokens",
     "output_tokens",
+    "batch_size",
     *(f"{stage}_ms" for stage in STAGES),
     "gpu_seconds",
 )

@@ -71,6 +71,7 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
         ),
         ("USD per 1,000", "-" if per_1000 is None else f"{per_1000:,.4f}", "labels"),
         ("idle", "-" if cost is None or not cost.true else f"{cost.idle / cost.true:.1%}", "of the cost"),
+        *_saved(report),
         ("visual tokens kept", f"{totals['kept_tokens'] / seen:.1%}" if seen else "-", f"of {seen:,.0f}"),
     ]
 
@@ -81,6 +82,15 @@ def _lasting(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _saved(report: Report) -> list[tuple[str, str, str]]:
+    """What pruning saved, if that is known."""
+    found, usd = report.saved, report.saved_usd
+    if found is None:
+        return []
+    figure = f"{found.ratio:.2f}x" if usd is None else f"{usd:,.2f} USD"
+    return [("saved by pruning", figure, f"{found.how}; unpruned, a sample takes {found.ratio:.2f} times as long")]
 
 
 def _charts(report: Report) -> list[Chart]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.folder import open_output
@@ -21,9 +21,10 @@ from adafv.pipeline.rejects import shorten
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.summary import format_table
 from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
-from adafv.reporting.prices import Price, price_of
+from adafv.reporting.prices import Price, Rate, price_of
 from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import Run, read_runs
+from adafv.reporting.saved import Saved, measured, saved
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Report:
 
     Attributes:
         cost: None where the price of a run isn't known.
-        unpriced: the runs of which it isn't.
+        unpriced: the names of the runs of which it isn't, and why.
         rejects: some of the rejects that hold, of every error.
+        saved: what pruning saved; None where nothing was pruned, or nothing is known of the work without.
     """
 
     uri: str
@@ -64,8 +66,9 @@ class Report:
     labels: LabelFigures
     count: Reconciliation
     cost: Cost | None
-    unpriced: list[Run]
+    unpriced: dict[str, str]
     rejects: list[dict[str, Any]]
+    saved: Saved | None
 
     @property
     def input(self) -> int:
@@ -97,6 +100,17 @@ class Report:
     def cost_per_1000(self) -> float | None:
         return None if self.cost is None or not self.labelled else 1000 * self.cost.true / self.labelled
 
+    @property
+    def saved_usd(self) -> float | None:
+        """At what the labels' seconds cost on average."""
+        if self.saved is None or self.cost is None:
+            return None
+        return self.saved.seconds * self.cost.attributed / self.labels.totals["gpu_seconds"]
+
+    def compared_with(self, other: Report) -> Report:
+        """With what was saved measured against `other`, where that can be."""
+        return replace(self, saved=measured(self.labels, other.labels) or self.saved)
+
     def as_json(self) -> dict[str, Any]:
         labels, cost = self.labels, self.cost
         return {
@@ -116,6 +130,8 @@ class Report:
             "cost_true_usd": None if cost is None else cost.true,
             "cost_is_lower_bound": None if cost is None else not cost.exact,
             "cost_per_1000_usd": self.cost_per_1000,
+            "cost_unknown": self.unpriced,
+            "saved": None if self.saved is None else self.saved.as_json() | {"usd": self.saved_usd},
             "visual_tokens": labels.totals["visual_tokens"],
             "kept_tokens": labels.totals["kept_tokens"],
             "output_tokens": labels.totals["output_tokens"],
@@ -153,9 +169,11 @@ def make_report(
     labels = read_figures(uri, storage)
     output = open_output(os.fspath(uri), storage)
     held = _held(read_runs(output), labels)
-    unpriced = [each.run for each in held if price_of(each.run, price_per_hour, prices) is None]
-    cost = None if unpriced else _cost(held, labels, price_per_hour, prices)
-    return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows())
+    rates = [price_of(each.run, price_per_hour, prices) for each in held]
+    unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
+    cost = None if unpriced else _cost(held, labels, rates)
+    sizes = {each.run.sizes for each in held if each.run.run_id in labels.minutes}
+    return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
 
 
 def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
@@ -171,20 +189,19 @@ def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
     return held
 
 
-def _cost(held: Sequence[Held], labels: LabelFigures, price_per_hour: float | None, prices: Sequence[Price]) -> Cost:
+def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> Cost:
     """Of runs whose prices are all known. Executions of one name share its labels, and the last one's price."""
-    by_name: dict[str, list[Held]] = {}
-    for each in held:
-        by_name.setdefault(each.run.run_id, []).append(each)
+    by_name: dict[str, list[tuple[Held, float]]] = {}
+    for each, rate in zip(held, rates, strict=True):
+        by_name.setdefault(each.run.run_id, []).append((each, rate.usd_per_hour or 0.0))
     attributed = true = 0.0
     for name, executions in by_name.items():
         used = labels.gpu_seconds(name)
-        rates = [price_of(each.run, price_per_hour, prices) or 0.0 for each in executions]
-        spent = sum(each.worker_seconds * rate for each, rate in zip(executions, rates, strict=True))
-        exact = all(each.exact for each in executions)
-        attributed += used * rates[-1] / 3600
+        spent = sum(each.worker_seconds * usd for each, usd in executions)
+        exact, last = all(each.exact for each, _ in executions), executions[-1][1]
+        attributed += used * last / 3600
         # Where the end of a run isn't known, its workers were held for at least as long as its labels took.
-        true += (spent if exact else max(spent, used * rates[-1])) / 3600
+        true += (spent if exact else max(spent, used * last)) / 3600
     return Cost(attributed, true, all(each.exact for each in held))
 
 
@@ -203,6 +220,7 @@ def summary(report: Report) -> str:
     ]
     lines += _cost_lines(report)
     seen, kept = totals["visual_tokens"], totals["kept_tokens"]
+    lines += _saved_lines(report)
     lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
     if labels.rows:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
@@ -231,8 +249,9 @@ def verdict(report: Report) -> list[str]:
 def _cost_lines(report: Report) -> list[tuple[str, str]]:
     cost = report.cost
     if cost is None:
-        runs = ", ".join(sorted({run.run_id for run in report.unpriced}))
-        return [("cost", f"unknown: give --price-per-hour, or --prices, for the workers of {runs}")]
+        hint = "unknown: give --price-per-hour, or --prices such as cluster/prices.yaml, for the workers of"
+        lines = [("cost", f"{hint} {', '.join(sorted(report.unpriced))}")]
+        return lines + [("", f"{run_id}: {_short(why, 300)}") for run_id, why in sorted(report.unpriced.items()) if why]
     bound = "" if cost.exact else ", at least: a run was killed"
     idle = f" ({cost.idle / cost.true:.1%})" if cost.true else ""
     per_1000 = report.cost_per_1000
@@ -242,6 +261,15 @@ def _cost_lines(report: Report) -> list[tuple[str, str]]:
         ("  idle and start-up", f"{cost.idle:,.4f}{idle}"),
         ("USD per 1,000 samples", "-" if per_1000 is None else f"{per_1000:,.4f}"),
     ]
+
+
+def _saved_lines(report: Report) -> list[tuple[str, str]]:
+    found, usd = report.saved, report.saved_usd
+    if found is None:
+        return []
+    each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms a sample"
+    money = "" if usd is None else f", {usd:,.4f} USD"
+    return [(f"saved, {found.how}", f"{each} ({found.ratio:.2f}x): {found.seconds / 3600:,.3f} worker-hours{money}")]
 
 
 def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> list[str]:

@@ -11,10 +11,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.folder import Output
 
 ENDED = ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What so many of a run's workers ran on: the GPU's or processor's name and, where known, the cloud's machine."""
+
+    name: str
+    instance: str | None
+    workers: int
+
+    def __str__(self) -> str:
+        return self.name if self.instance is None else f"{self.name} ({self.instance})"
 
 
 @dataclass(frozen=True)
@@ -27,8 +40,10 @@ class Run:
         worker_seconds: how long workers were held, idle time included.
         workers: how many it had at least.
         price: USD for an hour of a worker, as it was given then.
-        devices: what its workers ran on, and how many of them.
+        on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
+        devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets.
+        sizes: its model's.
     """
 
     run_id: str
@@ -40,8 +55,10 @@ class Run:
     worker_seconds: float
     workers: int
     price: float | None
-    devices: dict[str, int]
+    on: str | None
+    devices: tuple[Device, ...]
     config: dict[str, Any]
+    sizes: Sizes | None
 
     @property
     def is_known(self) -> bool:
@@ -80,6 +97,10 @@ def _run(record: dict[str, Any]) -> Run:
         worker_seconds=record["cost"]["worker_seconds"],
         workers=(hardware.get("workers") or [1])[0],
         price=record["cost"]["price_per_hour"],
-        devices=hardware.get("devices", {}),
+        on=hardware.get("device"),
+        devices=tuple(
+            Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
+        ),
         config=record["config"],
+        sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
     )

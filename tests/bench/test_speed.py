@@ -13,7 +13,7 @@ from adafv.bench.ceilings import Ceilings
 from adafv.bench.rivals import Answered, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
 from adafv.bench.speed import Asked, Entrant, Settings, Turn
-from adafv.bench.work import Passage
+from adafv.counting import Passage
 from adafv.engine import EngineOptions
 from adafv.models.packing import PackedLinear, pack
 from adafv.pipeline.errors import UsageError

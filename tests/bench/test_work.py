@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from adafv import onednn
 from adafv.bench import work
-from adafv.bench.work import Passage, Work
+from adafv.counting import Passage, Work
 from adafv.pruning import STRATEGIES
 from adafv.pruning.strategies import Cues
 from tests.bench.tiny_shapes import NEXT, PLAIN, subject

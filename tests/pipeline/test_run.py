@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from adafv.counting import Sizes
+from adafv.hardware import cpu_name, instance_type
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
@@ -172,6 +174,9 @@ def test_the_run_is_on_record(mixed):
     assert record["totals"]["kept_tokens"] == sum(row["kept_tokens"] for row in found.labels)
     assert record["totals"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in found.labels), abs=1e-5)
     assert record["config"]["keep"] == 0.25 and record["versions"]["ray"] == ray.__version__
+    [device] = record["hardware"]["devices"]
+    assert device == {"device": cpu_name(), "instance": instance_type(), "workers": device["workers"]}
+    assert Sizes.from_json(record["model"]).layers == 2
     cost = record["cost"]
     assert cost["usd"] == pytest.approx(cost["worker_seconds"] * 2 / 3600, abs=1e-5)
     assert 0 < cost["usd_attributed"] < cost["usd"] and record["throughput"]["samples_per_second"] > 0

@@ -53,10 +53,11 @@ def reject(id: str | None, error: str, after: float = 10.0, image: str = "x", **
 
 
 def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]:
-    """The record of a run; `input`, `seconds`, `worker_seconds`, `price`, `status`, `devices`, `workers`, `earlier`,
-    `config`."""
+    """The record of a run. Of its values may be given `input`, `seconds`, `worker_seconds`, `price`, `status`,
+    `devices`, `on`, `workers`, `earlier`, `config`.
+    """
     given = {"status": "done", "input": 0, "labelled": 0, "seconds": 0.0, "worker_seconds": 0.0, "price": None}
-    given |= {"devices": {}, "workers": 1, "earlier": [], "config": {}} | values
+    given |= {"devices": [], "workers": 1, "earlier": [], "on": "cuda", "config": {}} | values
     begun = START + timedelta(seconds=started)
     return {
         "run_id": name,
@@ -64,7 +65,11 @@ def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]
         "started_at": begun.isoformat(),
         "ended_at": None if given["status"] == "running" else begun.isoformat(),
         "config": {"strategy": "adafv", "keep": 0.1} | given["config"],
-        "hardware": {"device": "cpu", "devices": given["devices"], "workers": [given["workers"], given["workers"]]},
+        "hardware": {
+            "device": given["on"],
+            "devices": given["devices"],
+            "workers": [given["workers"], given["workers"]],
+        },
         "counts": {"input": given["input"], "labelled": given["labelled"]},
         "throughput": {"seconds": given["seconds"]},
         "cost": {"price_per_hour": given["price"], "worker_seconds": given["worker_seconds"]},

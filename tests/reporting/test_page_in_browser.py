@@ -158,7 +158,7 @@ def test_nothing_that_data_say_runs_or_becomes_an_element(browser: Browser, tmp_
     labels += [pictured("run", 9, run_id=text), pictured("all", 10) | dict.fromkeys(shown, text)]
     rejects = [reject(text, "prompt_too_long", image=text, question=text, message=text)]
     rejects += [reject("other", text, stage=text, message=text, run_id=text)]
-    record = run(devices={text: 2}, status=text, config={"input": [text]})
+    record = run(devices=[{"device": text, "instance": text, "workers": 2}], status=text, config={"input": [text]})
     path = written(tmp_path, labels, [record, run("second") | {"run_id": text}], rejects)
     browser.open(path)
     assert browser.run("return window.planted") is None

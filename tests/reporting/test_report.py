@@ -77,7 +77,9 @@ def test_no_price_is_guessed(tmp_path):
     uri = write(tmp_path / "out", [label("a")], [run("r1", price=1.0), run("r2", 50, worker_seconds=5.0)])
     report = make_report(uri)
     assert report.as_json()["cost_true_usd"] is None and report.as_json()["cost_per_1000_usd"] is None
-    assert "unknown: give --price-per-hour, or --prices, for the workers of r2" in summary(report)
+    assert "unknown: give --price-per-hour, or --prices such as cluster/prices.yaml, for the workers of r2" in summary(
+        report
+    )
     assert make_report(uri, price_per_hour=720.0).as_json()["cost_true_usd"] == pytest.approx(1.0)
 
 

@@ -80,6 +80,7 @@ RESULTS = pa.unify_schemas(
                 ("message", pa.string()),
                 ("worker_started", pa.float64()),
                 ("worker_device", pa.string()),
+                ("worker_instance", pa.string()),
             ]
         ),
     ]

@@ -51,10 +51,12 @@ class Tally:
     """What has come in so far."""
 
     labelled: int = 0
+    truncated: int = 0  # labels whose answer was cut off at its longest
+    batches: float = 0.0  # that the labels were made in, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
-    devices: dict[str, str] = field(default_factory=dict)  # name: what it runs on
+    devices: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # name: device and instance it runs on
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,8 @@ class Tally:
 
     def worker_seconds(self, now: float) -> float:
         """How long workers have been held, idle time included."""
-        return sum(max(0.0, now - started) for started in self.workers.values())
+        started = list(self.workers.values())  # at one moment: another thread may add to them
+        return sum(max(0.0, now - one) for one in started)
 
 
 class Part:
@@ -140,14 +143,16 @@ class Sink:
     def _count(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
         tally = self.tally
         tally.labelled += labels.num_rows
+        tally.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
+        tally.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
-        workers = table.group_by(["worker", "worker_started", "worker_device"]).aggregate([])  # few, of many rows
-        for row in workers.to_pylist():
+        known = ["worker", "worker_started", "worker_device", "worker_instance"]
+        for row in table.group_by(known).aggregate([]).to_pylist():  # few, of many rows
             tally.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # a reject's worker may not have come to that
-                tally.devices[row["worker"]] = row["worker_device"]
+                tally.devices[row["worker"]] = row["worker_device"], row["worker_instance"]
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:

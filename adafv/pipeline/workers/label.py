@@ -132,7 +132,7 @@ class Labelling:
         import torch
 
         from adafv.engine import Engine
-        from adafv.hardware import keep_freed_memory
+        from adafv.hardware import instance_type, keep_freed_memory
 
         self._options = options
         torch.set_num_threads(options.threads)
@@ -140,7 +140,7 @@ class Labelling:
         engine = resolve_text_tower(options.engine, options.storage)
         self._engine = Engine.load(resolve_model(options.path, options.storage), engine)
         self._engine.try_out()
-        self._device = self._engine.device_name
+        self._device, self._instance = self._engine.device_name, instance_type()
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         samples = samples_of(table)
@@ -155,6 +155,7 @@ class Labelling:
             "cost_usd": None if price is None else seconds * price / 3600,
             "labelled_at": datetime.now(UTC),
             "worker_device": self._device,
+            "worker_instance": self._instance,
         }
         given = table.select(KEPT).to_pylist()
         results = [row | columns_of(label) | common for row, label in zip(given, labels, strict=True)]

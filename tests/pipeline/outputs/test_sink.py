@@ -82,16 +82,29 @@ def test_rows_are_routed_and_counted(output):
     assert tally.worker_seconds(11.0) == 10.0
 
 
+def test_batches_and_answers_that_were_cut_off_are_counted(output):
+    sink = Sink(output, "r")
+    for size, reasons in ((3, ["length", "stop", "length"]), (2, ["stop", None]), (1, ["length"])):
+        rows = [{"finish_reason": reason, "batch_size": size} for reason in reasons]
+        sink.add(results(*(label(f"{size}{i}") | row for i, row in enumerate(rows)), reject(None, "missing_id")))
+    sink.close()
+    assert (sink.tally.truncated, sink.tally.batches) == (3, pytest.approx(3))
+
+
 def test_what_workers_run_on_is_known_from_their_labels(output):
     sink = Sink(output, "r")
-    rows = [("a", "w", "A10G"), ("b", "w", "A10G"), ("c", "v", "A10G"), ("d", "u", None)]
-    sink.add(results(*(label(id) | {"worker": worker, "worker_device": device} for id, worker, device in rows)))
+    g5, lone = {"worker_device": "A10G", "worker_instance": "g5.xlarge"}, {"worker_device": "A10G"}
+    rows = [("a", "w", g5), ("b", "w", g5), ("c", "v", g5), ("d", "u", {}), ("e", "t", lone)]
+    sink.add(results(*(label(id) | {"worker": worker} | ran_on for id, worker, ran_on in rows)))
     sink.close()
-    assert sink.tally.devices == {"w": "A10G", "v": "A10G"}
+    assert sink.tally.devices == {"w": ("A10G", "g5.xlarge"), "v": ("A10G", "g5.xlarge"), "t": ("A10G", None)}
     record = Run(
         "r", {}, None, "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
     ).record()
-    assert record["hardware"]["devices"] == {"A10G": 2}
+    assert record["hardware"]["devices"] == [
+        {"device": "A10G", "instance": "g5.xlarge", "workers": 2},
+        {"device": "A10G", "instance": None, "workers": 1},
+    ]
 
 
 def test_files_are_written_when_full_or_old(output):

@@ -1,0 +1,6 @@
+"""An output's labels in the formats of those who use them. Needs neither Ray nor torch.
+
+formats  what each format makes of the labels
+images   what a file says of an image, so that its reader finds it
+export   one file, whole or not there
+"""

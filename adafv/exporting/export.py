@@ -1,0 +1,39 @@
+"""One exported file: written under another name and renamed, so that a file that can be seen is whole."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from adafv.exporting.formats import FORMATS, Exported, Labels
+from adafv.exporting.images import Images
+from adafv.pipeline.storage import Storage
+
+
+def export(
+    uri: str | os.PathLike[str],
+    format: str,
+    target: Path,
+    image_roots: Sequence[str] = (),
+    storage: Storage | None = None,
+) -> Exported:
+    """Write the labels of the output at `uri`, a local folder or s3://, to `target`, in one of `FORMATS`.
+
+    Labels are streamed: an output may be larger than memory.
+
+    Raises:
+        UsageError: there is no output, or its images can't be named as the format needs it.
+    """
+    labels = Labels(os.fspath(uri), storage or Storage.from_environment())
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            exported = FORMATS[format](labels, Images.of(image_roots), file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return exported

@@ -1,0 +1,225 @@
+"""The formats: each writes the labels of an output as text, row by row, and says how many rows it wrote.
+
+docs/export.md shows what comes out. In all of them a number that JSON doesn't know (NaN) is null, and text is written
+as it is but for three characters that some take for the end of a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+import adafv
+from adafv.exporting.images import Images
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.outputs.ledger import DIGEST
+from adafv.pipeline.outputs.reader import read_labels
+from adafv.pipeline.storage import Storage
+
+PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
+LISTS = ("kept_indices", "grid")  # columns that only make sense together, and are longer than all others
+
+Write = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of the output at `uri`."""
+
+    uri: str
+    storage: Storage
+
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        return read_labels(self.uri, columns, self.storage)
+
+    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        return (row for batch in self.batches(columns) for row in batch.to_pylist())
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many rows were written, and how many were left out, and why."""
+
+    rows: int
+    left_out: int = 0
+    reason: str = ""
+
+
+def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
+    """JSON lines: a label a line, with all columns but `LISTS`."""
+    count = 0
+    for row in labels.rows([name for name in schema.LABELS.names if name not in LISTS]):
+        write(_json(row | {"image": images.relative(row["image"])}) + "\n")
+        count += 1
+    return Exported(count)
+
+
+def llava(labels: Labels, images: Images, write: Write) -> Exported:
+    """A conversation of one question and its answer for each label.
+
+    LLaVA's loader puts an image wherever a text says so, also in the midst of an answer: a row whose texts do is left
+    out, as no other way of writing it would be the same text.
+    """
+    left_out = 0
+
+    def entries() -> Iterator[str]:
+        nonlocal left_out
+        for row in labels.rows(["id", "image", "prompt", "answer", "finish_reason"]):
+            if PLACEHOLDER in row["prompt"] + row["answer"]:
+                left_out += 1
+                continue
+            turns = [("human", f"{PLACEHOLDER}\n{row['prompt']}"), ("gpt", row["answer"])]
+            entry = {
+                "id": row["id"],
+                "image": images.relative(row["image"]),
+                "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+                "finish_reason": row["finish_reason"],
+            }
+            yield _json(entry)
+
+    count = _write_list(entries(), write)
+    return Exported(count, left_out, f"their text contains {PLACEHOLDER}, where LLaVA would put an image")
+
+
+def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
+    """COCO's captions: each distinct image once, each label as an annotation of its image.
+
+    The images are counted first, as digests: 16 bytes for each row. Then they are written, and then the annotations.
+    """
+    known = _Numbers(_digests(batch) for batch in labels.batches(["image"]))
+    info = {
+        "description": f"labels of {labels.uri}",
+        "version": adafv.__version__,
+        "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write('{"info": ' + _json(info) + ',\n"licenses": [],\n"images": ')
+    _write_list(_coco_images(labels, images, known), write)
+    write(',\n"annotations": ')
+    count = _write_list(_coco_annotations(labels, known), write)
+    write("}\n")
+    return Exported(count)
+
+
+def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[str]:
+    written = 0
+    for batch in labels.batches(["image"]):
+        for number, image in zip(known.of(_digests(batch)), batch.column("image").to_pylist(), strict=True):
+            if number > written:  # numbers are given in the order in which the images are first seen
+                written += 1
+                yield _json({"id": int(number), "file_name": images.relative(image)})
+
+
+def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
+    count = 0
+    for batch in labels.batches(["image", "id", "answer", "finish_reason"]):
+        for number, row in zip(known.of(_digests(batch)), batch.to_pylist(), strict=True):
+            count += 1
+            annotation = {"id": count, "image_id": int(number), "caption": row["answer"]}
+            yield _json(annotation | {"label": row["id"], "finish_reason": row["finish_reason"]})
+
+
+class _Numbers:
+    """A number from 1 on for each distinct digest, in the order in which they come."""
+
+    def __init__(self, digests: Iterable[np.ndarray]) -> None:
+        seen = np.concatenate([np.empty(0, DIGEST), *digests])
+        self._sorted, first = np.unique(seen, return_index=True)
+        self._numbers = np.empty(len(first), np.int64)
+        self._numbers[np.argsort(first)] = np.arange(1, len(first) + 1)
+
+    def of(self, digests: np.ndarray) -> np.ndarray:
+        """int64 [N]: the numbers of the digests [N]."""
+        at = np.searchsorted(self._sorted, digests)
+        if (at == len(self._sorted)).any() or (self._sorted[at] != digests).any():
+            raise UsageError("labels were added while they were read: export them when their run has ended")
+        return self._numbers[at]
+
+
+def _digests(batch: pa.RecordBatch) -> np.ndarray:
+    """DIGEST [N], of the images."""
+    images = batch.column("image").to_pylist()
+    return np.frombuffer(b"".join(blake2b(image.encode(), digest_size=16).digest() for image in images), DIGEST)
+
+
+def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
+    """Tasks with the answers as predictions, the least confident first.
+
+    They are written to a file without a name beside which only a score and a place are kept, 12 bytes for each row, and
+    copied from it in order.
+    """
+    columns = ["id", "image", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
+    scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
+    with tempfile.TemporaryFile() as tasks:
+        for batch in labels.batches(columns):
+            texts = [_json(_task(row, images)).encode() for row in batch.to_pylist()]
+            tasks.writelines(texts)
+            scores.append(batch.column("mean_logprob").to_numpy(zero_copy_only=False).astype(np.float32))
+            places.append(places[-1][-1] + np.cumsum([len(text) for text in texts], dtype=np.int64))
+        return Exported(_write_list(_by_score(tasks, np.concatenate(scores), np.concatenate(places)), write))
+
+
+def _by_score(tasks: BinaryIO, scores: np.ndarray, places: np.ndarray) -> Iterator[str]:
+    """The texts in `tasks`, each from one of the `places` to the next; those of which the score isn't known first."""
+    for row in np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable"):
+        tasks.seek(places[row])
+        yield tasks.read(places[row + 1] - places[row]).decode()
+
+
+def _task(row: dict[str, Any], images: Images) -> dict[str, Any]:
+    score = row["mean_logprob"]
+    answer = {"from_name": "answer", "to_name": "image", "type": "textarea", "value": {"text": [row["answer"]]}}
+    prediction = {
+        "model_version": f"{row['model']} ({row['strategy']})",
+        "score": None if score is None else math.exp(score),
+        "result": [{"id": "answer"} | answer],
+    }
+    data = {"id": row["id"], "image": images.url(row["image"]), "question": row["prompt"]}
+    return {
+        "data": data | {"finish_reason": row["finish_reason"], "run_id": row["run_id"]},
+        "predictions": [prediction],
+    }
+
+
+def _write_list(entries: Iterable[str], write: Write) -> int:
+    """A JSON list of entries, one on a line; how many."""
+    count = 0
+    for count, entry in enumerate(entries, 1):
+        write(("[\n" if count == 1 else ",\n") + entry)
+    write("\n]" if count else "[]")
+    return count
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows of what Arrow does."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Beside \n and \r, which JSON escapes, `str.splitlines` knows these. They can only stand in strings.
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+FORMATS: dict[str, Callable[[Labels, Images, Write], Exported]] = {
+    "jsonl": jsonl,
+    "coco-captions": coco_captions,
+    "llava": llava,
+    "label-studio": label_studio,
+}

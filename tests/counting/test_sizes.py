@@ -1,0 +1,40 @@
+"""A model's sizes, from its configuration and back from a run's record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from adafv.counting import Sizes
+from adafv.models import load_processing, sizes_of
+from adafv.testbed.model import checkpoint
+
+TESTBED = Sizes(
+    patches=36, patch_values=192, tower_width=128, tower_mlp=384, tower_layers=3, features=1, width=128, layers=3,
+    queries=128, keys=128, mlp=320, vocabulary=73,
+)  # fmt: skip
+
+
+def test_of_the_testbed():
+    config = load_processing(str(checkpoint("testbed"))).config
+    assert sizes_of(config) == TESTBED
+    config.text_config.num_key_value_heads = 2
+    config.vision_feature_layer = [-2, -4]
+    shared = sizes_of(config)
+    assert (shared.keys, shared.features, shared.tower_layers) == (64, 2, 3)
+
+
+def test_through_a_record():
+    assert Sizes.from_json(json.loads(json.dumps(TESTBED.as_json()))) == TESTBED
+    with pytest.raises(KeyError):
+        Sizes.from_json({"patches": 3})
+    with pytest.raises(ValueError, match="many"):
+        Sizes.from_json(TESTBED.as_json() | {"mlp": "many"})
+
+
+def test_counting_needs_nothing():
+    code = "import sys, adafv.counting; assert not {'torch', 'numpy', 'transformers', 'ray'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
