@@ -135,8 +135,8 @@ def heat_map(counts: np.ndarray, x_ticks: Sequence[Tick], y_ticks: Sequence[Tick
 
 
 def nice(value: float) -> float:
-    """The next number of one or two digits, and of even halves, that is not below `value`; 1 for nothing."""
-    if value <= 0:
+    """The next number of one or two digits, and of even halves, that is not below `value`; 1 for as good as nothing."""
+    if value < 1e-99:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9))
