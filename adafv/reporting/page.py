@@ -16,7 +16,7 @@ from adafv.reporting import charts
 from adafv.reporting.gallery import KINDS, make_gallery
 from adafv.reporting.labels import BINS, DECADES, PER_DECADE, RATIOS, STAGES
 from adafv.reporting.pictures import Access
-from adafv.reporting.report import Report, verdict
+from adafv.reporting.report import Cost, Report, verdict
 
 COLUMNS = 60  # at most, of labels over time
 CELLS = 24  # at most, of the share of tokens kept
@@ -57,23 +57,30 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
     """Name, figure and note of each."""
     cost, totals = report.cost, report.labels.totals
     seen, rate, per_1000 = totals["visual_tokens"], report.samples_per_second, report.cost_per_1000
-    unknown = "give --price-per-hour or --prices"
-    bound = "idle time included" if cost is None or cost.exact else "at least: a run was killed"
     return [
         ("labelled", f"{report.labelled:,}", f"of {report.input:,} rows"),
         ("rejected", f"{report.rejected:,}", f"{report.count.superseded:,} more are superseded"),
         ("duplicates", f"{report.count.duplicates:,}", "must be 0"),
         ("samples/s", "-" if rate is None else f"{rate:,.2f}", f"{_lasting(report.seconds)} in all"),
-        (
-            "USD",
-            "-" if cost is None else f"{cost.true:,.{2 if cost.true >= 10 else 4}f}",
-            unknown if cost is None else bound,
-        ),
-        ("USD per 1,000", "-" if per_1000 is None else f"{per_1000:,.4f}", "labels"),
-        ("idle", "-" if cost is None or not cost.true else f"{cost.idle / cost.true:.1%}", "of the cost"),
+        ("USD", "-" if cost is None else _usd(cost.true), _bound(cost)),
+        ("USD per 1,000 labels", "-" if per_1000 is None else f"{per_1000:,.4f}", _idle(cost)),
         *_saved(report),
         ("visual tokens kept", f"{totals['kept_tokens'] / seen:.1%}" if seen else "-", f"of {seen:,.0f}"),
     ]
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.{2 if abs(amount) >= 10 else 4}f}"
+
+
+def _bound(cost: Cost | None) -> str:
+    if cost is None:
+        return "give --price-per-hour or --prices"
+    return "what workers were held for" if cost.exact else "at least: a run was killed"
+
+
+def _idle(cost: Cost | None) -> str:
+    return f"{cost.idle / cost.true:.1%} of it idle time" if cost is not None and cost.true else ""
 
 
 def _lasting(seconds: float) -> str:
@@ -89,7 +96,7 @@ def _saved(report: Report) -> list[tuple[str, str, str]]:
     found, usd = report.saved, report.saved_usd
     if found is None:
         return []
-    figure = f"{found.ratio:.2f}x" if usd is None else f"{usd:,.2f} USD"
+    figure = f"{found.ratio:.2f}x" if usd is None else f"{_usd(usd)} USD"
     return [("saved by pruning", figure, f"{found.how}; unpruned, a sample takes {found.ratio:.2f} times as long")]
 
 
