@@ -61,5 +61,11 @@ class Sizes:
         """What `as_json` made. Raises KeyError or ValueError where it isn't that."""
         return cls(**{each.name: int(values[each.name]) for each in fields(cls)})
 
+    @property
+    def language_weights(self) -> int:
+        """Numbers in the language model's matrices, its embeddings left out."""
+        attention = self.width * (self.queries + 2 * self.keys) + self.queries * self.width
+        return self.layers * (attention + 3 * self.width * self.mlp) + self.width * self.vocabulary
+
     def as_json(self) -> dict[str, int]:
         return asdict(self)

@@ -7,9 +7,8 @@ is compared with: seconds of a worker a sample against seconds a sample.
 in proportion to its floating-point operations, as many positions go through the model at once; decoding in proportion
 to the bytes that it reads, the weights and the keys and values of all positions before, as it does little with each.
 Both are counted from the model's sizes (`adafv.counting`) at the labels' mean lengths, and scale the times that were
-measured. That is as good as these proportions are: overheads that pruning doesn't touch are scaled with the rest, and
-products of other shapes run at other speeds. Newline embeddings that come back unpruned are not counted.
-docs/report.md has estimates beside measurements.
+measured. Newline embeddings that come back unpruned are not counted. Of small models nothing is estimated: what they
+take is overhead, which doesn't grow with counts. docs/report.md has estimates beside measurements.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from adafv.counting import Model, Passage, Sizes
 from adafv.reporting.labels import LabelFigures, Minute
 
 UNPRUNED = "none"
+LEAST_WEIGHTS = 50_000_000  # of a language model whose time is in its matrix products
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Saved:
 
 
 def saved(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None:
-    """Of one output, measured if it can be. `sizes`: those of its runs' models; an estimate needs all to be one."""
+    """Of one output, measured if it can be. `sizes`: of its runs' models; an estimate needs all to be the same."""
     return measured(labels, labels) or _estimated(labels, sizes)
 
 
@@ -79,17 +79,19 @@ def measured(pruned: LabelFigures, unpruned: LabelFigures) -> Saved | None:
 def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None:
     """Of an output whose labels are all pruned."""
     [model] = set(sizes) if len(set(sizes)) == 1 else [None]
-    if model is None or UNPRUNED in labels.strategies or not labels.totals["gpu_seconds"]:
+    if model is None or model.language_weights < LEAST_WEIGHTS:
+        return None
+    if UNPRUNED in labels.strategies or not labels.totals["gpu_seconds"]:
         return None
     mean = {name: total / labels.rows for name, total in labels.totals.items()}
     dropped = mean["visual_tokens"] - mean["kept_tokens"]
     batch, outputs = max(1, round(mean["batch_size"])), round(mean["output_tokens"])
-    prefill, decode = _ratios(model, mean["prompt_tokens"], mean["prompt_tokens"] + dropped, batch, outputs)
+    prefill, decode = ratios(model, mean["prompt_tokens"], mean["prompt_tokens"] + dropped, batch, outputs)
     more = (prefill - 1) * mean["prefill_ms"] + (decode - 1) * mean["decode_ms"] - mean["prune_ms"]
     return Saved("estimated", labels.rows, mean["gpu_seconds"], mean["gpu_seconds"] + more / 1000)
 
 
-def _ratios(sizes: Sizes, pruned: float, unpruned: float, batch: int, outputs: int) -> tuple[float, float]:
+def ratios(sizes: Sizes, pruned: float, unpruned: float, batch: int, outputs: int) -> tuple[float, float]:
     """How many times as many operations prefill makes of prompts of the one length as of the other, and how many times
     as many bytes decoding reads.
     """

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from transformers import LlavaNextForConditionalGeneration
 
 from adafv.counting import Sizes
 from adafv.models import load_processing, sizes_of
@@ -25,6 +27,13 @@ def test_of_the_testbed():
     config.vision_feature_layer = [-2, -4]
     shared = sizes_of(config)
     assert (shared.keys, shared.features, shared.tower_layers) == (64, 2, 3)
+
+
+def test_the_language_model_has_so_many_weights():
+    with torch.device("meta"):
+        model = LlavaNextForConditionalGeneration(load_processing(str(checkpoint("testbed"))).config)
+    matrices = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
+    assert sum(weight.numel() for weight in matrices if weight.dim() > 1) == TESTBED.language_weights
 
 
 def test_through_a_record():

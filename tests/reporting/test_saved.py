@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +14,13 @@ from hypothesis import strategies as st
 from adafv.counting import Model, Passage
 from adafv.reporting.page import render
 from adafv.reporting.report import make_report, summary
+from adafv.reporting.saved import ratios
 from tests.counting.test_sizes import TESTBED
 from tests.reporting.outputs import label, run, write
 
-KNOWN = {"model": TESTBED.as_json()}
+CPU_SMALL = replace(TESTBED, width=512, layers=32, queries=512, keys=512, mlp=1376, vocabulary=32064)
+KNOWN = {"model": CPU_SMALL.as_json()}
+ROOT = Path(__file__).parents[2]
 
 
 def pruned(count: int, seconds: float = 1.0, **values) -> list[dict]:
@@ -50,7 +58,8 @@ def test_measured_against_another_output(tmp_path):
         (unpruned(2), [KNOWN]),
         (pruned(2), [{}]),
         (pruned(2), [{"model": None}]),
-        ([*pruned(1), label("x", run="r2")], [KNOWN, {"model": TESTBED.as_json() | {"layers": 4}}]),
+        (pruned(2), [{"model": TESTBED.as_json()}]),  # too small for counts to say anything
+        ([*pruned(1), label("x", run="r2")], [KNOWN, {"model": CPU_SMALL.as_json() | {"layers": 33}}]),
         ([*pruned(1), label("x", run="r2")], [KNOWN, {}]),
     ],
 )
@@ -75,7 +84,7 @@ def test_a_run_that_labelled_nothing_needs_no_sizes(tmp_path):
 )
 def test_the_estimate_is_right_where_times_follow_the_counts(tmp_path_factory, prompt, dropped, outputs, batch, rates):
     """Prefill at so many ms for an operation, decoding for a byte, and what pruning doesn't touch beside them."""
-    model = Model(TESTBED, item=4)
+    model = Model(CPU_SMALL, item=4)
 
     def times(length: int) -> tuple[float, float]:
         passages = [Passage(length, length, outputs, 0, 0, 0)] * batch
@@ -100,3 +109,21 @@ def test_the_estimate_is_right_where_times_follow_the_counts(tmp_path_factory, p
 def test_an_estimate_is_called_one(tmp_path):
     report = make_report(write(tmp_path / "out", pruned(2), [run() | KNOWN]))
     assert "saved, estimated" in summary(report) and "estimated; unpruned" in render(report)
+
+
+def test_the_document_has_estimates_beside_measurements():
+    """Of each pruned row of a benchmark, what the estimate makes of it, against the row without pruning."""
+    rows = json.loads((ROOT / "docs/measurements/speed-cpu-small-2026-11-21.json").read_text())["rows"]
+    by_name = {row["name"]: row for row in rows}
+    stages = ("encode_ms", "prune_ms", "prefill_ms", "decode_ms", "other_ms")
+    unpruned = by_name["ours-none"]
+    took = sum(unpruned[stage] for stage in stages)
+    text = (ROOT / "docs/report.md").read_text()
+    table = re.findall(r"^\| (\d+) % \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| -(\d+) % \|$", text, re.M)
+    assert len(table) == 3
+    for keep, *figures in table:
+        row = by_name[f"ours-{int(keep) / 100:g}"]
+        prefill, decode = ratios(CPU_SMALL, row["prompt_tokens"], unpruned["prompt_tokens"], 8, row["output_tokens"])
+        estimate = row["encode_ms"] + row["other_ms"] + prefill * row["prefill_ms"] + decode * row["decode_ms"]
+        wanted = [sum(row[stage] for stage in stages), estimate, took, 100 * (1 - estimate / took)]
+        assert [float(figure.replace(",", "")) for figure in figures] == [round(each) for each in wanted]
