@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adafv.calibration.options import command_parser
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
@@ -68,8 +69,9 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs jobs/label.py, report.py or bench.py, or named in running text."""
+    """Every --option on a line that runs one of jobs/, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
+    known |= set(re.findall(r"--[a-z][a-z-]+", command_parser().format_help()))
     known |= bench_options() | set(re.findall(r"--[a-z][a-z0-9-]+", report_parser().format_help()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | ELSEWHERE
