@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from adafv.calibration.options import command_parser
 from adafv.pipeline import metrics
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
@@ -96,10 +97,10 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs jobs/label.py, report.py or bench.py, or named in running text."""
+    """Every --option on a line that runs one of jobs/, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
     known |= bench_options()
-    for parser in (report_parser(), export_parser()):
+    for parser in (command_parser(), report_parser(), export_parser()):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | ELSEWHERE

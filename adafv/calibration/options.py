@@ -21,7 +21,7 @@ from adafv.scoring.metrics import METRICS
 
 UNPRUNED = "none"
 SAMPLE, MIN_AGREEMENT, KEEPS, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "exact"
-# Options of a job that a calibration decides: it labels at each budget, into outputs of its own, and looks at all rows.
+# Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
 DECIDED = ("output", "sample", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed", "run_id")
 
 
@@ -97,8 +97,7 @@ class Command:
 
 def parse_command(arguments: Sequence[str], description: str, epilog: str) -> Command:
     """Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know."""
-    parser = make_parser(description, epilog, without=DECIDED)
-    _add_options(parser)
+    parser = command_parser(description, epilog)
     values = parse_arguments(parser, arguments, decided=DECIDED)
     text_tower = values.pop("text_tower")  # which not every strategy reads
     job = job_options(values)
@@ -117,8 +116,9 @@ def parse_command(arguments: Sequence[str], description: str, epilog: str) -> Co
     return Command(options, values["html"], values["json"])
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of a calibration alone."""
+def command_parser(description: str = "", epilog: str = "") -> argparse.ArgumentParser:
+    """A parser of a job's options and of a calibration's own."""
+    parser = make_parser(description, epilog, without=DECIDED)
     group = parser.add_argument_group("calibration")
     group.add_argument(
         "--output", metavar="URI", help="where an output of each budget goes: a local folder or s3://; reused by reruns"
@@ -145,6 +145,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} ({METRIC})")
     group.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with cost-quality curves to FILE")
     group.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
+    return parser
 
 
 def _new_file(text: str) -> Path:

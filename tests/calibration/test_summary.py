@@ -107,7 +107,8 @@ def test_all_options_of_the_job_are_on_it(changes):
 
 
 def test_no_secret_is_shown():
-    found = calibration(budget(0.5, MEETS), input=("https://me:hidden@host/x?sig=hidden",), image="gs://u:hidden@b/c")
+    asked = {"input": ("https://me:hidden@host/x?sig=hidden",), "image": "gs://u:hidden@b/c"}
+    found = calibration(budget(0.5, MEETS), **asked)
     text = summary(found)
-    assert "hidden" not in text + json.dumps(found.as_json())
+    assert "hidden" not in text + json.dumps(found.as_json()) + command_line(options(**asked).candidates()[1].job)
     assert "lacks what may be a secret" in text and "lacks" not in summary(calibration(budget(0.5, MEETS)))

@@ -57,3 +57,9 @@ def test_a_column_that_there_is_not(tmp_path):
     check_column(job(path), "answer", Storage())
     with pytest.raises(UsageError, match="--answer-column is 'answers'"):
         check_column(job(path), "answers", Storage())
+
+
+def test_the_first_file_counts(ray_local, tmp_path):
+    for number, answer in enumerate(["red", "blue"]):
+        write_jsonl(tmp_path / f"{number}.jsonl", [{"id": "a", "image": "a.jpg", "question": "?", "answer": answer}])
+    assert truth(tmp_path) == {"a": ("red",)}

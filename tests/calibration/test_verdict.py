@@ -13,7 +13,7 @@ from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import budget
 
 DEMAND = Demand("normalised", 0.9)
-ENDS = st.tuples(*(st.floats(0, 1) for _ in range(3))).map(lambda ends: sorted(ends))
+ENDS = st.tuples(*(st.floats(0.8, 1) for _ in range(3))).map(lambda ends: sorted(ends))
 BUDGETS = st.lists(
     st.builds(
         lambda strategy, keep, ends, seconds: budget(keep, (ends[1], ends[0], ends[2]), strategy, seconds=seconds),
@@ -36,6 +36,12 @@ def test_what_is_recommended_is_the_cheapest_that_is_shown_to_meet_the_demand(bu
         best = {name: min((one for one in meeting if one.strategy == name), key=lambda one: one.keep).seconds
                 for name in {one.strategy for one in meeting}}  # fmt: skip
         assert found.seconds == min(best.values())
+
+
+def test_strategies_are_told_apart_by_what_they_take():
+    one, other = budget(0.1, seconds=0.02), budget(0.5, strategy="random", seconds=0.01)
+    assert recommend([one, other], DEMAND) == other
+    assert recommend([one, other, budget(0.25, seconds=0.001)], DEMAND) == other, "not a larger budget's"
 
 
 @given(BUDGETS, st.randoms())

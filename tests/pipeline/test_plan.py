@@ -109,6 +109,11 @@ def test_ties_are_drawn_by_what_else_there_is():
     assert draw(np.array(raw[::-1], DIGEST), 2).contains(np.array(raw, DIGEST)).tolist() == [True, False, True]
 
 
+def test_the_half_that_decides_is_not_the_one_that_others_cut_by():
+    raw = np.array([bytes([n]) * 8 + bytes([9 - n]) * 8 for n in range(9)], DIGEST)
+    assert draw(raw, 2).contains(raw).tolist() == [False] * 7 + [True] * 2
+
+
 def test_drawing_needs_little_beside_the_digests():
     count = 400_000
     digests = np.frombuffer(np.random.default_rng(0).bytes(16 * count), dtype=DIGEST)
