@@ -47,14 +47,15 @@ def products(left: Tensor, right: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """softmax(query @ keyᵀ · scaling) @ value, without a mask: [B, N, H, D] of [B, H, N, D], for what `is_packable`.
 
-    One head of one row at a time: its matrix, [N, N], stays in a core's cache. Two thirds of the time of torch's SDPA,
-    which hands pieces of it to MKL.
+    One head of one row at a time: its matrix, [N, N], stays in a core's cache. torch's SDPA, which hands
+    pieces of it to MKL, takes half as long again.
     """
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    query, key, channels = (each.contiguous() for each in (query * scaling, key, value.transpose(2, 3)))
     for row in range(len(query)):
         for head in range(query.shape[1]):
-            weights = products(query[row, head] * scaling, key[row, head]).softmax(dim=1)
-            out[row, :, head] = products(weights, value[row, head].T)
+            weights = _by_onednn(query[row, head], key[row, head]).softmax(dim=1)
+            out[row, :, head] = _by_onednn(weights, channels[row, head])
     return out
 
 

@@ -7,6 +7,7 @@
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
     python jobs/bench.py pipeline --rows 4000              a job's speed beside its engine's; its memory
+    python jobs/bench.py report --rows 1000000             memory and time of a report, page included
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
 needs torch and transformers only, no Ray.
@@ -142,6 +143,8 @@ def _positive(text: str) -> int:
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     """what pruning costs in accuracy, by strategy, budget and type of question"""
+    from adafv.scoring.metrics import METRICS
+
     _add_scenes(parser)
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
     parser.add_argument(
@@ -152,7 +155,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--input", nargs="+", action="extend", metavar="URI", help="as for jobs/label.py, with answers")
     data.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers (answer)")
     data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
-    data.add_argument("--metric", metavar="NAME", help="how answers are scored: exact, vqa, anls or contains (exact)")
+    data.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} (exact)")
     _add_job_options(data, DATA)
     _add_job_options(parser.add_argument_group("model"), (*MODEL, "text_tower"))
     parser.set_defaults(run=_run_quality, written=_alone)
@@ -160,12 +163,13 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 
 def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import chart, quality
+    from adafv.pipeline.options import parse_keeps, parse_strategies
 
     if options.chart:
         chart.require()
     job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
     source = _labelled_data(options, job) if options.input else _scenes(options)
-    strategies, keeps = quality.parse_strategies(options.strategies), quality.parse_keeps(options.keep)
+    strategies, keeps = parse_strategies(options.strategies), parse_keeps(options.keep)
     found, text = quality.run(job, source, strategies, keeps, options.seed, options.text_tower)
     if options.chart:
         chart.draw(found, source.measure, source.title, options.chart)
@@ -275,6 +279,22 @@ def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    """memory and time of a report and its page, by the number of labels"""
+    parser.add_argument("--rows", type=_positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
+    parser.add_argument(
+        "--folder", help="where the data is written and removed again; the system's for temporary files"
+    )
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import report
+
+    found = report.run(options.rows, options.folder)
+    return [asdict(one) for one in found], report.table(found)
+
+
 COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
@@ -282,6 +302,7 @@ COMMANDS = {
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,
+    "report": _add_report,
 }
 
 if __name__ == "__main__":

@@ -54,8 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{comparison_table(comparison)}")
     if options.html:
         from adafv.reporting.page import render
+        from adafv.reporting.pictures import Access
 
-        options.html.write_text(render(report))
+        access = Access(storage, tuple(options.input or ()), options.image_root, options.allow_http)
+        page = render(report, None if options.no_images else access)
+        options.html.write_bytes(page.encode("utf-8", "replace"))
     if options.json:
         figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -66,6 +69,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
     parser.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with charts to FILE")
+    images = parser.add_argument_group("images on the page")
+    images.add_argument("--no-images", action="store_true", help="leave them out")
+    images.add_argument(
+        "--input", nargs="+", metavar="URI", help="where the job's input is now, if it was moved (default: as it was)"
+    )
+    images.add_argument("--image-root", metavar="URI", help="likewise, what relative image paths are relative to")
+    images.add_argument("--allow-http", action="store_true", help="fetch http(s) images, from public addresses only")
     parser.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--compare", metavar="OUTPUT2", help="another output of the same rows, to put beside it")
     price = parser.add_mutually_exclusive_group()

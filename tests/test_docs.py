@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from adafv.calibration.options import command_parser
+from adafv.pipeline import metrics
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
@@ -60,23 +62,45 @@ def test_the_errors_are_documented_as_they_are():
         assert f"| `{name}` | {error.stage} | {retryable} | {error.meaning} |" in text
 
 
+def test_every_metric_is_documented_as_it_is():
+    kinds = {"counter": metrics.COUNTERS, "gauge": metrics.GAUGES, "histogram": metrics.HISTOGRAMS}
+    text = section("metrics.md", "Metrics")
+    lines = [
+        f"| `ray_{name}` | {kind} | {f'`{meaning.tag}`' if meaning.tag else ''} | {meaning.text} |"
+        for kind, named in kinds.items() for name, meaning in named.items()
+    ]  # fmt: skip
+    assert [line for line in text.splitlines() if line.startswith("| `")] == lines
+
+
 def test_every_strategy_is_documented():
     assert first_column(section("algorithm.md", "Strategies")) == list(STRATEGIES)
 
 
-# Options of adafv.testbed's commands, of `ray job submit`, and of tests.campaign and tests.fuzz.
+# Options of adafv.testbed's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
     *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
-    *("--start", "--tower-only", "--threads", "--working-dir", "--kills", "--images", "--rows", "--only", "--ids"),
+    *(
+        "--start",
+        "--tower-only",
+        "--threads",
+        "--working-dir",
+        "--head",
+        "--metrics-export-port",
+        "--kills",
+        "--images",
+        "--rows",
+        "--only",
+        "--ids",
+    ),
 }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs jobs/label.py, report.py or bench.py, or named in running text."""
+    """Every --option on a line that runs one of jobs/, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
     known |= bench_options()
-    for parser in (report_parser(), export_parser()):
+    for parser in (command_parser(), report_parser(), export_parser()):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named <= known | ELSEWHERE

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from adafv.bench.memory import resident
+from adafv.bench.process import resident
 from adafv.hardware import instance_type, keep_freed_memory
 
 MIB = 2**20

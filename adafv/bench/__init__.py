@@ -7,13 +7,12 @@ Each module makes the data that it needs, measures, and formats its figures as a
     ablation   AdaFV as published against AdaFV corrected, piece by piece
     ledger     memory and time of planning a rerun, by the number of ids
     isolation  what working in child processes costs
+    report     memory and time of a report, by the number of labels
 
 What they share:
 
     examples   questions whose answers are known: the testbed's, or a user's
     exam       several contenders answer the same questions
-    metrics    how right an answer is
-    bootstrap  intervals
     rivals     ways to answer the same questions: stock transformers, the reference method, the engine
     shapes     models of a named shape with random weights, and questions to ask them
     work       operations and bytes that labelling takes at least
@@ -22,5 +21,5 @@ What they share:
     chart      accuracy over budget, drawn
     machine    what every figure has to be read with
 
-Nothing else in the package depends on them.
+Nothing else in the package depends on them. How answers are scored is in `adafv.scoring`.
 """

@@ -7,14 +7,12 @@ measured. A row that is no good is skipped with its reason and counted.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from adafv.bench.metrics import METRICS, VQA_FEWEST
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
@@ -22,7 +20,8 @@ from adafv.pipeline.rejects import redact
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.rows import Columns, Record, Row, row_of
-from adafv.pipeline.storage import Storage, has_scheme
+from adafv.pipeline.storage import Storage
+from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
 from adafv.testbed import dataset
 from adafv.testbed.score import CAPTION, Truth, points
 
@@ -167,17 +166,12 @@ class LabelledData:
         Raises:
             UsageError: the input can't be read, or lacks a column.
         """
-        storage, columns = Storage.from_environment(self.job.s3_endpoint), self._columns()
+        storage, columns = Storage.from_environment(self.job.s3_endpoint), Columns.of(self.job)
         fetcher = Fetcher(storage, self.job.max_image_bytes, self.job.allow_http)
         for records in _blocks(islice(self._records(storage, columns), self.job.limit), FETCHED):
             rows = fetcher.fetch_rows(row_of(record, columns) for record in records)
             for record, row in zip(records, rows, strict=True):
                 yield self._example(record, row)
-
-    def _columns(self) -> Columns:
-        job, root = self.job, self.job.image_root
-        root = root if root is None or has_scheme(root) else os.path.abspath(root)
-        return Columns(job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root)
 
     def _records(self, storage: Storage, columns: Columns) -> Iterator[Record]:
         more = (self.answer_column, *((self.type_column,) if self.type_column else ()))
@@ -210,16 +204,6 @@ class LabelledData:
 
 def _measured(answer: str, metric: str, references: Sequence[str]) -> float:
     return METRICS[metric](answer, references)
-
-
-def references_of(value: Any) -> tuple[str, ...]:
-    """The right answers that a column's value gives; none where it gives none that can be read."""
-    values = value if isinstance(value, list) else [value]
-    texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
-    if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
-        return ()
-    references = tuple(str(text) for text in texts)
-    return references if any(reference.strip() for reference in references) else ()
 
 
 def _blocks(records: Iterable[Record], size: int) -> Iterator[Sequence[Record]]:

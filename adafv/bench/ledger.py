@@ -113,8 +113,7 @@ def measure(folder: Path, ids: int) -> Measurement:
     from adafv.pipeline.workers.prepare import load_preparer
 
     options = JobOptions(input=(str(folder / "input"),), output=str(folder / "output"))
-    columns = Columns(options.id_column, options.image_column, options.question_column, options.prompt,
-                      options.prompt_columns(), None)  # fmt: skip
+    columns = Columns.of(options)
     storage = Storage()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _RESET, _SET_BACK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"  # see proc(5)
+from adafv.bench.process import resident
+
+_RESET, _SET_BACK = Path("/proc/self/clear_refs"), "5"  # see proc(5)
 
 
 class PeakMemory:
@@ -36,9 +38,3 @@ class PeakMemory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
         return resident("VmHWM") - self._before
-
-
-def resident(name: str) -> int:
-    """Bytes of this process's resident set: now (`VmRSS`), at most (`VmHWM`), or what is nobody else's (`RssAnon`)."""
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024  # from kB

@@ -29,8 +29,7 @@ import torch
 from ray._private.internal_api import node_stats
 
 from adafv.bench.examples import scene_row
-from adafv.bench.memory import resident
-from adafv.bench.process import apart
+from adafv.bench.process import apart, resident
 from adafv.engine import Engine
 from adafv.hardware import keep_freed_memory
 from adafv.pipeline.isolation import Handler

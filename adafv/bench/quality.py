@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adafv.bench.bootstrap import Bootstrap
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, Source
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
+from adafv.pruning import WITH_TEXT_TOWER
+from adafv.scoring.bootstrap import Bootstrap
 from adafv.testbed.score import CAPTION
 
 UNPRUNED = "none"
@@ -55,28 +55,6 @@ class Entry:
     agreement: float
     select_ms: float
     kept_tokens: float
-
-
-def parse_strategies(text: str) -> list[str]:
-    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there."""
-    names = list(STRATEGIES) if text == "all" else text.split(",")
-    unknown = [name for name in names if name not in STRATEGIES]
-    if unknown:
-        raise UsageError(
-            f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(STRATEGIES)}, and 'all'"
-        )
-    return [name for name in STRATEGIES if name in names and name != UNPRUNED]
-
-
-def parse_keeps(text: str) -> list[float]:
-    """Fractions to keep, comma-separated, as they stand, each once."""
-    try:
-        keeps = [float(part) for part in text.split(",")]
-    except ValueError:
-        keeps = [0.0]
-    if not all(0 < keep <= 1 for keep in keeps):
-        raise UsageError(f"--keep is {text!r}; it must be fractions above 0 and at most 1, such as 0.5,0.25,0.1,0.05")
-    return list(dict.fromkeys(keeps))
 
 
 def run(

@@ -187,6 +187,7 @@ def _labels(
 ) -> list[Label]:
     """Read the batch back and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
+    cues = (selection.by_text.to(torch.int8) + 2 * selection.by_saliency.to(torch.int8)).cpu().numpy()
     from_text, from_saliency = selection.from_text.tolist(), selection.from_saliency.tolist()
     prompt_tokens = {row: n for group in groups for row, n in zip(group.rows, group.lengths.tolist(), strict=True)}
     padded = {row: group.embeds.shape[1] for group in groups for row in group.rows}
@@ -202,6 +203,7 @@ def _labels(
                 visual_tokens=geometry.visual_tokens,
                 kept_tokens=len(kept),
                 kept_indices=kept,
+                kept_cues=cues[row][kept],
                 from_text=from_text[row],
                 from_saliency=from_saliency[row],
                 grid=geometry.panels,

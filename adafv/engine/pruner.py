@@ -66,8 +66,8 @@ class Pruner:
             return parts[0], seen
         together = Selection(
             mask=_padded([part.mask[0] for part in parts]),
-            from_text=torch.cat([part.from_text for part in parts]),
-            from_saliency=torch.cat([part.from_saliency for part in parts]),
+            by_text=_padded([part.by_text[0] for part in parts]),
+            by_saliency=_padded([part.by_saliency[0] for part in parts]),
             flaws=torch.cat([part.flaws for part in parts]),
         )
         return together, seen

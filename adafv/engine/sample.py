@@ -53,6 +53,7 @@ class Label:
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
         visual_tokens: N; `kept_tokens`: how many of them the language model saw.
         kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, ascending.
+        kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
         from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
         grid: where the N tokens lie on the image.
         prompt_tokens: length of the sequence the language model read, kept visual tokens included.
@@ -69,6 +70,7 @@ class Label:
     visual_tokens: int
     kept_tokens: int
     kept_indices: np.ndarray
+    kept_cues: np.ndarray
     from_text: int
     from_saliency: int
     grid: tuple[Panel, ...]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,13 @@ class JobOptions:
         metavar="TEXT",
     )
     limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
+    sample: int | None = option(
+        "data",
+        "label only N rows of the input, drawn at random by their ids: the same ones every time",
+        None,
+        type=int,
+        metavar="N",
+    )
     retry_rejects: bool = option(
         "data",
         "label again all rows that were rejected before, not only those whose error may have passed",
@@ -164,7 +171,7 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         _require(len(self.input) > 0, "input", "()", "at least one path or URI")
-        for name in ("limit", "batch_size", "max_image_bytes", "max_image_pixels"):
+        for name in ("limit", "sample", "batch_size", "max_image_bytes", "max_image_pixels"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         for name in ("batch_timeout", "image_timeout"):
@@ -226,6 +233,30 @@ class JobOptions:
         return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
+def parse_strategies(text: str) -> list[str]:
+    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there."""
+    from adafv.pruning import STRATEGIES  # here: it imports torch
+
+    names = list(STRATEGIES) if text == "all" else text.split(",")
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        raise UsageError(
+            f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(STRATEGIES)}, and 'all'"
+        )
+    return [name for name in STRATEGIES if name in names and name != "none"]
+
+
+def parse_keeps(text: str) -> list[float]:
+    """Fractions to keep, comma-separated, as they stand, each once."""
+    try:
+        keeps = [float(part) for part in text.split(",")]
+    except ValueError:
+        keeps = [0.0]
+    if not all(0 < keep <= 1 for keep in keeps):
+        raise UsageError(f"--keep is {text!r}; it must be fractions above 0 and at most 1, such as 0.5,0.25,0.1,0.05")
+    return list(dict.fromkeys(keeps))
+
+
 def _require(holds: bool, name: str, value: object, demand: str) -> None:
     if not holds:
         raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {demand}")
@@ -236,14 +267,30 @@ def parse_options(arguments: Sequence[str], description: str, epilog: str) -> Jo
 
     Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know.
     """
-    parser = _parser(description, epilog)
+    return job_options(parse_arguments(make_parser(description, epilog), arguments))
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], decided: Collection[str] = ()
+) -> dict[str, Any]:
+    """The values of a command line by name, with those of its `--config` file underneath.
+
+    Args:
+        decided: names of options in the file that count for nothing, since the command decides them.
+    """
     known, _ = _config_parser().parse_known_args(arguments)
-    under = _config_arguments(Path(known.config), _named(arguments)) if known.config else []
+    under = _config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
     values = vars(parser.parse_args([*under, *arguments]))
     del values["config"]
     if not values["input"] or not values["output"]:
         raise UsageError("--input and --output are needed: on the command line or in the --config file")
-    return JobOptions(**values | {"input": tuple(values["input"])})
+    return values
+
+
+def job_options(values: Mapping[str, Any]) -> JobOptions:
+    """The job's part of a command line's values."""
+    own = {item.name: values[item.name] for item in fields(JobOptions) if item.name in values}
+    return JobOptions(**own | {"input": tuple(own["input"])})
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -252,20 +299,22 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+def make_parser(description: str, epilog: str, without: Collection[str] = ()) -> argparse.ArgumentParser:
+    """A parser of a job's options, but those named in `without`."""
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
     groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "access")}
     for item in fields(JobOptions):
-        add_option(groups[item.metadata["group"]], item)
+        if item.name not in without:
+            add_option(groups[item.metadata["group"]], item)
     return parser
 
 
 def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
     """Add the option of a field of `JobOptions`. `shown`: how its help tells the default."""
-    parser.add_argument(_flag(item.name), **_argument(item, shown))
+    parser.add_argument(flag(item.name), **_argument(item, shown))
 
 
 def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
@@ -280,7 +329,7 @@ def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
     return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
@@ -290,8 +339,8 @@ def _named(arguments: Sequence[str]) -> set[str]:
     return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
-def _config_arguments(path: Path, named: set[str]) -> list[str]:
-    """The YAML file as arguments, without what the command line overrides."""
+def _config_arguments(path: Path, named: set[str], decided: Collection[str]) -> list[str]:
+    """The YAML file as arguments, without what the command line overrides, or the command decides."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -303,7 +352,7 @@ def _config_arguments(path: Path, named: set[str]) -> list[str]:
     if unknown:
         names = ", ".join(name.replace("_", "-") for name in known)
         raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
-    overridden = named | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
+    overridden = named | set(decided) | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
     arguments: list[str] = []
     for name, value in values.items():
         item = known[str(name).replace("-", "_")]
@@ -313,11 +362,11 @@ def _config_arguments(path: Path, named: set[str]) -> list[str]:
 
 
 def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
-    flag = _flag(item.name)
+    name = flag(item.name)
     if item.metadata["type"] is bool and isinstance(value, bool):
-        return [flag if value else "--no-" + flag.removeprefix("--")]
+        return [name if value else "--no-" + name.removeprefix("--")]
     if item.name == "input" and isinstance(value, list) and value:
-        return [flag, *(str(uri) for uri in value)]
+        return [name, *(str(uri) for uri in value)]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
-    return [f"{flag}={value}"]
+    return [f"{name}={value}"]

@@ -8,12 +8,19 @@ worker, and the reading stage needs no ledger: it gets one byte per row, its ver
 Where the input can't be read in this pass, no id can be judged, and what would follow has no verdict. The reading
 stage may have better luck, and would then label what is done already, or end before the rows that follow. So such a
 place stays unread in this run: it is rejected as it was found, and the next run plans it anew.
+
+With `--sample` only some of the rows are the input; the rest is as if it weren't there. Drawn are the ids whose digests
+are the least, by their last half. Digests are random, so this is a random sample; and it is the same in every run, a
+smaller one is part of a larger, and where the input grows, only as many rows change as new ones are drawn. Digests need
+no further hash: what cuts rows into parts by a hash, such as this module's buckets, takes its first bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -23,7 +30,10 @@ from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.rows import Columns, id_of
 from adafv.pipeline.storage import Storage
 
-NEW, DONE, REPEATED, UNREAD = 0, 1, 2, 3  # verdicts
+NEW, DONE, REPEATED, UNREAD, UNDRAWN = 0, 1, 2, 3, 4  # verdicts
+LOG = logging.getLogger("adafv")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,16 @@ class Scan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do: its tasks, and how many rows the input has, how many of them are done."""
+    """What a run has to do: its tasks, and how many rows the input has, how many of them are done.
+
+    Attributes:
+        sample: the digests of the rows drawn, which are then all the rows there are.
+    """
 
     tasks: tuple[Task, ...]
     rows: int
     skipped: int
+    sample: Ledger | None = None
 
     @property
     def to_do(self) -> int:
@@ -56,26 +71,63 @@ class Plan:
 
 
 def make_plan(
-    units: Sequence[Unit], ledger: Ledger, storage: Storage, columns: Columns, limit: int | None, num_cpus: float
+    units: Sequence[Unit],
+    ledger: Ledger,
+    storage: Storage,
+    columns: Columns,
+    limit: int | None,
+    num_cpus: float,
+    sample: int | None = None,
 ) -> Plan:
-    """Scan the ids of `units` and judge the first `limit` rows. `num_cpus`: what a scanning task reserves."""
+    """Scan the ids of `units` and judge the first `limit` rows, or so many of them as `sample` says.
+
+    Args:
+        num_cpus: what a scanning task reserves.
+    """
     gathered, counts, unread = bytearray(), [], []
-    for scanned in _take(_scan(units, storage, columns, num_cpus), limit):
+    for scanned in _take(in_order(scan_unit, units, num_cpus, storage, columns), limit):
         unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
         gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
         counts.append(len(scanned.digests))
-    verdicts = judge(np.frombuffer(gathered, DIGEST), ledger)
-    verdicts[unread] = UNREAD
+    digests = np.frombuffer(gathered, DIGEST)
+    drawn = None if sample is None else draw(digests, sample)
+    if drawn is not None and unread:
+        LOG.warning("%s places of the input can't be read: the sample is drawn from the rest", f"{len(unread):,}")
+    verdicts = judge(digests, ledger, drawn)
+    verdicts[[number for number in unread if verdicts[number] != UNDRAWN]] = UNREAD
     parts = np.split(verdicts, np.cumsum(counts)[:-1]) if counts else []
-    tasks = tuple(Task(unit, part) for unit, part in zip(units, parts, strict=False) if (part != DONE).any())
-    return Plan(tasks, rows=len(verdicts), skipped=int(np.count_nonzero(verdicts == DONE)))
+    tasks = tuple(
+        Task(unit, part) for unit, part in zip(units, parts, strict=False) if not np.isin(part, (DONE, UNDRAWN)).all()
+    )
+    rows = len(verdicts) - int(np.count_nonzero(verdicts == UNDRAWN))
+    return Plan(tasks, rows, int(np.count_nonzero(verdicts == DONE)), drawn)
 
 
-def judge(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
-    """uint8 [N]: the verdict on each of the input's rows, given as digests [N] in the input's order."""
+def draw(digests: np.ndarray, size: int) -> Ledger:
+    """So many of the distinct digests, or all if they are fewer. Takes memory for `size` and for a 256th of them."""
+    drawn = np.empty(0, DIGEST)
+    for rows in _buckets(digests):
+        found = digests[rows]
+        if len(drawn) == size:
+            found = found[_order(found) <= _order(drawn)[-1]]
+        found = np.unique(np.concatenate([drawn, found]))
+        drawn = found[np.argsort(_order(found), kind="stable")[:size]]
+    return Ledger([drawn.tobytes()])
+
+
+def _order(digests: np.ndarray) -> np.ndarray:
+    """uint64 [N]: the last half of digests [N], by which they are drawn."""
+    return digests.view("<u8").reshape(-1, 2)[:, 1]
+
+
+def judge(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None = None) -> np.ndarray:
+    """uint8 [N]: the verdict on each of the input's rows, given as digests [N] in the input's order.
+
+    Of those `drawn`, if any are, the first row each is the input, and no other.
+    """
     verdicts = np.empty(len(digests), dtype=np.uint8)
     for rows in _buckets(digests):
-        verdicts[rows] = _judge_bucket(digests[rows], ledger)
+        verdicts[rows] = _judge_bucket(digests[rows], ledger, drawn)
     return verdicts
 
 
@@ -90,12 +142,15 @@ def _buckets(digests: np.ndarray) -> Iterator[np.ndarray]:
         yield np.flatnonzero(first == byte)
 
 
-def _judge_bucket(digests: np.ndarray, ledger: Ledger) -> np.ndarray:
+def _judge_bucket(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None) -> np.ndarray:
     order = np.argsort(digests, kind="stable")  # of equal ones, the first of the input stays the first
     in_order = digests[order]
-    found = np.full(len(digests), NEW, dtype=np.uint8)
-    found[1:][in_order[1:] == in_order[:-1]] = REPEATED
+    repeated = np.zeros(len(digests), dtype=bool)
+    repeated[1:] = in_order[1:] == in_order[:-1]
+    found = np.where(repeated, REPEATED, NEW).astype(np.uint8)
     found[ledger.contains(in_order)] = DONE
+    if drawn is not None:
+        found[repeated | ~drawn.contains(in_order)] = UNDRAWN
     verdicts = np.empty_like(found)
     verdicts[order] = found
     return verdicts
@@ -113,16 +168,23 @@ def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
             break
 
 
-def _scan(units: Sequence[Unit], storage: Storage, columns: Columns, num_cpus: float) -> Iterator[Scan]:
-    """The rows of each unit, in order, read by tasks of which a bounded number runs ahead."""
-    scan = ray.remote(num_cpus=num_cpus)(scan_unit)
+def in_order(
+    function: Callable[Concatenate[Unit, P], T],
+    units: Sequence[Unit],
+    num_cpus: float,
+    *given: P.args,
+    **named: P.kwargs,
+) -> Iterator[T]:
+    """What `function` makes of each unit and of what else it is given, in order. It is called in tasks, each of which
+    reserves `num_cpus`, and of which a bounded number runs ahead."""
+    task = ray.remote(num_cpus=num_cpus)(function)
     ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    waiting = [scan.remote(unit, storage, columns) for unit in units[:ahead]]
+    waiting = [task.remote(unit, *given, **named) for unit in units[:ahead]]
     for i in range(len(units)):
-        scanned = ray.get(waiting.pop(0))
+        made = ray.get(waiting.pop(0))
         if i + ahead < len(units):
-            waiting.append(scan.remote(units[i + ahead], storage, columns))
-        yield scanned
+            waiting.append(task.remote(units[i + ahead], *given, **named))
+        yield made
 
 
 def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:

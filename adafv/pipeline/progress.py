@@ -1,7 +1,8 @@
 """A line every ten seconds: rows done, samples per second, time left, cost so far.
 
 A job's log has no terminal, so there are no bars. The line comes from a thread of its own, so that it also comes when
-nothing moves, which is when one wants it; the same thread has the sink write files whose time has come.
+nothing moves, which is when one wants it, and once more at the end, so that a run that fails says how far it came. The
+same thread brings the metrics up to date, and has the sink write files whose time has come.
 """
 
 from __future__ import annotations
@@ -9,21 +10,63 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from datetime import timedelta
 from types import TracebackType
 
+from adafv.pipeline.metrics import Metrics
 from adafv.pipeline.outputs.sink import Sink
 
 LOG = logging.getLogger("adafv")
 EVERY = 10.0  # seconds
+WINDOW = 300.0  # seconds that rates are of
+STILL = 60.0  # seconds without a row that are worth a word
+
+
+class Pace:
+    """How fast rows come out: lately, so that a job that slows down or stands still shows it. Times are in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._past = deque([(now, 0, 0)])  # time, rows, labelled; the first is where the window begins
+        self._moved = now
+
+    def note(self, now: float, rows: int, labelled: int) -> None:
+        """Called for each line. What workers take to load the model, before the first row, is no part of the pace."""
+        if rows > self._past[-1][1]:
+            self._moved = now
+        if not rows:
+            self._past.clear()
+        self._past.append((now, rows, labelled))
+        while now - self._past[0][0] > WINDOW and len(self._past) > 2:
+            self._past.popleft()
+
+    @property
+    def rows_per_second(self) -> float:
+        return self._rate(1)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self._rate(2)
+
+    @property
+    def still(self) -> float:
+        """How long no row has come out."""
+        return self._past[-1][0] - self._moved
+
+    def _rate(self, column: int) -> float:
+        first, last = self._past[0], self._past[-1]
+        seconds = last[0] - first[0]
+        return (last[column] - first[column]) / seconds if seconds > 0 else 0.0
 
 
 class Progress:
     """Runs alongside, as a context: reports on a sink that `to_do` rows are to reach."""
 
-    def __init__(self, sink: Sink, to_do: int, price_per_hour: float | None, every: float = EVERY) -> None:
-        self._sink, self._to_do, self._price, self._every = sink, to_do, price_per_hour, every
-        self._started = time.monotonic()
+    def __init__(
+        self, sink: Sink, metrics: Metrics, to_do: int, price_per_hour: float | None, every: float = EVERY
+    ) -> None:
+        self._sink, self._metrics, self._to_do, self._price, self._every = sink, metrics, to_do, price_per_hour, every
+        self._pace = Pace(time.monotonic())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._error: Exception | None = None
@@ -37,32 +80,41 @@ class Progress:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        LOG.info(self.line())
 
     def check(self) -> None:
-        """Raise what went wrong in the thread: a file that could not be written."""
+        """Raise what went wrong in the thread, such as a file that could not be written."""
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
-            LOG.info(self.line())
-            try:
+        try:
+            self._publish()
+            while not self._stop.wait(self._every):
+                LOG.info(self.line())
+                self._publish()
                 self._sink.write_due()
-            except Exception as error:  # carried over to the main thread, by `check`
-                self._error = error
-                return
+        except Exception as error:  # carried over to the main thread, by `check`
+            self._error = error
+
+    def _publish(self) -> None:
+        tally = self._sink.tally
+        self._metrics.publish(tally, tally.worker_seconds(time.time()))
 
     def line(self) -> str:
-        tally, elapsed = self._sink.tally, time.monotonic() - self._started
-        rate = tally.rows / elapsed if elapsed > 0 else 0.0
-        left = timedelta(seconds=round((self._to_do - tally.rows) / rate)) if rate else "unknown time"
+        tally, pace = self._sink.tally, self._pace
+        pace.note(time.monotonic(), tally.rows, tally.labelled)
+        left = round((self._to_do - tally.rows) / pace.rows_per_second) if pace.rows_per_second else None
         parts = [
             f"{tally.rows:,}/{self._to_do:,} rows ({tally.rows / self._to_do:.0%})",
-            f"{rate:.1f} samples/s",
-            f"{left} left",
+            f"{pace.samples_per_second:.1f} samples/s",
+            "unknown time left" if left is None else f"{timedelta(seconds=left)} left",
         ]
-        if tally.rejected:
-            parts.append(f"{tally.rejected.total():,} rejected")
+        rejected = tally.rejected.copy()  # at one moment: another thread adds to it
+        for error, count in rejected.most_common(1):
+            parts.append(f"{rejected.total():,} rejected (most: {error} {count:,})")
         if self._price is not None:
             parts.append(f"${tally.worker_seconds(time.time()) * self._price / 3600:.4f} so far")
+        if pace.still >= STILL:
+            parts.append(f"no row for {timedelta(seconds=round(pace.still))}")
         return ", ".join(parts)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -29,13 +30,14 @@ import ray.exceptions
 from adafv.pipeline.errors import JobError, RunError, UsageError, store_error
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
+from adafv.pipeline.metrics import Metrics, address
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.lease import Lease
-from adafv.pipeline.outputs.ledger import read_ledger
+from adafv.pipeline.outputs.ledger import Ledger, read_ledger
 from adafv.pipeline.outputs.recipe import settle_recipe
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.plan import DONE, REPEATED, UNREAD, Plan, Task, make_plan
+from adafv.pipeline.plan import DONE, REPEATED, UNDRAWN, UNREAD, Plan, Task, make_plan
 from adafv.pipeline.progress import Progress
 from adafv.pipeline.rejects import Reject, redact, safe_message
 from adafv.pipeline.resources import Resources, allot
@@ -50,15 +52,21 @@ from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
 LOG = logging.getLogger("adafv")
 ROWS_PER_BLOCK = 32  # what one preparing task takes: enough to share a fetch, few enough to spread over the CPUs
+CALLS_PER_WORKER = 2  # one has the model, the next one's table is at hand when it is done; a third is on its way
 TOO_MANY_REJECTS = 3
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: the exit status (0, or 3 for too many rejects) and the run itself."""
+    """How a run ended: the exit status (0, or 3 for too many rejects) and the run itself.
+
+    Attributes:
+        sample: the digests of the rows that `--sample` drew.
+    """
 
     status: int
     run: Run
+    sample: Ledger | None = None
 
 
 def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] | None = None) -> RunResult:
@@ -70,14 +78,10 @@ def run(options: JobOptions, handler: Callable[[WorkerOptions], Handler] | None 
     """
     storage = Storage.from_environment(options.s3_endpoint)
     output = open_output(options.output, storage)
-    columns = Columns(
-        options.id_column, options.image_column, options.question_column, options.prompt, options.prompt_columns(),
-        options.image_root if options.image_root is None or "://" in options.image_root
-        else os.path.abspath(options.image_root),
-    )  # fmt: skip
+    columns = Columns.of(options)
     sources = [open_source(uri, storage, columns) for uri in options.input]
     _log_sources(options, [source.ignored for source in sources])
-    with _ray():
+    with RaySession():
         resources = allot(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         job = Job(options, storage, output, columns, resources, handler or Labelling)
         return job.run([unit for source in sources for unit in source.units])
@@ -89,8 +93,9 @@ def _log_sources(options: JobOptions, ignored: list[int]) -> None:
             LOG.info("%s: %d files are of no known kind and were passed over", uri, count)
 
 
-class _ray:  # noqa: N801  (a context)
-    """Ray for the time of a run: the one that is initialised, or the cluster that RAY_ADDRESS names, or a local one."""
+class RaySession:
+    """Ray for the time of one run or of several: the one that is initialised, or the cluster that RAY_ADDRESS names, or
+    a local one."""
 
     def __enter__(self) -> None:
         self._ours = not ray.is_initialized()
@@ -155,7 +160,7 @@ class Job:
         if failure is not None:
             raise RunError(failure)
         too_many = self._run.reject_rate > self._options.max_reject_rate
-        return RunResult(TOO_MANY_REJECTS if too_many else 0, self._run)
+        return RunResult(TOO_MANY_REJECTS if too_many else 0, self._run, plan.sample)
 
     def _plan(self, units: list[formats.Unit]) -> Plan:
         try:
@@ -163,7 +168,8 @@ class Job:
         except (*S3_ERRORS, OSError, pa.ArrowException) as error:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
         plan = make_plan(
-            units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus
+            units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus,
+            self._options.sample,
         )  # fmt: skip
         if not plan.rows:
             raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows")
@@ -213,16 +219,23 @@ class Job:
         return failure
 
     def _consume(self, plan: Plan, sink: Sink) -> None:
+        price = self._options.price_per_hour
+        metrics = Metrics(self._run.run_id, self._options.strategy, plan.to_do, price)
+        LOG.info("metrics: %s", address() or "none, Ray collects none here")
         start = time.monotonic()
         try:
-            with Progress(sink, plan.to_do, self._options.price_per_hour) as progress:
+            with Progress(sink, metrics, plan.to_do, price) as progress:
                 for table in self._dataset(plan).iter_batches(batch_size=None, batch_format="pyarrow"):
                     sink.add(table)
+                    metrics.observe(table)
                     progress.check()
         finally:
-            sink.close()
-            self._run.seconds = time.monotonic() - start
-            self._run.worker_seconds = sink.tally.worker_seconds(time.time())
+            try:
+                sink.close()
+            finally:  # what is on record of a run whose last file can't be written
+                self._run.seconds = time.monotonic() - start
+                self._run.worker_seconds = sink.tally.worker_seconds(time.time())
+                metrics.publish(sink.tally, self._run.worker_seconds)
 
     def _end(self, failure: str | None) -> None:
         self._run.status, self._run.error = ("done", None) if failure is None else ("failed", failure)
@@ -266,7 +279,13 @@ class Job:
                 fn_constructor_args=(worker,),
                 batch_size=resources.batch_size,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=low,
+                    max_size=high,
+                    max_concurrent_calls_per_actor=CALLS_PER_WORKER,
+                    max_tasks_in_flight_per_actor=CALLS_PER_WORKER + 1,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=resources.worker_cpus,
                 num_gpus=resources.worker_gpus or None,
             )
@@ -292,9 +311,10 @@ class Reading:
             yield rows.to_table(gathered)
 
     def _rows(self, task: Task) -> Iterator[Row]:
-        records = formats.read(task.unit, self.storage, self.columns)
-        for verdict, record in zip(task.verdicts, records, strict=False):
-            if verdict == DONE:
+        idle = np.isin(task.verdicts, (DONE, UNDRAWN)).tolist()
+        records = formats.read(task.unit, self.storage, self.columns, idle=idle)
+        for passed, verdict, record in zip(idle, task.verdicts, records, strict=False):
+            if passed:
                 continue
             row = row_of(record, self.columns)
             if verdict == UNREAD and row.reject is None:

@@ -7,7 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -85,10 +85,14 @@ class Run:
                 "input": self.input,
                 "skipped": self.skipped,
                 "labelled": self.tally.labelled,
+                "truncated": self.tally.truncated,
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
             },
-            "totals": {name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
+            "totals": {
+                **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
+                "batches": round(self.tally.batches),
+            },
             "throughput": {
                 "seconds": round(self.seconds, 3),
                 "samples_per_second": _rounded(self.samples_per_second),
@@ -118,11 +122,17 @@ class Run:
         tally = self.tally
         seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
         lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
-        lines += [("labelled", f"{tally.labelled:,}"), ("rejected", f"{tally.rejected.total():,}")]
+        lines.append(("labelled", f"{tally.labelled:,}"))
+        if tally.truncated:
+            lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
+        lines.append(("rejected", f"{tally.rejected.total():,}"))
         lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
+        lines.append(("took", str(timedelta(seconds=round(self.seconds)))))
         rate = self.samples_per_second
         lines.append(("samples/s", "-" if rate is None else f"{rate:,.1f}"))
         lines.append(("kept/total tokens", f"{kept:,}/{seen:,} ({kept / seen:.1%})" if seen else "-"))
+        if self.cost_usd is not None:
+            lines.append(("USD", f"{self.cost_usd:,.4f}"))
         cost = self.cost_per_1000
         unknown = "- (give --price-per-hour)" if self.price_per_hour is None else "-"
         lines.append(("USD per 1,000 samples", unknown if cost is None else f"{cost:,.4f}"))

@@ -26,6 +26,9 @@ something in this image. Its gate, from its cosines with all tokens,
 is near 1 where a few tokens stand out from all others, and 0 where the middle lies halfway: so it is for words that
 name nothing, and "describe the image" leaves P.
 
+A kept token is said to be kept for the text where it serves what is asked for more than what is there,
+Σ_j k_ij² · Q_j > Σ_j k_ij · P_j over its block; else for its saliency.
+
 Blocks and rounds are there for speed. What a kept token serves is worked out over all tokens, so nothing is bought
 twice however the image is cut; but what another would serve needs only be compared among neighbours to rank it. And
 tokens that are kept together needn't wait for each other.
@@ -71,22 +74,24 @@ def coverage(
     flaws = flaws | score_flaws(presence, budget, "presence") | score_flaws(question, budget, "question")
     presence, question = (each.float().masked_fill(~budget.valid, 0.0) for each in (presence, question))
     if visual.device.type != "cpu":
-        return undivided(_in_rounds(visual, presence, question, budget), budget, flaws)
+        mask, asked = _in_rounds(visual, presence, question, budget)
+        return Selection(mask, mask & asked, mask & ~asked, flaws)
     undivided(budget.valid, budget, flaws)  # raises where there are flaws
-    mask = torch.zeros_like(budget.valid)
+    mask, asked = torch.zeros_like(budget.valid), torch.zeros_like(budget.valid)
     for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
         alone = Budget.of(budget.keep[one], budget.valid[one])
-        mask[one] = _in_rounds(visual[one], presence[one], question[one], alone)
-    return undivided(mask, budget, flaws)
+        mask[one], asked[one] = _in_rounds(visual[one], presence[one], question[one], alone)
+    return Selection(mask, mask & asked, mask & ~asked, flaws)
 
 
-def _in_rounds(visual: Tensor, presence: Tensor, question: Tensor, budget: Budget) -> Tensor:
-    """bool [B, N]: the kept tokens. No value is asked for on the host."""
+def _in_rounds(visual: Tensor, presence: Tensor, question: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
+    """bool [B, N] each: the kept tokens, and those that serve the question most. No value is asked for on the host."""
     free = _filled_up(budget.valid)
     likeness = _Likeness(_filled_up(visual), free)
     there, asked = (
         _Demand(_filled_up(d), discount) for d, discount in zip((presence, question), _DISCOUNTS, strict=True)
     )
+    for_text = likeness.served(-there.left, asked.left) > 0
     behind = 1 - _TIE * torch.arange(free.shape[1], dtype=torch.float64, device=free.device)
     for due in _schedule(budget):
         serves = likeness.served(there.left, asked.left).where(free, -torch.inf) * behind
@@ -95,7 +100,7 @@ def _in_rounds(visual: Tensor, presence: Tensor, question: Tensor, budget: Budge
         alike.mul_(due[:, :, None])
         there.serve(alike.sum(dim=1))
         asked.serve(alike.square_().sum(dim=1))
-    return budget.valid & ~free[:, : visual.shape[1]]
+    return budget.valid & ~free[:, : visual.shape[1]], for_text[:, : visual.shape[1]]
 
 
 def _schedule(budget: Budget) -> Tensor:

@@ -38,7 +38,7 @@ def mix(
         reserve: share of K that each cue is sure to get, in [0, 0.5].
 
     Returns:
-        Selection, with i in `from_text` and j in `from_saliency`.
+        Selection, with i as `from_text` and j as `from_saliency`.
 
     Raises:
         ValueError: shapes that differ, `reserve` out of range; on a CPU also K under 1 or over the valid tokens, NaN,
@@ -53,8 +53,7 @@ def mix(
     admissible = (i >= least) & (i <= budget.keep[:, None]) & (j >= least)
     chosen = _argmax_last(value, admissible)
     from_saliency = j.gather(1, chosen[:, None]).squeeze(1)
-    mask = (text.top(chosen) | salient.top(from_saliency)) & budget.valid
-    return Selection(mask, chosen, from_saliency, flaws).checked_if_cheap()
+    return _united(text.top(chosen), salient.top(from_saliency), budget, flaws)
 
 
 def mix_paper(
@@ -75,9 +74,13 @@ def mix_paper(
     text_sums, salient_sums = (prefix_sums(_behind(order, least)) for order in (text, salient))
     value = text_sums[:, : budget.bound + 1] * salient_sums.gather(1, j.clamp(0, saliency.shape[1]))
     chosen = _argmax_last(value, (i >= least) & (j >= least))
-    from_saliency = budget.keep - chosen
-    mask = (text.top(chosen) | salient.top(from_saliency)) & budget.valid
-    return Selection(mask, chosen, from_saliency, flaws).checked_if_cheap()
+    return _united(text.top(chosen), salient.top(budget.keep - chosen), budget, flaws)
+
+
+def _united(by_text: Tensor, by_saliency: Tensor, budget: Budget, flaws: Tensor) -> Selection:
+    """T_i ∪ A_j, of bool [B, N]."""
+    by_text, by_saliency = by_text & budget.valid, by_saliency & budget.valid
+    return Selection(by_text | by_saliency, by_text, by_saliency, flaws).checked_if_cheap()
 
 
 def _largest_j(text: Order, salient: Order, budget: Budget) -> Tensor:

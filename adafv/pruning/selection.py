@@ -49,17 +49,27 @@ class Selection:
 
     Attributes:
         mask: bool [B, N], True where a token is kept.
-        from_text: int64 [B], i: how many leading tokens of the text order were taken.
-        from_saliency: int64 [B], j: likewise for saliency. The two overlap, so i + j can exceed K.
+        by_text, by_saliency: bool [B, N], for which cue it is kept: for either, for both, or for neither where the
+            rule asks for something else.
         flaws: int64 [B], 0 where the row's input was good; see `check`.
         merged: what kept tokens became that others were merged into; None for strategies that merge nothing.
     """
 
     mask: Tensor
-    from_text: Tensor
-    from_saliency: Tensor
+    by_text: Tensor
+    by_saliency: Tensor
     flaws: Tensor
     merged: Merged | None = None
+
+    @property
+    def from_text(self) -> Tensor:
+        """int64 [B], i: how many leading tokens of the text order were taken."""
+        return self.by_text.sum(dim=1)
+
+    @property
+    def from_saliency(self) -> Tensor:
+        """int64 [B], j: likewise for saliency. What is kept for both counts twice, so i + j can exceed K."""
+        return self.by_saliency.sum(dim=1)
 
     def check(self) -> Selection:
         """Return self if the input was good. Waits for the device.
@@ -122,7 +132,7 @@ class Budget:
 
 def undivided(mask: Tensor, budget: Budget, flaws: Tensor) -> Selection:
     """The tokens of `mask`, bool [B, N], kept by a rule that doesn't divide its budget between the cues."""
-    nothing = torch.zeros_like(budget.keep)
+    nothing = torch.zeros_like(mask)
     return Selection(mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
 
 

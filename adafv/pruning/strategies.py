@@ -85,8 +85,8 @@ class Strategy:
 
 
 def _none(cues: Cues, keep: int | Tensor) -> Selection:
-    nothing = torch.zeros(len(cues.valid), dtype=torch.int64, device=cues.valid.device)
-    return Selection(cues.valid, nothing, nothing, nothing)
+    nothing = torch.zeros_like(cues.valid)
+    return Selection(cues.valid, nothing, nothing, torch.zeros_like(nothing[:, 0], dtype=torch.int64))
 
 
 def _random(cues: Cues, keep: int | Tensor) -> Selection:
@@ -108,14 +108,14 @@ def _saliency(cues: Cues, keep: int | Tensor) -> Selection:
     saliency = _needed(cues.saliency, "saliency")
     mask, budget = _top(saliency, keep, cues.valid)
     flaws = budget.flaws() | cue_flaws(saliency, cues.valid, "saliency")
-    return Selection(mask, torch.zeros_like(budget.keep), budget.keep, flaws).checked_if_cheap()
+    return Selection(mask, torch.zeros_like(mask), mask, flaws).checked_if_cheap()
 
 
 def _text(cues: Cues, keep: int | Tensor) -> Selection:
     similarity = _needed(cues.similarity, "similarity")
     mask, budget = _top(similarity, keep, cues.valid)
     flaws = budget.flaws() | cue_flaws(similarity, cues.valid, "similarity")
-    return Selection(mask, budget.keep, torch.zeros_like(budget.keep), flaws).checked_if_cheap()
+    return Selection(mask, mask, torch.zeros_like(mask), flaws).checked_if_cheap()
 
 
 def _adafv(cues: Cues, keep: int | Tensor) -> Selection:

@@ -36,7 +36,7 @@ def visionzip(
         keep, valid: as for `mix`.
 
     Returns:
-        Selection with D in `from_saliency`, and `merged`.
+        Selection with D as `from_saliency`, and `merged`.
 
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
@@ -59,8 +59,7 @@ def visionzip(
     rest = valid & ~dominant
     target = _targets(rest, contextual[:, None])
     merged = _merge(target, rest & ~target, keys, hidden, max(1, _contextual(budget.bound)))
-    nothing = torch.zeros_like(budget.keep)
-    return Selection(dominant | target, nothing, budget.keep - contextual, flaws, merged).checked_if_cheap()
+    return Selection(dominant | target, torch.zeros_like(dominant), dominant, flaws, merged).checked_if_cheap()
 
 
 def _contextual(keep: _Count) -> _Count:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.folder import open_output
-from adafv.pipeline.outputs.reader import Reconciliation, read_labels, reconcile
+from adafv.pipeline.outputs.reader import Reconciliation, reconcile
 from adafv.pipeline.rejects import shorten
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.summary import format_table
-from adafv.reporting.labels import BINS, COLUMNS, STAGES, LabelFigures
+from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
 from adafv.reporting.prices import Price, Rate, price_of
+from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import Run, read_runs
 from adafv.reporting.saved import Saved, measured, saved
 
@@ -56,6 +57,7 @@ class Report:
     Attributes:
         cost: None where the price of a run isn't known.
         unpriced: the names of the runs of which it isn't, and why.
+        rejects: some of the rejects that hold, of every error.
         saved: what pruning saved; None where nothing was pruned, or nothing is known of the work without.
     """
 
@@ -65,6 +67,7 @@ class Report:
     count: Reconciliation
     cost: Cost | None
     unpriced: dict[str, str]
+    rejects: list[dict[str, Any]]
     saved: Saved | None
 
     @property
@@ -140,8 +143,8 @@ class Report:
             },
             "finished": dict(sorted(labels.finished.items())),
             "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
-            "least_confident": labels.unsure.rows,
-            "slowest": labels.slow.rows,
+            "least_confident": [{name: row[name] for name in SHOWN} for row in labels.unsure.rows],
+            "slowest": [{name: row[name] for name in SHOWN} for row in labels.slow.rows],
         }
 
 
@@ -161,16 +164,16 @@ def make_report(
         UsageError: there is no output.
     """
     storage = storage or Storage.from_environment()
-    count = reconcile(uri, storage)
-    labels = LabelFigures(read_labels(uri, COLUMNS, storage))
+    rejects = RejectExamples()
+    count = reconcile(uri, storage, rejects.add)
+    labels = read_figures(uri, storage)
     output = open_output(os.fspath(uri), storage)
     held = _held(read_runs(output), labels)
     rates = [price_of(each.run, price_per_hour, prices) for each in held]
     unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
     cost = None if unpriced else _cost(held, labels, rates)
-    labelling = {run_id for run_id, _ in labels.minutes}
-    sizes = {each.run.sizes for each in held if each.run.run_id in labelling}
-    return Report(output.uri, held, labels, count, cost, unpriced, saved(labels, sizes))
+    sizes = {each.run.sizes for each in held if each.run.run_id in labels.minutes}
+    return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
 
 
 def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:

@@ -42,6 +42,7 @@ class Run:
         price: USD for an hour of a worker, as it was given then.
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         devices: what its workers ran on; nothing is known of one that was killed.
+        config: its options, without secrets.
         sizes: its model's.
     """
 
@@ -56,6 +57,7 @@ class Run:
     price: float | None
     on: str | None
     devices: tuple[Device, ...]
+    config: dict[str, Any]
     sizes: Sizes | None
 
     @property
@@ -99,5 +101,6 @@ def _run(record: dict[str, Any]) -> Run:
         devices=tuple(
             Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
+        config=record["config"],
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
     )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.bench.examples import Example, LabelledData, Scenes, Skipped, references_of
+from adafv.bench.examples import Example, LabelledData, Scenes, Skipped
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.testbed import dataset
@@ -55,22 +55,6 @@ def test_a_caption_is_scored_by_its_pairs():
 def test_there_must_be_scenes(scenes, seed):
     with pytest.raises(UsageError, match="at least"):
         Scenes(scenes, seed)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("red", ("red",)),
-        (["red", "blue"], ("red", "blue")),
-        ([{"answer": "red", "answer_confidence": "yes", "answer_id": 1}, {"answer": "blue"}], ("red", "blue")),
-        (3, ("3",)),
-        (["", "red"], ("", "red")),
-        (None, ()), ("", ()), ([], ()), (["", " "], ()), (True, ()), ({"text": "red"}, ()), ([["red"]], ()),
-        ([None], ()),
-    ],
-)  # fmt: skip
-def test_references(value, expected):
-    assert references_of(value) == expected
 
 
 def test_every_input_format(tmp_path):

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from adafv.bench import exam
-from adafv.bench.bootstrap import Bootstrap
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
-from adafv.bench.quality import contenders, entries, parse_keeps, parse_strategies, run, table
+from adafv.bench.quality import contenders, entries, run, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.storage import Storage
-from adafv.pruning import STRATEGIES
+from adafv.scoring.bootstrap import Bootstrap
 from tests.tiny_clip import build_clip
 from tests.tiny_models import Shape
 
@@ -182,17 +181,6 @@ def test_a_text_tower_that_is_of_no_use(tmp_path):
         run(JOB, Scenes(1, 0), ["adafv"], [0.1], 0, "/nowhere")
     with pytest.raises(UsageError, match="--text-tower /nowhere can't be loaded"):
         run(JOB, Scenes(1, 0), ["cdpruner"], [0.1], 0, "/nowhere")
-
-
-def test_strategies_and_budgets_are_parsed():
-    assert parse_strategies("all") == [name for name in STRATEGIES if name != "none"]
-    assert parse_strategies("adafv,none,random") == ["random", "adafv"]
-    assert parse_keeps("0.5,0.1,0.5") == [0.5, 0.1]
-    with pytest.raises(UsageError, match="'nonsense'; there are none, random"):
-        parse_strategies("adafv,nonsense")
-    for wrong in ("", "0", "1.5", "10%", "nan"):
-        with pytest.raises(UsageError, match="--keep"):
-            parse_keeps(wrong)
 
 
 def test_the_unpruned_model_comes_first_and_once():

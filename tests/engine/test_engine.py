@@ -55,6 +55,7 @@ def essence(label):
     return (
         label.id,
         label.kept_indices.tolist(),
+        label.kept_cues.tolist(),
         label.from_text,
         label.from_saliency,
         label.answer,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from jobs import report
 from tests.reporting.outputs import label, run, write
@@ -52,6 +53,30 @@ def test_wrong_options_exit_with_2(output, wrong, capsys):
 def test_no_output_exits_with_2(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "is no output" in capsys.readouterr().err
+
+
+def test_the_page_has_images_unless_they_are_left_out(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "in" / "a.jpg")
+    config = {"input": [str(tmp_path / "in")]}
+    output = write(tmp_path / "out", [label("a"), label("\u202e<b>")], [run(input=2, config=config)])
+    page = tmp_path / "r.html"
+    for options, images in ([], 1), (["--no-images"], 0), (["--input", str(tmp_path / "in")], 1):
+        assert report.main([output, "--html", str(page), *options]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert text.count("data:image/jpeg") == images and "\u202e&lt;b&gt;" in text
+
+
+def test_images_of_an_input_that_was_moved(tmp_path):
+    (tmp_path / "now").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "now" / "a.jpg")
+    config = {"input": [str(tmp_path / "then")], "image_root": str(tmp_path / "then")}
+    output = write(tmp_path / "out", [label("a")], [run(input=1, config=config)])
+    page, now = tmp_path / "r.html", str(tmp_path / "now")
+    assert report.main([output, "--html", str(page)]) == 0
+    assert "there is nothing" in page.read_text()
+    assert report.main([output, "--html", str(page), "--input", now, "--image-root", now]) == 0
+    assert "data:image/jpeg" in page.read_text()
 
 
 def test_neither_torch_nor_ray_is_needed(output, tmp_path):

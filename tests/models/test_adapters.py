@@ -85,6 +85,8 @@ def test_kept_indices_equal_the_slow_way(pair):
         assert label.visual_tokens == len(cues.saliency)
         assert label.kept_indices.tolist() == expected.mask[0].nonzero().flatten().tolist(), size
         assert (label.from_text, label.from_saliency) == (int(expected.from_text), int(expected.from_saliency))
+        cues = expected.by_text.int() + 2 * expected.by_saliency.int()
+        assert label.kept_cues.tolist() == cues[expected.mask].tolist()
 
 
 @pytest.mark.parametrize("keep_all", ["none", "adafv", "visionzip"])

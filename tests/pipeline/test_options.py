@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, parse_options
+from adafv.pipeline.options import JobOptions, parse_keeps, parse_options, parse_strategies
+from adafv.pruning import STRATEGIES
 
 NEEDED = ["--input", "in.parquet", "--output", "out"]
 
@@ -45,6 +46,7 @@ def test_inputs_add_up():
         ),
         (["--text-tower", "s3://key:pw@bucket/x", "--strategy", "eadp"], "'s3://bucket/x' is no S3 URI"),
         (["--limit", "0"], "--limit is 0"),
+        (["--sample", "0"], "--sample is 0"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--workers", "3:2"], "--workers is '3:2'"),
         (["--workers", "many"], "--workers is 'many'"),
@@ -131,3 +133,14 @@ def test_the_public_form_has_no_secrets():
     options = JobOptions(input=("https://u:hidden@h/x?sig=hidden",), output="o", s3_endpoint="http://u:hidden@h:1")
     assert "hidden" not in str(options.public())
     assert options.public()["s3_endpoint"] == "http://h:1"
+
+
+def test_strategies_and_budgets_are_parsed():
+    assert parse_strategies("all") == [name for name in STRATEGIES if name != "none"]
+    assert parse_strategies("adafv,none,random") == ["random", "adafv"]
+    assert parse_keeps("0.5,0.1,0.5") == [0.5, 0.1]
+    with pytest.raises(UsageError, match="'nonsense'; there are none, random"):
+        parse_strategies("adafv,nonsense")
+    for wrong in ("", "0", "1.5", "10%", "nan"):
+        with pytest.raises(UsageError, match="--keep"):
+            parse_keeps(wrong)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
-from adafv.pipeline.plan import DONE, NEW, REPEATED, judge, make_plan
+from adafv.pipeline.plan import DONE, NEW, REPEATED, UNDRAWN, UNREAD, draw, judge, make_plan
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.rows import Columns
 from adafv.pipeline.storage import Storage
@@ -68,12 +68,88 @@ def test_an_id_is_not_a_place():
     assert Ledger([digest_id("x")]).contains(np.array([digest_place("x")], DIGEST)).tolist() == [False]
 
 
-def plan_of(tmp_path, files: list[list[str]], done: list[str] = [], limit: int | None = None):  # noqa: B006
+IDS = st.lists(st.text("abcdefghij", min_size=1, max_size=2), max_size=40)
+
+
+def drawn(ids: list[str], size: int) -> set[str]:
+    """The ids that are drawn from so many."""
+    ledger = draw(digests(ids), size)
+    found = {id for id in ids if ledger.contains(digests([id]))[0]}
+    assert len(ledger) == len(found)
+    return found
+
+
+@given(IDS, st.integers(1, 50), st.randoms())
+def test_as_many_distinct_ids_are_drawn_as_asked_for_whatever_their_order(ids, size, random):
+    found = drawn(ids, size)
+    assert len(found) == min(size, len(set(ids)))
+    assert drawn(random.sample(ids, len(ids)), size) == found
+
+
+@given(IDS, IDS, st.integers(1, 50))
+def test_a_sample_is_part_of_a_larger_one_and_of_itself_before_the_input_grew(ids, more, size):
+    found = drawn(ids, size)
+    assert found <= drawn(ids, size + 1)
+    assert drawn(ids + more, size) & set(ids) <= found, "a new row may take an old one's place, never bring one back"
+
+
+def test_every_row_is_as_likely_to_be_drawn():
+    """Ids as they come: in order, and alike. Their sample is spread evenly, wherever one looks."""
+    count, size = 100_000, 10_000
+    chosen = draw(digests([f"image-{i:06d}.jpg" for i in range(count)]), size)
+    where = chosen.contains(digests([f"image-{i:06d}.jpg" for i in range(count)])).reshape(10, -1).sum(axis=1)
+    assert where.sum() == size
+    assert abs(where - size / 10).max() < 5 * (size / 10 * 0.9) ** 0.5  # five standard deviations
+
+
+def test_ties_are_drawn_by_what_else_there_is():
+    """Digests that agree in the half that decides."""
+    raw = [bytes([n]) * 8 + b"z" * 8 for n in (1, 200, 3)]
+    assert draw(np.array(raw, DIGEST), 2).contains(np.array(raw, DIGEST)).tolist() == [True, False, True]
+    assert draw(np.array(raw[::-1], DIGEST), 2).contains(np.array(raw, DIGEST)).tolist() == [True, False, True]
+
+
+def test_the_half_that_decides_is_not_the_one_that_others_cut_by():
+    raw = np.array([bytes([n]) * 8 + bytes([9 - n]) * 8 for n in range(9)], DIGEST)
+    assert draw(raw, 2).contains(raw).tolist() == [False] * 7 + [True] * 2
+
+
+def test_drawing_needs_little_beside_the_digests():
+    count = 400_000
+    digests = np.frombuffer(np.random.default_rng(0).bytes(16 * count), dtype=DIGEST)
+    tracemalloc.start()
+    try:
+        chosen = draw(digests, 1000)
+        verdicts = judge(digests, Ledger(), chosen)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (verdicts == NEW).sum() == 1000 and (verdicts == UNDRAWN).sum() == count - 1000
+    assert peak < 5 * count
+
+
+@given(IDS, IDS, st.integers(1, 20))
+def test_what_is_not_drawn_is_no_part_of_the_input(ids, done, size):
+    seen: set[str] = set()
+    chosen, expected = drawn(ids, size), []
+    for id in ids:
+        expected.append(UNDRAWN if id in seen or id not in chosen else DONE if id in done else NEW)
+        seen.add(id)
+    assert judge(digests(ids), Ledger(digest_id(id) for id in done), draw(digests(ids), size)).tolist() == expected
+
+
+def plan_of(
+    tmp_path,
+    files: list[list[str]],
+    done: list[str] = [],  # noqa: B006
+    limit: int | None = None,
+    sample: int | None = None,
+):
     units = []
     for i, ids in enumerate(files):
         path = write_jsonl(tmp_path / f"{i}.jsonl", [{"id": id, "image": "x", "question": "q"} for id in ids])
         units += open_source(str(path), Storage(), COLUMNS).units
-    return make_plan(units, Ledger(digest_id(id) for id in done), Storage(), COLUMNS, limit, num_cpus=0.25)
+    return make_plan(units, Ledger(digest_id(id) for id in done), Storage(), COLUMNS, limit, 0.25, sample)
 
 
 def test_repetitions_across_files(ray_local, tmp_path):
@@ -91,3 +167,25 @@ def test_the_limit_counts_input_rows(ray_local, tmp_path):
 def test_more_units_than_run_at_once(ray_local, tmp_path):
     plan = plan_of(tmp_path, [[f"{i}"] for i in range(30)])
     assert len(plan.tasks) == plan.rows == 30
+
+
+def test_a_sample(ray_local, tmp_path):
+    """Rows are counted, and files read, as if there were no others; the limit comes first."""
+    ids = [f"row-{i}" for i in range(12)]
+    chosen = drawn(ids[:10], 3)
+    first = next(id for id in ids if id in chosen)
+    plan = plan_of(tmp_path, [[id, id] for id in ids], done=[first], limit=20, sample=3)
+    assert (plan.rows, plan.skipped, plan.to_do) == (3, 1, 2)
+    assert [task.verdicts.tolist() for task in plan.tasks] == [[NEW, UNDRAWN]] * 2
+    assert plan.sample is not None and len(plan.sample) == 3
+    assert plan_of(tmp_path, [[id] for id in ids], sample=100).rows == 12
+
+
+def test_an_input_that_can_only_be_read_in_part(ray_local, tmp_path, caplog):
+    """What can't be read may be drawn like any row; that there is such a place is said in any case."""
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(b"no gzip")
+    units = open_source(str(path), Storage(), COLUMNS).units
+    plan = make_plan(units, Ledger(), Storage(), COLUMNS, None, 0.25, sample=5)
+    assert [task.verdicts.tolist() for task in plan.tasks] == [[UNREAD]]
+    assert "1 places of the input can't be read" in caplog.text

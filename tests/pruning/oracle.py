@@ -247,6 +247,16 @@ def coverage(
     return chosen, margin
 
 
+def for_text(
+    visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], block: int
+) -> dict[int, float]:
+    """By how much each token serves what is asked for more than what is there."""
+    tokens = range(len(visual))
+    alike = [[max(0.0, cosine(visual[i], visual[j])) ** 6 for j in tokens] for i in tokens]
+    near = {i: [j for j in tokens if j // block == i // block] for i in tokens}
+    return {i: sum(alike[i][j] ** 2 * asked[j] - alike[i][j] * present[j] for j in near[i]) for i in tokens}
+
+
 def clear(scores: Iterable[float], count: int) -> Margin:
     """By how little, of its size, one of the `count` largest scores differs from the next that isn't equal to it."""
     ordered = sorted(scores, reverse=True)

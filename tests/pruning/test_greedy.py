@@ -172,8 +172,13 @@ def test_rounds_and_blocks_equal_the_definition(tokens, share, crowds, seed):
     kept, margin = oracle.coverage(visual.tolist(), there[0].tolist(), asked[0].tolist(), keep, **few)
     assume(margin > CLEAR)
     with patch.multiple(coverage_module, BLOCK=7, _ROUNDS=3, _AT_ONCE=4, _LOOKED_AT=9):
-        got = coverage(visual[None], there, asked, keep).mask[0]
-    assert set(got.nonzero().flatten().tolist()) == kept
+        got = coverage(visual[None], there, asked, keep)
+    assert set(got.mask[0].nonzero().flatten().tolist()) == kept
+    more = oracle.for_text(visual.tolist(), there[0].tolist(), asked[0].tolist(), few["block"])
+    for token in kept:
+        if abs(more[token]) > CLEAR:
+            assert (got.by_text[0, token], got.by_saliency[0, token]) == (more[token] > 0, more[token] < 0)
+    assert not (got.by_text | got.by_saliency)[~got.mask].any()
 
 
 @pytest.mark.parametrize("keep", [1, 40, 399, 400])
@@ -187,12 +192,14 @@ def test_a_batch_chooses_what_each_sample_does_alone(keep):
     lengths, budgets = [400, 300, 10, 400], torch.tensor([keep, min(keep, 25), 10, max(1, keep - 5)])
     valid = torch.arange(400) < torch.tensor(lengths)[:, None]
     there, asked = torch.rand(2, 4, 400, generator=generator).pow(6).masked_fill(~valid, 0.0)
-    together = coverage_module._in_rounds(visual, there, asked, token_budget(visual, budgets, valid)[0])
+    together, for_text = coverage_module._in_rounds(visual, there, asked, token_budget(visual, budgets, valid)[0])
     assert together.sum(dim=1).tolist() == budgets.tolist()
     assert torch.equal(coverage(visual, there, asked, budgets, valid).mask, together)
     for row, (length, count) in enumerate(zip(lengths, budgets.tolist(), strict=True)):
         part = slice(row, row + 1), slice(length)
-        assert torch.equal(coverage(visual[part], there[part], asked[part], count).mask, together[part])
+        alone = coverage(visual[part], there[part], asked[part], count)
+        assert torch.equal(alone.mask, together[part])
+        assert torch.equal(alone.by_text, (together & for_text)[part])
 
 
 def test_nothing_is_bought_twice_however_far_apart():

@@ -47,6 +47,8 @@ def test_equals_the_definition_beyond_one_block(sample):
     kept, i, j = oracle.mix(saliency, similarity, keep)
     assert set(selection.mask[0].nonzero().flatten().tolist()) == kept
     assert (int(selection.from_text[0]), int(selection.from_saliency[0])) == (i, j)
+    assert set(selection.by_text[0].nonzero().flatten().tolist()) == set(oracle.order(similarity)[:i])
+    assert set(selection.by_saliency[0].nonzero().flatten().tolist()) == set(oracle.order(saliency)[:j])
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs import schema
+from adafv.pipeline.rejects import ERRORS
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -37,33 +38,33 @@ def label(id: str, seconds: float = 1.0, run: str = "r1", after: float = 10.0, *
     } | values
 
 
-def reject(id: str | None, error: str, after: float = 10.0, image: str = "x") -> dict[str, Any]:
+def reject(id: str | None, error: str, after: float = 10.0, image: str = "x", **values: Any) -> dict[str, Any]:
     return {
         "id": id,
         "image": image,
         "question": "what?",
-        "stage": "decode",
+        "stage": ERRORS[error].stage if error in ERRORS else "decode",
         "error": error,
         "message": "m",
         "retryable": False,
         "run_id": "r1",
         "rejected_at": START + timedelta(seconds=after),
-    }
+    } | values
 
 
 def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]:
     """The record of a run. Of its values may be given `input`, `seconds`, `worker_seconds`, `price`, `status`,
-    `devices`, `on`, `workers`, `earlier`.
+    `devices`, `on`, `workers`, `earlier`, `config`.
     """
     given = {"status": "done", "input": 0, "labelled": 0, "seconds": 0.0, "worker_seconds": 0.0, "price": None}
-    given |= {"devices": [], "workers": 1, "earlier": [], "on": "cuda"} | values
+    given |= {"devices": [], "workers": 1, "earlier": [], "on": "cuda", "config": {}} | values
     begun = START + timedelta(seconds=started)
     return {
         "run_id": name,
         "status": given["status"],
         "started_at": begun.isoformat(),
         "ended_at": None if given["status"] == "running" else begun.isoformat(),
-        "config": {"strategy": "adafv", "keep": 0.1},
+        "config": {"strategy": "adafv", "keep": 0.1} | given["config"],
         "hardware": {
             "device": given["on"],
             "devices": given["devices"],
@@ -93,5 +94,5 @@ def write(
         table = pa.Table.from_pylist(list(rejects), schema=schema.REJECTS)
         pq.write_table(table, folder / "rejects" / "0.parquet", write_page_checksum=True)
     for record in runs:
-        (folder / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
+        (folder / "runs" / f"{record['run_id'].replace('/', '_')}.json").write_text(json.dumps(record))
     return str(folder)

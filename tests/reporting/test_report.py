@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafv.pipeline.errors import UsageError
-from adafv.reporting.labels import OUTSTANDING
+from adafv.pipeline.outputs import schema
+from adafv.reporting.outstanding import SHOWN
 from adafv.reporting.report import make_report, summary
 from tests.reporting.outputs import label, reject, run, write
 
@@ -105,9 +107,9 @@ def test_a_superseded_reject_is_no_reject(tmp_path):
 def test_rows_that_stand_out_are_those_with_the_most_and_least(tmp_path_factory, values, files):
     labels = [label(f"{n}", seconds, mean_logprob=sure) for n, (sure, seconds) in enumerate(values)]
     figures = make_report(write(tmp_path_factory.mktemp("o") / "out", labels, [run()], files=files)).as_json()
-    sure = sorted(each for each, _ in values)[:OUTSTANDING]
+    sure = sorted(each for each, _ in values)[:SHOWN]
     assert [row["mean_logprob"] for row in figures["least_confident"]] == pytest.approx(sure, rel=1e-6)
-    slow = sorted((seconds for _, seconds in values), reverse=True)[:OUTSTANDING]
+    slow = sorted((seconds for _, seconds in values), reverse=True)[:SHOWN]
     assert [row["gpu_seconds"] for row in figures["slowest"]] == slow
     assert sum(figures["confidence"]["counts"]) == len(values)
 
@@ -116,8 +118,41 @@ def test_minutes_are_of_one_run_each(tmp_path):
     labels = [label(f"{n}", 1.0, "r1" if n % 2 else "r2", after=7 * n) for n in range(60)]
     report = make_report(write(tmp_path / "out", labels, [run("r1"), run("r2")], files=4))
     wanted = Counter(("r1" if n % 2 else "r2", 7 * n // 60) for n in range(60))
-    first = min(minute for _, minute in report.labels.minutes)
-    assert {(name, minute - first): each.rows for (name, minute), each in report.labels.minutes.items()} == wanted
+    minutes = report.labels.minutes
+    first = min(minute for run_id in minutes for minute in minutes[run_id])
+    found = {(name, minute - first): each.rows for name in minutes for minute, each in minutes[name].items()}
+    assert found == wanted
+    assert [report.labels.gpu_seconds(name) for name in ("r1", "r2", "r3")] == [30.0, 30.0, 0]
+
+
+@pytest.mark.parametrize("odd", [None, float("nan"), float("inf")])
+def test_a_number_that_is_none_counts_for_nothing(tmp_path, odd):
+    """Neither in sums nor among the rows that stand out; and the row is a label all the same."""
+    labels = [label("a", seconds=2.0), label("b", gpu_seconds=odd, mean_logprob=odd), label("c", decode_ms=odd)]
+    report = make_report(write(tmp_path / "out", labels, [run(input=3, price=3600.0, worker_seconds=5.0)]))
+    figures = report.as_json()
+    assert (figures["labelled"], figures["gpu_seconds"], figures["cost_attributed_usd"]) == (3, 3.0, 3.0)
+    assert figures["stage_seconds"]["decode"] == pytest.approx(0.2)
+    assert [row["id"] for row in figures["slowest"]] == ["a", "c"]
+    assert sum(figures["confidence"]["counts"]) == sum(report.labels.latency) == 2
+    json.dumps(figures, allow_nan=False)
+    assert "of a worker" not in summary(report)
+
+
+@pytest.mark.parametrize("column", [name for name in schema.LABELS.names if name != "id"])
+def test_a_column_may_be_null(tmp_path, column):
+    report = make_report(write(tmp_path / "out", [label("a") | {column: None}, label("b")], [run(input=2)]))
+    assert report.labelled == 2 and summary(report)
+
+
+def test_a_spread_is_the_same_however_the_labels_lie(tmp_path):
+    """Of rows in another order and in other files the same are shown, from everywhere among them."""
+    labels = [label(f"{n}", 0.01 * n) for n in range(3000)]
+    one = make_report(write(tmp_path / "one", labels, [run()], files=3)).labels.spread.rows
+    other = make_report(write(tmp_path / "other", labels[::-1], [run()], files=7)).labels.spread.rows
+    assert [row["id"] for row in one] == [row["id"] for row in other] and len(one) == SHOWN
+    numbers = [int(row["id"]) for row in one]
+    assert len(set(numbers)) == SHOWN and min(numbers) < 1000 and max(numbers) > 2000
 
 
 def test_what_a_row_says_can_do_nothing_to_a_terminal(tmp_path):

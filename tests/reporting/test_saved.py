@@ -40,7 +40,7 @@ def test_measured_within_an_output(tmp_path):
         "seconds": 7.0, "usd": pytest.approx(7.0),
     }  # fmt: skip
     assert "saved, measured" in summary(report) and "3,000.0 -> 1,250.0 ms a sample (2.40x)" in summary(report)
-    assert "7.00 USD" in render(report) and "measured; unpruned, a sample takes 2.40 times as long" in render(report)
+    assert "7.0000 USD" in render(report) and "measured; unpruned, a sample takes 2.40 times as long" in render(report)
 
 
 def test_measured_against_another_output(tmp_path):

@@ -4,13 +4,13 @@ A batch of crops is tens of megabytes. It is written once, into an anonymous fil
 a socket; the other side maps it and reads the table where it lies. A message is one byte, its kind, with or without
 such a file.
 
-Fresh memory costs several times what the copy into it does. So the parent writes each request into the same file: its
-child is done with one when it answers. Answers travel on, as views of their file, so each has its own.
+Fresh memory costs several times what the copy into it does. So the parent writes its requests into files that earlier
+ones have left: the child is done with one when it answers. Answers travel on, as views of their file, so each has its
+own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import socket
@@ -27,28 +27,27 @@ RAISED = b"E"  # from the child: an exception, as JSON
 
 
 class Channel:
-    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing.
+    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing."""
 
-    `reuse`: what this end sends may be overwritten by what it sends next.
-    """
-
-    def __init__(self, end: socket.socket, reuse: bool = False) -> None:
+    def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        self._file = _anonymous_file() if reuse else None
 
     def send(self, kind: bytes) -> None:
         self._socket.sendall(kind)
 
     def send_bytes(self, kind: bytes, data: bytes) -> None:
-        with self._open() as file:
+        with anonymous_file() as file:
             file.write(data)
-            self._send_file(kind, file)
+            self.send_file(kind, file)
 
     def send_table(self, table: pa.Table) -> None:
-        with self._open() as file:
-            with pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write_table(table)
-            self._send_file(TABLE, file)
+        with anonymous_file() as file:
+            write_table(table, file)
+            self.send_file(TABLE, file)
+
+    def send_file(self, kind: bytes, file: IO[bytes]) -> None:
+        self._socket.settimeout(None)
+        socket.send_fds(self._socket, [kind], [file.fileno()])
 
     def receive(self, timeout: float | None = None) -> tuple[bytes, pa.Buffer]:
         """(kind, contents) of the next message, waiting at most `timeout` seconds. Contents are not copied."""
@@ -58,17 +57,14 @@ class Channel:
             raise EOFError("the other process is gone")
         return kind, _contents(descriptors[0]) if descriptors else pa.py_buffer(b"")
 
-    def _open(self) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """A file to write a message into. What an earlier one has left behind its end is of no account: both pickles
-        and Arrow streams say where they end."""
-        if self._file is None:
-            return _anonymous_file()
-        self._file.seek(0)
-        return contextlib.nullcontext(self._file)
 
-    def _send_file(self, kind: bytes, file: IO[bytes]) -> None:
-        self._socket.settimeout(None)
-        socket.send_fds(self._socket, [kind], [file.fileno()])
+def write_table(table: pa.Table, file: IO[bytes]) -> None:
+    """Write `table` to the start of `file`. What another has left behind its end is of no account: an Arrow stream says
+    where it ends.
+    """
+    file.seek(0)
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def table_in(contents: pa.Buffer) -> pa.Table:
@@ -76,7 +72,8 @@ def table_in(contents: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(contents).read_all()
 
 
-def _anonymous_file() -> IO[bytes]:
+def anonymous_file() -> IO[bytes]:
+    """A file in memory, where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("adafv"), "wb", buffering=0)
     return cast(IO[bytes], tempfile.TemporaryFile(buffering=0))

@@ -9,13 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import weakref
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol
 
 import pyarrow as pa
 
-from adafv.pipeline.isolation.channel import MAKE, PROGRESS, READY, TABLE, Channel, table_in
+from adafv.pipeline.isolation.channel import (
+    MAKE,
+    PROGRESS,
+    READY,
+    TABLE,
+    Channel,
+    anonymous_file,
+    table_in,
+    write_table,
+)
 from adafv.pipeline.rejects import safe_message
 
 START_ATTEMPTS = 3
@@ -53,6 +64,9 @@ class StartError(RuntimeError):
 class Isolated:
     """A handler in a process of its own.
 
+    Several threads may ask: one table is worked on at a time, while those of the others are written to where the child
+    will read them, and their answers are taken in.
+
     Args:
         make: makes the handler, in the child; picklable.
         timeout: seconds without progress after which the child is ended.
@@ -63,6 +77,8 @@ class Isolated:
         self._make, self._timeout, self._memory = make, timeout, memory
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
+        self._lock = threading.Lock()  # held by the thread whose table is worked on
+        self._spare: list[IO[bytes]] = []  # files that nobody reads any more
 
     @property
     def pid(self) -> int | None:
@@ -77,9 +93,24 @@ class Isolated:
             Raised: the handler raised.
             StartError: no child could be started.
         """
+        with self._written(table) as file, self._lock:
+            return self._ask(file)
+
+    @contextmanager
+    def _written(self, table: pa.Table) -> Iterator[IO[bytes]]:
+        """`table` in a file, for the time of a request."""
+        try:
+            file = self._spare.pop()
+        except IndexError:
+            file = anonymous_file()
+        write_table(table, file)
+        yield file
+        self._spare.append(file)
+
+    def _ask(self, file: IO[bytes]) -> pa.Table:
         channel = self._channel or self._start()
         try:
-            channel.send_table(table)
+            channel.send_file(TABLE, file)
             kind, contents = _answer(channel, self._timeout)
         except TimeoutError:
             self._end(kill=True)
@@ -128,7 +159,7 @@ class Isolated:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": path},
             )
-        self._channel = Channel(ours, reuse=True)
+        self._channel = Channel(ours)
         self._close_socket = weakref.finalize(self, ours.close)  # which ends the child, when its parent is forgotten
         return self._channel
 

@@ -6,36 +6,84 @@ other, five thousand would take many minutes. So the next files are read by thre
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs.folder import Output
 
+ROWS_AT_ONCE = 1024  # of all their columns, where a few are looked for
 
-def read_batches(output: Output, paths: Sequence[str], columns: list[str], ahead: int) -> Iterator[pa.RecordBatch]:
-    """The rows of the files at `paths`, in order. `ahead`: how many files may be in memory besides the current one."""
+
+def read_batches(
+    output: Output, paths: Sequence[str], columns: list[str], ahead: int, places: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """The rows of the files at `paths`, in order.
+
+    Args:
+        ahead: how many files may be in memory besides the current one.
+        places: with two more columns, `file` and `row`: the path, and the row's number in it.
+    """
     with ThreadPoolExecutor(ahead) as threads:
         waiting: deque[Future[pa.Table]] = deque()
         for path in paths:
-            waiting.append(threads.submit(_read, output.filesystem, path, columns))
+            waiting.append(threads.submit(_read, output.filesystem, path, columns, places))
             if len(waiting) > ahead:
                 yield from waiting.popleft().result().to_batches()
         while waiting:
             yield from waiting.popleft().result().to_batches()
 
 
-def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str]) -> pa.Table:
-    """The columns of one file. Raises OSError, which names the file."""
+def pick_rows(output: Output, path: str, numbers: Sequence[int], columns: list[str]) -> dict[int, dict[str, Any]]:
+    """Some rows of one file, by their numbers. Of the rest, no more than `ROWS_AT_ONCE` rows are in memory at a time.
+
+    Raises OSError, which names the file.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    wanted = sorted(numbers)
+    with _named(path), output.filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        _check(path, columns, file.schema_arrow.names)
+        first = 0
+        for group in range(file.metadata.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if any(first <= number < end for number in wanted):
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
+                    here = [number for number in wanted if first <= number < first + batch.num_rows]
+                    rows = batch.take(pa.array([number - first for number in here], pa.int64())).to_pylist()
+                    found.update(zip(here, rows, strict=True))
+                    first += batch.num_rows
+            first = end
+    return found
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What is wrong with a file, as an OSError that names it."""
     try:
-        with filesystem.open_input_file(path) as source:
-            table = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True).read(columns)
+        yield
     except (OSError, pa.ArrowException) as error:
         raise OSError(f"{path}: {error}") from error
-    if missing := [name for name in columns if name not in table.column_names]:
+
+
+def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str], places: bool) -> pa.Table:
+    """The columns of one file. Raises OSError, which names the file."""
+    with _named(path), filesystem.open_input_file(path) as source:
+        table = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True).read(columns)
+    _check(path, columns, table.column_names)
+    if not places:
+        return table
+    file = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int8), [path])
+    return table.append_column("file", file).append_column("row", pa.array(np.arange(table.num_rows)))
+
+
+def _check(path: str, columns: Sequence[str], names: Sequence[str]) -> None:
+    if missing := [name for name in columns if name not in names]:
         raise OSError(f"{path} has no column {', '.join(missing)}; it is no file of a labelling job")
-    return table

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +22,13 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs import schema
-from adafv.pipeline.outputs.batches import read_batches
+from adafv.pipeline.outputs.batches import pick_rows, read_batches
 from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.ledger import DIGEST, FILES_AHEAD, Ledger, digest_labels, digest_rejects
 from adafv.pipeline.rejects import safe_message
 from adafv.pipeline.storage import S3_ERRORS, Storage
 
+Place = tuple[str, int]  # a file under labels/, and the number of a row in it
 WHOLE_FILES_AHEAD = 2  # where all columns may be wanted, a file can take hundreds of megabytes
 
 
@@ -48,17 +50,46 @@ class Reconciliation:
 
 
 def read_labels(
-    uri: str | os.PathLike[str], columns: Sequence[str] | None = None, storage: Storage | None = None
+    uri: str | os.PathLike[str],
+    columns: Sequence[str] | None = None,
+    storage: Storage | None = None,
+    places: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """The labels of the output at `uri`, a local folder or s3://; of some `columns`, or of all.
 
+    With `places` each has two more columns, `file` and `row`, by which `pick_labels` finds it again.
+
     Raises UsageError where there is no output, or no such column.
     """
+    names = _columns(columns)
+    output = _open(uri, storage)
+    return read_batches(output, output.parquet_files("labels"), names, WHOLE_FILES_AHEAD, places)
+
+
+def pick_labels(
+    uri: str | os.PathLike[str],
+    places: Iterable[Place],
+    columns: Sequence[str] | None = None,
+    storage: Storage | None = None,
+) -> dict[Place, dict[str, Any]]:
+    """A few labels by their places: so that a reader of all need not read the columns that it wants of a few only."""
+    names, output = _columns(columns), _open(uri, storage)
+    numbers: dict[str, list[int]] = {}
+    for file, row in dict.fromkeys(places):
+        numbers.setdefault(file, []).append(row)
+    return {
+        (file, row): values
+        for file, wanted in numbers.items()
+        for row, values in pick_rows(output, file, wanted, names).items()
+    }
+
+
+def _columns(columns: Sequence[str] | None) -> list[str]:
+    """Those that are asked for, all of them if None."""
     names = schema.LABELS.names if columns is None else list(columns)
     if unknown := [name for name in names if name not in schema.LABELS.names]:
         raise UsageError(f"labels have no column {unknown[0]!r}; there are {', '.join(schema.LABELS.names)}")
-    output = _open(uri, storage)
-    return read_batches(output, output.parquet_files("labels"), names, WHOLE_FILES_AHEAD)
+    return names
 
 
 def read_rejects(
@@ -75,8 +106,14 @@ def read_rejects(
     return batches if superseded else (_that_hold(batch) for batch in batches)
 
 
-def reconcile(uri: str | os.PathLike[str], storage: Storage | None = None) -> Reconciliation:
+def reconcile(
+    uri: str | os.PathLike[str],
+    storage: Storage | None = None,
+    on_rejects: Callable[[pa.RecordBatch], object] | None = None,
+) -> Reconciliation:
     """Count up the output at `uri`. Takes 16 bytes of memory for each label.
+
+    `on_rejects` is shown the rejects that hold, batch by batch, as `read_rejects` would give them: they are at hand.
 
     Raises UsageError where there is no output.
     """
@@ -85,8 +122,11 @@ def reconcile(uri: str | os.PathLike[str], storage: Storage | None = None) -> Re
     labels = Ledger(map(digest_labels, read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD)))
     old = _superseded(output, paths, labels.contains)
     rejected: Counter[str] = Counter()
-    for batch in _marked(output, paths, ["error"], old):
-        rejected.update(_that_hold(batch).column("error").to_pylist())
+    for batch in _marked(output, paths, schema.REJECTS.names if on_rejects else ["error"], old):
+        holding = _that_hold(batch)
+        rejected.update(holding.column("error").to_pylist())
+        if on_rejects:
+            on_rejects(holding)
     distinct, repeated = labels.distinct_and_repeated()
     return Reconciliation(distinct, dict(sorted(rejected.items())), int(np.count_nonzero(old)), repeated)
 

@@ -49,5 +49,5 @@ def settle_recipe(output: Output, options: JobOptions) -> None:
         )
         raise UsageError(
             f"--output {output.uri} holds labels made in another way: {'; '.join(changes)}. Give a new --output, or "
-            "--allow-mixed to have both kinds in one place"
+            "jobs/label.py --allow-mixed to have both kinds in one place"
         )

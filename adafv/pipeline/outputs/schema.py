@@ -35,6 +35,7 @@ LABELS = pa.schema(
         ("visual_tokens", pa.int32()),
         ("kept_tokens", pa.int32()),
         ("kept_indices", pa.list_(pa.int32())),
+        ("kept_cues", pa.list_(pa.int8())),
         ("from_text", pa.int32()),
         ("from_saliency", pa.int32()),
         ("grid", GRID),

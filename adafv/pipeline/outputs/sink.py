@@ -51,6 +51,8 @@ class Tally:
     """What has come in so far."""
 
     labelled: int = 0
+    truncated: int = 0  # labels whose answer was cut off at its longest
+    batches: float = 0.0  # that the labels were made in, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
@@ -62,7 +64,8 @@ class Tally:
 
     def worker_seconds(self, now: float) -> float:
         """How long workers have been held, idle time included."""
-        return sum(max(0.0, now - started) for started in self.workers.values())
+        started = list(self.workers.values())  # at one moment: another thread may add to them
+        return sum(max(0.0, now - one) for one in started)
 
 
 class Part:
@@ -140,6 +143,8 @@ class Sink:
     def _count(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
         tally = self.tally
         tally.labelled += labels.num_rows
+        tally.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
+        tally.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0

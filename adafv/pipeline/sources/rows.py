@@ -7,13 +7,18 @@ record that is no good, a row with its reject.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from adafv.pipeline.rejects import Reject, clean, public_uri
+from adafv.pipeline.storage import has_scheme
+
+if TYPE_CHECKING:
+    from adafv.pipeline.options import JobOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,12 @@ class Columns:
     prompt: str
     prompt_columns: tuple[str, ...]
     image_root: str | None
+
+    @classmethod
+    def of(cls, job: JobOptions) -> Columns:
+        root = job.image_root
+        root = root if root is None or has_scheme(root) else os.path.abspath(root)
+        return cls(job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root)
 
     @property
     def wanted(self) -> tuple[str, ...]:

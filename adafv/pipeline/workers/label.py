@@ -38,6 +38,7 @@ FROM_LABEL = [
     "visual_tokens",
     "kept_tokens",
     "kept_indices",
+    "kept_cues",
     "from_text",
     "from_saliency",
     "prompt_tokens",
@@ -77,7 +78,9 @@ class WorkerOptions:
 
 
 class Worker:
-    """Labels tables of samples."""
+    """Labels tables of samples. Two threads may ask at once: what one has to do before and after its turn with the
+    model is done while it is at work for the other.
+    """
 
     def __init__(self, options: WorkerOptions) -> None:
         self._process = Isolated(partial(options.handler, options), options.batch_timeout)

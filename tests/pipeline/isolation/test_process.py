@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pyarrow as pa
 import pytest
 
 from adafv.pipeline.isolation import Isolated, StartError
+from adafv.pipeline.isolation import process as module
+from adafv.pipeline.isolation.channel import write_table
 from adafv.pipeline.isolation.process import Died, Raised
 from tests.pipeline.isolation.handlers import Obedient, Unmade
 
@@ -34,17 +38,24 @@ def process():
     process.close()
 
 
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold in that time."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended, or is about to be reaped."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def ended() -> bool:
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except FileNotFoundError:
             return True
-        time.sleep(0.05)
-    return False
+
+    return within(20, ended)
 
 
 def test_rows_are_answered_by_one_process(process):
@@ -61,6 +72,35 @@ def test_large_tables_arrive_whole_and_outlive_the_next_answer(process):
     first = process.ask(table)
     process.ask(rows(None, None))
     assert doubles(first) == [0, 2, 4, 6]
+
+
+def test_threads_get_their_own_answers_from_one_process(process):
+    """Tables of several sizes, so that a request written over another's would show."""
+    tables = [pa.table({"number": [n] * (1 + n % 7), "deed": pa.nulls(1 + n % 7, pa.string())}) for n in range(200)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = [*threads.map(process.ask, tables)]
+    assert [doubles(answer) for answer in answers] == [[2 * n] * (1 + n % 7) for n in range(200)]
+    assert {pid for answer in answers for pid in answer.column("pid").to_pylist()} == {process.pid}
+
+
+def test_the_next_table_is_written_while_one_is_worked_on(process, monkeypatch):
+    """Else the model would wait for it."""
+    written = []
+    monkeypatch.setattr(module, "write_table", lambda *given: (write_table(*given), written.append(given)))
+    process.ask(rows(None))
+    with ThreadPoolExecutor(2) as threads:
+        toiling = threads.submit(process.ask, rows("toil"))
+        assert within(10, process._lock.locked)
+        waiting = threads.submit(process.ask, rows(None, None))
+        assert within(1, lambda: len(written) == 3)
+        assert not toiling.done() and not waiting.done()
+        assert doubles(toiling.result()) == [0] and doubles(waiting.result()) == [0, 2]
+
+
+def test_a_death_costs_only_the_table_in_hand(process):
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(process.ask, rows(deed)) for deed in (None, "die", None, "exit", None)]
+    assert [type(each.exception()) for each in asked] == [type(None), Died, type(None), Died, type(None)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.pipeline.outputs.batches import read_batches
+from adafv.pipeline.outputs import batches as module
+from adafv.pipeline.outputs.batches import pick_rows, read_batches
 from adafv.pipeline.outputs.folder import LocalOutput
 from tests.pipeline.inputs import write_uris
 
@@ -69,3 +70,29 @@ def test_a_file_of_something_else_is_named(tmp_path):
     pq.write_table(pa.table({"name": ["a"]}), tmp_path / "labels" / "foreign.parquet")
     with pytest.raises(OSError, match=r"foreign\.parquet has no column id; it is no file of a labelling job"):
         list(read_batches(output, output.parquet_files("labels"), ["id"], ahead=2))
+
+
+def test_a_row_is_found_again_by_its_place(tmp_path):
+    output = write_labels(tmp_path, 5)
+    batches = list(read_batches(output, output.parquet_files("labels"), ["id"], ahead=2, places=True))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert len(rows) == 15
+    for row in rows:
+        assert pick_rows(output, row["file"], [row["row"]], ["id"]) == {row["row"]: {"id": row["id"]}}
+
+
+def test_rows_are_picked_from_any_row_group_and_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 4)
+    path = tmp_path / "labels" / "0.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"id": [f"{n}" for n in range(100)]}), path, row_group_size=10)
+    output = LocalOutput(str(tmp_path))
+    for wanted in ([0], [99], [37], [9, 10], [13, 14, 15, 16, 39], list(range(100)), []):
+        assert pick_rows(output, str(path), wanted[::-1], ["id"]) == {number: {"id": f"{number}"} for number in wanted}
+
+
+def test_a_file_without_the_column_that_is_picked_is_named(tmp_path):
+    output = write_labels(tmp_path, 1)
+    [path] = output.parquet_files("labels")
+    with pytest.raises(OSError, match=r"000\.parquet has no column grid; it is no file of a labelling job"):
+        pick_rows(output, path, [0], ["grid"])

@@ -16,7 +16,7 @@ import pytest
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.outputs.folder import Output, open_output
-from adafv.pipeline.outputs.reader import read_labels, read_rejects, reconcile
+from adafv.pipeline.outputs.reader import pick_labels, read_labels, read_rejects, reconcile
 from adafv.pipeline.storage import Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -134,6 +134,28 @@ def test_the_columns_asked_for(tmp_path):
     assert [batch.schema for batch in read_labels(tmp_path)] == [schema.LABELS]
     with pytest.raises(UsageError, match=r"no column 'anwser'; there are id, image,.* answer"):
         read_labels(tmp_path, ["id", "anwser"])
+
+
+def test_labels_are_picked_by_their_places(place):
+    uri, storage = place
+    output = open_output(uri, storage)
+    for name in ("a", "b", "c"):
+        write(output, f"labels/{name}", *(label(f"{name}{n}") for n in range(5)))
+    everything = rows(read_labels(uri, ["id"], storage, places=True))
+    wanted = {(row["file"], row["row"]): row["id"] for row in everything if row["id"] in ("a0", "a4", "c2")}
+    found = pick_labels(uri, wanted, ["id", "kept_indices"], storage)
+    assert found == {spot: {"id": id, "kept_indices": [1, 5]} for spot, id in wanted.items()}
+    with pytest.raises(UsageError, match="no column 'anwser'"):
+        pick_labels(uri, wanted, ["anwser"], storage)
+
+
+def test_who_counts_is_shown_the_rejects_that_hold(tmp_path):
+    output = open_output(str(tmp_path), Storage())
+    write(output, "labels/a", label("a"))
+    write(output, "rejects/a", reject("a", "image_empty", 1), reject("b", "image_empty", 2), reject("b", "bad_row", 3))
+    shown: list[pa.RecordBatch] = []
+    reconcile(tmp_path, on_rejects=shown.append)
+    assert rows(shown) == rows(read_rejects(tmp_path)) and [row["error"] for row in rows(shown)] == ["bad_row"]
 
 
 def test_an_output_without_labels_or_rejects(tmp_path):

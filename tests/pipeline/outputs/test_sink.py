@@ -82,6 +82,15 @@ def test_rows_are_routed_and_counted(output):
     assert tally.worker_seconds(11.0) == 10.0
 
 
+def test_batches_and_answers_that_were_cut_off_are_counted(output):
+    sink = Sink(output, "r")
+    for size, reasons in ((3, ["length", "stop", "length"]), (2, ["stop", None]), (1, ["length"])):
+        rows = [{"finish_reason": reason, "batch_size": size} for reason in reasons]
+        sink.add(results(*(label(f"{size}{i}") | row for i, row in enumerate(rows)), reject(None, "missing_id")))
+    sink.close()
+    assert (sink.tally.truncated, sink.tally.batches) == (3, pytest.approx(3))
+
+
 def test_what_workers_run_on_is_known_from_their_labels(output):
     sink = Sink(output, "r")
     g5, lone = {"worker_device": "A10G", "worker_instance": "g5.xlarge"}, {"worker_device": "A10G"}

@@ -118,3 +118,22 @@ def test_pages_with_checksums_are_checked(tmp_path):
     assert [(row.id, row.reject and row.reject.error) for row in rows] == [
         (row["id"], "source_unreadable") for row in ROWS
     ]
+
+
+def test_row_groups_without_a_row_of_use_are_not_read(tmp_path):
+    """Their images are damaged here, which nobody sees; numbers and places of the others are as ever."""
+    rows = [{"id": f"row-{i}", "image": bytes([i]) * 500, "question": f"{i}?"} for i in range(8)]
+    path = tmp_path / "rows.parquet"
+    options = {"compression": "none", "write_page_checksum": True, "use_dictionary": False}
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2, **options)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x02" * 500, b"\x63" * 500))
+    [unit] = discovery.open_source(str(path), Storage(), COLUMNS).units
+    idle = [True, False, True, True, True, True]
+    found = list(read(unit, Storage(), COLUMNS, idle=idle))
+    assert [record.place for record in found] == [f"{path}#{i}" for i in range(8)]
+    assert [record.reject for record in found] == [None] * 8
+    assert [found[i].columns["id"] for i in (0, 1, 6, 7)] == ["row-0", "row-1", "row-6", "row-7"]
+    assert not any(record.columns for record in found[2:6])
+    (damaged, _) = list(read(unit, Storage(), COLUMNS))[2:4]
+    assert damaged.reject is not None

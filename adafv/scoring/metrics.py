@@ -4,6 +4,10 @@
     vqa       VQAv2's and TextVQA's accuracy over ten annotators, both normalised
     anls      average normalised Levenshtein similarity, of DocVQA and ST-VQA
     contains  one of the references stands in the answer, word for word, both normalised
+    f1        SQuAD's: the F1 of the words, whatever their order, without articles and punctuation
+    rouge-l   ROUGE-L: the F1 of the longest sequence of words that both have in this order, others between them or not
+
+Of several references the nearest counts. Two texts without a word are alike to the last two.
 
 Normalising is VQAv2's, written from its definition (https://visualqa.org/evaluation.html): lower case, no full stops
 but decimal points, digits for number words, no articles, contractions with their apostrophe, other punctuation as a
@@ -14,7 +18,10 @@ Captions of the testbed's scenes have their own measure, in `adafv.testbed.score
 from __future__ import annotations
 
 import re
+import string
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Metric = Callable[[str, Sequence[str]], float]
 
@@ -36,6 +43,8 @@ _APOSTROPHES = """
 """
 _CONTRACTIONS = {word.replace("'", ""): word for word in _APOSTROPHES.split()}
 _DELETED = re.compile(r"(?<=\d),(?=\d)|\.(?!\d)")  # thousands' commas; full stops
+_WORD = re.compile(r"[^\W_]+")
+_SQUAD_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _SPACED = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`,?!]")
 
 
@@ -70,7 +79,29 @@ def contains(answer: str, references: Sequence[str]) -> float:
     return float(any(f" {normalise(reference)} " in said for reference in references))
 
 
-METRICS: dict[str, Metric] = {"exact": exact, "vqa": vqa, "anls": anls, "contains": contains}
+def f1(answer: str, references: Sequence[str]) -> float:
+    """SQuAD's F1 of the words, to the nearest reference."""
+    return max(_word_f1(_squad_words(answer), _squad_words(reference)) for reference in references)
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """ROUGE-L's F1, to the nearest reference. Words are those of any script; case doesn't count, nothing is stemmed."""
+    return max(_lcs_f1(_WORD.findall(answer.lower()), _WORD.findall(each.lower())) for each in references)
+
+
+METRICS: dict[str, Metric] = {
+    "exact": exact, "vqa": vqa, "anls": anls, "contains": contains, "f1": f1, "rouge-l": rouge_l,
+}  # fmt: skip
+
+
+def references_of(value: Any) -> tuple[str, ...]:
+    """The right answers that a column's value gives; none where it gives none that can be read."""
+    values = value if isinstance(value, list) else [value]
+    texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
+    if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
+        return ()
+    references = tuple(str(text) for text in texts)
+    return references if any(reference.strip() for reference in references) else ()
 
 
 def normalise(text: str) -> str:
@@ -93,3 +124,37 @@ def _distance(one: str, other: str) -> int:
         for j, wanted in enumerate(other, 1):
             previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (character != wanted))
     return row[-1]
+
+
+def _squad_words(text: str) -> list[str]:
+    plain = "".join(character for character in text.lower() if character not in string.punctuation)
+    return _SQUAD_ARTICLE.sub(" ", plain).split()
+
+
+def _word_f1(words: Sequence[str], others: Sequence[str]) -> float:
+    return _f1((Counter(words) & Counter(others)).total(), words, others)
+
+
+def _lcs_f1(words: Sequence[str], others: Sequence[str]) -> float:
+    return _f1(lcs_length(words, others), words, others)
+
+
+def _f1(common: int, words: Sequence[str], others: Sequence[str]) -> float:
+    """2 · precision · recall / (precision + recall)."""
+    return 2 * common / (len(words) + len(others)) if words or others else 1.0
+
+
+def lcs_length(words: Sequence[str], others: Sequence[str]) -> int:
+    """How long the longest common subsequence is.
+
+    A row of the usual table is held as one number's bits, which are 0 where a length goes up (Hyyrö 2004), so that long
+    captions by the thousand are no matter.
+    """
+    places: dict[str, int] = defaultdict(int)
+    for place, word in enumerate(words):
+        places[word] |= 1 << place
+    full = row = (1 << len(words)) - 1
+    for word in others:
+        met = row & places.get(word, 0)
+        row = ((row + met) | (row - met)) & full
+    return len(words) - row.bit_count()

@@ -1,0 +1,65 @@
+"""What a candidate answered, and what that took, read back from its output.
+
+A worker's first batch takes longer than those that follow: caches are cold, and much is done for the first time. It is
+a twentieth of a small sample and nothing of a data set, so it isn't counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_labels
+from adafv.pipeline.outputs.reader import read_labels
+from adafv.pipeline.storage import Storage
+
+COLUMNS = (
+    "id", "image", "question", "answer", "visual_tokens", "kept_tokens", "gpu_seconds", "run_id", "worker",
+    "labelled_at",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The labels of one output.
+
+    Attributes:
+        rows: by id.
+        seconds: of a worker, a sample; None where nothing is labelled.
+        kept_tokens, visual_tokens: a sample, on average.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    seconds: float | None
+    kept_tokens: float
+    visual_tokens: float
+
+
+def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
+    """Those of the rows that are in the sample: an output may hold those of an earlier one, too."""
+    rows: dict[str, dict[str, Any]] = {}
+    for batch in read_labels(uri, COLUMNS, storage):
+        drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
+        rows |= {row["id"]: row for row in batch.filter(pa.array(drawn)).to_pylist()}
+    kept, visual = (_mean([row[name] for row in rows.values()]) for name in ("kept_tokens", "visual_tokens"))
+    return Answers(rows, _seconds(list(rows.values())), kept, visual)
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float | None:
+    """What a sample took, without the first batch of each worker, unless there is no other."""
+    if not rows:
+        return None
+    first: dict[tuple[str, str], datetime] = {}
+    for row in rows:
+        worker = row["run_id"], row["worker"]
+        first[worker] = min(row["labelled_at"], first.get(worker, row["labelled_at"]))
+    later = [row for row in rows if row["labelled_at"] > first[row["run_id"], row["worker"]]]
+    return _mean([row["gpu_seconds"] for row in later or rows])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,142 @@
+"""How a candidate's answers agree with the unpruned ones, how right they are, and what they took.
+
+Rows are matched by id. A row that was rejected by either is left out, and counted. Questions about one picture stand
+and fall together, so intervals are drawn over pictures, by the names that the labels have for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adafv.calibration.answers import Answers
+from adafv.calibration.options import CalibrationOptions, Candidate
+from adafv.calibration.truth import Truth
+from adafv.scoring.agreement import AGREEMENTS
+from adafv.scoring.bootstrap import Bootstrap, Estimate
+from adafv.scoring.bounds import Bounds
+from adafv.scoring.metrics import METRICS
+
+SEED = 0
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row whose answer is another: what was asked, and what was said unpruned and pruned."""
+
+    id: str
+    question: str
+    unpruned: str
+    pruned: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A candidate, held against the unpruned model. Intervals hold 95 %.
+
+    Attributes:
+        compared: rows that both labelled; `left_out`: rows of the sample that one of them rejected, or both.
+        agreements: with the unpruned answers, by measure.
+        best: what the interval of an agreement would be if all rows agreed: more can't be shown by this sample.
+        answered: rows whose right answer is known; `accuracy`: of these; `difference`: to the unpruned accuracy.
+        seconds: of a worker, a sample.
+        changes: some of the rows that agree least.
+    """
+
+    candidate: Candidate
+    compared: int
+    left_out: int
+    agreements: dict[str, Estimate]
+    best: Estimate
+    answered: int
+    accuracy: Estimate | None
+    difference: Estimate | None
+    seconds: float
+    kept_tokens: float
+    visual_tokens: float
+    changes: tuple[Change, ...]
+
+    @property
+    def strategy(self) -> str:
+        return self.candidate.strategy
+
+    @property
+    def keep(self) -> float:
+        return self.candidate.keep
+
+    @property
+    def samples_per_s(self) -> float:
+        """Of one worker."""
+        return 1 / self.seconds
+
+    def cost_per_1000(self, price_per_hour: float | None) -> float | None:
+        return None if price_per_hour is None else 1000 * self.seconds * price_per_hour / 3600
+
+
+class Comparison:
+    """The unpruned answers, which all candidates are held against.
+
+    Args:
+        drawn: how many rows the sample has.
+
+    Attributes:
+        images: how many the unpruned answers are about.
+        accuracy: of the unpruned answers, where right ones are known.
+    """
+
+    def __init__(self, options: CalibrationOptions, unpruned: Answers, truth: Truth, drawn: int) -> None:
+        self._options, self._unpruned, self._truth, self._drawn = options, unpruned, truth, drawn
+        self._ids = sorted(unpruned.rows)
+        clusters = [unpruned.rows[id]["image"] for id in self._ids]
+        self.images = len(set(clusters))
+        self._bounds, self._bootstrap = Bounds(clusters, SEED), Bootstrap(clusters, SEED)
+        self._known = np.array([id in truth for id in self._ids], dtype=bool)
+        self._points = self._scored(unpruned)
+        self.accuracy = self._bounds.mean(self._points, self._known) if self._known.any() else None
+
+    def budget(self, candidate: Candidate, answers: Answers) -> Budget:
+        """At least one row must have been labelled by both."""
+        both = np.array([id in answers.rows for id in self._ids], dtype=bool)
+        pairs = [
+            (self._unpruned.rows[id]["answer"], answers.rows[id]["answer"]) if there else ("", "")
+            for id, there in zip(self._ids, both, strict=True)
+        ]
+        values = {name: np.array([measure(one, other) for one, other in pairs]) for name, measure in AGREEMENTS.items()}
+        known, points = both & self._known, self._scored(answers)
+        assert answers.seconds is not None  # there is an answer
+        return Budget(
+            candidate=candidate,
+            compared=int(both.sum()),
+            left_out=self._drawn - int(both.sum()),
+            agreements={name: self._bounds.mean(each, both) for name, each in values.items()},
+            best=self._bounds.mean(np.ones(len(both)), both),
+            answered=int(known.sum()),
+            accuracy=self._bounds.mean(points, known) if known.any() else None,
+            difference=self._bootstrap.difference(points, self._points, known) if known.any() else None,
+            seconds=answers.seconds,
+            kept_tokens=answers.kept_tokens,
+            visual_tokens=answers.visual_tokens,
+            changes=self._changes(values[self._options.agreement], answers),
+        )
+
+    def _scored(self, answers: Answers) -> np.ndarray:
+        """float64 [R]: what the answers are worth, 0 where that isn't known."""
+        metric = METRICS[self._options.metric]
+        return np.array([
+            metric(answers.rows[id]["answer"], self._truth[id]) if id in self._truth and id in answers.rows else 0.0
+            for id in self._ids
+        ])  # fmt: skip
+
+    def _changes(self, values: np.ndarray, answers: Answers) -> tuple[Change, ...]:
+        """Rows that don't agree, those that agree least first."""
+        order = [number for number in np.argsort(values, kind="stable") if values[number] < 1][:EXAMPLES]
+        ids: Sequence[str] = [self._ids[number] for number in order]
+        return tuple(self._change(self._unpruned.rows[id], answers.rows[id]) for id in ids)
+
+    @staticmethod
+    def _change(unpruned: dict[str, Any], pruned: dict[str, Any]) -> Change:
+        return Change(unpruned["id"], unpruned["question"] or "", unpruned["answer"], pruned["answer"])

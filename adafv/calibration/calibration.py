@@ -1,0 +1,168 @@
+"""One calibration: the sample labelled by every candidate, through the job itself, and what came of it.
+
+The candidates' outputs are those of ordinary jobs, side by side under `--output`. So a calibration that was killed is
+resumed by the same command, and one with another budget, strategy or a larger sample labels only what is new.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from adafv.calibration.answers import Answers, read_answers
+from adafv.calibration.budgets import SEED, Budget, Comparison
+from adafv.calibration.command import command_line
+from adafv.calibration.options import UNPRUNED, CalibrationOptions, Candidate
+from adafv.calibration.truth import check_column, read_truth
+from adafv.calibration.verdict import Demand, recommend
+from adafv.pipeline.errors import RunError
+from adafv.pipeline.outputs.ledger import Ledger
+from adafv.pipeline.rejects import redact
+from adafv.pipeline.storage import Storage
+from adafv.scoring.bootstrap import CONFIDENCE, Estimate
+from adafv.scoring.bounds import rows_to_show
+
+LOG = logging.getLogger("adafv")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of each budget.
+
+    Attributes:
+        drawn: rows in the sample; `labelled`: of these, by the unpruned model; `images`: that they are on.
+        unpruned: what labelling without pruning took a worker, in seconds a sample.
+        accuracy: the unpruned model's, where right answers are known.
+    """
+
+    options: CalibrationOptions
+    drawn: int
+    labelled: int
+    images: int
+    unpruned: float
+    accuracy: Estimate | None
+    budgets: tuple[Budget, ...]
+
+    @property
+    def demand(self) -> Demand:
+        return Demand(self.options.agreement, self.options.min_agreement)
+
+    @property
+    def recommended(self) -> Budget | None:
+        return recommend(self.budgets, self.demand)
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether this sample could show of no budget that it meets the demand."""
+        return all(self.demand.is_beyond(budget) for budget in self.budgets)
+
+    @property
+    def command(self) -> str | None:
+        """The command line to run next."""
+        found = self.recommended
+        return None if found is None else command_line(found.candidate.job)
+
+    def as_json(self) -> dict[str, Any]:
+        options, found, price = self.options, self.recommended, self.options.job.price_per_hour
+        return {
+            "input": [redact(uri) for uri in options.job.input],
+            "model": redact(options.job.model),
+            "sample": options.job.sample,
+            "drawn": self.drawn,
+            "images": self.images,
+            "min_agreement": options.min_agreement,
+            "agreement": options.agreement,
+            "confidence": CONFIDENCE,
+            "seed": SEED,
+            "price_per_hour": price,
+            "unpruned": {
+                "labelled": self.labelled,
+                "accuracy": _interval(self.accuracy),
+                "cost_per_1000_usd": None if price is None else 1000 * self.unpruned * price / 3600,
+                "samples_per_s": 1 / self.unpruned,
+            },
+            "budgets": [self._budget(budget) for budget in self.budgets],
+            "recommended_strategy": None if found is None else found.strategy,
+            "recommended_keep": None if found is None else found.keep,
+            "sample_too_small": self.is_too_small,
+            "least_sample": rows_to_show(options.min_agreement),
+            "command": self.command,
+        }
+
+    def _budget(self, budget: Budget) -> dict[str, Any]:
+        agreement = self.demand.of(budget)
+        return {
+            "strategy": budget.strategy,
+            "keep": budget.keep,
+            "agreement": agreement.value,
+            "low": agreement.low,
+            "high": agreement.high,
+            "cost_per_1000_usd": budget.cost_per_1000(self.options.job.price_per_hour),
+            "samples_per_s": budget.samples_per_s,
+            "verdict": self.demand.judge(budget),
+            "compared": budget.compared,
+            "left_out": budget.left_out,
+            "agreements": {name: _interval(each) for name, each in budget.agreements.items()},
+            "answered": budget.answered,
+            "accuracy": _interval(budget.accuracy),
+            "accuracy_difference": _interval(budget.difference),
+            "kept_tokens": budget.kept_tokens,
+            "visual_tokens": budget.visual_tokens,
+        }
+
+
+def _interval(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def calibrate(options: CalibrationOptions) -> Calibration:
+    """Label the sample with every candidate, in one Ray session, and hold their answers against the unpruned ones.
+
+    Raises:
+        UsageError: the options can't be carried out.
+        RunError: a run failed, or labelled nothing that could be compared.
+    """
+    from adafv.pipeline.run import RaySession  # here, so that a wrong option doesn't wait for Ray
+
+    storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
+    if column is not None:
+        check_column(options.job, column, storage)
+    unpruned, *candidates = options.candidates()
+    with RaySession():
+        sample = _label(unpruned, 1, len(candidates) + 1)
+        for number, candidate in enumerate(candidates, 2):
+            _label(candidate, number, len(candidates) + 1)
+        truth = {} if column is None else read_truth(options.job, column, sample, storage)
+    answers = read_answers(unpruned.job.output, sample, storage)
+    if answers.seconds is None:
+        raise RunError(f"not one row of the sample could be labelled: {unpruned.job.output}/rejects says why")
+    if column is not None and not truth.keys() & answers.rows.keys():
+        wanted = "a text, a list of texts, or a list of {'answer': text}"
+        raise RunError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
+    comparison = Comparison(options, answers, truth, len(sample))
+    budgets = tuple(_budget(comparison, answers, candidate, sample, storage) for candidate in candidates)
+    return Calibration(
+        options, len(sample), len(answers.rows), comparison.images, answers.seconds, comparison.accuracy, budgets
+    )
+
+
+def _label(candidate: Candidate, number: int, count: int) -> Ledger:
+    """Run the job; which rows are the sample."""
+    from adafv.pipeline.run import run
+
+    name = UNPRUNED if candidate.strategy == UNPRUNED else f"{candidate.strategy} at {candidate.keep:g}"
+    LOG.info("%d of %d: %s", number, count, name)
+    result = run(candidate.job)
+    assert result.sample is not None  # since the job has a sample
+    return result.sample
+
+
+def _budget(
+    comparison: Comparison, unpruned: Answers, candidate: Candidate, sample: Ledger, storage: Storage
+) -> Budget:
+    answers = read_answers(candidate.job.output, sample, storage)
+    if not answers.rows.keys() & unpruned.rows.keys():
+        output = candidate.job.output
+        raise RunError(f"{output} has no row that is labelled unpruned, too: {output}/rejects says what went wrong")
+    return comparison.budget(candidate, answers)

@@ -1,0 +1,37 @@
+"""The command line that labels the whole input as a calibration recommends."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from typing import Any
+
+from adafv.pipeline.options import JobOptions, flag
+from adafv.pipeline.rejects import redact
+
+PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "retry_rejects")
+
+
+def command_line(job: JobOptions) -> str:
+    """`job`, of which the sample's labels are made, but for all rows. Without secrets, which its URIs may hold."""
+    parts = ["python", "jobs/label.py", "--input", *map(redact, job.input), "--output", redact(job.output)]
+    parts += ["--strategy", job.strategy]
+    parts += [] if job.strategy == "none" else ["--keep", f"{job.keep:g}"]
+    for item in fields(job):
+        value = getattr(job, item.name)
+        if item.name not in PASSED_OVER and value != item.default:
+            parts += _argument(item.name, value)
+    return shlex.join(parts)
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name) if value else flag(f"no_{name}")]
+    text = redact(str(value))
+    return [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
+
+
+def is_whole(job: JobOptions) -> bool:
+    """Whether the command line says all there is to say, no secret left out."""
+    texts = [*job.input, *(value for item in fields(job) if isinstance(value := getattr(job, item.name), str))]
+    return all(redact(text) == text for text in texts)

@@ -1,0 +1,155 @@
+"""The options of a calibration: those of a job, but for what is compared, and what the answers are held to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import (
+    JobOptions,
+    job_options,
+    make_parser,
+    parse_arguments,
+    parse_keeps,
+    parse_strategies,
+)
+from adafv.scoring.agreement import AGREEMENTS
+from adafv.scoring.metrics import METRICS
+
+UNPRUNED = "none"
+SAMPLE, MIN_AGREEMENT, KEEPS, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "exact"
+# Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
+DECIDED = ("output", "sample", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed", "run_id")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to label: a strategy at a budget, and the job that labels the sample so."""
+
+    strategy: str
+    keep: float
+    job: JobOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """What to calibrate.
+
+    Attributes:
+        job: what all candidates have in common; `output` is the folder that their outputs stand in.
+        text_tower: of those strategies that read it.
+        min_agreement: what the lower end of a budget's interval must reach, in the measure `agreement`.
+        answer_column: where the right answers are, if anywhere; `metric`: how they are scored.
+    """
+
+    job: JobOptions
+    strategies: tuple[str, ...]
+    keeps: tuple[float, ...]
+    text_tower: str | None = None
+    min_agreement: float = MIN_AGREEMENT
+    agreement: str
+    answer_column: str | None = None
+    metric: str = METRIC
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_agreement < 1:
+            raise UsageError(
+                f"--min-agreement is {self.min_agreement}; it must be above 0 and below 1, which no sample could show"
+            )
+        for name, value, known in (("agreement", self.agreement, AGREEMENTS), ("metric", self.metric, METRICS)):
+            if value not in known:
+                raise UsageError(f"--{name} is {value!r}; it must be one of {', '.join(known)}")
+        if not self.strategies:
+            raise UsageError("--strategies names none that prunes; there is nothing to compare")
+        self.candidates()  # each is checked as a job's options
+
+    def candidates(self) -> list[Candidate]:
+        """The unpruned model, then each strategy at each budget.
+
+        Raises UsageError for what no job could be told.
+        """
+        from adafv.pruning import WITH_TEXT_TOWER  # here: it imports torch
+
+        if self.text_tower is not None and not set(self.strategies) & set(WITH_TEXT_TOWER):
+            raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
+        towers = dict.fromkeys(WITH_TEXT_TOWER, self.text_tower)
+        pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in self.strategies for keep in self.keeps)]
+        return [self._candidate(strategy, keep, towers.get(strategy)) for strategy, keep in pairs]
+
+    def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
+        name = UNPRUNED if strategy == UNPRUNED else f"{strategy}-{keep:g}"
+        output = f"{self.job.output.rstrip('/')}/{name}"
+        job = replace(self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output)
+        return Candidate(strategy, keep, job)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line: what to calibrate, and the files to write."""
+
+    options: CalibrationOptions
+    html: Path | None
+    json: Path | None
+
+
+def parse_command(arguments: Sequence[str], description: str, epilog: str) -> Command:
+    """Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know."""
+    parser = command_parser(description, epilog)
+    values = parse_arguments(parser, arguments, decided=DECIDED)
+    text_tower = values.pop("text_tower")  # which not every strategy reads
+    job = job_options(values)
+    if values["metric"] is not None and values["answer_column"] is None:
+        raise UsageError("--metric scores answers against those of --answer-column, which isn't given")
+    options = CalibrationOptions(
+        job=job,
+        strategies=tuple(parse_strategies(values["strategies"])),
+        keeps=tuple(parse_keeps(values["keeps"])),
+        text_tower=text_tower,
+        min_agreement=values["min_agreement"],
+        agreement=values["agreement"] or ("normalised" if job.prompt_columns() else "rouge-l"),
+        answer_column=values["answer_column"],
+        metric=values["metric"] or METRIC,
+    )
+    return Command(options, values["html"], values["json"])
+
+
+def command_parser(description: str = "", epilog: str = "") -> argparse.ArgumentParser:
+    """A parser of a job's options and of a calibration's own."""
+    parser = make_parser(description, epilog, without=DECIDED)
+    group = parser.add_argument_group("calibration")
+    group.add_argument(
+        "--output", metavar="URI", help="where an output of each budget goes: a local folder or s3://; reused by reruns"
+    )
+    group.add_argument(
+        "--sample", type=int, default=SAMPLE, metavar="N", help="rows to label, drawn at random (default: %(default)s)"
+    )
+    group.add_argument(
+        "--keep", dest="keeps", default=KEEPS, metavar="X,...", help="budgets: fractions of the visual tokens"
+        " (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--strategies", default=JobOptions.strategy, metavar="NAME,...", help="names, or all (default: %(default)s)"
+    )
+    group.add_argument(
+        "--min-agreement", type=float, default=MIN_AGREEMENT, metavar="X",
+        help="what the lower bound of the agreement with the unpruned answers must reach (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--agreement", metavar="NAME",
+        help=f"how it is measured: {', '.join(AGREEMENTS)} (default: normalised; rouge-l for a fixed --prompt)",
+    )  # fmt: skip
+    group.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers, for accuracy")
+    group.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} ({METRIC})")
+    group.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with cost-quality curves to FILE")
+    group.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
+    return parser
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
+    return path

@@ -1,0 +1,79 @@
+"""The calibration as one HTML file that needs nothing else, in the report's look. What came from data is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from adafv.calibration import summary
+from adafv.calibration.budgets import Budget
+from adafv.calibration.calibration import Calibration
+from adafv.reporting import charts
+from adafv.scoring.bootstrap import Estimate
+
+
+def render(calibration: Calibration) -> str:
+    """The page."""
+    loader = ChoiceLoader([PackageLoader("adafv.calibration", "."), PackageLoader("adafv.reporting", ".")])
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("calibration.html")
+    strategies = _by_strategy(calibration.budgets)
+    return template.render(
+        headline=summary.headline(calibration),
+        verdict=summary.verdict(calibration),
+        command=calibration.command,
+        charts=_charts(calibration, strategies),
+        columns=summary.columns(calibration),
+        tables=[(name, summary.rows(calibration, budgets)) for name, budgets in strategies],
+        changes=_changes(calibration),
+    )
+
+
+def _by_strategy(budgets: Sequence[Budget]) -> list[tuple[str, list[Budget]]]:
+    names = dict.fromkeys(budget.strategy for budget in budgets)
+    return [(name, [budget for budget in budgets if budget.strategy == name]) for name in names]
+
+
+def _charts(calibration: Calibration, strategies: Sequence[tuple[str, Sequence[Budget]]]) -> list[tuple[str, Markup]]:
+    """Agreement over cost, and accuracy over cost where there is any."""
+    options, demand = calibration.options, calibration.demand
+    drawn = [
+        (
+            f"Agreement ({options.agreement}) over cost",
+            _curves(calibration, strategies, demand.of, Estimate(1.0, 1.0, 1.0), options.min_agreement),
+        )
+    ]
+    if calibration.accuracy is not None:
+        drawn.append((
+            f"Accuracy ({options.metric}) over cost",
+            _curves(calibration, strategies, lambda budget: budget.accuracy, calibration.accuracy, None),
+        ))  # fmt: skip
+    return drawn
+
+
+def _curves(
+    calibration: Calibration,
+    strategies: Sequence[tuple[str, Sequence[Budget]]],
+    figure: Callable[[Budget], Estimate | None],
+    unpruned: Estimate,
+    level: float | None,
+) -> Markup:
+    price = calibration.options.job.price_per_hour
+    unit, each = ("ms of a worker a sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
+    lines = [("unpruned", [_point(each * calibration.unpruned, unpruned, "all")])]
+    for name, budgets in strategies:
+        figures = [(budget, found) for budget in budgets if (found := figure(budget)) is not None]
+        lines.append((name, [_point(each * budget.seconds, found, f"{budget.keep:g}") for budget, found in figures]))
+    return charts.curves(lines, "quality over cost", unit, level)
+
+
+def _point(x: float, estimate: Estimate, label: str) -> charts.Point:
+    return charts.Point(x, estimate.value, estimate.low, estimate.high, label)
+
+
+def _changes(calibration: Calibration) -> Budget | None:
+    """The budget whose changed answers are shown: the recommended one, or that which agrees most."""
+    most = max(calibration.budgets, key=lambda budget: calibration.demand.of(budget).value)
+    found = calibration.recommended or most
+    return found if found.changes else None

@@ -1,0 +1,66 @@
+"""The right answers of a sample's rows, from a column of the input.
+
+The job itself has no use for that column, so the input is read once more, by Ray's tasks as when a run is planned:
+without images, and only the sample's answers come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
+from adafv.pipeline.plan import in_order
+from adafv.pipeline.sources.discovery import PEEKED, open_source
+from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.rows import Columns, Record, id_of
+from adafv.pipeline.storage import Storage
+from adafv.scoring.metrics import references_of
+
+TASK_CPUS = 0.25
+HELD = 4096  # rows that are looked up in the sample at once
+
+Truth = dict[str, tuple[str, ...]]  # the right answers by id
+
+
+def check_column(job: JobOptions, column: str, storage: Storage) -> None:
+    """Raise UsageError if there is no such column, before anything is labelled rather than after."""
+    unit = _units(job, storage)[0]
+    records = islice(_records(unit, job.id_column, column, storage), PEEKED)
+    if not any(column in record.columns for record in records):
+        raise UsageError(f"--answer-column is {column!r}; {unit.uri} has no such column")
+
+
+def read_truth(job: JobOptions, column: str, sample: Ledger, storage: Storage) -> Truth:
+    """Of the rows in the sample that have an answer. Of several with one id, the first counts, as it does in a job."""
+    found: Truth = {}
+    for part in in_order(truth_of, _units(job, storage), TASK_CPUS, job.id_column, column, sample, storage):
+        found = part | found
+    return {id: references for id, references in found.items() if references}
+
+
+def truth_of(unit: Unit, id_column: str, answer_column: str, sample: Ledger, storage: Storage) -> Truth:
+    """The part that a unit has; empty for a row without an answer."""
+    found: Truth = {}
+    records = _records(unit, id_column, answer_column, storage)
+    while some := list(islice(records, HELD)):
+        named = [(id, record) for record in some if (id := id_of(record.columns.get(id_column))) is not None]
+        drawn = sample.contains(np.array([digest_id(id) for id, _ in named], DIGEST))
+        for number in np.flatnonzero(drawn):
+            id, record = named[number]
+            found.setdefault(id, references_of(record.columns.get(answer_column)))
+    return found
+
+
+def _units(job: JobOptions, storage: Storage) -> list[Unit]:
+    return [unit for uri in job.input for unit in open_source(uri, storage, Columns.of(job)).units]
+
+
+def _records(unit: Unit, id_column: str, answer_column: str, storage: Storage) -> Iterator[Record]:
+    """The unit's records with these two columns. Parquet is read by columns, of which its images are none."""
+    columns = Columns(id_column, "", "", "", (answer_column,), None)
+    return read(unit, storage, columns, images=unit.format == "parquet")

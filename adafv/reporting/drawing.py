@@ -1,0 +1,142 @@
+"""What the model looked at: an image with the tokens that were kept of it, as SVG.
+
+Where no token was kept the image is dim. A kept token has the colour of the cue that it was kept for. Of a model that
+sees an image twice, small and whole and then in crops, the tokens of the small picture are outlines: they cover the
+same places as those of the crops.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+CUES = ("neither", "text", "saliency", "both")  # by number, as in the labels' column `kept_cues`
+UNKNOWN = "kept"  # where the labels don't say for which
+WIDTH = 480  # units of a drawing without a picture
+TALLEST = 4.0  # times as tall as it is wide, and the other way round
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in small, as JPEG."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """A visual token's place, in fractions of the image, and `whole` where it is one of the small whole picture."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    whole: bool
+
+
+def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
+    """The drawing of a label, or of a reject, which kept nothing.
+
+    Args:
+        row: has `kept_indices`, `kept_cues` and `grid`, which may be null.
+        name: of the drawing, unlike any other's on the page.
+    """
+    grid = row.get("grid") or []
+    width, height = (picture.width, picture.height) if picture else _size(grid)
+    parts = [Markup('<rect class="nothing" width="{}" height="{}"/>').format(width, height)]
+    if picture is not None:
+        data = b64encode(picture.data).decode()
+        parts = [Markup('<image width="{}" height="{}" href="data:image/jpeg;base64,{}"/>').format(width, height, data)]
+    paths = _paths(row, grid, width, height)
+    if paths:
+        seen = [(shape, whole) for (_, whole), shape in sorted(paths.items())]
+        parts.append(_dimmed(seen, width, height, f"{name}-seen"))
+        parts.append(_marks(paths))
+    label = f"{len(row.get('kept_indices') or [])} kept tokens over the image" if paths else "the image"
+    return Markup('<svg class="drawing" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, label, Markup("").join(parts)
+    )
+
+
+def counts(row: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """How many tokens were kept for what; nothing that none was kept for."""
+    found: dict[str, int] = defaultdict(int)
+    for _, cue in _kept(row):
+        found[cue] += 1
+    return [(cue, found[cue]) for cue in ("text", "both", "saliency", "neither", UNKNOWN) if found[cue]]
+
+
+def _kept(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The kept tokens, each with its cue."""
+    indices = row.get("kept_indices") or []
+    cues = row.get("kept_cues") or [None] * len(indices)
+    for index, cue in zip(indices, cues, strict=False):
+        yield index, UNKNOWN if cue is None or not 0 <= cue < len(CUES) else CUES[cue]
+
+
+def _token(grid: list[dict[str, Any]], index: int) -> Token | None:
+    """The place of a token; None where the grid has no such token."""
+    if index < 0:
+        return None
+    for number, panel in enumerate(grid):
+        count = panel["rows"] * panel["columns"]
+        if index < count:
+            height = (panel["bottom"] - panel["top"]) / panel["rows"]
+            width = (panel["right"] - panel["left"]) / panel["columns"]
+            row, column = divmod(index, panel["columns"])
+            whole = number == 0 and len(grid) > 1
+            return Token(panel["left"] + column * width, panel["top"] + row * height, width, height, whole)
+        index -= count
+    return None
+
+
+def _paths(row: Mapping[str, Any], grid: list[dict[str, Any]], width: int, height: int) -> dict[tuple[str, bool], str]:
+    """The outlines of the kept tokens, by cue and by whether they are of the small picture."""
+    found: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    for index, cue in _kept(row):
+        token = _token(grid, index)
+        if token is not None:
+            x, y, across, down = (
+                f"{value:.4g}"
+                for value in (token.left * width, token.top * height, token.width * width, token.height * height)
+            )
+            found[cue, token.whole].append(f"M{x} {y}h{across}v{down}h-{across}z")
+    return {key: "".join(shapes) for key, shapes in found.items()}
+
+
+def _dimmed(seen: list[tuple[str, bool]], width: int, height: int, name: str) -> Markup:
+    """What hides the image where no token was kept, and half where one of the small picture was."""
+    holes = Markup("").join(
+        Markup('<path d="{}" fill="{}"/>').format(shape, "#777" if whole else "#000")
+        for shape, whole in sorted(seen, key=lambda each: not each[1])
+    )
+    return Markup(
+        '<mask id="{0}"><rect width="{1}" height="{2}" fill="#fff"/>{3}</mask>'
+        '<rect class="dim" width="{1}" height="{2}" mask="url(#{0})"/>'
+    ).format(name, width, height, holes)
+
+
+def _marks(paths: Mapping[tuple[str, bool], str]) -> Markup:
+    """The tokens' outlines, those of the small picture below."""
+    marks = Markup("").join(
+        Markup('<path class="{}" d="{}"/>').format(f"{cue} whole" if whole else cue, shape)
+        for (cue, whole), shape in sorted(paths.items(), key=lambda item: not item[0][1])
+    )
+    return Markup('<g class="marks">{}</g>').format(marks)
+
+
+def _size(grid: list[dict[str, Any]]) -> tuple[int, int]:
+    """The size of a drawing without a picture: as the image was, for a token is as wide as high."""
+    if not grid:
+        return WIDTH, WIDTH * 5 // 8
+    panel = grid[-1]
+    across = panel["columns"] / max(panel["right"] - panel["left"], 1e-6)
+    down = panel["rows"] / max(panel["bottom"] - panel["top"], 1e-6)
+    return WIDTH, round(WIDTH * min(max(down / max(across, 1e-6), 1 / TALLEST), TALLEST))

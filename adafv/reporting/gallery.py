@@ -1,0 +1,129 @@
+"""The rows that the page shows, each as a card: its image with the kept tokens, question and answer beside it.
+
+A row that stands out in more than one way has one card.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from markupsafe import Markup
+
+from adafv.reporting import drawing
+from adafv.reporting.drawing import Picture
+from adafv.reporting.pictures import Access, Found, find_pictures
+from adafv.reporting.report import Report
+
+KINDS = {"spread": "a spread", "unsure": "least confident", "slow": "slowest", "reject": "rejects"}
+LONGEST = 2000  # characters of a question, an answer or a path
+# Of what was refused, damaged or never read no image is opened; nor of what killed its decoder.
+OPENED = ("prepare", "label")
+DEADLY = "prepare_died"
+
+
+@dataclass
+class Card:
+    """A row.
+
+    Attributes:
+        anchor: the card's, which links to it name.
+        row: a label's or a reject's columns.
+        image: the drawing; None where images are left out, and of rejects that have none.
+        problem: why the drawing has no picture.
+        kinds: keys of `KINDS`.
+    """
+
+    anchor: str
+    row: Mapping[str, Any]
+    image: Markup | None = None
+    problem: str = ""
+    kinds: list[str] = field(default_factory=list)
+
+    @property
+    def is_reject(self) -> bool:
+        return "error" in self.row
+
+    def text(self, name: str) -> str:
+        """A column that may be long or null, fit to be shown."""
+        text = self.row[name] or ""
+        more = f" … ({len(text):,} characters)" if len(text) > LONGEST else ""
+        return text[:LONGEST] + more
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known of a label besides, by name; of a reject, where it failed."""
+        row = self.row
+        if self.is_reject:
+            return [
+                ("stage", row["stage"]),
+                ("worth a retry", "yes" if row["retryable"] else "no"),
+                ("run", row["run_id"]),
+            ]
+        kept, seen, seconds = row["kept_tokens"], row["visual_tokens"], row["gpu_seconds"]
+        facts = [
+            ("tokens kept", f"{kept:,} of {seen:,} ({kept / seen:.1%})" if kept is not None and seen else None),
+            ("confidence", None if self.confidence is None else f"{self.confidence:.2f}"),
+            ("took", None if seconds is None else f"{1000 * seconds:,.0f} ms"),
+            ("answer", None if row["output_tokens"] is None else f"{row['output_tokens']:,} tokens"),
+            ("strategy", row["strategy"]),
+            ("run", row["run_id"]),
+        ]
+        return [(name, value) for name, value in facts if value is not None]
+
+    @property
+    def confidence(self) -> float | None:
+        """The mean probability of the answer's tokens."""
+        sure = self.row["mean_logprob"]
+        return None if sure is None else math.exp(min(sure, 0.0))
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """How many tokens were kept for what."""
+        return drawing.counts(self.row)
+
+
+def make_gallery(report: Report, access: Access | None) -> list[Card]:
+    """The cards. Images are taken from `access`; None leaves them out."""
+    cards: dict[str, Card] = {}
+    for kind, rows in shown(report).items():
+        for row in rows:
+            anchor = anchor_of(row["id"], row["image"], kind == "reject")
+            cards.setdefault(anchor, Card(anchor, row)).kinds.append(kind)
+    if access is not None:
+        wanted = [card.row for card in cards.values() if _may_be_opened(card.row)]
+        configs = {held.run.run_id: held.run.config for held in report.held}
+        _draw(list(cards.values()), find_pictures(wanted, configs, access))
+    return list(cards.values())
+
+
+def shown(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each of `KINDS`."""
+    labels = report.labels
+    kinds = {"spread": labels.spread, "unsure": labels.unsure, "slow": labels.slow}
+    return {kind: some.rows for kind, some in kinds.items()} | {"reject": report.rejects}
+
+
+def anchor_of(id: str | None, place: str | None, reject: bool = False) -> str:
+    """What a link to the card of a row names: the id itself where that is plain, else a digest of it, or of the row's
+    place where it has no id."""
+    plain = id is not None and re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", id) is not None
+    named = f"place {place}" if id is None else f"id {id}"
+    name = id if plain else "~" + blake2b(named.encode("utf-8", "replace"), digest_size=12).hexdigest()
+    return f"{'reject' if reject else 'row'}-{name}"
+
+
+def _may_be_opened(row: Mapping[str, Any]) -> bool:
+    return "error" not in row or (row["stage"] in OPENED and row["error"] != DEADLY)
+
+
+def _draw(cards: list[Card], found: Mapping[str, Found]) -> None:
+    for number, card in enumerate(cards):
+        picture = found.get(card.row["id"])
+        if isinstance(picture, Picture) or not card.is_reject:
+            card.image = drawing.draw(picture if isinstance(picture, Picture) else None, card.row, f"drawing-{number}")
+        card.problem = picture if isinstance(picture, str) else ""

@@ -1,0 +1,227 @@
+"""The images of a few rows, found again where the job found them, in small.
+
+A label says where its image came from, but not in which row of the input an image lies whose bytes the input holds. So
+what has a path or URI of its own is fetched as the job fetched it, under the same rules; and for what hasn't, the input
+is looked through for the row's id: of Parquet, the ids alone, and then the row groups that hold them.
+
+What strangers made is decoded in a child process, as the job does it. Whatever goes wrong is the image's alone: it is
+then a sentence that says why there is none.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adafv.pipeline.errors import JobError, UsageError
+from adafv.pipeline.images.decode import memory_bound
+from adafv.pipeline.images.fetch import Fetcher
+from adafv.pipeline.isolation import Isolated, StartError, work
+from adafv.pipeline.rejects import Reject, safe_message
+from adafv.pipeline.sources.discovery import open_source
+from adafv.pipeline.sources.formats import READ_ERRORS, Unit, read
+from adafv.pipeline.sources.rows import Columns, Record, id_of, row_of
+from adafv.pipeline.storage import Storage
+from adafv.reporting.drawing import Picture
+from adafv.reporting.thumbnails import Thumbnails, picture_of
+
+SECONDS = 60.0  # for finding all images; what isn't found by then has none
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 40_000_000  # less than a job may label: a report has no workers' memory
+DECODING = 20.0  # seconds for one image
+
+Found = Picture | str  # or why there is none
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where images may be taken from.
+
+    Attributes:
+        input: where the input is now; empty for where the run's record says it was.
+        image_root: likewise, what relative paths are relative to.
+        allow_http: whether http(s) is fetched.
+    """
+
+    storage: Storage
+    input: tuple[str, ...] = ()
+    image_root: str | None = None
+    allow_http: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row whose image is wanted. `image`: what its label says of it."""
+
+    id: str
+    image: str
+
+
+def find_pictures(
+    rows: Sequence[Mapping[str, Any]], configs: Mapping[str, Mapping[str, Any]], access: Access
+) -> dict[str, Found]:
+    """The images of `rows` by their ids.
+
+    Args:
+        rows: labels or rejects, with `id`, `image` and `run_id`.
+        configs: the options of each run, by its name.
+    """
+    end = time.monotonic() + SECONDS
+    found: dict[str, Found] = {}
+    memory = memory_bound(MAX_PIXELS, MAX_BYTES)
+    process = Isolated(partial(Thumbnails, MAX_PIXELS), DECODING, memory)
+    try:
+        for run_id in dict.fromkeys(row["run_id"] for row in rows):
+            wanted = [Wanted(row["id"], row["image"] or "") for row in rows if row["run_id"] == run_id]
+            for id, data in _images(wanted, configs.get(run_id, {}), access, end):
+                found[id] = data if isinstance(data, str) else _small(process, data)
+    finally:
+        process.close()
+    return found
+
+
+def _small(process: Isolated, data: bytes) -> Found:
+    try:
+        answers, failures = work(process, pa.table({"data": pa.array([data], pa.large_binary())}))
+    except StartError as error:
+        return f"no process to decode it in: {safe_message(str(error))}"
+    return safe_message(failures[0].message) if failures else picture_of(answers[0])
+
+
+def _images(
+    wanted: Sequence[Wanted], config: Mapping[str, Any], access: Access, end: float
+) -> Iterator[tuple[str, bytes | str]]:
+    """The images of a run's rows, encoded, by the rows' ids."""
+    try:
+        source = Source.of(config, access)
+    except (JobError, *READ_ERRORS) as error:
+        yield from ((row.id, safe_message(str(error))) for row in wanted)
+        return
+    left = {row.id: row for row in wanted}
+    for row in wanted:
+        if time.monotonic() > end:
+            break
+        root = source.root_of(row.image)
+        if root is not None:
+            yield row.id, source.fetch(row.image, root)
+            del left[row.id]
+    for id, data in source.look_for(left, end):
+        yield id, data
+        del left[id]
+    reason = f"not found in {SECONDS:.0f} s" if time.monotonic() > end else "the input has no row with this id any more"
+    yield from ((id, reason) for id in left)
+
+
+class Source:
+    """A run's input, as it is now."""
+
+    def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
+        self._units, self._embeds, self._columns, self._fetcher = units, embeds, columns, fetcher
+        self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], access: Access) -> Source:
+        """The input of a run with these options. Raises UsageError where it can't be had."""
+        inputs = access.input or config.get("input") or ()
+        if not inputs:
+            raise UsageError("the run's record doesn't say where its input was; --input names it")
+        id, image, question = (str(config.get(f"{name}_column") or name) for name in ("id", "image", "question"))
+        columns = Columns(id, image, question, "", (), access.image_root or config.get("image_root"))
+        sources = [open_source(str(uri), access.storage, columns).units for uri in inputs]
+        embeds = any(_embeds(units[0], columns.image, access.storage) for units in sources if units)
+        units = [unit for some in sources for unit in some]
+        return cls(units, embeds, columns, Fetcher(access.storage, MAX_BYTES, access.allow_http))
+
+    def root_of(self, image: str) -> str | None:
+        """What the path or URI `image` is relative to; None where only the input's row tells what it is."""
+        if self._embeds or not image:
+            return None
+        whole = image.lower().startswith(("s3://", "http://", "https://"))
+        return self._roots[0] if whole or len(self._roots) == 1 else None
+
+    def fetch(self, image: str, root: str) -> bytes | str:
+        if image.endswith("?…"):
+            return "its URI was signed or had a query, and neither is on record"
+        data = self._fetcher.fetch(image, root)
+        return data.message if isinstance(data, Reject) else data
+
+    def look_for(self, wanted: Mapping[str, Wanted], end: float) -> Iterator[tuple[str, bytes | str]]:
+        """The images of rows by their ids, until all are found, or the time is up."""
+        ids = set(wanted)
+        for unit in self._units:
+            here = ids if unit.format != "tar" else {id for id in ids if _stands_in(wanted[id].image, unit)}
+            for record in self._records(unit, here, end):
+                id = id_of(record.columns.get(self._columns.id)) or ""
+                ids.discard(id)
+                yield id, self._image(record)
+            if not ids or time.monotonic() > end:
+                return
+
+    def _records(self, unit: Unit, ids: Iterable[str], end: float) -> Iterator[Record]:
+        """The records of a unit with one of the ids, the first of each."""
+        left = set(ids)
+        if not left:
+            return
+        if unit.format == "parquet":
+            unit = _narrowed(unit, left, self._columns, self._fetcher.storage)
+        for record in read(unit, self._fetcher.storage, self._columns):
+            id = id_of(record.columns.get(self._columns.id))
+            if id in left:
+                left.discard(id)
+                yield record
+            if not left or time.monotonic() > end:
+                return
+
+    def _image(self, record: Record) -> bytes | str:
+        [row] = self._fetcher.fetch_rows([row_of(record, self._columns)])
+        return row.reject.message if row.reject else row.image_bytes or "the row has no image any more"
+
+
+def _embeds(unit: Unit, column: str, storage: Storage) -> bool:
+    """Whether the unit's rows hold their images, or may."""
+    if unit.format != "parquet":
+        return unit.format == "tar"
+    filesystem, path = storage.filesystem(unit.uri)
+    with filesystem.open_input_file(path) as file:
+        kind = pq.read_schema(file).field(column).type
+    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _stands_in(image: str, unit: Unit) -> bool:
+    """Whether the place `image`, a tar's URI and its member, is in a tar of this name, wherever that is now."""
+    tar, mark, _ = image.rpartition("#")
+    return bool(mark) and posixpath.basename(tar) == posixpath.basename(unit.uri)
+
+
+def _narrowed(unit: Unit, ids: set[str], columns: Columns, storage: Storage) -> Unit:
+    """Of a Parquet file's unit, only the row groups that hold one of the ids."""
+    filesystem, path = storage.filesystem(unit.uri)
+    wanted = pa.array(sorted(ids))
+    try:
+        with filesystem.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            groups = tuple(group for group in unit.groups if _holds(file, group, columns.id, wanted))
+    except READ_ERRORS:  # as the records that follow will tell
+        return unit
+    return replace(unit, groups=groups)
+
+
+def _holds(file: pq.ParquetFile, group: int, column: str, wanted: pa.Array) -> bool:
+    """Whether a row group may have one of the ids, by its least and its greatest, or else by reading them."""
+    metadata = file.metadata.row_group(group)
+    [chunk] = [each for each in map(metadata.column, range(metadata.num_columns)) if each.path_in_schema == column]
+    known = chunk.statistics
+    if known is not None and known.has_min_max and isinstance(known.min, str):
+        inside = pc.and_(pc.greater_equal(wanted, known.min), pc.less_equal(wanted, known.max))
+        if not pc.any(inside).as_py():
+            return False
+    ids = file.read_row_group(group, columns=[column]).column(column)
+    return bool(pc.any(pc.is_in(ids.cast(pa.string()), wanted)).as_py())

@@ -1,0 +1,7 @@
+"""How answers are judged, for the project's own measurements (`bench`) and for a user's (`calibration`). numpy only.
+
+metrics    how right an answer is, given the references
+agreement  how alike two answers are
+bootstrap  intervals of means and of differences
+bounds     intervals of means that hold near 0 and 1
+"""

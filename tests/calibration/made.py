@@ -1,0 +1,65 @@
+"""Calibrations made of answers that are known, without a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adafv.calibration.answers import Answers
+from adafv.calibration.budgets import Budget, Change, Comparison
+from adafv.calibration.calibration import Calibration
+from adafv.calibration.options import CalibrationOptions
+from adafv.pipeline.options import JobOptions
+from adafv.scoring.bootstrap import Estimate
+
+
+def options(**values: Any) -> CalibrationOptions:
+    """`price` and `sample` are the job's, and so are `input` and `prompt`."""
+    names = {"price": "price_per_hour", "sample": "sample", "input": "input", "prompt": "prompt", "image": "image_root"}
+    job = {to: values.pop(name) for name, to in names.items() if name in values}
+    given = {"strategies": ("adafv",), "keeps": (0.5, 0.1), "min_agreement": 0.9, "agreement": "normalised"} | values
+    return CalibrationOptions(job=JobOptions(**{"input": ("in",), "output": "out", "sample": 100} | job), **given)
+
+
+def answers(said: dict[str, str], seconds: float = 0.01, images: dict[str, str] | None = None) -> Answers:
+    """By id; each on an image of its own, unless `images` say otherwise."""
+    rows = {
+        id: {"id": id, "image": (images or {}).get(id, f"{id}.jpg"), "question": f"{id}?", "answer": answer}
+        for id, answer in said.items()
+    }
+    return Answers(rows, seconds, 10.0, 100.0)
+
+
+def budget(
+    keep: float = 0.1,
+    agreement: tuple[float, float, float] = (0.95, 0.92, 0.97),
+    strategy: str = "adafv",
+    **values: Any,
+) -> Budget:
+    """`agreement`: its value, low and high, by all measures."""
+    given = {
+        "compared": 100,
+        "left_out": 0,
+        "agreements": dict.fromkeys(("exact", "normalised", "f1", "rouge-l"), Estimate(*agreement)),
+        "best": Estimate(1.0, 0.964, 1.0),
+        "answered": 0,
+        "accuracy": None,
+        "difference": None,
+        "seconds": 0.01,
+        "kept_tokens": 10.0,
+        "visual_tokens": 100.0,
+        "changes": (Change("a", "what?", "red", "blue"),),
+    }
+    candidate = options(strategies=(strategy,), keeps=(keep,)).candidates()[1]
+    return Budget(candidate=candidate, **given | values)
+
+
+def calibration(*budgets: Budget, unpruned: float = 0.02, **values: Any) -> Calibration:
+    accuracy = Estimate(0.9, 0.8, 0.95) if values.get("answer_column") else None
+    return Calibration(options(**values), 100, 100, 100, unpruned, accuracy, budgets)
+
+
+def compared(
+    unpruned: Answers, pruned: Answers, truth: dict[str, tuple[str, ...]] | None = None, **values: Any
+) -> Budget:
+    given = options(**values)
+    return Comparison(given, unpruned, truth or {}, len(unpruned.rows)).budget(given.candidates()[1], pruned)

@@ -1,0 +1,41 @@
+"""Answers read back from an output."""
+
+from __future__ import annotations
+
+import pytest
+
+from adafv.calibration.answers import read_answers
+from adafv.pipeline.outputs.ledger import Ledger, digest_id
+from adafv.pipeline.storage import Storage
+from tests.reporting.outputs import label, run, write
+
+
+def read(folder, labels, ids="abcdef"):
+    uri = write(folder / "out", [{"worker": "w1"} | one for one in labels], [run()])
+    return read_answers(uri, Ledger(map(digest_id, ids)), Storage())
+
+
+def test_only_the_samples_rows_count(tmp_path):
+    found = read(tmp_path, [label("a"), label("b", answer="blue"), label("x", seconds=99)], "ab")
+    assert {id: row["answer"] for id, row in found.rows.items()} == {"a": "red", "b": "blue"}
+    assert (found.seconds, found.kept_tokens, found.visual_tokens) == (1.0, 10, 100)
+
+
+def test_a_workers_first_batch_is_no_measure_of_its_speed(tmp_path):
+    labels = [label("a", 9.0), label("b", 9.0), label("c", 1.0, after=11), label("d", 2.0, after=12)]
+    labels += [label("e", 7.0, after=20) | {"worker": "w2"}, label("f", 3.0, after=21) | {"worker": "w2"}]
+    assert read(tmp_path, labels).seconds == 2.0
+
+
+def test_unless_there_is_no_other(tmp_path):
+    assert read(tmp_path, [label("a", 9.0), label("b", 9.0)]).seconds == 9.0
+
+
+def test_workers_of_two_runs_are_two(tmp_path):
+    labels = [label("a", 9.0, run="r1"), label("b", 8.0, run="r2", after=20), label("c", 1.0, run="r2", after=21)]
+    assert read(tmp_path, labels).seconds == pytest.approx(1.0)
+
+
+def test_nothing_labelled(tmp_path):
+    found = read(tmp_path, [])
+    assert found.rows == {} and found.seconds is None

@@ -1,0 +1,78 @@
+"""The screenshots of docs/report.md: a job on testbed scenes, its report, and Chromium.
+
+    python -m tests.screenshots docs/
+
+Two runs label the scenes and a few rows that are no good, so that there is something to see everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from adafv.testbed.dataset import SCHEMA, rows, write_dataset
+from jobs import label, report
+from tests.browser import DESKTOP, PHONE, Browser, missing, started
+
+SCENES = 40
+
+
+def main(folder: Path) -> None:
+    if missing():
+        sys.exit(missing())
+    with tempfile.TemporaryDirectory(prefix="scenes-") as work:
+        page = make_page(Path(work))
+        with started() as browser:
+            take(browser, page, folder)
+
+
+def make_page(work: Path) -> Path:
+    """A report of two runs, the second of which finds what the first left."""
+    write_dataset(work / "scenes", SCENES, shard_rows=100)
+    pq.write_table(pa.Table.from_pylist(bad_rows(), schema=SCHEMA), work / "scenes" / "part-99999.parquet")
+    command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--keep", "0.15"]
+    command += ["--price-per-hour", "0.10"]
+    for more in (["--run-id", "evening", "--limit", "300"], ["--run-id", "morning"]):
+        if status := label.main([*command, *more]):
+            sys.exit(f"label.py: exit status {status}")
+    page = work / "report.html"
+    if status := report.main([str(work / "labels"), "--html", str(page)]):
+        sys.exit(f"report.py: exit status {status}")
+    return page
+
+
+def bad_rows() -> list[dict[str, object]]:
+    """Rows that are rejected: what they are of, and a picture."""
+    [first, second, third, *_] = rows(1, seed=SCENES)
+    picture = first["image"]
+    assert isinstance(picture, dict)
+    return [
+        first | {"id": "truncated", "image": {"bytes": picture["bytes"][:400], "path": "truncated.png"}},
+        second | {"id": "not-an-image", "image": {"bytes": b"<!doctype html><h1>404", "path": "lost.jpg"}},
+        third | {"id": "placeholder", "question": "What does <image> show?"},
+        third | {"id": "no-question", "question": "   "},
+    ]
+
+
+def take(browser: Browser, page: Path, folder: Path) -> None:
+    browser.open(page, DESKTOP)
+    _save(browser.photograph(".over", "section"), folder / "report-light.png")
+    browser.open(page, DESKTOP, dark=True)
+    _save(browser.photograph("#gallery", ".sample:nth-child(4)"), folder / "report-dark.png")
+    browser.open(page, PHONE)
+    _save(browser.photograph("#gallery", ".sample"), folder / "report-phone.png")
+
+
+def _save(png: bytes, path: Path) -> None:
+    Image.open(io.BytesIO(png)).convert("RGB").save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
