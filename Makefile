@@ -2,7 +2,7 @@
 # make test     lint, type-check and run the test suite
 # make test-vllm  the tests of the vLLM back end, in an environment of their own
 # make figures  measure the figures of docs/quality.md
-# make screenshots  take those of docs/report.md; needs chromium and chromium-driver
+# make screenshots  take those of docs/; needs chromium and chromium-driver
 # Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
 PYTHON ?= python3

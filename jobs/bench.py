@@ -259,7 +259,7 @@ def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
 
 
 def _add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """the job's speed beside its engine's alone; or, without a model, its memory over many rows"""
+    """the job's speed beside its engine's alone (--model takes presets too); or its memory over many rows"""
     parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
     parser.add_argument(
         "--no-engine", action="store_true", help="label with a constant, and report the driver's and the store's memory"

@@ -1,8 +1,8 @@
-"""The screenshots of docs/report.md: a job on testbed scenes, its report, and Chromium.
+"""The screenshots of docs/: jobs on testbed scenes, the report and the calibration made of them, and Chromium.
 
     python -m tests.screenshots docs/
 
-Two runs label the scenes and a few rows that are no good, so that there is something to see everywhere.
+For the report two runs label the scenes and a few rows that are no good, so that there is something to see everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from adafv.testbed.dataset import SCHEMA, rows, write_dataset
-from jobs import label, report
+from jobs import calibrate, label, report
 from tests.browser import DESKTOP, PHONE, Browser, missing, started
 
 SCENES = 40
@@ -27,14 +27,25 @@ def main(folder: Path) -> None:
     if missing():
         sys.exit(missing())
     with tempfile.TemporaryDirectory(prefix="scenes-") as work:
-        page = make_page(Path(work))
+        write_dataset(Path(work, "scenes"), SCENES, shard_rows=100)
+        calibrated, reported = make_calibration(Path(work)), make_report(Path(work))
         with started() as browser:
-            take(browser, page, folder)
+            take(browser, reported, folder)
+            browser.open(calibrated, DESKTOP)
+            _save(browser.photograph(), folder / "calibrate.png")
 
 
-def make_page(work: Path) -> Path:
-    """A report of two runs, the second of which finds what the first left."""
-    write_dataset(work / "scenes", SCENES, shard_rows=100)
+def make_calibration(work: Path) -> Path:
+    page = work / "calibration.html"
+    command = ["--input", str(work / "scenes"), "--output", str(work / "calibration"), "--sample", "600"]
+    command += ["--min-agreement", "0.8", "--answer-column", "answer", "--price-per-hour", "0.10"]
+    if status := calibrate.main([*command, "--html", str(page)]):
+        sys.exit(f"calibrate.py: exit status {status}")
+    return _relative(page)
+
+
+def make_report(work: Path) -> Path:
+    """Of two runs, the second of which finds what the first left."""
     pq.write_table(pa.Table.from_pylist(bad_rows(), schema=SCHEMA), work / "scenes" / "part-99999.parquet")
     command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--keep", "0.15"]
     command += ["--price-per-hour", "0.10"]
@@ -44,6 +55,12 @@ def make_page(work: Path) -> Path:
     page = work / "report.html"
     if status := report.main([str(work / "labels"), "--html", str(page)]):
         sys.exit(f"report.py: exit status {status}")
+    return _relative(page)
+
+
+def _relative(page: Path) -> Path:
+    """The page, without the name of the temporary folder, which is another each time."""
+    page.write_text(page.read_text().replace(f"{page.parent}/", ""))
     return page
 
 

@@ -5,6 +5,10 @@ a job that reads them from Parquet and writes labels. A job's start and end are 
 So its speed is counted from the end of the first batch to the end of the last, and its workers' idle share likewise;
 what the start took is reported beside them.
 
+A small model's time for a sample is less than what the pipeline takes of a CPU for it, so that on few cores the two
+contend. Of a model of real proportions this is lost in the noise: `--model` also takes a preset of `shapes`, which is
+written to a folder for the job to load.
+
 With `--no-engine` workers answer without a model: whatever then grows with the rows is the pipeline's. While the job
 runs, its process and Ray's object store are looked at each second.
 """
@@ -30,6 +34,7 @@ from ray._private.internal_api import node_stats
 
 from adafv.bench.examples import scene_row
 from adafv.bench.process import apart, resident
+from adafv.bench.shapes import PRESETS, Shape, Subject
 from adafv.engine import Engine
 from adafv.hardware import keep_freed_memory
 from adafv.pipeline.isolation import Handler
@@ -96,11 +101,18 @@ def throughput(options: JobOptions, rows: int) -> Throughput:
         inputs, output = Path(folder, "input"), Path(folder, "output")
         write_rows(inputs, rows)
         job = replace(options, input=(str(inputs),), output=str(output))
+        if options.model in PRESETS:
+            job = replace(job, model=str(Path(folder, "model")))
+            apart(_save, PRESETS[options.model], job.model)
         ran = apart(_job, job, Labelling)
         workers, threads = ran.resources.workers[1], ran.resources.threads
         engine = apart(_engine, job, inputs, ran.resources.batch_size, threads)
         first, rate, idle = _steady(output, workers)
     return Throughput(rows, workers, threads, engine, rate, rows / ran.seconds, first - ran.started, idle)
+
+
+def _save(shape: Shape, folder: str) -> None:
+    Subject.build(shape, torch.device("cpu"), torch.float32).save(folder)
 
 
 def memory(options: JobOptions, rows: int) -> tuple[float, list[Memory]]:

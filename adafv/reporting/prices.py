@@ -145,9 +145,7 @@ def price_of(run: Run, given: float | None, table: Sequence[Price]) -> Rate:
 
 
 def _rate(device: Device, run: Run, table: Sequence[Price]) -> Rate:
-    """Of workers on one device: by the instance, else by the device, else by the only price that instances with it
-    have.
-    """
+    """Of workers on one device: by the instance, else by the entry that one's own machines have for the device."""
     machines = [price for price in table if price.instance is not None and price.instance == device.instance]
     if machines and run.on == "cpu":
         [machine] = machines
@@ -162,10 +160,10 @@ def _rate(device: Device, run: Run, table: Sequence[Price]) -> Rate:
         return Rate(found[0].of_a_worker)
     if device.instance is not None:
         return Rate(None, f"the table has no price of {device}")
-    known = {price.of_a_worker for price in alike}
-    if len(known) == 1:
-        return Rate(known.pop())
-    if not known:
+    if not alike:
         return Rate(None, f"the table has no price of {device}")
     candidates = ", ".join(f"{price.instance} {price.of_a_worker:g}" for price in alike)
-    return Rate(None, f"{device} may have been one of several, in USD for each of its GPUs: {candidates}")
+    return Rate(
+        None,
+        f"which machine the {device} was in isn't on record; the table has, in USD for each GPU: {candidates}",
+    )

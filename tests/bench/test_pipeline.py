@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.bench.pipeline import Throughput, _steady, throughput_table, write_rows
+from adafv.bench.shapes import PRESETS
 from adafv.pipeline.outputs import schema
 from jobs.bench import main
+from tests.bench.tiny_shapes import NEXT
 
 
 def test_the_rate_is_counted_from_the_end_of_the_first_batch(tmp_path):
@@ -42,6 +44,15 @@ def test_rows_come_again_under_other_ids(tmp_path):
     assert [table.num_rows for table in tables] == [5000, 1]
     ids = [id for table in tables for id in table.column("id").to_pylist()]
     assert len(set(ids)) == 5001
+
+
+@pytest.mark.slow
+def test_a_preset_is_a_model_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "tiny", NEXT)
+    file = tmp_path / "f.json"
+    options = ["--batch-size", "4", "--max-new-tokens", "2", "--json", str(file)]
+    assert main(["pipeline", "--model", "tiny", "--rows", "12", *options]) == 0
+    assert json.loads(file.read_text())["pipeline"][0]["job"] > 0
 
 
 @pytest.mark.slow

@@ -59,7 +59,6 @@ def rate(folder: Path, devices: list, given=None, own=None, kind="on-demand", wh
         (None, None, [on("B", "small")], 3.0),
         (None, None, [on("B", "large", 2)], 2.5),
         (None, None, [on("A", None, 2), on("B", "small")], 2.0),
-        (None, None, [on("C")], 2.0),
         (None, None, [on("A", "elsewhere")], 1.5),
     ],
 )
@@ -73,7 +72,8 @@ def test_whose_price_counts(tmp_path, given, own, devices, price):
         ([], "cuda", "isn't on record what its workers ran on"),
         ([on("A", None, 2), on("Z")], "cuda", "no price of Z"),
         ([on("B", "huge")], "cuda", r"no price of B \(huge\)"),
-        ([on("B")], "cuda", "one of several, in USD for each of its GPUs: small 3, large 2.5"),
+        ([on("B")], "cuda", "which machine the B was in isn't on record; .* for each GPU: small 3, large 2.5"),
+        ([on("C")], "cuda", "which machine the C was in isn't on record"),
         ([on("EPYC", "cpus", 2)], "cpu", "2 workers shared CPUs of cpus, 0.4 USD an hour"),
     ],
 )
