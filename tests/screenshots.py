@@ -20,14 +20,13 @@ from adafv.testbed.dataset import SCHEMA, rows, write_dataset
 from jobs import calibrate, label, report
 from tests.browser import DESKTOP, PHONE, Browser, missing, started
 
-SCENES = 40
+SCENES, MANY_SCENES = 40, 500
 
 
 def main(folder: Path) -> None:
     if missing():
         sys.exit(missing())
     with tempfile.TemporaryDirectory(prefix="scenes-") as work:
-        write_dataset(Path(work, "scenes"), SCENES, shard_rows=100)
         calibrated, reported = make_calibration(Path(work)), make_report(Path(work))
         with started() as browser:
             take(browser, reported, folder)
@@ -36,8 +35,10 @@ def main(folder: Path) -> None:
 
 
 def make_calibration(work: Path) -> Path:
+    """Of many scenes: intervals are over pictures."""
+    write_dataset(work / "many", MANY_SCENES)
     page = work / "calibration.html"
-    command = ["--input", str(work / "scenes"), "--output", str(work / "calibration"), "--sample", "600"]
+    command = ["--input", str(work / "many"), "--output", str(work / "calibration"), "--sample", "600"]
     command += ["--min-agreement", "0.8", "--answer-column", "answer", "--price-per-hour", "0.10"]
     if status := calibrate.main([*command, "--html", str(page)]):
         sys.exit(f"calibrate.py: exit status {status}")
@@ -46,6 +47,7 @@ def make_calibration(work: Path) -> Path:
 
 def make_report(work: Path) -> Path:
     """Of two runs, the second of which finds what the first left."""
+    write_dataset(work / "scenes", SCENES, shard_rows=100)
     pq.write_table(pa.Table.from_pylist(bad_rows(), schema=SCHEMA), work / "scenes" / "part-99999.parquet")
     command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--keep", "0.15"]
     command += ["--price-per-hour", "0.10"]
