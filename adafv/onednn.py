@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 # What kernels the layout is for is chosen by the number of rows. With so many it is good from ten rows to thousands.
 _ROWS = 256
+_SMALL = 2**20  # multiplications below which oneDNN takes longer to begin than the product takes
 
 
 def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,8 @@ def lay_out(matrix: Tensor) -> Tensor:
 
 def products(left: Tensor, right: Tensor) -> Tensor:
     """left @ rightᵀ, [..., M, N] of [..., M, E] and [..., N, E], for matrices that aren't worth laying out."""
-    if not is_packable(left) or left.dtype != right.dtype:
+    is_small = left.shape[-2] * right.shape[-2] * left.shape[-1] < _SMALL
+    if is_small or not is_packable(left) or left.dtype != right.dtype:
         return left @ right.transpose(-1, -2)
     out = left.new_empty(*left.shape[:-1], right.shape[-2])
     for index in np.ndindex(left.shape[:-2]):

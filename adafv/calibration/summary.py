@@ -67,8 +67,12 @@ def rows(calibration: Calibration, budgets: Sequence[Budget]) -> list[list[str]]
 
 
 def _costs(seconds: float, price: float | None) -> list[str]:
-    cost = [] if price is None else [f"{1000 * seconds * price / 3600:,.4f}"]
+    cost = [] if price is None else [_usd(1000 * seconds * price / 3600)]
     return [f"{1000 * seconds:,.1f}", f"{1 / seconds:,.1f}", *cost]
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.4f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def _table(calibration: Calibration, strategy: str, budgets: Sequence[Budget]) -> str:

@@ -222,6 +222,12 @@ def _stretched(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
+def _round_numbers(low: float, high: float) -> list[float]:
+    """A few, evenly spaced, from `low` to `high`."""
+    step = nice((high - low) / 4)
+    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 @dataclass(frozen=True)
 class _Scale:
     """Values to places on the drawing."""
@@ -238,18 +244,17 @@ class _Scale:
         return (self.top - value) / (self.top - self.bottom) * (CURVE_HEIGHT - AXIS)
 
     def axes(self, across: str) -> list[Markup]:
-        """Four numbers along each axis, and lines at those upwards."""
+        """Round numbers along each axis, and lines at those upwards."""
         parts = [
             Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(WIDTH / 2, CURVE_HEIGHT - 6, across)
         ]
-        for step in range(4):
-            x, y = (low + (step + 0.5) / 4 * (high - low) for low, high in
-                    ((self.left, self.right), (self.bottom, self.top)))  # fmt: skip
+        for y in _round_numbers(self.bottom, self.top):
             parts.append(
                 Markup('<path class="rule" d="M{} {:.1f}H{}"></path><text x="0" y="{:.1f}">{:.3g}</text>').format(
                     AXIS, self.y(y), WIDTH - LEFT, self.y(y) + 4, y
                 )
             )
+        for x in _round_numbers(self.left, self.right):
             parts.append(
                 Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:.3g}</text>').format(
                     self.x(x), CURVE_HEIGHT - AXIS + 16, x

@@ -62,7 +62,7 @@ def test_what_was_left_out():
 
 def test_the_table():
     text = summary(calibration(budget(0.5, MEETS), budget(0.5, FAILS, "random"), price=3.6))
-    assert "\nadafv\n" in text and "\nrandom\n" in text and "USD/1,000" in text and "0.0200" in text
+    assert "\nadafv\n" in text and "\nrandom\n" in text and "USD/1,000" in text and "  0.02\n" in text
     assert "0.9200 - 0.9800" in text and "USD" not in summary(calibration(budget()))
 
 
