@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 from adafv.exporting.export import export
 from adafv.exporting.formats import FORMATS
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import new_file
 from adafv.pipeline.storage import Storage
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
     parser.add_argument("--format", required=True, choices=list(FORMATS))
-    parser.add_argument("--to", type=_new_file, required=True, metavar="FILE", help="where to write; replaced if there")
+    parser.add_argument("--to", type=new_file, required=True, metavar="FILE", help="where to write; replaced if there")
     parser.add_argument(
         "--image-root",
         action="append",
@@ -61,13 +62,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
     return parser
-
-
-def _new_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
-    return path
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import new_file
 from adafv.pipeline.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.prices import KINDS, read_prices
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
-    parser.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with charts to FILE")
+    parser.add_argument("--html", type=new_file, metavar="FILE", help="write a page with charts to FILE")
     images = parser.add_argument_group("images on the page")
     images.add_argument("--no-images", action="store_true", help="leave them out")
     images.add_argument(
@@ -76,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     images.add_argument("--image-root", metavar="URI", help="likewise, what relative image paths are relative to")
     images.add_argument("--allow-http", action="store_true", help="fetch http(s) images, from public addresses only")
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--compare", metavar="OUTPUT2", help="another output of the same rows, to put beside it")
     price = parser.add_mutually_exclusive_group()
     price.add_argument(
@@ -103,13 +104,6 @@ def _price(text: str) -> float:
     if not math.isfinite(price) or price < 0:
         raise argparse.ArgumentTypeError(f"{text} is no price")
     return price
-
-
-def _new_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
-    return path
 
 
 if __name__ == "__main__":

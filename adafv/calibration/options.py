@@ -12,6 +12,7 @@ from adafv.pipeline.options import (
     JobOptions,
     job_options,
     make_parser,
+    new_file,
     parse_arguments,
     parse_keeps,
     parse_strategies,
@@ -143,13 +144,6 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
     )  # fmt: skip
     group.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers, for accuracy")
     group.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} ({METRIC})")
-    group.add_argument("--html", type=_new_file, metavar="FILE", help="write a page with cost-quality curves to FILE")
-    group.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures to FILE")
+    group.add_argument("--html", type=new_file, metavar="FILE", help="write a page with cost-quality curves to FILE")
+    group.add_argument("--json", type=new_file, metavar="FILE", help="write all figures to FILE")
     return parser
-
-
-def _new_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
-    return path

@@ -317,6 +317,14 @@ def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str 
     parser.add_argument(flag(item.name), **_argument(item, shown))
 
 
+def new_file(text: str) -> Path:
+    """An option's file, to be written when the work is done: its folder is there, or that would be lost."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
+    return path
+
+
 def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
     """What argparse is to know of a field."""
     kind, default = item.metadata["type"], None if item.default is MISSING else item.default
