@@ -28,7 +28,6 @@ from adafv.pipeline.outputs.sink import ROWS
 RUNS, IMAGES, REJECTS_OF = 3, 200, 100
 SIDE, KEPT = 24, 58  # LLaVA-1.5 at 10 %
 START = datetime(2026, 6, 1, tzinfo=UTC)
-STAGES = ("fetch_ms", "preprocess_ms", "encode_ms", "prune_ms", "prefill_ms", "decode_ms")
 MIB = 2**20
 DEVICE = {"device": "NVIDIA A10G", "instance": "g5.12xlarge", "workers": 4}
 
@@ -99,7 +98,7 @@ def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[
     alike |= {"output_tokens": 6, "strategy": "adafv", "model": "llava", "batch_size": 32}
     alike |= {"run_id": run_id, "worker": "host/1", "prompt": None, "cost_usd": None}
     given |= {name: [value] * count for name, value in alike.items()}
-    return given | {stage: 1000 * seconds / len(STAGES) for stage in STAGES}
+    return given | {f"{stage}_ms": 1000 * seconds / len(schema.STAGES) for stage in schema.STAGES}
 
 
 def _repeated(row: np.ndarray, count: int) -> np.ndarray:

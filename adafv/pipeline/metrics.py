@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from adafv.pipeline.outputs.schema import STAGES
 from adafv.pipeline.outputs.sink import Tally
 from adafv.pipeline.rejects import ERRORS
 
 RUN_TAGS = ("run_id", "strategy")  # on every metric
-STAGES = ("fetch", "preprocess", "encode", "prune", "prefill", "decode")
 SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0]
 
 

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_labels
 from adafv.pipeline.outputs.reader import Place, pick_labels, read_labels
+from adafv.pipeline.outputs.schema import STAGES
 from adafv.pipeline.storage import Storage
 from adafv.reporting.outstanding import Outstanding, spread_keys
 from adafv.reporting.timeline import Timeline
 
-STAGES = ("fetch", "preprocess", "encode", "prune", "prefill", "decode")
 SUMMED = (
     "visual_tokens",
     "kept_tokens",

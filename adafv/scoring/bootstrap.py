@@ -28,6 +28,12 @@ class Estimate:
     high: float
 
 
+def numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """(int64 [R], a number for each row's cluster, from 0 in the order in which they come; how many clusters)."""
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    return np.array([numbers[cluster] for cluster in clusters], dtype=np.int64), len(numbers)
+
+
 class Bootstrap:
     """Draws of the clusters that rows belong to.
 
@@ -37,9 +43,7 @@ class Bootstrap:
     """
 
     def __init__(self, clusters: Sequence[Hashable], seed: int, draws: int = DRAWS) -> None:
-        numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-        self._cluster = np.array([numbers[cluster] for cluster in clusters])  # [R]
-        self._count = len(numbers)
+        self._cluster, self._count = numbered(clusters)
         rng, evenly = np.random.default_rng(seed), np.full(self._count, 1 / self._count)
         blocks = [rng.multinomial(self._count, evenly, min(_BLOCK, draws - done)) for done in range(0, draws, _BLOCK)]
         # float32 [D, clusters]: how often each draw holds each cluster.

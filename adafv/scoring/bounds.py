@@ -17,7 +17,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from adafv.scoring.bootstrap import CONFIDENCE, Estimate
+from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
 
 DRAWS = 10_000
 TAIL = (1 - CONFIDENCE) / 2  # beyond each end
@@ -33,9 +33,8 @@ class Bounds:
     """
 
     def __init__(self, clusters: Sequence[Hashable], seed: int, draws: int = DRAWS) -> None:
-        numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-        self._cluster = np.array([numbers[cluster] for cluster in clusters], dtype=np.int64)  # [R]
-        self._count, self._seed, self._draws = len(numbers), seed, draws
+        self._cluster, self._count = numbered(clusters)
+        self._seed, self._draws = seed, draws
 
     def mean(self, values: np.ndarray, chosen: np.ndarray) -> Estimate:
         """Of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""

@@ -6,6 +6,9 @@ import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
 
+# A label says of each, in a column such as `encode_ms`, what its row took.
+STAGES = ("fetch", "preprocess", "encode", "prune", "prefill", "decode")
+
 # Where the visual tokens lie on the image: per panel its token rows and columns, and its place in fractions of the
 # image. A sample's tokens are its panels' one after the other, row by row, so `kept_indices` can be drawn.
 GRID = pa.list_(

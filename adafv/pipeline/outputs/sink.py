@@ -35,12 +35,7 @@ SUMMED = [
     "kept_tokens",
     "prompt_tokens",
     "output_tokens",
-    "fetch_ms",
-    "preprocess_ms",
-    "encode_ms",
-    "prune_ms",
-    "prefill_ms",
-    "decode_ms",
+    *(f"{stage}_ms" for stage in schema.STAGES),
     "gpu_seconds",
     "cost_usd",
 ]
