@@ -41,8 +41,10 @@ figures: install
 screenshots: install
 	$(BIN)/python -m tests.screenshots docs
 
+# In two processes: what takes longest are jobs, which wait for Ray more than they compute. With three, so many Rays
+# start at once that some exceed the 30 s that Ray gives a node to start.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-vllm:
 	tests/vllm_cpu.sh build/vllm

@@ -7,6 +7,8 @@
     python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
     python jobs/bench.py isolation --rounds 50             what working in child processes costs
     python jobs/bench.py pipeline --rows 4000              a job's speed beside its engine's; its memory
+    python jobs/bench.py plan --rows 4000                  how near jobs/label.py --plan comes to what a run takes
+    python jobs/bench.py scale --rows 10000 50000          what bounds a job on many workers, by simulation
     python jobs/bench.py report --rows 1000000             memory and time of a report, page included
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
@@ -279,6 +281,46 @@ def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    """how near a plan comes to what the run then takes (--model takes presets too)"""
+    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    parser.add_argument(
+        "--samples", type=_positive, nargs="+", default=[200, 500], metavar="N",
+        help="rows that are labelled first, and that the plan is made by",
+    )  # fmt: skip
+    _add_job_options(parser.add_argument_group("job"), PIPELINE)
+    parser.set_defaults(run=_run_plan)
+
+
+def _run_plan(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import forecast
+
+    found = forecast.compare(_job_options(options, ("-",), PIPELINE), options.rows, options.samples)
+    return [asdict(one) for one in found], forecast.table(found)
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    """what bounds a job on many workers: the real pipeline, and simulated engines on a simulated cluster"""
+    parser.add_argument("--rows", type=_positive, nargs="+", default=[10_000, 50_000], metavar="N", help="%(default)s")
+    parser.add_argument("--nodes", type=_positive, default=2, metavar="N", help="with GPUs (%(default)s)")
+    parser.add_argument("--workers", type=_positive, default=8, metavar="N", help="on all of them (%(default)s)")
+    parser.add_argument("--rate", type=float, default=75.0, metavar="X", help="samples/s of a worker (%(default)s)")
+    parser.add_argument(
+        "--slow", type=float, default=0.0, metavar="X", help="share that is 3 times slower (%(default)s)"
+    )
+    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill a worker so often")
+    _add_job_options(parser.add_argument_group("job"), ("batch_size",))
+    parser.set_defaults(run=_run_scale)
+
+
+def _run_scale(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import scale
+
+    load = scale.Load(options.nodes, options.workers, options.rate, options.slow, options.kill_every)
+    found = scale.run(_job_options(options, ("-",), ("batch_size",)), options.rows, load)
+    return scale.figures(found), scale.table(found, load)
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     """memory and time of a report and its page, by the number of labels"""
     parser.add_argument("--rows", type=_positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
@@ -302,6 +344,8 @@ COMMANDS = {
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,
+    "plan": _add_plan,
+    "scale": _add_scale,
     "report": _add_report,
 }
 

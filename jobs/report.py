@@ -23,9 +23,9 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import new_file
+from adafv.pipeline.prices import KINDS, read_prices
 from adafv.pipeline.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
-from adafv.reporting.prices import KINDS, read_prices
 from adafv.reporting.report import make_report, summary
 
 DONE, FAILED, USAGE = 0, 1, 2

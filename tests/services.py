@@ -6,6 +6,7 @@ Both run on loopback, on ports that were free, and take what they started down w
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +31,17 @@ S3_KEY, S3_SECRET = "test:tester", "swift-secret-3f9c"  # as in swift_s3.sh
 PROGRAMS = Path(sys.executable).parent
 OBJECT_STORE = 200 * 2**20  # bytes on each node of a cluster: Ray takes a third of the memory if it isn't told
 # A lost node is noticed after three seconds; Ray's own default takes about half a minute.
+# Ray's provider of pretended machines wants its head known by this name.
+FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+FAKE_HEAD, FAKE_HEAD_TYPE = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000", "ray.head.default"
+AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",  # as `ray up` does by default
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
+    "RAY_NODE_TYPE_NAME": FAKE_HEAD_TYPE,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
 HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
@@ -152,10 +165,13 @@ class RayCluster:
     Args:
         head_cpus: of the head, as Ray counts them, whatever the machine has; 0 keeps work off it.
         dashboard: whether the head takes jobs, at `dashboard_address`.
+        types: node types, as in the cluster launcher's file, of which Ray's autoscaler starts and ends nodes here.
     """
 
-    def __init__(self, head_cpus: int = 2, dashboard: bool = False) -> None:
-        self._head_cpus, self._dashboard = head_cpus, dashboard
+    def __init__(
+        self, head_cpus: int = 2, dashboard: bool = False, types: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        self._head_cpus, self._dashboard, self._types = head_cpus, dashboard, types
         self._port, self._token = free_ports(4), uuid.uuid4().hex
         self.nodes: list[Node] = []
 
@@ -163,7 +179,7 @@ class RayCluster:
         ports = [f"--port={self._port}", f"--dashboard-port={self._port + 1}"]
         ports += [f"--dashboard-agent-listen-port={self._port + 2}", f"--ray-client-server-port={self._port + 3}"]
         try:
-            self._start("", self._head_cpus, "--head", f"--include-dashboard={self._dashboard}", *ports)
+            self._start("", self._head_cpus, "--head", "--num-gpus=0", f"--include-dashboard={self._dashboard}", *ports)
         except BaseException:
             self.__exit__()
             raise
@@ -184,23 +200,32 @@ class RayCluster:
     def dashboard_address(self) -> str:
         return f"http://127.0.0.1:{self._port + 1}"
 
-    def add_node(self, cpus: int = 2) -> Node:
-        """One more node, at an address of its own: to Ray, another machine."""
+    @property
+    def agent_address(self) -> str:
+        """Of the head's agent, which tells whether the node is well."""
+        return f"http://127.0.0.1:{self._port + 2}"
+
+    def add_node(self, cpus: int = 2, gpus: int = 0, **environment: str) -> Node:
+        """One more node, at an address of its own: to Ray, another machine. Ray believes in GPUs that it is told of."""
         taken = {node.ip for node in self.nodes}
         ip = next(f"127.0.0.{i}" for i in range(2, 255) if f"127.0.0.{i}" not in taken)
         agent = f"--dashboard-agent-listen-port={free_ports(1)}"
         address = self.environment["RAY_ADDRESS"]
-        return self._start(ip, cpus, f"--address={address}", f"--node-ip-address={ip}", agent)
+        given = [f"--address={address}", f"--node-ip-address={ip}", agent, f"--num-gpus={gpus}"]
+        return self._start(ip, cpus, *given, **environment)
 
     def kill_node(self, node: Node) -> None:
         self.nodes.remove(node)
         node.kill()
 
-    def _start(self, ip: str, cpus: int, *arguments: str) -> Node:
+    def _start(self, ip: str, cpus: int, *arguments: str, **given: str) -> Node:
         folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's socket paths must be under 108 characters
-        sizes = [f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE}"]
+        sizes = [f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE}"]
         command = [str(PROGRAMS / "ray"), "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}", *sizes]
-        environment = without_ray() | self.environment | HEALTH_CHECKS
+        environment = without_ray() | self.environment | HEALTH_CHECKS | given
+        if self._types is not None and not self.nodes:
+            command.append(f"--autoscaling-config={self._autoscaling(folder)}")
+            environment |= AUTOSCALER
         with (folder / "start.log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -209,6 +234,32 @@ class RayCluster:
         self.nodes.append(node)
         self._wait(node)
         return node
+
+    def _autoscaling(self, folder: Path) -> Path:
+        """The launcher's file for `types`, by Ray's own provider of nodes that are processes of this machine."""
+        provider = {"type": "external", "module": FAKE_PROVIDER, "launch_multiple": True, "head_node_id": FAKE_HEAD}
+        provider["gcs_address"] = self.environment["RAY_ADDRESS"]
+        head = {"resources": {"CPU": self._head_cpus}, "node_config": {}, "max_workers": 0}
+        types = {name: {**type, "node_config": {}} for name, type in (self._types or {}).items()}
+        for type in types.values():
+            type["resources"] = {**type["resources"], "object_store_memory": OBJECT_STORE}
+        config = {"cluster_name": "test", "max_workers": 8, "idle_timeout_minutes": 0.1, "provider": provider}
+        config |= {"available_node_types": {**types, FAKE_HEAD_TYPE: head}, "head_node_type": FAKE_HEAD_TYPE}
+        empty: dict[str, Any] = {"file_mounts": {}, "cluster_synced_files": [], "auth": {}}
+        lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+        lists += ("head_start_ray_commands", "worker_start_ray_commands")
+        path = folder / "autoscaling.json"
+        path.write_text(json.dumps(config | empty | {name: [] for name in lists}))
+        return path
+
+    def alive(self) -> list[dict[str, float]]:
+        """What the nodes that are alive have, by Ray's own account; the head takes jobs, so it answers."""
+        request = urllib.request.Request(
+            f"{self.dashboard_address}/api/v0/nodes", headers={"Authorization": f"Bearer {self._token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+        return [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
 
     def _wait(self, node: Node) -> None:
         """Until the node is up: a cluster of this many nodes, and, where it takes jobs, a list of them."""

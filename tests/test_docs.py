@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 from jobs.bench import COMMANDS
 from jobs.export import make_parser as export_parser
+from jobs.label import command_parser as label_parser
 from jobs.report import make_parser as report_parser
 from tests.reporting.outputs import label, run, write
 
@@ -76,6 +78,27 @@ def test_every_strategy_is_documented():
     assert first_column(section("algorithm.md", "Strategies")) == list(STRATEGIES)
 
 
+def logged() -> list[str]:
+    """What the pipeline logs: of each line the longest part that doesn't change."""
+    lines = []
+    for path in sorted((ROOT / "adafv" / "pipeline").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LOG.info", "LOG.warning", "LOG.error"):
+                said = node.args[0]
+                parts = re.split(r"%\w", said.value) if isinstance(said, ast.Constant) else [""]
+                lines.append(max(parts, key=len).strip(" ()"))
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("line", logged())
+def test_every_line_of_the_log_is_explained(line):
+    assert line in section("operations.md", "What the log says")
+
+
+def test_every_exit_status_is_explained():
+    assert re.findall(r"^\| (\d) \|", section("operations.md", "Exit status"), re.M) == ["0", "1", "2", "3", "4"]
+
+
 # Options of adafv.testbed's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
     *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
@@ -84,6 +107,8 @@ ELSEWHERE = {
         "--tower-only",
         "--threads",
         "--working-dir",
+        "--entrypoint-num-cpus",
+        "--from-env-file",
         "--head",
         "--metrics-export-port",
         "--kills",
@@ -95,14 +120,21 @@ ELSEWHERE = {
 }
 
 
+def ours(commands: str) -> str:
+    """Of a block of commands what follows the name of one of jobs/: other tools' options are theirs."""
+    lines = commands.replace("\\\n", " ").splitlines()
+    return "\n".join(line.partition("jobs/")[2] for line in lines)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
     """Every --option on a line that runs one of jobs/, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
     known |= bench_options()
-    for parser in (command_parser(), report_parser(), export_parser()):
+    for parser in (label_parser(), command_parser(), report_parser(), export_parser()):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
+    text = re.sub(r"```\n(.*?)```", lambda block: ours(block[1]), page.read_text(), flags=re.S)
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert named <= known | ELSEWHERE
 
 

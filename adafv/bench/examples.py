@@ -19,7 +19,8 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.rejects import redact
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
-from adafv.pipeline.sources.rows import Columns, Record, Row, row_of
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.rows import Row, RowImage, row_of
 from adafv.pipeline.storage import Storage
 from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
 from adafv.testbed import dataset
@@ -127,7 +128,8 @@ def scene_row(values: Mapping[str, object]) -> Row:
     """A row of the testbed's data set (`dataset.SCHEMA`), as the fetching stage leaves it."""
     image, question = values["image"], str(values["question"])
     assert isinstance(image, dict)
-    return Row(str(values["id"]), image["path"], image_bytes=image["bytes"], question=question, prompt=question)
+    shown = RowImage(image["path"], data=image["bytes"])
+    return Row(str(values["id"]), shown.name, (shown,), question=question, prompt=question)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class LabelledData:
             row,
             partial(_measured, metric=self.metric, references=references),
             (ALL, *((str(type_),) if type_ is not None else ())),
-            hashlib.blake2b(row.image_bytes or b"", digest_size=16).hexdigest(),
+            hashlib.blake2b(b"".join(image.data or b"" for image in row.images), digest_size=16).hexdigest(),
             max(len(reference.split()) for reference in references),
         )
 

@@ -29,8 +29,9 @@ from adafv.bench.examples import scene_row
 from adafv.engine import EngineOptions
 from adafv.pipeline.isolation import Handler, Isolated
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.prices import Tariff
 from adafv.pipeline.sources import rows
-from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.sources.rows import Row, RowImage
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
@@ -120,11 +121,12 @@ def _photographs(count: int) -> Iterator[Row]:
         pixels = coarse.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        yield Row(str(number), "", image_bytes=buffer.getvalue(), question="what?", prompt="what is in the middle ?")
+        shown = RowImage("", data=buffer.getvalue())
+        yield Row(str(number), "", (shown,), question="what?", prompt="what is in the middle ?")
 
 
 def _worker_options(model: str, options: JobOptions, engine: EngineOptions) -> WorkerOptions:
-    return WorkerOptions(model, model, engine, Storage(), "bench", None, 1, options.batch_timeout, Labelling)
+    return WorkerOptions(model, model, engine, Storage(), "bench", Tariff(), 1, options.batch_timeout, Labelling)
 
 
 def _save_narrow_model(folder: str) -> None:

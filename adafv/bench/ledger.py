@@ -108,7 +108,7 @@ def measure(folder: Path, ids: int) -> Measurement:
     from adafv.pipeline.plan import make_plan
     from adafv.pipeline.resources import allot
     from adafv.pipeline.sources.discovery import open_source
-    from adafv.pipeline.sources.rows import Columns
+    from adafv.pipeline.sources.records import Columns
     from adafv.pipeline.storage import Storage
     from adafv.pipeline.workers.prepare import load_preparer
 

@@ -103,15 +103,17 @@ def throughput(options: JobOptions, rows: int) -> Throughput:
         job = replace(options, input=(str(inputs),), output=str(output))
         if options.model in PRESETS:
             job = replace(job, model=str(Path(folder, "model")))
-            apart(_save, PRESETS[options.model], job.model)
+            apart(save_model, PRESETS[options.model], job.model)
         ran = apart(_job, job, Labelling)
-        workers, threads = ran.resources.workers[1], ran.resources.threads
+        (low, high), threads = ran.resources.workers, ran.resources.threads
+        workers = high or low
         engine = apart(_engine, job, inputs, ran.resources.batch_size, threads)
         first, rate, idle = _steady(output, workers)
     return Throughput(rows, workers, threads, engine, rate, rows / ran.seconds, first - ran.started, idle)
 
 
-def _save(shape: Shape, folder: str) -> None:
+def save_model(shape: Shape, folder: str) -> None:
+    """Write a model of that shape, with random weights, for a job to load."""
     Subject.build(shape, torch.device("cpu"), torch.float32).save(folder)
 
 

@@ -97,6 +97,8 @@ def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[
     alike: dict[str, Any] = {"visual_tokens": SIDE**2, "kept_tokens": KEPT, "prompt_tokens": KEPT + 40}
     alike |= {"output_tokens": 6, "strategy": "adafv", "model": "llava", "batch_size": 32}
     alike |= {"run_id": run_id, "worker": "host/1", "prompt": None, "cost_usd": None}
+    part = {"panels": 1, "visual_tokens": SIDE**2, "kept_tokens": KEPT}
+    given["images"] = [[part | {"image": image}] for image in given["image"]]
     given |= {name: [value] * count for name, value in alike.items()}
     return given | {f"{stage}_ms": 1000 * seconds / len(schema.STAGES) for stage in schema.STAGES}
 

@@ -124,12 +124,13 @@ def _samples(preparer: Preparer, questions: Sequence[Question]) -> list[Sample]:
 class _Ours:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._last = ""  # picture of the batch before, which the engine still has
+        self._last = ""  # picture of the batch before's last question, which the engine still has
 
     def __call__(self, samples: Sequence[Sample]) -> Answered:
         labels = self._engine.label(samples)
-        pictures = {sample.image_key: len(sample.crops) for sample in samples if sample.image_key != self._last}
-        self._last = samples[-1].image_key
+        shown = [picture for sample in samples for picture in sample.pictures]
+        pictures = {picture.key: len(picture.crops) for picture in shown if picture.key != self._last}
+        self._last = shown[-1].key
         return Answered(
             [label.answer for label in labels],
             [_passage(*each) for each in zip(samples, labels, strict=True)],
@@ -140,14 +141,13 @@ class _Ours:
 
 
 def _passage(sample: Sample, label: Label) -> Passage:
-    start, end = sample.question_span
     return Passage(
         positions=label.prompt_tokens,
         padded=label.padded_tokens,
         outputs=label.output_tokens,
         visual=label.visual_tokens,
         kept=label.kept_tokens,
-        words=end - start,
+        words=len(sample.question),
     )
 
 

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -133,7 +134,7 @@ class Subject:
         torch.manual_seed(0)
         try:
             with device:
-                model = cast(Any, family.model_class)(config)
+                model = cast(Any, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)])(config)
         finally:
             torch.set_default_dtype(before)
         model.set_attn_implementation("sdpa")

@@ -123,7 +123,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         UsageError: the options can't be carried out.
         RunError: a run failed, or labelled nothing that could be compared.
     """
-    from adafv.pipeline.run import RaySession  # here, so that a wrong option doesn't wait for Ray
+    from adafv.pipeline.session import RaySession  # here, so that a wrong option doesn't wait for Ray
 
     storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
     if column is not None:

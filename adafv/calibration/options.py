@@ -10,6 +10,7 @@ from pathlib import Path
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import (
     JobOptions,
+    budget_name,
     job_options,
     make_parser,
     new_file,
@@ -23,7 +24,10 @@ from adafv.scoring.metrics import METRICS
 UNPRUNED = "none"
 SAMPLE, MIN_AGREEMENT, KEEPS, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "exact"
 # Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
-DECIDED = ("output", "sample", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed", "run_id")
+DECIDED = (
+    "output", "sample", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed", "run_id", "max_cost",
+    "max_hours", "on_finish",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,7 @@ class CalibrationOptions:
         return [self._candidate(strategy, keep, towers.get(strategy)) for strategy, keep in pairs]
 
     def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
-        name = UNPRUNED if strategy == UNPRUNED else f"{strategy}-{keep:g}"
-        output = f"{self.job.output.rstrip('/')}/{name}"
+        output = f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep)}"
         job = replace(self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output)
         return Candidate(strategy, keep, job)
 

@@ -17,7 +17,8 @@ from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
 from adafv.pipeline.plan import in_order
 from adafv.pipeline.sources.discovery import PEEKED, open_source
 from adafv.pipeline.sources.formats import Unit, read
-from adafv.pipeline.sources.rows import Columns, Record, id_of
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.storage import Storage
 from adafv.scoring.metrics import references_of
 

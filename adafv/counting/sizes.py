@@ -1,4 +1,4 @@
-"""The handful of numbers that decide how much work a LLaVA or LLaVA-NeXT model makes.
+"""The handful of numbers that decide how much work a model makes.
 
 They are read from a model's configuration (`of`), and stand in a run's record, where whoever has no model reads them.
 """
@@ -15,7 +15,9 @@ class Sizes:
     """Of the vision tower, the projector and the language model.
 
     Attributes:
-        patches: visual tokens of a crop.
+        patches: of a crop. Where some are merged into one visual token, the projector's first layer takes as much work
+            as if none were; what its second takes is counted too high. None where images aren't cut to one size: their
+            number doesn't tell how much work encoding is then.
         patch_values: numbers in a patch of pixels.
         tower_layers: those that are run; none behind the feature layer is.
         features: how many of their outputs the projector takes side by side.
@@ -23,7 +25,7 @@ class Sizes:
         queries, keys: all heads' together; of keys there may be fewer heads.
     """
 
-    patches: int
+    patches: int | None
     patch_values: int
     tower_width: int
     tower_mlp: int
@@ -41,9 +43,11 @@ class Sizes:
         """Of a model's configuration, and the layers of its tower that feed the projector."""
         vision, text = config.vision_config, config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        size = getattr(vision, "image_size", None)
+        channels = vision.num_channels if hasattr(vision, "num_channels") else vision.in_channels
         return cls(
-            patches=(vision.image_size // vision.patch_size) ** 2,
-            patch_values=vision.num_channels * vision.patch_size**2,
+            patches=None if size is None else (_side(size) // _side(vision.patch_size)) ** 2,
+            patch_values=channels * _side(vision.patch_size) ** 2 * getattr(vision, "temporal_patch_size", 1),
             tower_width=vision.hidden_size,
             tower_mlp=vision.intermediate_size,
             tower_layers=max(depths),
@@ -59,7 +63,9 @@ class Sizes:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Sizes:
         """What `as_json` made. Raises KeyError or ValueError where it isn't that."""
-        return cls(**{each.name: int(values[each.name]) for each in fields(cls)})
+        numbers: dict[str, Any] = {each.name: values[each.name] for each in fields(cls)}
+        patches = numbers.pop("patches")
+        return cls(None if patches is None else int(patches), **{name: int(n) for name, n in numbers.items()})
 
     @property
     def language_weights(self) -> int:
@@ -67,5 +73,10 @@ class Sizes:
         attention = self.width * (self.queries + 2 * self.keys) + self.queries * self.width
         return self.layers * (attention + 3 * self.width * self.mlp) + self.width * self.vocabulary
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, int | None]:
         return asdict(self)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """A square's, which some configurations give by both sides."""
+    return size if isinstance(size, int) else size[0]

@@ -57,16 +57,22 @@ class Work:
 
 
 class Model:
-    """The matrix products of a LLaVA or LLaVA-NeXT model with numbers of `item` bytes."""
+    """The matrix products of a model with numbers of `item` bytes."""
 
     def __init__(self, sizes: Sizes, item: int) -> None:
         self._sizes, self._item = sizes, item
 
     def encode(self, crops: int) -> Work:
-        """Tower and projector; nothing where all pictures are known already."""
+        """Tower and projector; nothing where all pictures are known already.
+
+        Raises:
+            ValueError: the model doesn't cut images to one size.
+        """
         if crops == 0:
             return Work()
         size = self._sizes
+        if size.patches is None:
+            raise ValueError("what encoding takes is not counted for models whose images keep sizes of their own")
         tokens, hidden, mlp = crops * (1 + size.patches), size.tower_width, size.tower_mlp
         layer = self._linear(tokens, hidden, hidden) * 4 + self._attention(tokens * (1 + size.patches), tokens, hidden)
         layer += self._linear(tokens, hidden, mlp) + self._linear(tokens, mlp, hidden)

@@ -2,7 +2,8 @@
 
     options     what can change a label
     sample      what goes in and what comes out
-    prepare     image and prompt to `Sample`, on a CPU
+    prepare     images and prompt to `Sample`, on a CPU
+    look        a picture with the question that it is pruned for
     encoder     pictures to visual tokens, each picture once
     pruner      the cues of each question, and the strategy's choice
     sequence    what the language model reads: the prompt with the kept visual tokens in it
@@ -26,17 +27,21 @@ if TYPE_CHECKING:
     from adafv.engine.engine import Engine, load_model
     from adafv.engine.faults import is_out_of_memory, is_spent
     from adafv.engine.prepare import PrepareError, Preparer
-    from adafv.engine.sample import Label, Sample
+    from adafv.engine.sample import Label, Part, Picture, Sample
     from adafv.models.geometry import Panel
+    from adafv.turn import Turn
 
 __all__ = [
     "Engine",
     "EngineOptions",
     "Label",
     "Panel",
+    "Part",
+    "Picture",
     "PrepareError",
     "Preparer",
     "Sample",
+    "Turn",
     "is_out_of_memory",
     "is_spent",
     "load_model",
@@ -46,9 +51,12 @@ _MODULES = {
     "Engine": "adafv.engine.engine",
     "Label": "adafv.engine.sample",
     "Panel": "adafv.models.geometry",
+    "Part": "adafv.engine.sample",
+    "Picture": "adafv.engine.sample",
     "PrepareError": "adafv.engine.prepare",
     "Preparer": "adafv.engine.prepare",
     "Sample": "adafv.engine.sample",
+    "Turn": "adafv.turn",
     "is_out_of_memory": "adafv.engine.faults",
     "is_spent": "adafv.engine.faults",
     "load_model": "adafv.engine.engine",

@@ -34,6 +34,7 @@ class BatchCache(Cache):
         self.room = (rows, columns)
         self.rows, self.start, self.end = slice(0, rows), 0, 0
         self._width, self._lengths = 0, torch.empty(0, dtype=torch.int64)
+        self._next = self._lengths
         self._parts = [_Layer(self) for _ in range(depth)]
         super().__init__(layers=[*self._parts])
 
@@ -41,20 +42,22 @@ class BatchCache(Cache):
         """Next come the prompts, `length` positions each, of `count` rows from `first` on."""
         self.rows, self.start, self.end = slice(first, first + count), 0, length
 
-    def answer(self, width: int, lengths: Tensor) -> None:
+    def answer(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
         """From now on `advance` makes room for a token of every row.
 
         Args:
             width: L.
             lengths: int64 [B], of the rows' prompts.
+            following: int64 [B], the positions of the first tokens, where those aren't `lengths`.
         """
         self.rows, self.end = slice(0, self.room[0]), width
         self._width, self._lengths = width, lengths
+        self._next = lengths if following is None else following
 
     def advance(self) -> Tensor:
         """Next comes one token of every row; its positions, int64 [B, 1]."""
         self.start, self.end = self.end, self.end + 1
-        return self._lengths[:, None] + (self.start - self._width)
+        return self._next[:, None] + (self.start - self._width)
 
     def seen(self) -> Tensor:
         """bool [B, 1, 1, columns]: what a row's newest token may look at."""
@@ -63,7 +66,7 @@ class BatchCache(Cache):
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but `rows`, int64 [b], ascending."""
-        self._lengths, self.rows = self._lengths[rows], slice(0, len(rows))
+        self._lengths, self._next, self.rows = self._lengths[rows], self._next[rows], slice(0, len(rows))
         for layer in self._parts:
             layer.keep(rows)
 

@@ -1,12 +1,12 @@
 """Pictures to visual tokens: each distinct one once, whatever the number of questions about it.
 
 Questions about one picture stand together in most data sets, and where one batch ends and the next begins, they stand
-in both. So the last picture of a batch is kept for the next.
+in both. So the pictures of a batch's last sample are kept for the next.
 
 On a CPU each picture goes through the tower by itself, since matrix products of other shapes round differently: so the
 same bits come out of every batch. On an accelerator the crops of all pictures go through together, in passes of few
 different shapes, each filled up with blank crops: a shape that comes again finds its kernels chosen and its memory at
-hand.
+hand. Pictures of families that don't cut them to one size go through together as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from adafv.models import Adapter, Encoded
 # activations. The last pass of a batch has a multiple of `_STEP`.
 _MOST, _STEP = 64, 16
 
+# Likewise pixels, of pictures that have no common size; a larger picture goes by itself.
+_PIXELS = _MOST * 336**2
+
 
 class Encoder:
     """Encodes the pictures of a batch.
@@ -36,21 +39,23 @@ class Encoder:
 
     def __init__(self, adapter: Adapter, needs: Collection[str], together: bool) -> None:
         self._adapter, self._needs, self._together = adapter, needs, together
-        self._last: tuple[str, Encoded] | None = None
+        self._last: dict[str, Encoded] = {}
 
     def __call__(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Encoded]:
-        """Each sample's picture, [C · P, …]; one object for samples that show the same.
+        """The samples' pictures, one after the other, [C · P, …] each; one object for those that are the same.
 
         Args:
             on_progress: called after each pass through the tower.
         """
-        distinct = {sample.image_key: sample.crops for sample in samples}
-        known = dict([self._last]) if self._last is not None and self._last[0] in distinct else {}
+        shown = [picture for sample in samples for picture in sample.pictures]
+        distinct = {picture.key: picture.crops for picture in shown}
+        known = {key: encoded for key, encoded in self._last.items() if key in distinct}
         new = {key: crops for key, crops in distinct.items() if key not in known}
-        encode = self._all_at_once if self._together else self._one_by_one
+        together = self._packed if self._adapter.sizes_vary else self._all_at_once
+        encode = together if self._together else self._one_by_one
         encoded = known | dict(zip(new, encode([*new.values()], on_progress), strict=True))
-        self._last = samples[-1].image_key, encoded[samples[-1].image_key]
-        return [encoded[sample.image_key] for sample in samples]
+        self._last = {picture.key: encoded[picture.key] for picture in samples[-1].pictures}
+        return [encoded[picture.key] for picture in shown]
 
     def _one_by_one(self, pictures: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
         encoded = []
@@ -71,8 +76,23 @@ class Encoder:
         ends = np.cumsum([len(crops) for crops in pictures]).tolist()
         return [whole.patches(slice(end - len(crops), end)) for crops, end in zip(pictures, ends, strict=True)]
 
+    def _packed(self, pictures: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
+        encoded: list[Encoded] = []
+        while len(encoded) < len(pictures):
+            ends = np.cumsum([crops.size // 3 for crops in pictures[len(encoded) :]])
+            some = pictures[len(encoded) : len(encoded) + max(1, int(np.searchsorted(ends, _PIXELS, side="right")))]
+            moved = self._moved(torch.from_numpy(np.concatenate([crops.reshape(-1) for crops in some])))
+            parts = moved.split([crops.size for crops in some])
+            crops = [part.view(crops.shape) for part, crops in zip(parts, some, strict=True)]
+            encoded += [each.patches(slice(None)) for each in self._adapter.encode_packed(crops, also=self._needs)]
+            on_progress()
+        return encoded
+
     def _pass(self, crops: Tensor) -> Encoded:
+        return self._adapter.encode(self._moved(crops), also=self._needs)
+
+    def _moved(self, pixels: Tensor) -> Tensor:
         device = self._adapter.model.device
         if device.type == "cuda":
-            crops = crops.pin_memory()  # or the copy would wait for the device
-        return self._adapter.encode(crops.to(device, non_blocking=True), also=self._needs)
+            pixels = pixels.pin_memory()  # or the copy would wait for the device
+        return pixels.to(device, non_blocking=True)

@@ -1,7 +1,8 @@
 """The engine: one batch of samples in, one label each out.
 
 Each distinct image of a batch is encoded once. Its visual tokens are then pruned once per question, the kept ones take
-the image's place in the prompt, and the language model answers all prompts together.
+the image's place in the prompt, and the language model answers all prompts together. A prompt may show several images,
+or none.
 
 Batch invariance. Which tokens are kept must not depend on a sample's neighbours. On a CPU, matrix products of other
 shapes round differently in the last bit, and a bit can turn a near-tie. So on a CPU each image is encoded by itself and
@@ -12,7 +13,8 @@ every batch. On an accelerator both are batched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +24,16 @@ from torch import Tensor
 from adafv.engine.encoder import Encoder
 from adafv.engine.faults import Fitting
 from adafv.engine.generation import Answer, Generator
+from adafv.engine.look import Look, looks_of
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
 from adafv.engine.pruner import Pruner
-from adafv.engine.sample import Label, Sample, seed_of
+from adafv.engine.sample import Label, Part, Sample, seed_of
 from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
-from adafv.engine.vllm import VllmGenerator
+from adafv.engine.vllm import VllmGenerator, check_family
 from adafv.hardware import cpu_name
-from adafv.models import Adapter, Encoded, Geometry, Processing, load_adapter, load_processing, load_text_tower
+from adafv.models import Adapter, Encoded, Processing, best_attention, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Selection, Strategy
 
 # Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator: enough
@@ -45,14 +48,16 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     without the language model where that is another back end's.
 
     Raises:
-        ValueError: the model is of no supported family, its configuration can't be pruned, or the text tower is no
-            CLIP model or doesn't fit.
+        ValueError: the model is of no supported family, its configuration can't be pruned, the back end can't do it, or
+            the text tower is no CLIP model or doesn't fit.
         OSError: there is no such model, or a file of it is missing.
     """
     device = torch.device(_device(options.device))
     processing = load_processing(model)
     ours = options.backend == "transformers"
-    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), language_model=ours)
+    if not ours:
+        check_family(processing)
+    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), ours, options.quantize)
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
@@ -80,7 +85,7 @@ class Engine:
         self._strategy = strategy or options.rule
         self._batched = self._device.type != "cpu"
         self._encoder = Encoder(adapter, self._strategy.needs, together=self._batched)
-        self._pruner = Pruner(adapter, processing, self._strategy, options.text_scope, together=self._batched)
+        self._pruner = Pruner(adapter, processing, self._strategy, together=self._batched)
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
@@ -99,6 +104,12 @@ class Engine:
     def device_name(self) -> str:
         """What the engine runs on, for the record: a GPU's or a processor's name."""
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else cpu_name()
+
+    @property
+    def attention_name(self) -> str:
+        """The attention that prompts are read with, for the record; another back end has its own."""
+        ours = self._options.backend == "transformers"
+        return best_attention(self._device, self._adapter.model.dtype) if ours else self._options.backend
 
     @property
     def dtype_name(self) -> str:
@@ -129,92 +140,139 @@ class Engine:
     def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
         """Answer the samples as one batch."""
         watch = Stopwatch(self._device)
-        geometries = [self._processing.geometry(sample.image_size) for sample in samples]
-        images = self._encoder(samples, on_progress)
+        looks = looks_of(samples, self._processing, self._options)
+        images = self._arranged(samples, looks, self._encoder(samples, on_progress))
         watch.lap("encode")
-        budgets = [self._options.budget(geometry.visual_tokens) for geometry in geometries]
-        selection, images = self._pruner(samples, geometries, budgets, images)
-        groups = self._assemble(samples, geometries, budgets, images, selection.mask)
+        selection, images = self._pruner(looks, images)
+        groups = self._assemble(samples, looks, images, selection.mask)
         watch.lap("prune")
         answers = self._generator(
             groups,
             [seed_of(str(self._options.seed), sample.id) for sample in samples],
             on_prefilled=lambda: watch.lap("prefill"),
             on_step=on_progress,
+            words=[sample.input_ids for sample in samples],
         )
         watch.lap("decode")
         times = watch.milliseconds()
-        shares = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        return _labels(samples, geometries, selection.check(), groups, answers, self._processing, shares)
+        shares: dict[str, Any] = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
+        return _labels(samples, looks, selection.check(), groups, answers, self._processing, shares)
+
+    def _arranged(self, samples: Sequence[Sample], looks: Sequence[Look], images: Sequence[Encoded]) -> list[Encoded]:
+        """Each look's picture as the table that its geometry points into; one object for those that are the same."""
+        pictures = [picture for sample in samples for picture in sample.pictures]
+        tables: dict[str, Encoded] = {}
+        for picture, look, image in zip(pictures, looks, images, strict=True):
+            if picture.key not in tables:
+                tables[picture.key] = self._adapter.arrange(image, look.geometry, picture.size)
+        return [tables[picture.key] for picture in pictures]
 
     def _assemble(
-        self,
-        samples: Sequence[Sample],
-        geometries: Sequence[Geometry],
-        budgets: Sequence[int],
-        images: Sequence[Encoded],
-        mask: Tensor,
+        self, samples: Sequence[Sample], looks: Sequence[Look], images: Sequence[Encoded], mask: Tensor
     ) -> list[Prompts]:
-        """What the language model reads."""
-        lengths = [len(sample.input_ids) for sample in samples]
-        ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples])).to(self._device)
-        text = self._adapter.embed(ids)
+        """What the language model reads, by the kept visual tokens, bool [V, N], of V looks."""
+        ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples]))
+        text = self._adapter.embed(ids.to(self._device, non_blocking=True))
         if self._adapter.newline is not None:
             text = torch.cat([text, self._adapter.newline[None]])
         layout = lay_out(
-            samples,
-            geometries,
-            budgets,
-            image_places=[self._processing.image_place(sample.input_ids) for sample in samples],
-            text_rows=np.cumsum([0, *lengths[:-1]]).tolist(),
-            newline_row=len(text) - 1,
+            [len(sample.input_ids) for sample in samples],
+            [self._processing.image_places(sample.input_ids) for sample in samples],
+            looks,
+            [len(image.tokens) for image in images],
             newlines=self._options.newlines,
             device=self._device,
         )
-        tokens = [image.tokens for image in images]
-        most = _POSITIONS_PER_PASS[self._batched]
-        return [layout.assemble(mask, tokens, text, rows) for rows in grouped(layout.lengths, most)]
+        shown: list[list[Encoded]] = [[] for _ in samples]
+        for look, image in zip(looks, images, strict=True):
+            shown[look.sample].append(image)
+        tokens = [_joined([image.tokens for image in own], text) for own in shown]
+        stays, most = layout.stays(mask), _POSITIONS_PER_PASS[self._batched]
+        groups = grouped(layout.lengths, most)
+        return [layout.assemble(stays, tokens, text, rows, _deepstack(shown)) for rows in groups]
+
+
+def _deepstack(shown: Sequence[Sequence[Encoded]]) -> list[Tensor]:
+    """[R, S, D]: for each sample what goes with its pictures' rows; any row where it has no picture. Empty if the
+    family, or the whole batch, has nothing of the kind.
+    """
+    tables = [[image.deepstack for image in own if image.deepstack is not None] for own in shown]
+    some = next((table for own in tables for table in own), None)
+    return [] if some is None else [_joined(own, some) if own else some[:1] for own in tables]
+
+
+def _joined(tables: Sequence[Tensor], like: Tensor) -> Tensor:
+    """[R, D]: the rows of a sample's pictures, [r, D] each, one picture after the other; none where it has none."""
+    if len(tables) == 1:
+        return tables[0]  # no copy
+    return torch.cat([like[:0], *tables])
 
 
 def _labels(
     samples: Sequence[Sample],
-    geometries: Sequence[Geometry],
+    looks: Sequence[Look],
     selection: Selection,
     groups: Sequence[Prompts],
     answers: Sequence[Answer],
     processing: Processing,
-    shares: dict[str, float],
+    shares: dict[str, Any],
 ) -> list[Label]:
     """Read the batch back and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
     cues = (selection.by_text.to(torch.int8) + 2 * selection.by_saliency.to(torch.int8)).cpu().numpy()
-    from_text, from_saliency = selection.from_text.tolist(), selection.from_saliency.tolist()
+    counts = zip(selection.from_text.tolist(), selection.from_saliency.tolist(), strict=True)
+    seen: list[list[_Seen]] = [[] for _ in samples]
+    for look, row, row_cues, (from_text, from_saliency) in zip(looks, mask, cues, counts, strict=True):
+        kept = np.flatnonzero(row).astype(np.int32)
+        seen[look.sample].append(_Seen(look, kept, row_cues[kept], from_text, from_saliency))
     prompt_tokens = {row: n for group in groups for row, n in zip(group.rows, group.lengths.tolist(), strict=True)}
     padded = {row: group.embeds.shape[1] for group in groups for row in group.rows}
-    labels = []
-    for row, (sample, geometry, answer) in enumerate(zip(samples, geometries, answers, strict=True)):
-        kept = np.flatnonzero(mask[row]).astype(np.int32)
-        labels.append(
-            Label(
-                id=sample.id,
-                answer=processing.decode(answer.ids),
-                finish_reason=answer.finish_reason,
-                mean_logprob=answer.mean_logprob,
-                visual_tokens=geometry.visual_tokens,
-                kept_tokens=len(kept),
-                kept_indices=kept,
-                kept_cues=cues[row][kept],
-                from_text=from_text[row],
-                from_saliency=from_saliency[row],
-                grid=geometry.panels,
-                prompt_tokens=prompt_tokens[row],
-                padded_tokens=padded[row],
-                output_tokens=len(answer.ids),
-                batch_size=len(samples),
-                **shares,
-            )
+    return [
+        Label(
+            id=sample.id,
+            answer=processing.decode(answer.ids),
+            finish_reason=answer.finish_reason,
+            mean_logprob=answer.mean_logprob,
+            **_kept(seen[row]),
+            prompt_tokens=prompt_tokens[row],
+            padded_tokens=padded[row],
+            output_tokens=len(answer.ids),
+            batch_size=len(samples),
+            **shares,
         )
-    return labels
+        for row, (sample, answer) in enumerate(zip(samples, answers, strict=True))
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What is kept of a look: `kept` and `cues` [kept_tokens], and how many for either cue."""
+
+    look: Look
+    kept: np.ndarray
+    cues: np.ndarray
+    from_text: int
+    from_saliency: int
+
+
+def _kept(seen: Sequence[_Seen]) -> dict[str, Any]:
+    """What a label says of the visual tokens of its sample's pictures."""
+    counts = [each.look.geometry.visual_tokens for each in seen]
+    starts = np.cumsum([0, *counts], dtype=np.int32)[:-1]
+    panels = [each.look.geometry.panels for each in seen]
+    nothing = np.empty(0, np.int32)
+    return {
+        "visual_tokens": sum(counts),
+        "kept_tokens": sum(len(each.kept) for each in seen),
+        "kept_indices": np.concatenate(
+            [nothing, *(each.kept + start for each, start in zip(seen, starts, strict=True))]
+        ),
+        "kept_cues": np.concatenate([nothing.astype(np.int8), *(each.cues for each in seen)]),
+        "from_text": sum(each.from_text for each in seen),
+        "from_saliency": sum(each.from_saliency for each in seen),
+        "grid": tuple(panel for each in panels for panel in each),
+        "parts": tuple(Part(len(p), n, len(each.kept)) for p, n, each in zip(panels, counts, seen, strict=True)),
+    }
 
 
 def _device(name: str) -> str:

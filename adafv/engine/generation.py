@@ -12,13 +12,20 @@ cut off.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from adafv.engine.cache import BatchCache
 from adafv.engine.options import EngineOptions
@@ -49,6 +56,10 @@ class Generator:
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._witness = _Witness()
         self._processors = processors(adapter, config, self._witness)
+        self._penalty: _Penalty | None = None
+        for place, one in enumerate(self._processors):
+            if isinstance(one, RepetitionPenaltyLogitsProcessor):
+                self._penalty = self._processors[place] = _Penalty(one)
 
     def with_options(self, options: EngineOptions) -> Generator:
         """The same model, decoding by other options."""
@@ -61,6 +72,7 @@ class Generator:
         seeds: Sequence[int],
         on_prefilled: Callable[[], None],
         on_step: Callable[[], None],
+        words: Sequence[np.ndarray] = (),
     ) -> list[Answer]:
         """Answer a batch.
 
@@ -69,18 +81,23 @@ class Generator:
             seeds: of each sample, in the batch's order, for sampling; greedy decoding ignores them.
             on_prefilled: called when all prompts' reading is queued.
             on_step: called when a group's reading, and when a step of all rows, is queued.
+            words: int [T] each, the tokens of the samples' prompts, in the batch's order, which a repetition penalty is
+                for as well; without them it is for the answers' alone.
 
         Returns:
             The answers in the batch's order.
         """
         order = [row for group in groups for row in group.rows]
         luck = self._luck([seeds[row] for row in order])
+        if self._penalty is not None:
+            self._penalty.begin([words[row] for row in order] if words else [], self._device)
         width = max(group.embeds.shape[1] for group in groups)
         cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
         scores = self._read(groups, cache, on_step)
         on_prefilled()
         lengths = torch.cat([group.lengths for group in groups])
-        cache.answer(width, lengths)
+        following = [group.following for group in groups if group.following is not None]
+        cache.answer(width, lengths, torch.cat(following) if following else None)
         gaps = self._have_gaps(lengths, width, groups)
         tokens, logprobs = self._answer(scores, cache, gaps, luck, on_step)
         found = zip(order, tokens.tolist(), logprobs.tolist(), strict=True)
@@ -93,8 +110,10 @@ class Generator:
         for group in groups:
             count, length, _ = group.embeds.shape
             cache.read(first, count, length)
-            positions = torch.arange(length, device=self._device).expand(count, -1)
-            hidden = self._adapter.read(group.embeds, positions, None, cache)
+            positions = group.positions
+            if positions is None:
+                positions = torch.arange(length, device=self._device).expand(count, -1)
+            hidden = self._adapter.read(group.embeds, positions, None, cache, group.deepstack)
             last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
             scores.append(self._adapter.score(hidden.gather(1, last).squeeze(1)))
             first += count
@@ -130,6 +149,8 @@ class Generator:
                 stay = stay.to(self._device, non_blocking=True)
                 alive, ended, chosen = alive[stay], ended[stay], chosen[stay]
                 cache.keep(stay)
+                if self._penalty is not None:
+                    self._penalty.keep(stay)
                 lookout.forget()
             scores = self._step(chosen, cache, gaps)
         return tokens, logprobs
@@ -165,6 +186,33 @@ class Generator:
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
         return Answer(tokens[:length], "length" if stop is None else "stop", sum(logprobs[:length]) / length)
+
+
+class _Penalty(LogitsProcessor):
+    """A repetition penalty, for the words of the prompts as well: transformers' `generate` takes them for the beginning
+    of the answers. To the other processors an answer is all there is.
+    """
+
+    def __init__(self, inner: RepetitionPenaltyLogitsProcessor) -> None:
+        self._inner = inner
+        self._words: Tensor | None = None
+
+    def begin(self, words: Sequence[np.ndarray], device: torch.device) -> None:
+        """Next come answers to prompts of these words; or, if there are none, to prompts that are not known."""
+        self._words = None
+        if words:
+            longest = max(map(len, words))
+            # Filled up with what is penalised in any case, and once however often it is there.
+            filled = np.stack([np.pad(row.astype(np.int64), (0, longest - len(row)), mode="edge") for row in words])
+            self._words = torch.from_numpy(filled).to(device, non_blocking=True)
+
+    def keep(self, rows: Tensor) -> None:
+        if self._words is not None:
+            self._words = self._words[rows]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        seen = input_ids if self._words is None else torch.cat([self._words, input_ids], dim=1)
+        return self._inner(cast(torch.LongTensor, seen), scores)
 
 
 class _Witness(LogitsProcessor):
@@ -207,12 +255,14 @@ def processors(adapter: Adapter, config: GenerationConfig, witness: LogitsProces
     """What `config` does to scores. Which processors that takes, and in which order, transformers tells nobody."""
     model = cast(Any, adapter.model)
     model._prepare_special_tokens(config, device=adapter.model.device)
-    return model._get_logits_processor(
-        generation_config=config,
-        input_ids_seq_length=0,  # processors see the answer alone, as with embeddings for a prompt
-        logits_processor=LogitsProcessorList([witness]),
-        device=adapter.model.device,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")  # see `_Penalty`
+        return model._get_logits_processor(
+            generation_config=config,
+            input_ids_seq_length=0,  # processors see the answer alone, as with embeddings for a prompt
+            logits_processor=LogitsProcessorList([witness]),
+            device=adapter.model.device,
+        )
 
 
 def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:

@@ -12,6 +12,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 TEXT_SCOPES = ("question", "prompt")
 NEWLINES = ("drop", "rows")
 BACKENDS = ("transformers", "vllm")
+QUANTIZATIONS = ("int8", "int4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +21,8 @@ class EngineOptions:
 
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
-        keep: fraction of a sample's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
-        keep_tokens: a count instead of a fraction; a sample with fewer tokens keeps all of them.
+        keep: fraction of each picture's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep_tokens: a count instead of a fraction, of each picture; one with fewer tokens keeps all of them.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
@@ -32,7 +33,9 @@ class EngineOptions:
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
+        quantize: the language model's weights in 8 or 4 bits: `int8` or `int4` (adafv.models.quantization).
         backend: what the language model runs on: `transformers` with the engine's own loop, or `vllm` (docs/vllm.md).
+        tensor_parallel: GPUs that the language model is spread over; more than one with `vllm` alone.
     """
 
     strategy: str = "adafv-plus"
@@ -47,7 +50,9 @@ class EngineOptions:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
     backend: str = "transformers"
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER  # here: options travel to where there is no need of torch
@@ -63,6 +68,17 @@ class EngineOptions:
         _one_of("newlines", self.newlines, NEWLINES)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("backend", self.backend, BACKENDS)
+        most = "at least 1" if self.backend == "vllm" else f"1 with backend {self.backend!r}; give backend 'vllm'"
+        fits = self.tensor_parallel >= 1 and (self.tensor_parallel == 1 or self.backend == "vllm")
+        _require(fits, "tensor_parallel", self.tensor_parallel, most)
+        if self.quantize is not None:
+            _one_of("quantize", self.quantize, QUANTIZATIONS)
+            ours = f"left out: backend {self.backend!r} loads its weights itself"
+            _require(self.backend == "transformers", "quantize", self.quantize, ours)
+            gpu = self.quantize != "int4" or (self.device != "cpu" and self.dtype in ("auto", "bfloat16"))
+            _require(
+                gpu, "quantize", self.quantize, f"int8 for {self.dtype} on {self.device}: int4 is for bfloat16 on a GPU"
+            )
         _require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
         _require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -1,4 +1,4 @@
-"""From an image and a prompt to a `Sample`: everything that needs neither weights nor a GPU.
+"""From images and a prompt to a `Sample`: everything that needs neither weights nor a GPU.
 
 What can't become a sample raises `PrepareError` here, one at a time, so that the engine never meets it in a batch.
 """
@@ -6,13 +6,16 @@ What can't become a sample raises `PrepareError` here, one at a time, so that th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from PIL import Image
 
 from adafv.counting import Sizes
 from adafv.engine.options import EngineOptions
-from adafv.engine.sample import Sample
-from adafv.models import Processing, check_text_tower, load_processing, sizes_of
+from adafv.engine.sample import Picture, Sample
+from adafv.engine.vllm import check_family
+from adafv.models import Geometry, Processing, check_quantization, check_text_tower, load_processing, sizes_of
+from adafv.turn import Turn
 
 
 class PrepareError(ValueError):
@@ -20,7 +23,7 @@ class PrepareError(ValueError):
 
     Attributes:
         error: `prompt_empty` (no token is left of it), `prompt_encoding` (it is no valid Unicode),
-            `prompt_placeholder` (it contains the model's image placeholder), or `prompt_too_long` (with the image and
+            `prompt_placeholder` (it contains the model's image placeholder), or `prompt_too_long` (with the images and
             the answer it exceeds the model's context).
     """
 
@@ -39,12 +42,17 @@ class Preparer:
     def load(cls, model: str, options: EngineOptions) -> Preparer:
         """Load the processor of `model`, a folder or hub id.
 
-        Errors as for `load_processing` and `check_text_tower` of `adafv.models`: what can be known of the text tower
-        without its weights is known before they are loaded anywhere.
+        Errors as for `load_processing`, `check_text_tower` and `check_quantization` of `adafv.models`, and a ValueError
+        where the back end can't do the model: what can be known without weights is known before they are loaded
+        anywhere.
         """
         processing = load_processing(model)
+        if options.backend == "vllm":
+            check_family(processing)
         if options.text_tower is not None:
             check_text_tower(options.text_tower, processing)
+        if options.quantize is not None:
+            check_quantization(options.quantize)
         return cls(processing, options)
 
     @property
@@ -53,43 +61,62 @@ class Preparer:
         return sizes_of(self._processing.config)
 
     def prepare(self, id: str, image: Image.Image, prompt: str) -> Sample:
-        """Make a sample of an RGB image and a prompt.
+        """`converse` of one turn: a prompt about one RGB image."""
+        return self.converse(id, (image,), (Turn.asking(prompt),))
+
+    def converse(self, id: str, images: Sequence[Image.Image], turns: Sequence[Turn]) -> Sample:
+        """Make a sample of RGB images and a conversation, of which the last turn is to be answered.
+
+        Args:
+            images: as many as the turns show, in their order; none for text alone.
 
         Raises:
             PrepareError: the prompt can't be asked.
-            ValueError: the processor cuts the image into more or fewer crops than the model expects.
+            ValueError: there are more or fewer images than the turns show, or the processor cuts one into more or fewer
+                crops than the model expects.
         """
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
+        shown = sum(turn.images for turn in turns)
+        if shown != len(images):
+            raise ValueError(f"the turns show {shown} images and {len(images)} are given")
+        if any(_is_surrogate(letter) for turn in turns for part in turn.parts for letter in part or ""):
             raise PrepareError("prompt_encoding", "the prompt contains an unpaired surrogate, which no tokenizer reads")
-        tokenised = self._processing.prompt(prompt)
-        if tokenised.placeholders != 1:
-            extra = tokenised.placeholders - 1
-            raise PrepareError("prompt_placeholder", f"the prompt contains {extra} image placeholder(s) of its own")
-        if tokenised.question_span[0] == tokenised.question_span[1]:
+        alone = len(images) == 1
+        geometries = [self._processing.geometry((image.height, image.width), alone=alone) for image in images]
+        own = sum((part or "").count(self._processing.placeholder) for turn in turns for part in turn.parts)
+        prompt = self._processing.conversation(turns, geometries)
+        if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
+            raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
+        if not len(prompt.question):
             raise PrepareError("prompt_empty", "the prompt is empty")
-        image_size = (image.height, image.width)
-        geometry = self._processing.geometry(image_size)
-        self._check_length(len(tokenised.input_ids), geometry.visual_tokens, len(geometry.source))
-        crops = self._processing.crops(image)
+        self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries)
+        pictures = (self._picture(*each, alone) for each in zip(images, geometries, strict=True))
+        return Sample(id, tuple(pictures), prompt.input_ids, prompt.question)
+
+    def _picture(self, image: Image.Image, geometry: Geometry, alone: bool) -> Picture:
+        size, crops = (image.height, image.width), self._processing.crops(image, alone)
         if len(crops) != geometry.crops:
             raise ValueError(f"the processor made {len(crops)} crops and the model expects {geometry.crops}")
-        return Sample(
-            id=id,
-            crops=crops,
-            image_size=image_size,
-            image_key=hashlib.blake2b(crops.tobytes() + repr(image_size).encode(), digest_size=16).hexdigest(),
-            input_ids=tokenised.input_ids,
-            question_span=tokenised.question_span,
-            visual_tokens=geometry.visual_tokens,
-        )
+        key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
+        return Picture(crops, size, key, geometry.visual_tokens)
 
-    def _check_length(self, prompt_tokens: int, visual_tokens: int, packed: int) -> None:
-        keep = self._options.budget(visual_tokens)
-        visual = keep if keep < visual_tokens and self._options.newlines == "drop" else packed
-        needed = prompt_tokens - 1 + visual + self._options.max_new_tokens
+    def _check_length(self, text: int, geometries: Sequence[Geometry]) -> None:
+        """Raise a PrepareError if so many text tokens, the images and the answer exceed the model's context."""
+        visual = sum(map(self._longest, geometries))
+        needed = text + visual + self._options.max_new_tokens
         if needed > self._processing.context_length:
             raise PrepareError(
                 "prompt_too_long",
-                f"{prompt_tokens - 1} prompt tokens, up to {visual} visual tokens and {self._options.max_new_tokens} "
+                f"{text} prompt tokens, up to {visual} visual tokens and {self._options.max_new_tokens} "
                 f"new tokens make {needed}; the model's context holds {self._processing.context_length}",
             )
+
+    def _longest(self, geometry: Geometry) -> int:
+        """How many positions an image takes at most, pruned."""
+        keep = self._options.budget(geometry.visual_tokens)
+        pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
+        kept = keep if pruned else len(geometry.source)
+        return kept if geometry.positions is None else max(kept, geometry.extent)
+
+
+def _is_surrogate(letter: str) -> bool:
+    return "\ud800" <= letter <= "\udfff"

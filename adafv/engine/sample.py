@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out: `Sample`, `Label`.
 
-A `Sample` is one question about one image, ready for the device: the image cut into uint8 crops as the model's own
-processor cuts it, the prompt tokenised with the model's own chat template. It is made on a CPU by
+A `Sample` is one question about its pictures, often one, ready for the device: each picture cut into uint8 crops as the
+model's own processor cuts it, the prompt tokenised with the model's own chat template. It is made on a CPU by
 `adafv.engine.prepare.Preparer` and holds no torch tensor, so that it travels between processes cheaply.
 
 A `Label` is the answer to one sample, with everything that is needed to audit it: which visual tokens the language
@@ -20,26 +20,57 @@ from adafv.models.geometry import Panel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One question about one image, prepared.
+class Picture:
+    """An image, prepared.
 
     Attributes:
-        id: the row's id; seeds the strategy `random`.
         crops: uint8 [C, 3, H, W], the image as the model's processor crops and resizes it, not yet normalised.
-        image_size: (height, width) of the whole image in pixels.
-        image_key: equal for samples that show the same pixels; such samples are encoded once per batch.
-        input_ids: int32 [T], the templated prompt with exactly one image placeholder.
-        question_span: half-open range of `input_ids` that holds the question itself, without the template.
+        size: (height, width) of the whole image in pixels.
+        key: equal for the same pixels; such pictures are encoded once per batch.
         visual_tokens: N, how many visual tokens the model would see unpruned (newline embeddings not counted).
     """
 
-    id: str
     crops: np.ndarray
-    image_size: tuple[int, int]
-    image_key: str
-    input_ids: np.ndarray
-    question_span: tuple[int, int]
+    size: tuple[int, int]
+    key: str
     visual_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One question, prepared.
+
+    Attributes:
+        id: the row's id; seeds the strategy `random`.
+        pictures: that the prompt shows, in its order; none where it is text alone.
+        input_ids: int32 [T], the templated prompt with a placeholder for each run of each picture's visual tokens.
+        question: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
+            before it, and placeholders.
+    """
+
+    id: str
+    pictures: tuple[Picture, ...]
+    input_ids: np.ndarray
+    question: np.ndarray
+
+    @property
+    def visual_tokens(self) -> int:
+        """N of all pictures."""
+        return sum(picture.visual_tokens for picture in self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a label says of one of its sample's pictures.
+
+    Attributes:
+        panels: how many panels of the label's grid are the picture's.
+        visual_tokens: how many of the sample's visual tokens; kept_tokens: how many of them were kept.
+    """
+
+    panels: int
+    visual_tokens: int
+    kept_tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +82,12 @@ class Label:
         answer: the decoded text, without special tokens, stripped.
         finish_reason: `stop` (the model ended the answer) or `length` (`max_new_tokens` did).
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
-        visual_tokens: N; `kept_tokens`: how many of them the language model saw.
-        kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, ascending.
+        visual_tokens: N, those of all pictures; `kept_tokens`: how many of them the language model saw.
+        kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, picture after picture, ascending.
         kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
         from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
-        grid: where the N tokens lie on the image.
+        grid: where the N tokens lie on the pictures, picture after picture.
+        parts: of each picture in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
         prompt_tokens: length of the sequence the language model read, kept visual tokens included.
         padded_tokens: the positions that it took in its group's reading, padding included.
         output_tokens: tokens generated, the end token included.
@@ -74,6 +106,7 @@ class Label:
     from_text: int
     from_saliency: int
     grid: tuple[Panel, ...]
+    parts: tuple[Part, ...]
     prompt_tokens: int
     padded_tokens: int
     output_tokens: int

@@ -1,4 +1,7 @@
-"""What the language model reads: each prompt with its kept visual tokens where the placeholder stood.
+"""What the language model reads: each prompt with its kept visual tokens where the placeholders stood.
+
+A prompt is text, and runs of visual tokens where its placeholders stand. Most families have a run for each picture,
+newline embeddings included; some have text within a picture, and so several runs (`Geometry.runs`).
 
 Which tokens are kept is known on the device only, and the host must not ask. So the host lays out every sample's whole
 unpruned sequence as slots, each pointing at an embedding and at the flag that says whether it stays; the device sorts
@@ -18,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adafv.engine.sample import Sample
+from adafv.engine.look import Look
 from adafv.models import Geometry
 
-# Flags behind a row's N own: always there, never there, then one for each newline.
-_ALWAYS, _NEVER, _FIRST_NEWLINE = 0, 1, 2
+# The batch's flags: always there, never there, then N for each look, its visual tokens', then one for each newline.
+_ALWAYS, _NEVER, _FIRST_TOKEN = 0, 1, 2
 
 # At most this share of what a group reads may be padding.
 _PADDING = 0.05
@@ -36,24 +39,32 @@ class Prompts:
         rows: which samples of the batch they are.
         embeds: [G, L, D], padded with zeros on the right.
         lengths: int64 [G], on the device: how long each is. At least one is of length L, or the host couldn't tell.
+        positions: int64 [3, G, L], where positions aren't plain; and `following`, int64 [G], that of the first token of
+            the answer.
+        deepstack: [S, G, L, D], what is added behind each of the language model's first S layers, if anything is.
     """
 
     rows: list[int]
     embeds: Tensor
     lengths: Tensor
+    positions: Tensor | None = None
+    following: Tensor | None = None
+    deepstack: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The unpruned sequences of a batch of B samples, S slots each.
+    """The unpruned sequences of a batch of B samples, S slots each. They have V pictures to look at.
 
     Attributes:
-        source: int64 [B, S], the embedding that a slot holds: r for that of patch r of the sample's image, -1 - r for
-            row r of the texts'.
-        flag: int64 [B, S], which column of the extended mask says whether it stays.
-        newline_of: int64 [B, N], the newline flag that a visual token keeps alive, counted from 0.
-        newlines: the largest number of newlines of a sample.
+        source: int64 [B, S], the embedding that a slot holds: r for row r of the sample's visual tokens as encoded, its
+            pictures' one after the other, -1 - r for row r of the texts'.
+        flag: int64 [B, S], which of the batch's flags says whether it stays.
+        newline_of: int64 [V, N], the newline that a visual token keeps alive, counted over the batch, or `newlines`.
+        newlines: how many newlines the batch has.
         lengths: of each sample: its sequence can't be longer after pruning.
+        positions: int64 [3, B, S], each slot's, which it keeps whatever is pruned before it, and `following`, int64
+            [B], the one behind a sequence; None where positions are plain, and count what is there.
     """
 
     source: Tensor
@@ -61,31 +72,57 @@ class Layout:
     newline_of: Tensor
     newlines: int
     lengths: tuple[int, ...]
+    positions: Tensor | None
+    following: Tensor | None
 
-    def assemble(self, mask: Tensor, images: Sequence[Tensor], text: Tensor, rows: list[int]) -> Prompts:
+    def stays(self, mask: Tensor) -> Tensor:
+        """bool [B, S]: which slots stay, by the kept visual tokens, bool [V, N]."""
+        alive = torch.zeros(self.newlines + 1, dtype=torch.int64, device=mask.device)
+        alive.scatter_add_(0, self.newline_of.flatten(), mask.flatten().long())
+        constant = torch.arange(2, device=mask.device) == _ALWAYS
+        return torch.cat([constant, mask.flatten(), alive > 0])[self.flag]
+
+    def assemble(
+        self,
+        stays: Tensor,
+        images: Sequence[Tensor],
+        text: Tensor,
+        rows: list[int],
+        deepstack: Sequence[Tensor] = (),
+    ) -> Prompts:
         """The pruned sequences of some samples.
 
         Args:
-            mask: bool [B, N], the kept visual tokens.
-            images: [C · P, D] each, the visual tokens of each of the B samples' images.
+            stays: bool [B, S].
+            images: [R, D] each, the visual tokens of each of the B samples; no row where it has no picture.
             text: [R, D], the embeddings of all prompts, and the newline's behind them.
             rows: which samples.
+            deepstack: [R, S, D] each, what goes with the visual tokens of each of the B samples, if anything does.
         """
-        at = torch.tensor(rows).to(mask.device, non_blocking=True)
-        kept = mask[at]
-        alive = torch.zeros(len(rows), self.newlines + 1, dtype=torch.int64, device=mask.device)
-        alive.scatter_add_(1, self.newline_of[at], kept.long())
-        constant = torch.tensor([True, False], device=mask.device).expand(len(rows), 2)
-        stays = torch.cat([kept, constant, alive > 0], dim=1).gather(1, self.flag[at])  # [G, S]
+        at = torch.tensor(rows).to(stays.device, non_blocking=True)
         length = max(self.lengths[row] for row in rows)
-        slots = stays.byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
-        present = stays.gather(1, slots)
+        slots = stays[at].byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
+        present = stays[at].gather(1, slots)
         source = self.source[at].gather(1, slots)
-        # Each from its own image: a table of all would be a copy of every token that was encoded.
-        patches = zip(rows, source.clamp_min(0), strict=True)
-        visual = torch.stack([images[row].index_select(0, places) for row, places in patches])
+        # Each from its own pictures: a table of all would be a copy of every token that was encoded.
+        patches = [*zip(rows, source.clamp_min(0), strict=True)]
+        visual = torch.stack([_table(images[row], text).index_select(0, places) for row, places in patches])
         embeds = torch.where(source[:, :, None] < 0, text[(-1 - source).clamp_min(0)], visual)
-        return Prompts(rows, embeds * present[:, :, None], present.sum(dim=1))
+        added = [deepstack[row].index_select(0, places) for row, places in patches] if deepstack else []
+        shown = (present & (source >= 0))[:, :, None]
+        return Prompts(
+            rows,
+            embeds * present[:, :, None],
+            present.sum(dim=1),
+            None if self.positions is None else self.positions[:, at].gather(2, slots.expand(3, -1, -1)),
+            None if self.following is None else self.following[at],
+            torch.stack(added).movedim(2, 0) * shown if added else None,
+        )
+
+
+def _table(image: Tensor, text: Tensor) -> Tensor:
+    """`image`, or where it has no row anything that has one: slots of text are looked up as well, and thrown away."""
+    return image if len(image) else text
 
 
 def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -112,71 +149,113 @@ def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def lay_out(
-    samples: Sequence[Sample],
-    geometries: Sequence[Geometry],
-    budgets: Sequence[int],
-    image_places: Sequence[int],
-    text_rows: Sequence[int],
-    newline_row: int,
+    lengths: Sequence[int],
+    places: Sequence[np.ndarray],
+    looks: Sequence[Look],
+    encoded: Sequence[int],
     newlines: str,
     device: torch.device,
 ) -> Layout:
     """Lay out a batch on the host.
 
     Args:
-        budgets: K of each sample.
-        image_places: where in each prompt the placeholder stands, whose place the image takes.
-        text_rows: where among the texts' embeddings each sample's prompt begins.
-        newline_row: where the newline's stands among them.
-        newlines: `drop` or `rows`, see `EngineOptions`. A sample that is not pruned keeps all of them.
+        lengths: of each of the B prompts, placeholders not expanded. Their embeddings stand one after the other, and
+            behind them the newline's.
+        places: where in each its placeholders stand, whose places its pictures' runs take in turn.
+        looks: the samples' pictures, one after the other.
+        encoded: how many rows each look has as encoded.
+        newlines: `drop` or `rows`, see `EngineOptions`. A picture that is not pruned keeps all of them.
     """
-    width = max(geometry.visual_tokens for geometry in geometries)
-    most_newlines = max(geometry.newlines for geometry in geometries)
-    sources, flags, owners, lengths = [], [], [], []
-    for sample, geometry, keep, at, text_row in zip(samples, geometries, budgets, image_places, text_rows, strict=True):
-        text = -1 - (text_row + np.arange(len(sample.input_ids)))
-        image = np.where(geometry.is_token, geometry.source, -1 - newline_row)
-        sources.append(np.concatenate([text[:at], image, text[at + 1 :]]))
-        whole = keep == geometry.visual_tokens
-        policy = "all" if whole else newlines
-        always = np.full(len(text), width + _ALWAYS)
-        flags.append(np.concatenate([always[:at], _image_flags(geometry, width, policy), always[at + 1 :]]))
-        owners.append(_newline_owners(geometry, most_newlines))
-        kept_newlines = {"all": geometry.newlines, "rows": min(geometry.newlines, keep), "drop": 0}[policy]
-        lengths.append(len(text) - 1 + keep + kept_newlines)
+    width = max((look.geometry.visual_tokens for look in looks), default=0)
+    count = sum(look.geometry.newlines for look in looks)
+    runs: list[list[np.ndarray]] = [[] for _ in lengths]
+    tables, longest = [0] * len(lengths), [length - len(at) for length, at in zip(lengths, places, strict=True)]
+    owners, newline = [], 0
+    for number, (look, rows) in enumerate(zip(looks, encoded, strict=True)):
+        geometry, row = look.geometry, look.sample
+        policy = "all" if look.keep == geometry.visual_tokens else newlines
+        first = _FIRST_TOKEN + number * width, _FIRST_TOKEN + len(looks) * width + newline
+        source = np.where(geometry.is_token, geometry.source + tables[row], -1 - sum(lengths))
+        slots = np.stack([source, _flags(geometry, *first, policy)])  # [2, L]
+        runs[row] += np.split(slots, geometry.cuts, axis=1)
+        owners.append(_newline_owners(geometry, newline, count))
+        tables[row] += rows
+        newline += geometry.newlines
+        longest[row] += look.keep
+        longest[row] += {"all": geometry.newlines, "rows": min(geometry.newlines, look.keep), "drop": 0}[policy]
+    texts = np.stack([-1 - np.arange(sum(lengths)), np.full(sum(lengths), _ALWAYS)])
+    prompts = np.split(texts, np.cumsum(lengths)[:-1], axis=1)
+    whole = [_joined(*each) for each in zip(prompts, places, runs, strict=True)]
+    positions, following = _positions(lengths, places, looks, device)
     return Layout(
-        source=_padded(sources, 0).to(device),
-        flag=_padded(flags, width + _NEVER).to(device),
-        newline_of=_padded(owners, most_newlines).to(device),
-        newlines=most_newlines,
-        lengths=tuple(lengths),
+        source=_padded([source for source, _ in whole], 0).to(device, non_blocking=True),
+        flag=_padded([flag for _, flag in whole], _NEVER).to(device, non_blocking=True),
+        newline_of=_padded(owners, count).to(device, non_blocking=True),
+        newlines=count,
+        lengths=tuple(longest),
+        positions=positions,
+        following=following,
     )
 
 
-def _image_flags(geometry: Geometry, width: int, policy: str) -> np.ndarray:
-    """int64 [L]: the flag of each place of the packed image: its token's own, or its newline's by the policy."""
-    flags = np.cumsum(geometry.is_token) - 1
+def _positions(
+    lengths: Sequence[int], places: Sequence[np.ndarray], looks: Sequence[Look], device: torch.device
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """`positions` and `following` of a `Layout`. An image says where its own places lie, and what follows comes behind
+    its extent. Arguments as for `lay_out`; an image is one run.
+    """
+    if all(look.geometry.positions is None for look in looks):
+        return None, None
+    images: list[list[Geometry]] = [[] for _ in lengths]
+    for look in looks:
+        images[look.sample].append(look.geometry)
+    rows, following = [], []
+    for length, at, shown in zip(lengths, places, images, strict=True):
+        row, start = [], 0
+        for words, image in zip(np.diff([-1, *at, length]) - 1, [*shown, None], strict=True):
+            row.append(np.broadcast_to(np.arange(start, start + words), (3, words)))
+            start += int(words)
+            if image is not None and image.positions is not None:
+                row.append(start + image.positions)
+                start += image.extent
+        rows.append(np.concatenate(row, axis=1))
+        following.append(start)
+    positions = torch.stack([_padded([row[axis] for row in rows], 0) for axis in range(3)])
+    return positions.to(device, non_blocking=True), torch.tensor(following).to(device, non_blocking=True)
+
+
+def _joined(text: np.ndarray, places: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 [2, S]: the slots of `text` [2, T] with those of a run in each of the `places`."""
+    before, *pieces = np.split(text, places, axis=1)
+    behind = (part for run, piece in zip(runs, pieces, strict=True) for part in (run, piece[:, 1:]))
+    return np.concatenate([before, *behind], axis=1)
+
+
+def _flags(geometry: Geometry, token: int, newline: int, policy: str) -> np.ndarray:
+    """int64 [L]: the flag of each place of the packed image: its token's own, or its newline's by the policy.
+
+    Args:
+        token, newline: the flags of the image's first visual token and of its first newline.
+    """
+    flags = token + np.cumsum(geometry.is_token) - 1
     ends = ~geometry.is_token
-    flags[ends] = {
-        "all": width + _ALWAYS,
-        "drop": width + _NEVER,
-        "rows": width + _FIRST_NEWLINE + np.arange(ends.sum()),
-    }[policy]
+    flags[ends] = {"all": _ALWAYS, "drop": _NEVER, "rows": newline + np.arange(ends.sum())}[policy]
     return flags
 
 
-def _newline_owners(geometry: Geometry, nobody: int) -> np.ndarray:
-    """int64 [N]: which newline ends each visual token's row, or `nobody` for the base crop, whose rows have none."""
+def _newline_owners(geometry: Geometry, first: int, nobody: int) -> np.ndarray:
+    """int64 [N]: which newline ends each visual token's row, the image's being counted from `first` on; `nobody` for
+    the base crop, whose rows have none."""
     before = np.cumsum(~geometry.is_token)[geometry.is_token]
     last = geometry.panels[-1]
     in_last_panel = np.arange(len(before)) >= len(before) - last.rows * last.columns
     ended = in_last_panel & (before < geometry.newlines)
-    return np.where(ended, before, nobody)
+    return np.where(ended, first + before, nobody)
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
     """int64 [B, longest], rows filled up on the right."""
-    out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    out = np.full((len(rows), max(map(len, rows), default=0)), value, dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(out)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -31,7 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from adafv.engine.generation import Answer, end_tokens, generation_config, processors
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
-from adafv.models import Adapter
+from adafv.models import Adapter, Processing
 
 # What vLLM reads from the environment when it starts. A job calls nobody at home, and opens no port to the network.
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -41,6 +42,15 @@ _GPU_SHARE = 0.8
 
 # On a CPU its cache holds so many whole contexts, but takes at most so much of the free memory.
 _CPU_CONTEXTS, _CPU_SHARE = 16, 0.25
+
+
+def check_family(processing: Processing) -> None:
+    """Raise a ValueError for a model that vLLM can't run on embeddings alone. Needs neither weights nor vLLM."""
+    if not processing.family.plain_positions:
+        raise ValueError(
+            f"backend 'vllm' counts the positions of embeddings one by one, and a {processing.config.model_type} "
+            "model's have three dimensions; give backend 'transformers'"
+        )
 
 
 class VllmGenerator:
@@ -66,7 +76,7 @@ class VllmGenerator:
     def __init__(self, path: str, adapter: Adapter, options: EngineOptions, memory_share: float | None = None) -> None:
         self._adapter = adapter
         self._decode_by(options)
-        self._engine = _start(path, adapter.model.device, adapter.model.dtype, memory_share)
+        self._engine = _start(path, adapter.model.device, adapter.model.dtype, memory_share, options.tensor_parallel)
 
     def with_options(self, options: EngineOptions) -> VllmGenerator:
         """The same engine, decoding by other options."""
@@ -86,9 +96,11 @@ class VllmGenerator:
         seeds: Sequence[int],
         on_prefilled: Callable[[], None],
         on_step: Callable[[], None],
+        words: Sequence[np.ndarray] = (),
     ) -> list[Answer]:
         """Answer a batch. Arguments and answers as for `Generator`, but `on_prefilled` is called when the last of the
-        prompts has its first token: vLLM reads some prompts while it answers others.
+        prompts has its first token: vLLM reads some prompts while it answers others. Nobody asks for `words`, since
+        penalties are refused.
         """
         tokens: list[list[int]] = [[] for _ in seeds]
         logprobs: list[list[float]] = [[] for _ in seeds]
@@ -152,8 +164,9 @@ def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
         )
 
 
-def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: float | None) -> Any:
-    """vLLM's engine, in this process, with the language model of the checkpoint."""
+def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: float | None, gpus: int) -> Any:
+    """vLLM's engine, in this process, with the language model of the checkpoint; spread over `gpus` of them, each of
+    which then has a process of its own."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -166,7 +179,7 @@ def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: fl
             "backend 'vllm' needs vLLM, which isn't installed: pip install 'adafv[vllm]', or see docs/vllm.md for a "
             "machine without a GPU"
         ) from error
-    _check_device(device)
+    _check_device(device, gpus)
     text = _language_model(path)
     if device.type == "cpu":
         _check_head_size(text)
@@ -174,8 +187,13 @@ def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: fl
         sizes: dict[str, Any] = {"kv_cache_memory_bytes": _cache_bytes(text, dtype, share), "enforce_eager": True}
     else:
         sizes = {"gpu_memory_utilization": _utilisation(device, _GPU_SHARE if memory_share is None else memory_share)}
-    from adafv.engine.vllm_weights import LOAD_FORMAT
+    from adafv.engine.vllm_weights import EXTENSION, LOAD_FORMAT
 
+    if gpus > 1:
+        # By vLLM's own processes: it would take Ray where it finds it. These don't know our load format until they
+        # import it, which they do for the sake of an extension.
+        spread = {"distributed_executor_backend": "mp", "worker_extension_cls": EXTENSION}
+        sizes |= {"tensor_parallel_size": gpus, **spread}
     with TemporaryDirectory(prefix="adafv-") as folder:
         text.save_pretrained(folder)
         return vllm.LLMEngine.from_engine_args(
@@ -196,12 +214,15 @@ def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: fl
         )
 
 
-def _check_device(device: torch.device) -> None:
+def _check_device(device: torch.device, gpus: int) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.device_type != device.type:
         found = current_platform.device_type or "a device that it doesn't find"
         raise ValueError(f"the vLLM that is installed is for {found}, and the device is {device}; see docs/vllm.md")
+    if gpus > 1 and (device.type != "cuda" or torch.cuda.device_count() < gpus):
+        seen = torch.cuda.device_count() if device.type == "cuda" else "none, for the device is a CPU"
+        raise ValueError(f"tensor_parallel is {gpus}, and of GPUs this process sees {seen}")
     if device.index:
         raise ValueError(
             f"the device is {device}, and vLLM takes the first GPU that the process sees; set CUDA_VISIBLE_DEVICES"

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import adafv
 from adafv.exporting.images import Images
@@ -27,7 +28,7 @@ from adafv.pipeline.outputs.reader import read_labels
 from adafv.pipeline.storage import Storage
 
 PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
-LISTS = ("kept_indices", "grid")  # columns that only make sense together, and are longer than all others
+LISTS = ("kept_indices", "kept_cues", "grid")  # columns that only make sense together, and are longer than all others
 
 Write = Callable[[str], object]
 
@@ -42,6 +43,12 @@ class Labels:
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         return read_labels(self.uri, columns, self.storage)
 
+    def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Those of one image."""
+        for batch in self.batches([*columns, "images"]):
+            several = pc.not_equal(pc.list_value_length(batch.column("images")), 1)
+            yield batch.filter(pc.invert(pc.fill_null(several, False)))  # null in old labels, which have one each
+
     def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         return (row for batch in self.batches(columns) for row in batch.to_pylist())
 
@@ -55,17 +62,21 @@ class Exported:
     reason: str = ""
 
 
+MANY = "they are of no image or of several, and the format has one for each"
+
+
 def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
     """JSON lines: a label a line, with all columns but `LISTS`."""
     count = 0
     for row in labels.rows([name for name in schema.LABELS.names if name not in LISTS]):
-        write(_json(row | {"image": images.relative(row["image"])}) + "\n")
+        shown = row["images"] and [each | {"image": images.relative(each["image"])} for each in row["images"]]
+        write(_json(row | {"image": images.relative(row["image"]), "images": shown}) + "\n")
         count += 1
     return Exported(count)
 
 
 def llava(labels: Labels, images: Images, write: Write) -> Exported:
-    """A conversation of one question and its answer for each label.
+    """A conversation of one question and its answer for each label. Several images are a list, before the question.
 
     LLaVA's loader puts an image wherever a text says so, also in the midst of an answer: a row whose texts do is left
     out, as no other way of writing it would be the same text.
@@ -74,14 +85,16 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
 
     def entries() -> Iterator[str]:
         nonlocal left_out
-        for row in labels.rows(["id", "image", "prompt", "answer", "finish_reason"]):
+        for row in labels.rows(["id", "image", "images", "prompt", "answer", "finish_reason"]):
             if PLACEHOLDER in row["prompt"] + row["answer"]:
                 left_out += 1
                 continue
-            turns = [("human", f"{PLACEHOLDER}\n{row['prompt']}"), ("gpt", row["answer"])]
+            names = [row["image"]] if row["images"] is None else [each["image"] for each in row["images"]]
+            shown = [images.relative(name) for name in names]
+            turns = [("human", f"{PLACEHOLDER}\n" * len(shown) + row["prompt"]), ("gpt", row["answer"])]
             entry = {
                 "id": row["id"],
-                "image": images.relative(row["image"]),
+                **({"image": shown[0] if len(shown) == 1 else shown} if shown else {}),
                 "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
                 "finish_reason": row["finish_reason"],
             }
@@ -92,11 +105,12 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
-    """COCO's captions: each distinct image once, each label as an annotation of its image.
+    """COCO's captions: each distinct image once, each label as an annotation of its image. What is said of several
+    images at once is a caption of none, and left out.
 
     The images are counted first, as digests: 16 bytes for each row. Then they are written, and then the annotations.
     """
-    known = _Numbers(_digests(batch) for batch in labels.batches(["image"]))
+    known = _Numbers(_digests(batch) for batch in labels.singles(["image"]))
     info = {
         "description": f"labels of {labels.uri}",
         "version": adafv.__version__,
@@ -107,12 +121,12 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
     write(',\n"annotations": ')
     count = _write_list(_coco_annotations(labels, known), write)
     write("}\n")
-    return Exported(count)
+    return Exported(count, _rows(labels) - count, MANY)
 
 
 def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[str]:
     written = 0
-    for batch in labels.batches(["image"]):
+    for batch in labels.singles(["image"]):
         for number, image in zip(known.of(_digests(batch)), batch.column("image").to_pylist(), strict=True):
             if number > written:  # numbers are given in the order in which the images are first seen
                 written += 1
@@ -121,11 +135,15 @@ def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[st
 
 def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
     count = 0
-    for batch in labels.batches(["image", "id", "answer", "finish_reason"]):
+    for batch in labels.singles(["image", "id", "answer", "finish_reason"]):
         for number, row in zip(known.of(_digests(batch)), batch.to_pylist(), strict=True):
             count += 1
             annotation = {"id": count, "image_id": int(number), "caption": row["answer"]}
             yield _json(annotation | {"label": row["id"], "finish_reason": row["finish_reason"]})
+
+
+def _rows(labels: Labels) -> int:
+    return sum(batch.num_rows for batch in labels.batches(["finish_reason"]))
 
 
 class _Numbers:
@@ -152,7 +170,8 @@ def _digests(batch: pa.RecordBatch) -> np.ndarray:
 
 
 def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
-    """Tasks with the answers as predictions, the least confident first.
+    """Tasks with the answers as predictions, the least confident first. Those of several images, or of none, are left
+    out.
 
     They are written to a file without a name beside which only a score and a place are kept, 12 bytes for each row, and
     copied from it in order.
@@ -160,12 +179,13 @@ def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
     columns = ["id", "image", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
     scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
     with tempfile.TemporaryFile() as tasks:
-        for batch in labels.batches(columns):
+        for batch in labels.singles(columns):
             texts = [_json(_task(row, images)).encode() for row in batch.to_pylist()]
             tasks.writelines(texts)
             scores.append(batch.column("mean_logprob").to_numpy(zero_copy_only=False).astype(np.float32))
             places.append(places[-1][-1] + np.cumsum([len(text) for text in texts], dtype=np.int64))
-        return Exported(_write_list(_by_score(tasks, np.concatenate(scores), np.concatenate(places)), write))
+        count = _write_list(_by_score(tasks, np.concatenate(scores), np.concatenate(places)), write)
+    return Exported(count, _rows(labels) - count, MANY)
 
 
 def _by_score(tasks: BinaryIO, scores: np.ndarray, places: np.ndarray) -> Iterator[str]:

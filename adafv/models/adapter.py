@@ -2,19 +2,24 @@
 
 An adapter owns a loaded transformers model. It turns crops into projected visual tokens and their saliency, token ids
 into embeddings, and an image size into a `Geometry`. Pruning and generating are the engine's.
+
+What is a class method needs no weights, and is asked where prompts and images are prepared.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
+from adafv.counting import Sizes
 from adafv.models.geometry import Geometry
 from adafv.models.text_tower import TextTower
 
@@ -29,6 +34,8 @@ class Encoded:
         keys: float32 [C, P, E], the keys of the attention that saliency is of, averaged over the heads; if asked for.
         hidden: [C, P, H], hidden states, before the projector; if asked for.
         clip_visual: float32 [C, P, E], the patches in CLIP's space, where the text tower's words are; if asked for.
+        deepstack: [C, P, S, D], what is added to the language model's hidden states at the tokens' places, behind each
+            of its first S layers; of the families that do so.
     """
 
     tokens: Tensor
@@ -36,6 +43,7 @@ class Encoded:
     keys: Tensor | None = None
     hidden: Tensor | None = None
     clip_visual: Tensor | None = None
+    deepstack: Tensor | None = None
 
     def patches(self, crops: slice) -> Encoded:
         """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
@@ -68,8 +76,10 @@ class Adapter(ABC):
         text_tower: the text tower that belongs to the model's vision tower, where it was loaded as well.
     """
 
-    model_class: ClassVar[type[PreTrainedModel]]
     image_processors: ClassVar[tuple[Any, ...]]  # transformers' PIL image processors that the family's models name
+    sizes_vary: ClassVar[bool] = False  # whether crops of two images may differ in size; then there is `encode_packed`
+    plain_positions: ClassVar[bool] = True  # whether each place of a sequence is one further than the place before
+    image_arguments: ClassVar[Mapping[str, Any]] = {}  # what the family's processor always tells its image processor
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         self.model = model
@@ -86,9 +96,42 @@ class Adapter(ABC):
         """
 
     @classmethod
+    def crops(cls, image_processor: Any, image: Image.Image) -> np.ndarray:
+        """[C, 3, H, W], an RGB image as the processor resizes and cuts it, neither rescaled nor normalised."""
+        raw = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_last"}
+        crops = np.asarray(image_processor(image, **raw, **cls.image_arguments)["pixel_values"])
+        return crops.reshape(-1, *crops.shape[-3:])
+
+    @classmethod
+    def among_others(cls, image_processor: Any) -> Any:
+        """The image processor as it treats an image of which the prompt shows several. It makes crops, and `geometry`
+        knows it. By default it treats it no other way.
+        """
+        return image_processor
+
+    @classmethod
     @abstractmethod
+    def sizes(cls, config: PretrainedConfig) -> Sizes:
+        """What decides how much work the model makes."""
+
+    @classmethod
+    def image_text(cls, config: PretrainedConfig, tokenizer: Any, geometry: Geometry) -> str:
+        """What the family's processor writes where the chat template has an image's placeholder, each of the
+        `geometry.runs` runs of visual tokens as one placeholder. By default it is one run and nothing else.
+        """
+        return tokenizer.convert_ids_to_tokens(config.image_token_id)
+
+    @classmethod
     def feature_width(cls, config: PretrainedConfig) -> int:
-        """H, how many channels the hidden states have that go into the projector."""
+        """H, how many channels the hidden states have that go into the projector, where they are a CLIP model's.
+
+        Raises:
+            ValueError: they aren't.
+        """
+        raise ValueError(
+            f"a text tower reads CLIP's space, and a {config.model_type} model's vision tower is "
+            f"{config.vision_config.model_type!r}; choose a strategy that needs no text tower"
+        )
 
     @abstractmethod
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
@@ -96,14 +139,31 @@ class Adapter(ABC):
         tower, `clip_visual` if `also` names them.
         """
 
+    def encode_packed(self, pictures: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
+        """`encode` of several pictures that differ in size, in one pass. Only families where `sizes_vary` have it."""
+        raise NotImplementedError(f"{type(self).__name__} encodes crops of one size")
+
     @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:
         """[..., D], the visual tokens of hidden states [..., H] of any float dtype."""
 
+    def arrange(self, image: Encoded, geometry: Geometry, image_size: tuple[int, int]) -> Encoded:
+        """The table of rows that `geometry.source` points into, made of an image's patches [C · P, …].
+
+        By default it is these. A family that makes visual tokens of several patches behind the projector makes them
+        here.
+        """
+        return image
+
     @property
-    @abstractmethod
     def newline(self) -> Tensor | None:
         """[D], the embedding that ends a row of visual tokens, or None where the family has none."""
+        return None
+
+    @property
+    def language_model(self) -> Any:
+        """The language model without its head."""
+        return cast(Any, self.model).model.language_model
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """[..., D], the language model's input embeddings of `input_ids` [...]."""
@@ -114,17 +174,25 @@ class Adapter(ABC):
         """How many layers the language model has."""
         return self.model.config.get_text_config().num_hidden_layers
 
-    def read(self, embeds: Tensor, positions: Tensor, seen: Tensor | None, cache: Cache) -> Tensor:
+    def read(
+        self, embeds: Tensor, positions: Tensor, seen: Tensor | None, cache: Cache, deepstack: Tensor | None = None
+    ) -> Tensor:
         """[B, T, D]: the language model's last hidden states of new positions, whose keys and values go into `cache`.
 
         Args:
             embeds: [B, T, D], input embeddings.
-            positions: int64 [B, T], their places in their sequences.
+            positions: int64 [B, T], their places in their sequences; [3, B, T] where positions aren't plain.
             seen: bool [B, 1, T, columns of the cache], what each may look at; None where it is all up to itself.
+            deepstack: [S, B, T, D], what is added behind each of the first S layers, if anything is.
         """
-        reader = cast(Any, self.model).model.language_model
-        return reader(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=seen, past_key_values=cache, use_cache=True
+        added = {} if deepstack is None else {"deepstack_visual_embeds": [*deepstack]}
+        return self.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=seen,
+            past_key_values=cache,
+            use_cache=True,
+            **added,
         ).last_hidden_state
 
     def score(self, hidden: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""One row of one attention matrix, without any matrix: SDPA that also returns the [CLS] row, and keys.
+"""One row of one attention matrix, without any matrix: SDPA that also returns saliency, and keys.
 
 Research code reads saliency with `output_attentions=True`, which turns off SDPA and FlashAttention in every layer and
 materialises every layer's matrix (256 MB per crop for CLIP-L) to read one row of one of them. Here the tower runs on
 SDPA; the last layer's attention module, marked by `capture`, recomputes the one row from its own query and key, and
-hands out its keys when it is told to.
+hands out its keys when it is told to. In towers without [CLS] saliency is the mean of all rows, some at a time.
 
 transformers makes both ends public: attention functions are looked up by name in `AttentionInterface`, and what they
 return beside the output is collected under `attentions` when a model is called with `output_attentions=True`.
@@ -19,9 +19,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from adafv.onednn import attention, is_packable
-from adafv.pruning import cls_saliency
+from adafv.pruning import cls_saliency, received_saliency
 
-NAME = "sdpa_with_cls_row"
+NAME = "sdpa_with_saliency"
 _LONG = 256  # positions from which on oneDNN's attention is faster than SDPA on a CPU
 
 
@@ -29,7 +29,7 @@ class Captured(NamedTuple):
     """What the marked module returns beside its output.
 
     Attributes:
-        saliency: float32 [B, P], the [CLS] row, averaged over the heads.
+        saliency: float32 [B, P], the [CLS] row, or without [CLS] the mean of all rows; averaged over the heads.
         keys: float32 [B, P, D], the patches' keys, averaged over the heads; None unless `returns_keys` is set.
     """
 
@@ -37,7 +37,7 @@ class Captured(NamedTuple):
     keys: Tensor | None
 
 
-def _sdpa_with_cls_row(
+def sdpa_with_saliency(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -52,17 +52,30 @@ def _sdpa_with_cls_row(
     else:
         kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if not getattr(module, "returns_cls_row", False):
+    if not getattr(module, "returns_saliency", False):
         return output, None
-    keys = key[:, :, 1:].float().mean(dim=1) if module.returns_keys else None
-    return output, Captured(cls_saliency(query, key, scaling), keys)
+    patches = key[:, :, module.leading :]
+    keys = patches.float().mean(dim=1) if module.returns_keys else None
+    captured = Captured((cls_saliency if module.leading else received_saliency)(query, key, scaling), keys)
+    notes: Any = module.notes
+    if notes is not None:
+        notes.append(captured)
+    return output, captured
 
 
-AttentionInterface.register(NAME, _sdpa_with_cls_row)
+# Without a mask function: crops have no padding, and one that makes sure of it would wait for the device.
+AttentionInterface.register(NAME, sdpa_with_saliency)
 
 
-def capture(tower: PreTrainedModel, marked: nn.Module) -> None:
-    """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `marked`."""
-    marked.returns_cls_row = True  # type: ignore[assignment]
+def capture(tower: PreTrainedModel, marked: nn.Module, leading: int = 1) -> None:
+    """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `marked`. Where
+    that hands on nothing but its output, give it a list as `notes`: what is captured at each of its calls goes there.
+
+    Args:
+        leading: 1 if [CLS] stands before the patches, 0 if there is none.
+    """
+    marked.returns_saliency = True  # type: ignore[assignment]
     marked.returns_keys = False  # type: ignore[assignment]
+    marked.leading = leading  # type: ignore[assignment]
+    marked.notes = None  # type: ignore[assignment]
     tower.set_attn_implementation(NAME)

@@ -38,13 +38,23 @@ class Geometry:
     Attributes:
         crops: C, how many crops the image is cut into.
         source: int64 [L], for each place of the packed sequence the patch that stands there, as crop * P + patch, or
-            -1 for a newline embedding.
+            -1 for a newline embedding. Where the family arranges patches anew, the row of the table that it makes.
         panels: where the N visual tokens lie on the image.
+        cuts: before which places of the packed sequence the prompt has text in between; none in most families.
+        positions: int64 [3, L], of families that count positions in three dimensions (M-RoPE): each place's, counted
+            from where the image begins. None where each place is one further than the place before.
     """
 
     crops: int
     source: np.ndarray
     panels: tuple[Panel, ...]
+    cuts: tuple[int, ...] = ()
+    positions: np.ndarray | None = None
+
+    @property
+    def runs(self) -> int:
+        """In how many pieces the packed sequence stands in the prompt."""
+        return len(self.cuts) + 1
 
     @property
     def is_token(self) -> np.ndarray:
@@ -60,6 +70,11 @@ class Geometry:
     def newlines(self) -> int:
         """How many newline embeddings the packed sequence holds."""
         return len(self.source) - self.visual_tokens
+
+    @property
+    def extent(self) -> int:
+        """How many positions the image takes of its sequence, unpruned."""
+        return len(self.source) if self.positions is None else int(self.positions.max()) + 1
 
     @property
     def places(self) -> np.ndarray:
@@ -78,3 +93,25 @@ class Geometry:
             windows.append(sliding_window_view(np.pad(tokens, 1, constant_values=-1), (3, 3)).reshape(-1, 9))
             start += tokens.size
         return np.concatenate(windows)
+
+
+def tiled(rows: int, columns: int, aside: int, seen: float, apart: bool = False) -> Geometry:
+    """An image that is stretched to a whole number of tiles, which come row by row, and behind them the whole image
+    as one more crop. Where one tile is enough, it is the whole image.
+
+    Args:
+        rows, columns: of tiles.
+        aside: how many visual tokens stand side by side in a crop.
+        seen: which share of a crop's side they cover: what is left over is at its right and bottom.
+        apart: whether the prompt has text between the crops.
+    """
+    panels = [
+        Panel(aside, aside, row / rows, column / columns, (row + seen) / rows, (column + seen) / columns)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    if len(panels) > 1:
+        panels.append(Panel(aside, aside, 0.0, 0.0, seen, seen))
+    per_crop = aside * aside
+    cuts = tuple(range(per_crop, per_crop * len(panels), per_crop)) if apart else ()
+    return Geometry(len(panels), np.arange(per_crop * len(panels)), tuple(panels), cuts)

@@ -1,7 +1,12 @@
-"""LLaVA-1.5: one crop, a CLIP tower, a two-layer projector.
+"""LLaVA-1.5: one crop, a CLIP or SigLIP tower, a two-layer projector.
 
-Saliency is the [CLS] row of the layer whose output feeds the projector (`vision_feature_layer`, -2 as published).
-The layers after it are dropped: nothing reads them.
+Both cues are the paper's. Saliency is the [CLS] row of the layer whose output feeds the projector
+(`vision_feature_layer`, -2 as published): [CLS] was trained to sum the picture up. A SigLIP tower (llava-interleave)
+has no [CLS]; there it is the attention that each patch receives from all. Similarity is the cosine between the
+question's input embeddings and the projected patches: the projector was trained to put them into one space.
+
+`vision_feature_select_strategy` says whether the first position is left out (`default`) or not (`full`). It is [CLS]
+in CLIP, and the first patch in SigLIP, so that CLIP goes with `default` and SigLIP with `full`.
 """
 
 from __future__ import annotations
@@ -12,98 +17,86 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
-from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
+from adafv.models.tower import Tower, feature_depths, patched, patches_aside
+
+CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
+_STRATEGY = {CLIP: "default", SIGLIP: "full"}
 
 
 class LlavaAdapter(Adapter):
-    """`LlavaForConditionalGeneration` with a CLIP vision tower."""
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP vision tower."""
 
-    model_class: ClassVar[type[PreTrainedModel]] = LlavaForConditionalGeneration
-    image_processors: ClassVar[tuple[Any, ...]] = (CLIPImageProcessorPil, LlavaImageProcessorPil)
+    image_processors: ClassVar[tuple[Any, ...]] = (
+        CLIPImageProcessorPil,
+        LlavaImageProcessorPil,
+        SiglipImageProcessorPil,
+    )
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
         refuse_unsupported(model.config)
         inner = cast(Any, model).model
-        self._tower: PreTrainedModel = inner.vision_tower
         self._projector: nn.Module = inner.multi_modal_projector
-        self._depths = feature_depths(model.config)
-        encoder = getattr(self._tower, "vision_model", self._tower).encoder
-        encoder.layers = encoder.layers[: max(self._depths)]
-        self._attention = encoder.layers[-1].self_attn
-        capture(self._tower, self._attention)
+        is_siglip = model.config.vision_config.model_type == SIGLIP
+        self._tower = Tower(
+            inner.vision_tower,
+            feature_depths(model.config),
+            leading=0 if is_siglip else 1,
+            norm="post_layernorm" if is_siglip else None,  # CLIP's is for [CLS] alone
+        )
         pack(model)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        panel = Panel(side, side, *_covered(image_processor, image_size))
+        side, share = patches_aside(config), patched(config)
+        top, left, bottom, right = _covered(image_processor, image_size)
+        panel = Panel(side, side, top, left, top + (bottom - top) * share, left + (right - left) * share)
         return Geometry(crops=1, source=np.arange(side * side), panels=(panel,))
 
     @classmethod
+    def sizes(cls, config: PretrainedConfig) -> Sizes:
+        return Sizes.of(config, feature_depths(config))
+
+    @classmethod
     def feature_width(cls, config: PretrainedConfig) -> int:
+        if config.vision_config.model_type != CLIP:
+            return super().feature_width(config)
         return config.vision_config.hidden_size * len(feature_depths(config))
 
     @torch.inference_mode()
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
-        self._attention.returns_keys = "keys" in also
-        several = len(self._depths) > 1
-        out = self._tower(self.normalise(crops), output_attentions=True, output_hidden_states=several)
-        if several:
-            features = torch.cat([out.hidden_states[depth] for depth in self._depths], dim=-1)
-        else:
-            features = out.last_hidden_state  # of the feature layer: the later ones are gone
-        (captured,) = out.attentions
-        hidden = features[:, 1:]
+        hidden, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
         kept = hidden if "hidden" in also else None
         shared = self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None
-        return Encoded(self._projector(hidden), captured.saliency, captured.keys, kept, shared)
+        return Encoded(self._projector(hidden), saliency, keys, kept, shared)
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:
         return self._projector(hidden.to(self.model.dtype))
 
-    @property
-    def newline(self) -> Tensor | None:
-        return None
-
-
-def feature_depths(config: PretrainedConfig) -> list[int]:
-    """How many encoder layers lie below each feature layer: -2 of 24 layers is the output of the 23rd."""
-    layers = config.vision_feature_layer
-    layers = [layers] if isinstance(layers, int) else list(layers)
-    count = config.vision_config.num_hidden_layers
-    depths = [layer if layer >= 0 else count + 1 + layer for layer in layers]
-    if not all(1 <= depth <= count for depth in depths):
-        raise ValueError(f"vision_feature_layer is {layers}; each must name one of the tower's {count} layers' outputs")
-    return depths
-
-
-def sizes_of(config: PretrainedConfig) -> Sizes:
-    """What decides how much work the model makes."""
-    return Sizes.of(config, feature_depths(config))
-
 
 def refuse_unsupported(config: PretrainedConfig) -> None:
-    """Raise a ValueError for a configuration without a [CLS] token apart from the visual tokens."""
-    tower = config.vision_config.model_type
-    if tower != "clip_vision_model":
-        raise ValueError(f"the vision tower is {tower!r}; saliency needs CLIP's [CLS] token ('clip_vision_model')")
-    if config.vision_feature_select_strategy != "default":
+    """Raise a ValueError for a tower that is neither CLIP nor SigLIP, or visual tokens that are not its patches."""
+    tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
+    if tower not in _STRATEGY:
+        raise ValueError(f"the vision tower is {tower!r}; supported are {', '.join(map(repr, _STRATEGY))}")
+    if strategy != _STRATEGY[tower]:
+        first = "[CLS], which has no place on the image, among" if tower == CLIP else "the first patch out of"
         raise ValueError(
-            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; only 'default', which "
-            "leaves [CLS] out of the visual tokens, can be pruned"
+            f"vision_feature_select_strategy is {strategy!r}, which leaves {first} the visual tokens of a {tower!r}; "
+            f"supported is {_STRATEGY[tower]!r}"
         )
 
 

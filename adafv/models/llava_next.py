@@ -1,4 +1,8 @@
-"""LLaVA-NeXT: LLaVA with any-resolution crops, unpadding, and a newline embedding after each row of the picture."""
+"""LLaVA-NeXT: LLaVA with any-resolution crops, unpadding, and a newline embedding after each row of the picture.
+
+The cues are LLaVA's. Each crop has a [CLS] of its own: saliency compares the patches of one crop by what that crop
+shows, and base crop and tiles by how much of their attention goes to patches at all.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlavaNextForConditionalGeneration, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -16,6 +20,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, i
 
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.llava import LlavaAdapter, refuse_unsupported
+from adafv.models.tower import patched, patches_aside
 
 _NEWLINE = -1
 
@@ -23,17 +28,17 @@ _NEWLINE = -1
 class LlavaNextAdapter(LlavaAdapter):
     """`LlavaNextForConditionalGeneration` with a CLIP vision tower."""
 
-    model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
     image_processors: ClassVar[tuple[Any, ...]] = (LlavaNextImageProcessorPil,)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
-        side = config.vision_config.image_size // config.vision_config.patch_size
+        side = patches_aside(config)
         source = _pack(config, torch.arange(crops * side * side).view(crops, side * side, 1), image_size)
-        base = Panel(side, side, 0.0, 0.0, 1.0, 1.0)  # the whole image, stretched to a square
-        return Geometry(crops, source, (base, *_tiles(config, source[side * side :], image_size)))
+        rows = int((source == _NEWLINE).sum())
+        columns = (len(source) - side * side) // rows - 1 if rows else 0
+        return Geometry(crops, source, (base_panel(config), *tiles_panel(config, image_size, rows, columns)))
 
     @property
     def newline(self) -> Tensor | None:
@@ -52,26 +57,34 @@ def _pack(config: PretrainedConfig, index: Tensor, image_size: tuple[int, int]) 
     return packed[0].squeeze(-1).numpy()
 
 
-def _tiles(config: PretrainedConfig, source: np.ndarray, image_size: tuple[int, int]) -> tuple[Panel, ...]:
-    """The panel of the crops behind the base crop; none where an image is so narrow that unpadding leaves nothing.
+def base_panel(config: PretrainedConfig) -> Panel:
+    """The base crop's: the whole image, stretched to a square. Where its side is no multiple of the patch's, pixels are
+    left over at the right and at the bottom.
+    """
+    side = patches_aside(config)
+    end = patched(config)
+    return Panel(side, side, 0.0, 0.0, end, end)
+
+
+def tiles_panel(config: PretrainedConfig, image_size: tuple[int, int], rows: int, columns: int) -> tuple[Panel, ...]:
+    """The panel of the crops behind the base crop, as many rows and columns of patches as unpadding leaves; none where
+    an image is so narrow that it leaves nothing.
 
     The processor scales the image into the best resolution's canvas and pads it; the model then cuts as many rows (or
     columns) of patches off either side.
     """
-    rows = int((source == _NEWLINE).sum())
-    columns = len(source) // rows - 1 if rows else 0
-    if columns == 0:
+    if rows == 0 or columns == 0:
         return ()
     canvas = select_best_resolution(image_size, config.image_grid_pinpoints)
     blank = np.broadcast_to(np.uint8(0), (3, *image_size))  # only its shape is read
     drawn = get_patch_output_size(blank, canvas, input_data_format=ChannelDimension.FIRST)
-    patch = config.vision_config.patch_size
+    patch = config.vision_config.image_size / patches_aside(config)  # with its share of what is left over
     top, bottom = _span(rows, canvas[0], drawn[0], patch)
     left, right = _span(columns, canvas[1], drawn[1], patch)
     return (Panel(rows, columns, top, left, bottom, right),)
 
 
-def _span(patches: int, canvas: int, drawn: int, patch: int) -> tuple[float, float]:
+def _span(patches: int, canvas: int, drawn: int, patch: float) -> tuple[float, float]:
     """Where the `patches` left of a canvas side begin and end, in fractions of the `drawn` pixels on it."""
-    start = (canvas // patch - patches) // 2 * patch - (canvas - drawn) // 2
+    start = (round(canvas / patch) - patches) // 2 * patch - (canvas - drawn) // 2
     return start / drawn, (start + patches * patch) / drawn

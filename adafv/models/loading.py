@@ -10,17 +10,40 @@ import copy
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor, CLIPModel, ProcessorMixin
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BaseImageProcessor,
+    CLIPModel,
+    PretrainedConfig,
+    ProcessorMixin,
+)
 
+from adafv.counting import Sizes
 from adafv.models.adapter import Adapter
+from adafv.models.idefics3 import Idefics3Adapter
+from adafv.models.internvl import InternVLAdapter
 from adafv.models.llava import LlavaAdapter
 from adafv.models.llava_next import LlavaNextAdapter
+from adafv.models.llava_onevision import LlavaOnevisionAdapter
 from adafv.models.processing import Processing
+from adafv.models.quantization import quantize
+from adafv.models.qwen2_5_vl import Qwen25VLAdapter
+from adafv.models.qwen3_vl import Qwen3VLAdapter
+from adafv.models.reading import best_attention, read_with
 from adafv.models.text_tower import TextTower
 
+# By the model type that a checkpoint's configuration names.
 FAMILIES: dict[str, type[Adapter]] = {
     "llava": LlavaAdapter,
     "llava_next": LlavaNextAdapter,
+    "llava_onevision": LlavaOnevisionAdapter,
+    "internvl": InternVLAdapter,
+    "idefics3": Idefics3Adapter,
+    "smolvlm": Idefics3Adapter,
+    "qwen2_5_vl": Qwen25VLAdapter,
+    "qwen3_vl": Qwen3VLAdapter,
 }
 
 _WHOLE = "a whole CLIP model ('clip') is needed, with text model, vision model and both projections"
@@ -29,17 +52,15 @@ _WHOLE = "a whole CLIP model ('clip') is needed, with text model, vision model a
 def load_processing(path: str) -> Processing:
     """Load what needs no weights: configuration, tokenizer, image processor, chat template.
 
-    The parts are loaded one by one. `AutoProcessor` would want torchvision in some versions of transformers, and would
-    use it for resizing where it is installed; the PIL processors give every machine the same pixels.
+    The parts are loaded one by one. `AutoProcessor` fails without torchvision for every family that also reads videos,
+    and would use it for resizing where it is installed; the PIL processors give every machine the same pixels.
 
     Raises:
         ValueError: the model, or its image processor, is of no supported family; or its chat template fails.
         OSError: there is no such model, or a file of it is missing.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ValueError(f"model type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+    family = _family(config)
     settings, _ = ProcessorMixin.get_processor_dict(path)
     template = settings.get("chat_template")
     images, tokenizer = _image_processor(path, family), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -49,6 +70,18 @@ def load_processing(path: str) -> Processing:
         )
     except Exception as error:  # the template is a program, run in transformers' sandbox: it may raise anything
         raise ValueError(f"the model's chat template can't be used: {type(error).__name__}: {error}") from error
+
+
+def sizes_of(config: PretrainedConfig) -> Sizes:
+    """What decides how much work the model makes. Raises a ValueError for a model of no supported family."""
+    return _family(config).sizes(config)
+
+
+def _family(config: PretrainedConfig) -> type[Adapter]:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ValueError(f"model type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+    return family
 
 
 def _image_processor(path: str, family: type[Adapter]) -> Any:
@@ -65,18 +98,28 @@ def _image_processor(path: str, family: type[Adapter]) -> Any:
 
 
 def load_adapter(
-    path: str, processing: Processing, device: torch.device, dtype: torch.dtype, language_model: bool = True
+    path: str,
+    processing: Processing,
+    device: torch.device,
+    dtype: torch.dtype,
+    language_model: bool = True,
+    quantized: str | None = None,
 ) -> Adapter:
-    """Load the weights onto `device` in `dtype`. Errors as for `load_processing`.
+    """Load the weights onto `device` in `dtype`. Errors as for `load_processing` and `quantize`.
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
             own. What comes before them is there, the input embeddings too; `read` and `score` are not to be called.
+        quantized: `int8` or `int4`, for the language model's layers.
     """
-    model_class: Any = processing.family.model_class
     config = copy.deepcopy(processing.config)
+    # The class that `AutoModelForImageTextToText` would take.
+    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     if not language_model:
-        config.get_text_config().num_hidden_layers = 0
+        text = config.get_text_config()
+        text.num_hidden_layers = 0
+        if getattr(text, "layer_types", None):
+            text.layer_types = []
         model_class = _without_layers(model_class)
     model: Any = model_class.from_pretrained(
         path,
@@ -88,6 +131,9 @@ def load_adapter(
     )
     if not language_model:
         del model.lm_head
+    if quantized is not None:
+        quantize(model.get_decoder(), quantized, device, dtype)
+    read_with(model.get_decoder(), best_attention(device, dtype))
     return processing.family(model.to(device).eval(), processing.normalisation())
 
 
@@ -97,7 +143,7 @@ def _without_layers(model_class: Any) -> Any:
     """
     changes = {
         "__module__": model_class.__module__,
-        "_keys_to_ignore_on_load_unexpected": [r"language_model\.(model\.)?layers\."],
+        "_keys_to_ignore_on_load_unexpected": [r"(language|text)_model\.(model\.)?layers\."],
     }
     return type(model_class.__name__, (model_class,), changes)
 

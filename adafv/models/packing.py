@@ -71,7 +71,9 @@ def _packed(module: nn.Module) -> nn.Module | None:
 
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(module) is nn.Linear and is_packable(module.weight)
+    if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:  # the latter where it is quantised
+        return False
+    return is_packable(module.weight)
 
 
 def _bias(linear: nn.Linear) -> Tensor | None:

@@ -3,11 +3,15 @@
 The processor would also scale and normalise pixels, in float32 on the CPU. We stop it before that: crops stay uint8, a
 quarter of the bytes to move, and the device normalises them by a table made of the processor's own results.
 
-Prompts go through the model's chat template. A model without one gets `<image>` on a line, then the prompt.
+Prompts go through the model's chat template, which decides where images stand: some put them where the turn has them,
+others before all its text. A model without a template gets what is said line by line, an image's placeholder being a
+line. Where the template has an image, the family's processor may write more than a placeholder, or several; so do we,
+with one placeholder for each run of visual tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,8 +24,9 @@ from transformers import PretrainedConfig
 
 from adafv.models.adapter import Adapter
 from adafv.models.geometry import Geometry
+from adafv.turn import Turn
 
-# A private-use character that stands for the prompt while the template's own text before and after it is found out.
+# A private-use character that stands for each text of the question while the template's own text around is found out.
 _STAND_IN = "\ue000"
 
 
@@ -30,13 +35,13 @@ class Prompt:
     """A templated, tokenised prompt.
 
     Attributes:
-        input_ids: int32 [T], image placeholders not yet expanded: one per image.
-        question_span: half-open range of `input_ids` that holds the question itself.
-        placeholders: how many image placeholders there are; more than one where the question brings its own.
+        input_ids: int32 [T], with a placeholder for each run of visual tokens, not yet as many as there are tokens.
+        question: int32 [Q], where in `input_ids` the tokens of the last turn's texts stand, ascending.
+        placeholders: how many there are; more than the images have runs where a text brings its own.
     """
 
     input_ids: np.ndarray
-    question_span: tuple[int, int]
+    question: np.ndarray
     placeholders: int
 
 
@@ -49,6 +54,9 @@ class Processing:
         images: its image processor, one of `family.image_processors`.
         tokenizer: a fast one, which tells where in the text each token stands.
         chat_template: Jinja, or None.
+
+    Attributes:
+        placeholder: what stands for an image in text.
     """
 
     def __init__(
@@ -56,22 +64,28 @@ class Processing:
     ) -> None:
         self.family, self.config, self.tokenizer = family, config, tokenizer
         self._images, self._template = images, chat_template
-        self._placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
-        self._before, self._after = self._render(_STAND_IN).split(_STAND_IN)
-        bos = tokenizer.bos_token
-        self._add_special_tokens = bos is None or not self._before.startswith(bos)
+        self._among_others = family.among_others(images)
+        self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self._frame = lru_cache(maxsize=16)(self._render)
+        if self._frame((Turn.asking(_STAND_IN),)).count(self.placeholder) != 1:
+            raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
 
     @property
     def context_length(self) -> int:
-        """How many positions the language model has."""
-        return self.config.get_text_config().max_position_embeddings
+        """How many positions the language model has. Where some of its layers see a window of positions only, as many
+        as that: pruning would move tokens into other windows.
+        """
+        text = self.config.get_text_config()
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+        window = getattr(text, "sliding_window", None) if "sliding_attention" in kinds else None
+        return min(text.max_position_embeddings, window or text.max_position_embeddings)
 
-    def crops(self, image: Image.Image) -> np.ndarray:
-        """uint8 [C, 3, H, W], the RGB image as the processor resizes and cuts it."""
-        out = self._images(image, do_rescale=False, do_normalize=False, input_data_format="channels_last")
-        crops = np.asarray(out["pixel_values"][0])
-        crops = crops[None] if crops.ndim == 3 else crops
+    def crops(self, image: Image.Image, alone: bool = True) -> np.ndarray:
+        """uint8 [C, 3, H, W], the RGB image as the processor resizes and cuts it, where it is the prompt's only one or
+        not.
+        """
+        crops = self.family.crops(self._images if alone else self._among_others, image)
         if crops.dtype != np.uint8:
             raise ValueError(f"the image processor returned {crops.dtype} pixels; uint8 was expected before rescaling")
         return np.ascontiguousarray(crops)
@@ -85,36 +99,79 @@ class Processing:
             values = self._images.normalize(values, self._images.image_mean, self._images.image_std)
         return torch.tensor(np.asarray(values), dtype=torch.float32).view(3, 256)
 
-    def prompt(self, question: str) -> Prompt:
-        """Put `question` into the chat template and tokenise it as the stock processor does."""
-        text = self._render(question)
-        start, end = len(self._before), len(text) - len(self._after)
-        if text[:start] != self._before or text[end:] != self._after:
-            raise ValueError("the chat template changes its own text with the question; it can't be located in it")
-        encoded = self.tokenizer(
-            text, add_special_tokens=self._add_special_tokens, return_offsets_mapping=True, verbose=False
-        )
-        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start and a < b]
-        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-        span = (inside[0], inside[-1] + 1) if inside else (0, 0)
-        return Prompt(ids, span, int((ids == self.config.image_token_id).sum()))
+    def prompt(self, question: str, images: Sequence[Geometry]) -> Prompt:
+        """`conversation` of one turn: a question, behind its images."""
+        return self.conversation((Turn.asking(question, len(images)),), images)
 
-    def image_place(self, input_ids: np.ndarray) -> int:
-        """Where in a prompt [T] the image's placeholder stands."""
-        return int(np.flatnonzero(input_ids == self.config.image_token_id)[0])
+    def conversation(self, turns: Sequence[Turn], images: Sequence[Geometry]) -> Prompt:
+        """Put turns, the last one the user's, into the chat template and tokenise them as the stock processor does.
+
+        Raises:
+            ValueError: the template changes its own text with the question.
+        """
+        *earlier, last = turns
+        asked = Turn(last.role, tuple(None if part is None else _STAND_IN for part in last.parts))
+        text, frame = self._render(turns), self._frame((*earlier, asked))
+        if text.count(self.placeholder) == len(images):  # else a text brings its own: nobody will ask that
+            texts = [self.family.image_text(self.config, self.tokenizer, geometry) for geometry in images]
+            text, frame = (_filled(each, self.placeholder, texts) for each in (text, frame))
+        bos = self.tokenizer.bos_token
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=bos is None or not frame.startswith(bos),
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        inside = np.zeros(len(starts), dtype=bool)
+        for start, end in _between(text, frame.split(_STAND_IN)):
+            inside |= (starts < end) & (ends > start) & (starts < ends)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        return Prompt(ids, np.flatnonzero(inside).astype(np.int32), len(self.image_places(ids)))
+
+    def image_places(self, input_ids: np.ndarray) -> np.ndarray:
+        """int64 [R]: where in a prompt [T] the placeholders stand."""
+        return np.flatnonzero(input_ids == self.config.image_token_id)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def _render(self, question: str) -> str:
+    def _render(self, turns: Sequence[Turn]) -> str:
         if self._template is None:
-            return f"{self._placeholder}\n{question}"
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        turns = [{"role": "user", "content": content}]
+            lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)
+            return "\n".join(lines)
+        messages = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in turns]
         return self.tokenizer.apply_chat_template(
-            turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
         )
 
-    def _geometry(self, image_size: tuple[int, int]) -> Geometry:
-        return self.family.geometry(self.config, self._images, image_size)
+    def _geometry(self, image_size: tuple[int, int], alone: bool = True) -> Geometry:
+        """Of an image of (height, width) pixels, where it is the prompt's only one or not."""
+        return self.family.geometry(self.config, self._images if alone else self._among_others, image_size)
+
+
+def _content(part: str | None) -> dict[str, str]:
+    return {"type": "image"} if part is None else {"type": "text", "text": part}
+
+
+def _filled(text: str, placeholder: str, texts: Sequence[str]) -> str:
+    """`text` with the placeholders replaced, in their order."""
+    pieces = text.split(placeholder)
+    return pieces[0] + "".join(new + piece for new, piece in zip(texts, pieces[1:], strict=True))
+
+
+def _between(text: str, frame: Sequence[str]) -> list[tuple[int, int]]:
+    """Half-open ranges of `text`: what stands between the pieces of its frame."""
+    before, *pieces, after = frame if len(frame) > 1 else (frame[0], "")
+    start, end = len(before), len(text) - len(after)
+    if text[:start] != before or text[end:] != after:
+        raise ValueError("the chat template changes its own text with the question; it can't be located in it")
+    spans = []
+    for piece in filter(None, pieces):  # where the template writes nothing between two texts, they are as one
+        at = text.find(piece, start, end)
+        if at < 0:
+            raise ValueError("the chat template changes its own text with the question; it can't be located in it")
+        spans.append((start, at))
+        start = at + len(piece)
+    return [*spans, (start, end)]

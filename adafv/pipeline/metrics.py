@@ -49,8 +49,8 @@ COUNTERS = {
     "adafv_stage_seconds_total": Meaning("seconds that the labelled samples took, by stage", "stage"),
     "adafv_gpu_seconds_total": Meaning("seconds that batches held their workers, on GPUs or CPUs"),
     "adafv_worker_seconds_total": Meaning("seconds that workers have been held, idle time included"),
-    "adafv_cost_usd_total": Meaning("worker-seconds at --price-per-hour, in USD"),
-    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds at --price-per-hour, in USD"),
+    "adafv_cost_usd_total": Meaning("worker-seconds at the price given, in USD"),
+    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds at the price given, in USD"),
 }
 GAUGES = {"adafv_planned_rows": Meaning("rows that the run set out to do, while it runs")}
 HISTOGRAMS = {"adafv_sample_stage_seconds": Meaning("seconds that one labelled sample took, by stage", "stage")}
@@ -59,8 +59,8 @@ HISTOGRAMS = {"adafv_sample_stage_seconds": Meaning("seconds that one labelled s
 class Metrics:
     """The metrics of one run, which has `planned` rows to do. Needs an initialised Ray to be exported."""
 
-    def __init__(self, run_id: str, strategy: str, planned: int, price_per_hour: float | None) -> None:
-        self._planned, self._price = planned, price_per_hour
+    def __init__(self, run_id: str, strategy: str, planned: int) -> None:
+        self._planned = planned
         self._published: dict[tuple[str, str | None], float] = {}
         common = {"run_id": run_id, "strategy": strategy}
         self._counters = {
@@ -84,13 +84,13 @@ class Metrics:
             for seconds in pc.divide(labels.column(f"{stage}_ms").drop_null(), 1000.0).to_pylist():
                 self._histogram.observe(seconds, {"stage": stage})
 
-    def publish(self, tally: Tally, worker_seconds: float) -> None:
+    def publish(self, tally: Tally, worker_seconds: float, usd: float | None) -> None:
         """Bring the counters up to the tally; at first, to begin them, to zero.
 
         By one thread at a time, and every ten seconds: Ray forgets a gauge that hasn't been set for twenty.
         """
         self._gauge.set(self._planned)
-        for (name, tag), value in figures(tally, worker_seconds, self._price).items():
+        for (name, tag), value in figures(tally, worker_seconds, usd).items():
             before = self._published.get((name, tag))
             gained = value - (before or 0)
             if gained > 0 or before is None:  # worker-seconds lose a moment when the clock is put back
@@ -99,8 +99,9 @@ class Metrics:
                 self._published[name, tag] = value
 
 
-def figures(tally: Tally, worker_seconds: float, price_per_hour: float | None) -> dict[tuple[str, str | None], float]:
-    """What each counter should stand at, by its name and the value of its own tag. `worker_seconds`: held so far."""
+def figures(tally: Tally, worker_seconds: float, usd: float | None) -> dict[tuple[str, str | None], float]:
+    """What each counter should stand at, by its name and the value of its own tag. `worker_seconds`: held so far;
+    `usd`: what that costs, where the price is known."""
     totals = tally.totals
     found: dict[tuple[str, str | None], float] = {
         ("adafv_rows_total", None): tally.rows,
@@ -116,8 +117,8 @@ def figures(tally: Tally, worker_seconds: float, price_per_hour: float | None) -
     }
     found |= {("adafv_rejects_total", error): tally.rejected[error] for error in ERRORS}
     found |= {("adafv_stage_seconds_total", stage): totals[f"{stage}_ms"] / 1000 for stage in STAGES}
-    if price_per_hour is not None:
-        found["adafv_cost_usd_total", None] = worker_seconds * price_per_hour / 3600
+    if usd is not None:
+        found["adafv_cost_usd_total", None] = usd
         found["adafv_attributed_cost_usd_total", None] = totals["cost_usd"]
     return found
 

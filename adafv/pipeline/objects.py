@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +29,7 @@ from adafv.pipeline.s3 import (
     md5,
     pause,
     promised_md5,
+    promised_parts,
     status_of,
     wish_of,
 )
@@ -39,12 +41,20 @@ PAGE = 1000  # objects that are listed in one request, the most that S3 allows
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Parts of an object, of `size` bytes each but for the last; `md5`: of their MD5s, one after the other."""
+
+    size: int
+    md5: str
+
+
 class S3Object:
     """One version of an object: that which is there when this is made.
 
     Attributes:
         size: in bytes; `modified`: when, in seconds since 1970.
-        md5: of the whole, where its ETag tells.
+        md5: of the whole, where its ETag tells; `etag`: as the store has it.
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
@@ -53,7 +63,17 @@ class S3Object:
         self.size: int = answer["ContentLength"]
         self.modified: float = answer["LastModified"].timestamp()
         self.md5 = promised_md5(bucket, answer)
-        self._etag = answer["ETag"]
+        self.etag: str = answer["ETag"]
+        self._parts = promised_parts(bucket, answer)
+
+    def parts(self) -> Parts | None:
+        """How it was put in parts, where its ETag is made of theirs and the store says how large they are."""
+        if self._parts is None:
+            return None
+        digest, count = self._parts
+        ask = partial(self._client.head_object, Bucket=self._bucket, Key=self._key, PartNumber=1, IfMatch=self.etag)
+        size = self._tried(ask)["ContentLength"]
+        return Parts(size, digest) if size and -(-self.size // size) == count else None
 
     def range(self, start: int, length: int) -> bytes:
         """`length` bytes from `start` on. Raises OSError where they can't be had."""
@@ -61,7 +81,7 @@ class S3Object:
 
     def _get(self, start: int, length: int) -> bytes:
         answer = self._client.get_object(
-            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
+            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self.etag
         )
         data, end = bytearray(), time.monotonic() + DEADLINE
         for chunk in answer["Body"].iter_chunks(2**18):

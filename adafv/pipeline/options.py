@@ -8,6 +8,7 @@ wins. The checks of values are in `__post_init__`; those of the engine's options
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import string
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.hook import public_hook
+from adafv.pipeline.prices import KINDS
 from adafv.pipeline.rejects import redact
 from adafv.pipeline.storage import split_s3
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 ENGINE = (
     "strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "text_tower", "newlines", "temperature", "top_p",
-    "seed", "backend",
+    "seed", "quantize", "backend",
 )  # fmt: skip
 
 
@@ -47,9 +50,18 @@ class JobOptions:
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
     id_column: str = option("data", "column with the row's id", "id", metavar="NAME")
     image_column: str = option(
-        "data", "column with the image: bytes, a {bytes, path} struct, or a path or URI", "image", metavar="NAME"
+        "data",
+        "column with the image: bytes, a {bytes, path} struct, or a path or URI; or a list of these",
+        "image",
+        metavar="NAME",
     )
-    question_column: str = option("data", "column with the question", "question", metavar="NAME")
+    question_column: str = option("data", "column with the question, or a list of them", "question", metavar="NAME")
+    conversations_column: str | None = option(
+        "data",
+        "column with a conversation in LLaVA's format, each turn of which is asked (docs/input.md)",
+        None,
+        metavar="NAME",
+    )
     image_root: str | None = option(
         "data",
         "what relative image paths are relative to, and what local paths must stay "
@@ -96,6 +108,12 @@ class JobOptions:
     model: str = option(
         "model", "hub id, local folder, s3:// prefix, or the small embedded 'testbed' or 'testbed-emerged'", "testbed"
     )
+    revision: str | None = option(
+        "model",
+        "branch, tag or commit of a hub id; the run keeps to the commit that it is at the start (default: the hub's)",
+        None,
+        metavar="NAME",
+    )
     strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv-plus", metavar="NAME")
     keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
     keep_tokens: int | None = option(
@@ -121,6 +139,12 @@ class JobOptions:
         "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
     )
     seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
+    quantize: str | None = option(
+        "model",
+        "the language model's weights in fewer bits: int8, or on a GPU int4 (adafv[quantize])",
+        None,
+        metavar="NAME",
+    )
     backend: str = option(
         "model",
         "what the language model runs on: transformers, or vllm where that is installed (adafv[vllm])",
@@ -131,12 +155,18 @@ class JobOptions:
     batch_size: int | None = option(
         "hardware", "rows per batch (default: 32 on a GPU, 16 on a CPU)", None, type=int, metavar="N"
     )
-    device: str = option("hardware", "auto (GPUs where the cluster has any), cuda or cpu", "auto", metavar="NAME")
+    device: str = option(
+        "hardware", "auto (GPUs where the cluster has any now), cuda (waits for them) or cpu", "auto", metavar="NAME"
+    )
     dtype: str = option(
         "hardware", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16", "auto", metavar="NAME"
     )
     workers: str | None = option(
-        "hardware", "how many workers, N or MIN:MAX (default: one per GPU, or one on CPUs)", None, metavar="MIN:MAX"
+        "hardware",
+        "how many workers: N, or MIN:MAX as there is work for (default: one on each GPU, also those that come later; "
+        "on CPUs one)",
+        None,
+        metavar="MIN:MAX",
     )
     batch_timeout: float = option(
         "hardware",
@@ -145,14 +175,53 @@ class JobOptions:
         type=float,
         metavar="SECONDS",
     )
+    tensor_parallel: int = option(
+        "hardware",
+        "GPUs of each worker, for a language model that doesn't fit one: it is spread over them; with --backend vllm",
+        1,
+        type=int,
+        metavar="N",
+    )
     price_per_hour: float | None = option(
         "hardware", "USD per hour of one GPU (or of one CPU worker)", None, type=float, metavar="USD"
     )
+    prices: str | None = option(
+        "hardware",
+        "instead: YAML with prices by machine and GPU, such as cluster/prices.yaml; each worker costs what it runs on",
+        None,
+        metavar="FILE",
+    )
+    price_kind: str = option("hardware", "which of those prices: on-demand or spot", "on-demand", metavar="NAME")
+
+    max_cost: float | None = option(
+        "ending",
+        "end the run when its workers have cost so much: batches in hand are finished, exit status 4; needs "
+        "--price-per-hour or --prices",
+        None,
+        type=float,
+        metavar="USD",
+    )
+    max_hours: float | None = option(
+        "ending", "likewise after so many hours from its start", None, type=float, metavar="H"
+    )
+    on_finish: str | None = option(
+        "ending",
+        "what is given the run's record, as JSON, when it has ended in any way: an http(s) URL, by POST, or a command, "
+        "on its standard input and in the file that ADAFV_RUN_FILE names",
+        None,
+        metavar="COMMAND|URL",
+    )
 
     allow_http: bool = option("access", "fetch http(s) images, from public addresses only", False, type=bool)
-    max_image_bytes: int = option("access", "reject images with more bytes", 64 * 2**20, type=int, metavar="N")
+    max_image_bytes: int = option(
+        "access", "reject images with more bytes, and rows whose images have", 64 * 2**20, type=int, metavar="N"
+    )
     max_image_pixels: int = option(
-        "access", "reject images with more pixels, before they are decoded", 178_956_970, type=int, metavar="N"
+        "access",
+        "reject images with more pixels, before they are decoded, and rows whose images have",
+        178_956_970,
+        type=int,
+        metavar="N",
     )
     image_timeout: float = option(
         "access",
@@ -180,6 +249,18 @@ class JobOptions:
         _require(
             self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "0 or above"
         )
+        _require(
+            self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
+        )
+        _require(self.price_kind in KINDS, "price_kind", self.price_kind, " or ".join(KINDS))
+        for name in ("max_cost", "max_hours"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "above 0")
+        if self.max_cost is not None and not self.price_per_hour and not self.prices:
+            raise UsageError(
+                "--max-cost needs --price-per-hour, above 0, or --prices: what a worker costs isn't known without"
+            )
+        _require(self.on_finish is None or bool(self.on_finish.strip()), "on_finish", "", "a command or an http(s) URL")
         _require(self.device in ("auto", "cuda", "cpu"), "device", self.device, "auto, cuda or cpu")
         _require(
             self.run_id is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run_id) is not None,
@@ -191,7 +272,9 @@ class JobOptions:
             if uri.startswith("s3://"):
                 split_s3(uri)
         self.worker_range()
-        self.prompt_columns()
+        asked = self.question_column in self.prompt_columns()
+        demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
+        _require(self.conversations_column is None or asked, "prompt", self.prompt, demand)
         self.engine_options()
 
     def worker_range(self) -> tuple[int, int] | None:
@@ -222,15 +305,23 @@ class JobOptions:
 
         values = {name: getattr(self, name) for name in ENGINE}
         try:
-            return EngineOptions(**values, device=device or self.device, dtype=self.dtype)
+            return EngineOptions(
+                **values, device=device or self.device, dtype=self.dtype, tensor_parallel=self.tensor_parallel
+            )
         except ValueError as error:
             name, _, rest = str(error).partition(" ")
             raise UsageError(f"--{name.replace('_', '-')} {rest}") from error
 
     def public(self) -> dict[str, Any]:
         """The options as the run's file records them: no secrets, which only URIs could hold."""
-        values = asdict(self) | {"input": [redact(uri) for uri in self.input]}
+        hook = None if self.on_finish is None else public_hook(self.on_finish)
+        values = asdict(self) | {"input": [redact(uri) for uri in self.input], "on_finish": hook}
         return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def budget_name(strategy: str, keep: float) -> str:
+    """What the output of a budget is called that stands beside those of others, as after a calibration."""
+    return strategy if strategy == "none" else f"{strategy}-{keep:g}"
 
 
 def parse_strategies(text: str) -> list[str]:
@@ -305,7 +396,7 @@ def make_parser(description: str, epilog: str, without: Collection[str] = ()) ->
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
-    groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "access")}
+    groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "ending", "access")}
     for item in fields(JobOptions):
         if item.name not in without:
             add_option(groups[item.metadata["group"]], item)

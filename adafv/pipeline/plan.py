@@ -27,7 +27,8 @@ import ray
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
 from adafv.pipeline.sources.formats import Unit, read
-from adafv.pipeline.sources.rows import Columns, id_of
+from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.storage import Storage
 
 NEW, DONE, REPEATED, UNREAD, UNDRAWN = 0, 1, 2, 3, 4  # verdicts

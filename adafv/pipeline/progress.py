@@ -16,6 +16,8 @@ from types import TracebackType
 
 from adafv.pipeline.metrics import Metrics
 from adafv.pipeline.outputs.sink import Sink
+from adafv.pipeline.prices import Tariff
+from adafv.pipeline.roster import Attendance, Roster, Waiting
 
 LOG = logging.getLogger("adafv")
 EVERY = 10.0  # seconds
@@ -63,10 +65,12 @@ class Progress:
     """Runs alongside, as a context: reports on a sink that `to_do` rows are to reach."""
 
     def __init__(
-        self, sink: Sink, metrics: Metrics, to_do: int, price_per_hour: float | None, every: float = EVERY
+        self, sink: Sink, metrics: Metrics, to_do: int, tariff: Tariff, roster: Roster, every: float = EVERY
     ) -> None:
-        self._sink, self._metrics, self._to_do, self._price, self._every = sink, metrics, to_do, price_per_hour, every
-        self._pace = Pace(time.monotonic())
+        self._sink, self._metrics, self._to_do, self._every = sink, metrics, to_do, every
+        self._tariff, self._roster = tariff, roster
+        self._pace, self._waiting = Pace(time.monotonic()), Waiting(time.monotonic())
+        self._unpriced: set[str] = set()  # devices that were said to have no price
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._error: Exception | None = None
@@ -91,17 +95,36 @@ class Progress:
         try:
             self._publish()
             while not self._stop.wait(self._every):
-                LOG.info(self.line())
+                self._look()
                 self._publish()
                 self._sink.write_due()
         except Exception as error:  # carried over to the main thread, by `check`
             self._error = error
 
-    def _publish(self) -> None:
-        tally = self._sink.tally
-        self._metrics.publish(tally, tally.worker_seconds(time.time()))
+    def _look(self) -> None:
+        """Note who is there, and say how far the run is; or, where there is nobody, what it is waiting for."""
+        seen, now = self._roster.look(), time.monotonic()
+        self._sink.tally.note_gone(seen.alive, time.time())
+        nobody = bool(seen.wanted and not seen.alive)
+        waited = self._waiting.note(now, nobody)
+        if waited is not None:
+            LOG.info(self._roster.line(seen, waited))
+        elif not nobody:
+            LOG.info(self.line(seen))
+        self._say_unpriced()
 
-    def line(self) -> str:
+    def _say_unpriced(self) -> None:
+        for device, instance, _ in set(self._sink.tally.devices.values()):
+            name = device if instance is None else f"{device} ({instance})"
+            if self._tariff.table and self._tariff.of(device, instance) is None and name not in self._unpriced:
+                self._unpriced.add(name)
+                LOG.warning("--prices has none for %s: what the run costs isn't known", name)
+
+    def _publish(self) -> None:
+        tally, now = self._sink.tally, time.time()
+        self._metrics.publish(tally, tally.worker_seconds(now), tally.usd(now, self._tariff))
+
+    def line(self, seen: Attendance | None = None) -> str:
         tally, pace = self._sink.tally, self._pace
         pace.note(time.monotonic(), tally.rows, tally.labelled)
         left = round((self._to_do - tally.rows) / pace.rows_per_second) if pace.rows_per_second else None
@@ -113,8 +136,10 @@ class Progress:
         rejected = tally.rejected.copy()  # at one moment: another thread adds to it
         for error, count in rejected.most_common(1):
             parts.append(f"{rejected.total():,} rejected (most: {error} {count:,})")
-        if self._price is not None:
-            parts.append(f"${tally.worker_seconds(time.time()) * self._price / 3600:.4f} so far")
+        if seen is not None and len(seen.alive) < seen.wanted:
+            parts.append(f"{len(seen.alive)} of {seen.wanted} workers there")
+        if (usd := tally.usd(time.time(), self._tariff)) is not None:
+            parts.append(f"${usd:.4f} so far")
         if pace.still >= STILL:
             parts.append(f"no row for {timedelta(seconds=round(pace.still))}")
         return ", ".join(parts)

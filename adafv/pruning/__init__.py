@@ -12,7 +12,7 @@
 Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to keep, H heads, D channels.
 """
 
-from adafv.pruning.cues import cls_saliency, text_similarity
+from adafv.pruning.cues import cls_saliency, received_saliency, text_similarity
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.selection import Merged, Selection
 from adafv.pruning.strategies import STRATEGIES, WITH_TEXT_TOWER, Cues, Strategy
@@ -27,5 +27,6 @@ __all__ = [
     "cls_saliency",
     "mix",
     "mix_paper",
+    "received_saliency",
     "text_similarity",
 ]

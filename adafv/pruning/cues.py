@@ -1,7 +1,8 @@
 """The two cues that AdaFV mixes (arXiv 2501.09532, section 3.2).
 
-Visual saliency asks the vision encoder: how much does [CLS] attend to this patch? Text-to-image similarity asks the
-language model: how close is this projected patch to any word of the question, in the space of input embeddings?
+Visual saliency asks the vision encoder: how much does [CLS] attend to this patch? (Where there is no [CLS]: how much do
+all patches?) Text-to-image similarity asks the language model: how close is this projected patch to any word of the
+question, in the space of input embeddings?
 Both are computed in float32 whatever the model's dtype: a softmax over 100 × cosine turns bfloat16's three digits
 into noise.
 """
@@ -32,6 +33,28 @@ def cls_saliency(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """
     scores = torch.matmul(query[:, :, :1].float(), key.float().transpose(-1, -2)) * scaling  # [B, H, 1, 1 + P]
     return scores.softmax(dim=-1).squeeze(2).mean(dim=1)[:, 1:]
+
+
+def received_saliency(query: Tensor, key: Tensor, scaling: float, most: int = 2**24) -> Tensor:
+    """Attention that every position receives from all of them, itself among them, averaged over heads and positions.
+
+    For encoders without [CLS]: nothing sums the picture up there, so each patch has a vote. The columns of the
+    attention matrix are summed over some rows at a time: the result is exact, and the matrix is never there as a whole.
+
+    Args:
+        query, key: [B, H, P, D], of the layer whose output feeds the projector.
+        scaling: the layer's factor on the scores, usually D ** -0.5.
+        most: so many numbers of the matrix are there at once, or one of its rows where that has more.
+
+    Returns:
+        float32 [B, P], non-negative, each row summing to 1.
+    """
+    batch, heads, patches, _ = query.shape
+    columns = key.float().transpose(-1, -2)  # [B, H, D, P]
+    received = torch.zeros(batch, patches, dtype=torch.float32, device=query.device)
+    for rows in query.split(max(1, most // (batch * heads * patches)), dim=2):
+        received += (torch.matmul(rows.float(), columns) * scaling).softmax(dim=-1).sum(dim=(1, 2))
+    return received / (heads * patches)
 
 
 def text_similarity(

@@ -45,9 +45,11 @@ def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
     """The drawing of a label, or of a reject, which kept nothing.
 
     Args:
-        row: has `kept_indices`, `kept_cues` and `grid`, which may be null.
+        row: has `kept_indices`, `kept_cues`, `grid` and `images`, which may be null; of several images the first is
+            drawn.
         name: of the drawing, unlike any other's on the page.
     """
+    row = _first(row)
     grid = row.get("grid") or []
     width, height = (picture.width, picture.height) if picture else _size(grid)
     parts = [Markup('<rect class="nothing" width="{}" height="{}"/>').format(width, height)]
@@ -63,6 +65,15 @@ def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
     return Markup('<svg class="drawing" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, Markup("").join(parts)
     )
+
+
+def _first(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row says of the first of its images."""
+    first, *others = row.get("images") or [None]
+    if not others:
+        return row
+    lists = {name: (row[name] or [])[: first["kept_tokens"]] for name in ("kept_indices", "kept_cues")}
+    return {**row, **lists, "grid": (row["grid"] or [])[: first["panels"]]}
 
 
 def counts(row: Mapping[str, Any]) -> list[tuple[str, int]]:

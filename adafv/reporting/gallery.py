@@ -66,6 +66,7 @@ class Card:
             ]
         kept, seen, seconds = row["kept_tokens"], row["visual_tokens"], row["gpu_seconds"]
         facts = [
+            ("image", f"the first of {len(row['images'])}" if len(row["images"] or ()) > 1 else None),
             ("tokens kept", f"{kept:,} of {seen:,} ({kept / seen:.1%})" if kept is not None and seen else None),
             ("confidence", None if self.confidence is None else f"{self.confidence:.2f}"),
             ("took", None if seconds is None else f"{1000 * seconds:,.0f} ms"),
@@ -118,12 +119,14 @@ def anchor_of(id: str | None, place: str | None, reject: bool = False) -> str:
 
 
 def _may_be_opened(row: Mapping[str, Any]) -> bool:
-    return "error" not in row or (row["stage"] in OPENED and row["error"] != DEADLY)
+    if "error" not in row:
+        return row["images"] != []  # text alone
+    return row["stage"] in OPENED and row["error"] != DEADLY
 
 
 def _draw(cards: list[Card], found: Mapping[str, Found]) -> None:
     for number, card in enumerate(cards):
         picture = found.get(card.row["id"])
-        if isinstance(picture, Picture) or not card.is_reject:
+        if isinstance(picture, Picture) or (not card.is_reject and _may_be_opened(card.row)):
             card.image = drawing.draw(picture if isinstance(picture, Picture) else None, card.row, f"drawing-{number}")
         card.problem = picture if isinstance(picture, str) else ""

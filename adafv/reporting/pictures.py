@@ -1,4 +1,4 @@
-"""The images of a few rows, found again where the job found them, in small.
+"""The images of a few rows, of each the first, found again where the job found them, in small.
 
 A label says where its image came from, but not in which row of the input an image lies whose bytes the input holds. So
 what has a path or URI of its own is fetched as the job fetched it, under the same rules; and for what hasn't, the input
@@ -28,7 +28,8 @@ from adafv.pipeline.isolation import Isolated, StartError, work
 from adafv.pipeline.rejects import Reject, safe_message
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import READ_ERRORS, Unit, read
-from adafv.pipeline.sources.rows import Columns, Record, id_of, row_of
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.rows import id_of, row_of
 from adafv.pipeline.storage import Storage
 from adafv.reporting.drawing import Picture
 from adafv.reporting.thumbnails import Thumbnails, picture_of
@@ -134,7 +135,10 @@ class Source:
         if not inputs:
             raise UsageError("the run's record doesn't say where its input was; --input names it")
         id, image, question = (str(config.get(f"{name}_column") or name) for name in ("id", "image", "question"))
-        columns = Columns(id, image, question, "", (), access.image_root or config.get("image_root"))
+        talk, root = config.get("conversations_column"), access.image_root or config.get("image_root")
+        # A conversation shows the images up to the turn that is asked, which has to be asked for that.
+        prompt = "" if talk is None else f"{{{question}}}"
+        columns = Columns(id, image, question, prompt, _asked(config, question), root, talk)
         sources = [open_source(str(uri), access.storage, columns).units for uri in inputs]
         embeds = any(_embeds(units[0], columns.image, access.storage) for units in sources if units)
         units = [unit for some in sources for unit in some]
@@ -182,7 +186,14 @@ class Source:
 
     def _image(self, record: Record) -> bytes | str:
         [row] = self._fetcher.fetch_rows([row_of(record, self._columns)])
-        return row.reject.message if row.reject else row.image_bytes or "the row has no image any more"
+        if row.reject:
+            return row.reject.message
+        return (row.images[0].data if row.images else None) or "the row has no image any more"
+
+
+def _asked(config: Mapping[str, Any], question: str) -> tuple[str, ...]:
+    """The columns that decide how many questions a row of a run asked: the question's, if the prompt named it."""
+    return (question,) if f"{{{question}}}" in str(config.get("prompt", "")) else ()
 
 
 def _embeds(unit: Unit, column: str, storage: Storage) -> bool:
@@ -191,7 +202,11 @@ def _embeds(unit: Unit, column: str, storage: Storage) -> bool:
         return unit.format == "tar"
     filesystem, path = storage.filesystem(unit.uri)
     with filesystem.open_input_file(path) as file:
-        kind = pq.read_schema(file).field(column).type
+        schema = pq.read_schema(file)
+    if column not in schema.names:  # conversations about no image
+        return False
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
@@ -204,7 +219,7 @@ def _stands_in(image: str, unit: Unit) -> bool:
 def _narrowed(unit: Unit, ids: set[str], columns: Columns, storage: Storage) -> Unit:
     """Of a Parquet file's unit, only the row groups that hold one of the ids."""
     filesystem, path = storage.filesystem(unit.uri)
-    wanted = pa.array(sorted(ids))
+    wanted = pa.array(sorted(ids | {id.rpartition("/")[0] for id in ids}))  # a question's, and its row's
     try:
         with filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)

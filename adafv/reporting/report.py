@@ -17,11 +17,12 @@ from typing import Any
 
 from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
+from adafv.pipeline.prices import Price
 from adafv.pipeline.rejects import shorten
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.summary import format_table
 from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
-from adafv.reporting.prices import Price, Rate, price_of
+from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import Run, read_runs
 from adafv.reporting.saved import Saved, measured, saved

@@ -14,8 +14,9 @@ from typing import Any
 from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.prices import recorded_price
 
-ENDED = ("done", "failed")
+ENDED = ("done", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Run:
     """One execution. One that was resumed under the same name is another.
 
     Attributes:
+        stopped_by: the option whose limit stopped it, such as max-cost.
         input: rows in its input, those included that had a label before.
         seconds: from the first row asked for to the last one written.
         worker_seconds: how long workers were held, idle time included.
         workers: how many it had at least.
-        price: USD for an hour of a worker, as it was given then.
+        price: USD for an hour of a worker, as it was given then; where prices were by device, the mean over its time.
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
+        gpus: that each of its workers had; 1 where they were on CPUs.
         devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets.
         sizes: its model's.
@@ -48,6 +51,7 @@ class Run:
 
     run_id: str
     status: str
+    stopped_by: str | None
     started: datetime
     input: int
     labelled: int
@@ -56,6 +60,7 @@ class Run:
     workers: int
     price: float | None
     on: str | None
+    gpus: int
     devices: tuple[Device, ...]
     config: dict[str, Any]
     sizes: Sizes | None
@@ -90,14 +95,16 @@ def _run(record: dict[str, Any]) -> Run:
     return Run(
         run_id=record["run_id"],
         status=record["status"],
+        stopped_by=record.get("stopped_by"),
         started=datetime.fromisoformat(record["started_at"]),
         input=record["counts"]["input"],
         labelled=record["counts"]["labelled"],
         seconds=record["throughput"]["seconds"],
         worker_seconds=record["cost"]["worker_seconds"],
         workers=(hardware.get("workers") or [1])[0],
-        price=record["cost"]["price_per_hour"],
+        price=recorded_price(record["cost"]),
         on=hardware.get("device"),
+        gpus=hardware.get("gpus_per_worker") or 1,
         devices=tuple(
             Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),

@@ -133,11 +133,12 @@ def test_the_engine_gives_variants_what_they_need(variants):
     kept = {one.name: Engine(adapter, processing, one.options, one.strategy).label([sample])[0] for one in variants}
     options = variants[1].options
     assert (kept[CORRECTED].kept_indices == Engine(adapter, processing, options).label([sample])[0].kept_indices).all()
-    geometry = processing.geometry(sample.image_size)
+    (shown,) = sample.pictures
+    geometry = processing.geometry(shown.size)
     crop, patch = geometry.places.T
-    assert (crop * 36 + patch == geometry.source[geometry.is_token]).all() and crop.max() == len(sample.crops) - 1
+    assert (crop * 36 + patch == geometry.source[geometry.is_token]).all() and crop.max() == len(shown.crops) - 1
     budget = options.budget(sample.visual_tokens)
-    assert kept["floored budget"].kept_tokens == budget // len(sample.crops) * len(sample.crops)
+    assert kept["floored budget"].kept_tokens == budget // len(shown.crops) * len(shown.crops)
     assert kept["newlines: rows"].prompt_tokens > kept[CORRECTED].prompt_tokens
     assert {"saliency", "similarity", "visual", "text", "places"} == NEEDS
 

@@ -34,7 +34,7 @@ def row(number=0, **values):
 def test_scenes_are_the_data_sets_rows():
     examples = list(Scenes(2, seed=7).examples())
     rows = list(dataset.rows(2, seed=7))
-    assert [(one.row.id, one.row.prompt, one.row.image_bytes) for one in examples] == [
+    assert [(one.row.id, one.row.prompt, one.row.images[0].data) for one in examples] == [
         (row["id"], row["question"], row["image"]["bytes"]) for row in rows
     ]
     for example, values in zip(examples, rows, strict=True):
@@ -64,7 +64,7 @@ def test_every_input_format(tmp_path):
         examples = list(LabelledData(job, "question", None, "exact").examples())
         assert [one.score(one.row.question) for one in examples] == [1.0] * 4, name
         assert [one.row.prompt for one in examples] == [f"w{i} w{i + 1} please" for i in range(4)], name
-        assert len({one.cluster for one in examples}) == 4 and all(one.row.image_bytes for one in examples), name
+        assert len({one.cluster for one in examples}) == 4 and all(one.row.images[0].data for one in examples), name
 
 
 def test_questions_on_one_image_share_a_cluster(tmp_path):

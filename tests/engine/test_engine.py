@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.engine.look import looks_of
 from adafv.engine.pruner import Pruner
 from adafv.hardware import cpu_name
 from adafv.models import TextTower, load_adapter, load_processing
@@ -89,7 +90,7 @@ def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypat
         type(engine._adapter), "encode", lambda self, c, **_: (crops.append(len(c)), encode(self, c))[1]
     )
     monkeypatch.setattr(
-        Pruner, "_cues", lambda self, samples, *rest: (rows.append(len(samples)), cues(self, samples, *rest))[1]
+        Pruner, "_cues", lambda self, looks, *rest: (rows.append(len(looks)), cues(self, looks, *rest))[1]
     )
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1") for i in range(4)]
     engine.label(samples)
@@ -115,9 +116,9 @@ def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
     preparer, engine = load(model, strategy="adafv", newlines="drop")
     sample = preparer.prepare("a", picture((64, 64)), "w1 w2 w3")
     (label,) = engine.label([sample])
-    adapter, geometry = engine._adapter, engine._processing.geometry(sample.image_size)
+    adapter, geometry = engine._adapter, engine._processing.geometry(sample.pictures[0].size)
     with torch.inference_mode():
-        tokens = adapter.encode(torch.from_numpy(sample.crops)).tokens.flatten(0, 1)
+        tokens = adapter.encode(torch.from_numpy(sample.pictures[0].crops)).tokens.flatten(0, 1)
         kept = tokens[torch.from_numpy(geometry.source[geometry.is_token][label.kept_indices])]
         text = adapter.embed(torch.from_numpy(sample.input_ids))
         at = sample.input_ids.tolist().index(engine._processing.config.image_token_id)
@@ -144,9 +145,10 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
     assemble = Engine._assemble
     engine._assemble = lambda *given: (seen.append(assemble(engine, *given)), seen[-1])[1]
     labels = engine.label(samples)
-    adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].image_size)
+    adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].pictures[0].size)
     with torch.inference_mode():
-        image = adapter.encode(torch.from_numpy(samples[0].crops), also=("keys", "hidden")).patches(slice(None))
+        crops = torch.from_numpy(samples[0].pictures[0].crops)
+        image = adapter.encode(crops, also=("keys", "hidden")).patches(slice(None))
         order = torch.from_numpy(geometry.source[geometry.is_token])
         saliency, keys, hidden = (each[order] for each in (image.saliency, image.keys, image.hidden))
         kept, became, _ = oracle.visionzip(saliency.tolist(), keys.tolist(), hidden.tolist(), 24)
@@ -171,10 +173,11 @@ def test_relevance_by_the_text_tower_equals_the_slow_way(model, clip, name):
     samples = [preparer.prepare(str(i), picture((64, 64), i), text) for i, text in enumerate(questions)]
     labels, compared = engine.label(samples), 0
     for question, sample, label in zip(questions, samples, labels, strict=True):
-        geometry = engine._processing.geometry(sample.image_size)
+        (shown,) = sample.pictures
+        geometry = engine._processing.geometry(shown.size)
         order = torch.from_numpy(geometry.source[geometry.is_token])
         with torch.inference_mode():
-            image = engine._adapter.encode(torch.from_numpy(sample.crops), also=("hidden",)).patches(slice(None))
+            image = engine._adapter.encode(torch.from_numpy(shown.crops), also=("hidden",)).patches(slice(None))
             patches = stock.visual_projection(stock.vision_model.post_layernorm(image.hidden))[order]
             ids = tokenizer(question, add_special_tokens=False)["input_ids"]
             ends, words = [], []
@@ -234,13 +237,14 @@ def test_each_distinct_image_is_encoded_once(model, monkeypatch):
     samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
     engine.label(samples)
     assert len(seen) == 3
-    assert len({sample.image_key for sample in samples}) == 3
+    assert len({sample.pictures[0].key for sample in samples}) == 3
 
 
 def test_same_pixels_of_another_size_are_another_image(model):
     preparer, _ = load(model)
     black, wide = picture((64, 64)).point(lambda _: 0), picture((64, 128)).point(lambda _: 0)
-    assert preparer.prepare("a", black, "w1").image_key != preparer.prepare("b", wide, "w1").image_key
+    (one,), (other,) = preparer.prepare("a", black, "w1").pictures, preparer.prepare("b", wide, "w1").pictures
+    assert one.key != other.key
 
 
 def test_random_keeps_the_same_tokens_on_a_rerun_and_others_for_another_id(model):
@@ -257,8 +261,9 @@ def test_text_scope_prompt_sees_what_follows_the_image(model):
     preparer, narrow = load(model, strategy="text", text_scope="question")
     _, broad = load(model, strategy="text", text_scope="prompt")
     sample = preparer.prepare("a", picture((64, 64)), "w1")
-    assert narrow._pruner._scope(sample).tolist() == sample.input_ids[slice(*sample.question_span)].tolist()
-    assert broad._pruner._scope(sample).tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
+    (seen,), (more,) = (looks_of([sample], one._processing, one._options) for one in (narrow, broad))
+    assert seen.text.tolist() == sample.input_ids[sample.question].tolist()
+    assert more.text.tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
     assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()
 
 

@@ -52,4 +52,4 @@ def test_what_is_pruned_leaves_room_for_the_question(model):
 
 @pytest.mark.parametrize("prompt", ["\x00 \x07 control", "émoji 🙂 漢字"])
 def test_odd_characters_are_tokenised(model, prompt):
-    assert prepare(model, prompt).question_span[1] > 0
+    assert len(prepare(model, prompt).question)

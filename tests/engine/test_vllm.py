@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import gc
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory
+from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, vllm
 from adafv.engine.vllm import VllmGenerator
 from adafv.models import load_adapter, load_processing
 from adafv.testbed.model import checkpoint
@@ -227,10 +229,40 @@ def test_a_vllm_for_another_device_is_refused():
     from adafv.engine.vllm import _check_device
 
     with pytest.raises(ValueError, match="installed is for cpu, and the device is cuda:0"):
-        _check_device(torch.device("cuda:0"))
+        _check_device(torch.device("cuda:0"), 1)
 
 
 def test_where_vllm_is_not_installed_that_is_said(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match="needs vLLM, which isn't installed"):
         VllmGenerator(model, front(model), options())
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Modules that stand for vLLM on a machine with four GPUs; its engine is what it is given."""
+    names = ("vllm", "vllm.platforms", "vllm.model_executor", "vllm.model_executor.model_loader")
+    modules = {name: ModuleType(name) for name in (*names, "vllm.model_executor.model_loader.default_loader")}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    modules["vllm"].EngineArgs = SimpleNamespace
+    modules["vllm"].LLMEngine = SimpleNamespace(from_engine_args=lambda given: given)
+    modules["vllm.platforms"].current_platform = SimpleNamespace(device_type="cuda")
+    modules["vllm.model_executor.model_loader"].register_model_loader = lambda name: lambda loader: loader
+    modules["vllm.model_executor.model_loader.default_loader"].DefaultModelLoader = object
+    monkeypatch.delitem(sys.modules, "adafv.engine.vllm_weights", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8, 10))
+    yield
+    sys.modules.pop("adafv.engine.vllm_weights", None)
+
+
+def test_a_language_model_is_spread_over_gpus(model, stub):
+    given = vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=4)
+    assert (given.tensor_parallel_size, given.distributed_executor_backend) == (4, "mp")
+    module, _, name = given.worker_extension_cls.rpartition(".")
+    assert hasattr(import_module(module), name) and given.gpu_memory_utilization == pytest.approx(0.4)
+    alone = vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=1)
+    assert not hasattr(alone, "tensor_parallel_size") and not hasattr(alone, "worker_extension_cls")
+    with pytest.raises(ValueError, match="tensor_parallel is 8, and of GPUs this process sees 4"):
+        vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=8)

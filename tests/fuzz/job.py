@@ -145,13 +145,20 @@ def peak_memory(pid: int) -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
+def _row_of(id: str | None, ids: set[str]) -> str | None:
+    """The row that an id speaks of: a row that asks a list of questions, of which these have one, has none itself."""
+    row = (id or "").removesuffix("/1")
+    return row if row in ids else id
+
+
 def problems(inputs: Inputs, outcome: Outcome, output: Path) -> list[str]:
     """What is wrong with the outputs; nothing, if all is as it should be."""
     found = [] if outcome.status == 0 else [f"exit status {outcome.status}; the log ends:\n{outcome.log[-3000:]}"]
     labels, rejects = _read(output, "labels"), _read(output, "rejects")
     if len(labels) + len(rejects) != inputs.count:
         found.append(f"{inputs.count} rows went in, {len(labels)} labels and {len(rejects)} rejects came out")
-    seen = Counter(row["id"] for row in [*labels, *rejects] if row.get("error") != "duplicate_id")
+    ids = (row["id"] for row in [*labels, *rejects] if row.get("error") != "duplicate_id")
+    seen = Counter(_row_of(id, inputs.ids) for id in ids)
     found += [f"{id} is {seen[id]} times in the outputs" for id in sorted(inputs.ids) if seen[id] != 1][:20]
     if labels and reconcile(output).duplicates:
         found.append("an id is twice in labels/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -181,3 +182,60 @@ def test_ray_job_submit(tiny_model, tmp_path, cluster):
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "labelled               4" in submitted.stdout
     assert answers(tmp_path / "job") == answers(tmp_path / "direct") and len(answers(tmp_path / "job")) == 4
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_plan(ray_local, tiny_model, tmp_path, capsys):
+    """By a sample, by another output, and by nothing; it writes nothing, and says what is wrong as a run would."""
+    write_images(tmp_path)
+    rows = [{"id": i, "image": "plain.jpg", "question": f"w{i}"} for i in range(160)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    arguments = command(tiny_model, tmp_path / "out", path)
+    assert main([*arguments, "--plan"]) == 2
+    assert "--sample 200" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*arguments, "--sample", "100", "--price-per-hour", "2"]) == 0
+    capsys.readouterr()
+    before = files_under(tmp_path)
+    limits = ["--workers", "3", "--max-hours", "9", "--max-cost", "5", "--price-per-hour", "1"]
+    assert main([*arguments, "--plan", *limits]) == 0
+    said = re.sub(" +", " ", capsys.readouterr().out)
+    for wanted in ("done before 100\n", "to do 60 (", "with 1 worker on", "workers 3\n", "100,000,000", "bound by"):
+        assert wanted in said, said
+    for wanted in ("for 5.00 USD 60 rows, 0 left\n", "in 9 hours 60 rows, 0 left; all", "workers for 9 h"):
+        assert wanted in said, said
+    [made] = (tmp_path / "out" / "runs").iterdir()
+    [device] = json.loads(made.read_text())["hardware"]["devices"]
+    free = f"- {{device: {json.dumps(device['device'])}, usd_per_hour: 0, date: 2026-11-22, source: made up}}"
+    (tmp_path / "prices.yaml").write_text(free)
+    assert main([*arguments, "--plan", "--prices", str(tmp_path / "prices.yaml")]) == 0
+    assert re.search(r"USD +0\.0000\n", capsys.readouterr().out), "not at the 2 USD of the run"
+    (tmp_path / "prices.yaml").unlink()
+    assert main([*arguments, "--plan", "--prices", str(tmp_path / "prices.yaml")]) == 2
+    assert "prices.yaml can't be read" in capsys.readouterr().err
+    elsewhere = [*command(tiny_model, tmp_path / "new", path), "--plan"]
+    assert main([*elsewhere, "--measured", str(tmp_path / "out")]) == 0
+    assert "160 (found out" in capsys.readouterr().out
+    assert main([*elsewhere, "--measured", str(tmp_path / "out"), "--strategy", "none"]) == 2
+    assert "strategy was 'adafv-plus' and is 'none'" in capsys.readouterr().err
+    assert main([*arguments, "--plan", "--measured", str(tmp_path / "out"), "--keep", "0.5"]) == 2
+    assert "keep was 0.25 and is 0.5" in capsys.readouterr().err
+    assert main([*arguments, "--measured", str(tmp_path / "out")]) == 2
+    assert "a run has no use for it" in capsys.readouterr().err
+    assert files_under(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_limit_that_is_reached_before_the_first_batch(ray_local, tiny_model, tmp_path, capsys):
+    """Nothing is labelled, nothing is lost; a failing hook changes nothing; the same command then does it all."""
+    path = write_structs(tmp_path / "rows.parquet")
+    arguments = command(tiny_model, tmp_path / "out", path)
+    assert main([*arguments, "--run-id", "r", "--max-hours", "1e-9", "--on-finish", "false"]) == 4
+    record = json.loads((tmp_path / "out" / "runs" / "r.json").read_text())
+    assert (record["status"], record["stopped_by"], record["counts"]["left"]) == ("stopped", "max-hours", 4)
+    assert record["config"]["on_finish"] == "false"
+    assert "left for another run   4\n" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert len(answers(tmp_path / "out")) == 4

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import LlavaConfig, SiglipVisionConfig
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adafv import onednn
 from adafv.engine import Engine, EngineOptions, Preparer
-from adafv.models import attention, load_adapter, load_processing
+from adafv.models import Panel, attention, load_adapter, load_processing
+from adafv.models.llava import LlavaAdapter
 from adafv.pruning import mix, text_similarity
 from tests.models.conftest import SHAPES, SIZES, picture
 from tests.models.slow_way import SlowModel
@@ -40,9 +43,8 @@ def test_tokens_and_cues_equal_the_slow_way(pair, size):
         tokens, saliency, keys, hidden = (
             each[order] for each in (image.tokens, image.saliency, image.keys, image.hidden)
         )
-        prompt = processing.prompt(QUESTION)
-        start, end = prompt.question_span
-        text = adapter.embed(torch.from_numpy(prompt.input_ids[start:end]))
+        prompt = processing.prompt(QUESTION, [geometry])
+        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.question]))
         similarity = text_similarity(text[None], tokens[None])[0]
     torch.testing.assert_close(tokens, expected.tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(saliency, expected.saliency, rtol=1e-4, atol=1e-6)
@@ -131,6 +133,15 @@ def test_geometry_maps_tokens_to_the_right_pixels(pair, size):
             assert abs(seen_x - (column + 0.5) / width) <= wide / 2 + spot[1]
 
 
+def test_pixels_behind_the_last_whole_patch_are_no_tokens():
+    """SigLIP's 384 pixels are 27 patches of 14 and 6 pixels more, at the right and at the bottom."""
+    vision = SiglipVisionConfig(image_size=384, patch_size=14)
+    config = LlavaConfig(vision_config=vision, vision_feature_select_strategy="full")
+    images = SiglipImageProcessorPil(size={"height": 384, "width": 384})
+    (panel,) = LlavaAdapter.geometry(config, images, (500, 300)).panels
+    assert panel == Panel(27, 27, 0.0, 0.0, 378 / 384, 378 / 384)
+
+
 def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:
     """float [C * P]: the mean brightness of every patch of every crop."""
     crops = processing.crops(Image.fromarray(pixels))
@@ -174,7 +185,7 @@ def test_an_unsupported_family_is_named(tmp_path):
     ("change", "message"),
     [
         ({"vision_feature_layer": -9}, "vision_feature_layer is"),
-        ({"vision_feature_select_strategy": "full"}, "only 'default'"),
+        ({"vision_feature_select_strategy": "full"}, "leaves .CLS., which has no place"),
     ],
 )
 def test_a_configuration_that_cannot_be_pruned_is_refused(checkpoints, change, message):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from adafv.models import Processing, load_processing
+from adafv.models import Processing, Prompt, load_processing
 from tests.models.conftest import picture
 from tests.models.slow_way import SlowModel
 
@@ -19,21 +19,23 @@ def test_token_ids_are_the_stock_processors_with_one_placeholder(checkpoints, na
     stock = slow.inputs(picture((64, 64)), question)["input_ids"][0].tolist()
     image = processing.config.image_token_id
     first, last = stock.index(image), len(stock) - stock[::-1].index(image)
-    got = processing.prompt(question)
+    got = processing.prompt(question, [processing.geometry((64, 64))])
     assert got.input_ids.tolist() == stock[: first + 1] + stock[last:]
     assert got.placeholders == 1
-    start, end = got.question_span
     words = processing.tokenizer(question, add_special_tokens=False)["input_ids"]
-    assert got.input_ids[start:end].tolist() == words
+    assert got.input_ids[got.question].tolist() == words
 
 
 def test_a_question_with_a_placeholder_is_counted(checkpoints):
-    assert load_processing(str(checkpoints("next"))).prompt("w1 <image> w2").placeholders == 2
+    assert ask(load_processing(str(checkpoints("next"))), "w1 <image> w2").placeholders == 2
 
 
-def test_a_blank_question_has_an_empty_span(checkpoints):
-    start, end = load_processing(str(checkpoints("next"))).prompt("  ").question_span
-    assert start == end
+def test_a_blank_question_has_no_tokens(checkpoints):
+    assert not len(ask(load_processing(str(checkpoints("next"))), "  ").question)
+
+
+def ask(processing: Processing, question: str) -> Prompt:
+    return processing.prompt(question, [processing.geometry((64, 64))])
 
 
 def with_template(processing: Processing, template: str) -> Processing:
@@ -44,16 +46,16 @@ def test_a_template_that_begins_with_bos_is_not_given_another(checkpoints):
     """As transformers' own `apply_chat_template(tokenize=True)` decides it."""
     processing = load_processing(str(checkpoints("next")))
     processing.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    assert processing.prompt("w1").input_ids.tolist().count(1) == 1, "added by the tokenizer"
+    assert ask(processing, "w1").input_ids.tolist().count(1) == 1, "added by the tokenizer"
     bos_first = with_template(processing, "<s> " + processing._template)
-    assert bos_first.prompt("w1").input_ids.tolist().count(1) == 1, "by the template, so not by the tokenizer"
+    assert ask(bos_first, "w1").input_ids.tolist().count(1) == 1, "by the template, so not by the tokenizer"
 
 
 def test_a_template_that_rewrites_itself_is_refused(checkpoints):
     template = "{{ messages[0]['content'][1]['text'] | length }} <image> {{ messages[0]['content'][1]['text'] }}"
     rewriting = with_template(load_processing(str(checkpoints("next"))), template)
     with pytest.raises(ValueError, match="can't be located"):
-        rewriting.prompt("w1 w2")
+        ask(rewriting, "w1 w2")
 
 
 def test_an_image_processor_of_another_family_is_named(checkpoints, tmp_path):
@@ -62,3 +64,21 @@ def test_an_image_processor_of_another_family_is_named(checkpoints, tmp_path):
     settings.write_text(settings.read_text().replace("LlavaNextImageProcessor", "SiglipImageProcessor"))
     with pytest.raises(ValueError, match="image processor 'SiglipImageProcessor' is not supported"):
         load_processing(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("values", "length"),
+    [
+        ({}, 512),
+        ({"sliding_window": 100}, 100),
+        ({"sliding_window": 1000}, 512),
+        ({"sliding_window": 100, "layer_types": ["full_attention"] * 2}, 512),
+        ({"sliding_window": 100, "layer_types": ["full_attention", "sliding_attention"]}, 100),
+        ({"sliding_window": None}, 512),
+    ],
+)
+def test_no_prompt_is_longer_than_a_window_of_the_language_model(checkpoints, values, length):
+    processing = load_processing(str(checkpoints("llava")))
+    for name, value in values.items():
+        setattr(processing.config.text_config, name, value)
+    assert processing.context_length == length

@@ -75,7 +75,7 @@ gains = st.builds(
 def test_the_counters_are_the_tally_however_often_they_are_published(steps, price):
     with pytest.MonkeyPatch.context() as patch:
         recording = Recording(patch)
-        published, tally, held, most = Metrics("r", "none", 10, price), Tally(), 0, 0
+        published, tally, held, most = Metrics("r", "none", 10), Tally(), 0, 0
         for step in steps:
             tally.labelled += step["labelled"]
             tally.truncated += step["truncated"]
@@ -84,8 +84,10 @@ def test_the_counters_are_the_tally_however_often_they_are_published(steps, pric
             tally.totals.update(step["totals"])
             held = max(0, held + step["worker_seconds"])  # a clock that is put back takes some
             most = max(most, held)
-            published.publish(tally, held)
-    assert recording.sums == pytest.approx(figures(tally, most, price) if steps else {})
+            published.publish(tally, held, None if price is None else held * price)
+    assert recording.sums == pytest.approx(
+        figures(tally, most, None if price is None else most * price) if steps else {}
+    )
 
 
 def test_every_counter_has_a_figure_and_cost_only_where_there_is_a_price():
@@ -98,7 +100,7 @@ def test_every_counter_has_a_figure_and_cost_only_where_there_is_a_price():
 def test_a_histogram_of_samples_has_one_observation_for_each_label_and_stage(recording):
     label = dict.fromkeys((f"{stage}_ms" for stage in STAGES), 250.0)
     rows = [label, label | {"decode_ms": None}, {"error": "image_empty", "fetch_ms": 5.0}]
-    Metrics("r", "none", 3, None).observe(pa.Table.from_pylist(rows, schema=schema.RESULTS))
+    Metrics("r", "none", 3).observe(pa.Table.from_pylist(rows, schema=schema.RESULTS))
     assert Counter(recording.observed) == Counter({(stage, 0.25): 1 if stage == "decode" else 2 for stage in STAGES})
 
 

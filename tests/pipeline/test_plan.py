@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
 from adafv.pipeline.plan import DONE, NEW, REPEATED, UNDRAWN, UNREAD, draw, judge, make_plan
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.rows import Columns
+from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.storage import Storage
 from tests.pipeline.inputs import write_jsonl
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from datetime import date
 
 import pytest
 
 from adafv.pipeline.metrics import Metrics
 from adafv.pipeline.outputs.folder import open_output
-from adafv.pipeline.outputs.sink import Sink
+from adafv.pipeline.outputs.sink import Device, Sink
+from adafv.pipeline.prices import Price, Tariff
 from adafv.pipeline.progress import Pace, Progress
+from adafv.pipeline.roster import Attendance
 from adafv.pipeline.storage import Storage
 
 
@@ -41,6 +44,19 @@ def test_loading_the_model_is_no_part_of_the_pace():
     assert (pace.rows_per_second, pace.samples_per_second, pace.still) == (5, 4, 0)
 
 
+class All:
+    """Stands for Ray's list of workers."""
+
+    def __init__(self, *seen: Attendance) -> None:
+        self._seen = list(seen)
+
+    def look(self) -> Attendance:
+        return self._seen.pop(0) if self._seen else Attendance(frozenset(), 0, 0, 0)
+
+    def line(self, seen: Attendance, seconds: float) -> str:
+        return f"waiting for {seen.wanted}"
+
+
 @pytest.fixture
 def sink(tmp_path) -> Sink:
     return Sink(open_output(str(tmp_path / "out"), Storage()), "r")
@@ -50,7 +66,7 @@ def test_the_line(sink, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "time", lambda: now[0])
-    watched = Progress(sink, Metrics("r", "none", 1000, 3.6), 1000, 3.6)
+    watched = Progress(sink, Metrics("r", "none", 1000), 1000, Tariff(3.6), All())
     now[0] += 10
     assert watched.line() == "0/1,000 rows (0%), 0.0 samples/s, unknown time left, $0.0000 so far"
     now[0] += 10
@@ -66,7 +82,7 @@ def test_the_line(sink, monkeypatch):
 
 def test_a_run_that_fails_says_how_far_it_came(sink, caplog):
     caplog.set_level(logging.INFO, "adafv")
-    with pytest.raises(OSError), Progress(sink, Metrics("r", "none", 10, None), 10, None):
+    with pytest.raises(OSError), Progress(sink, Metrics("r", "none", 10), 10, Tariff(), All()):
         sink.tally.labelled = 4
         raise OSError
     assert "4/10 rows (40%)" in caplog.messages[-1]
@@ -76,8 +92,30 @@ def test_what_goes_wrong_in_the_thread_ends_the_run(sink, monkeypatch):
     monkeypatch.setattr(sink, "write_due", lambda: (_ for _ in ()).throw(OSError("disk full")))
     with (
         pytest.raises(OSError, match="disk full"),
-        Progress(sink, Metrics("r", "none", 10, None), 10, None, every=0.01) as watched,
+        Progress(sink, Metrics("r", "none", 10), 10, Tariff(), All(), every=0.01) as watched,
     ):
         while True:
             watched.check()
             time.sleep(0.01)
+
+
+def test_lines_say_who_is_there(sink, caplog):
+    """Nobody, then one of two, then both; and a device that the table has no price for, once."""
+    caplog.set_level(logging.INFO, "adafv")
+    sink.tally.workers, sink.tally.actors = {"w/7": time.time() - 60.0}, {"w/7": "a"}
+    both = frozenset({("a", 7), ("b", 8)})
+    roster = All(Attendance(both - {("b", 8)}, 2, 2, 0), Attendance(both, 2, 2, 0), Attendance(frozenset(), 2, 0, 0))
+    tariff = Tariff(table=(Price(3.6, date(2026, 11, 22), "made up", "A10G"),))
+    watched = Progress(sink, Metrics("r", "none", 10), 10, tariff, roster)
+    watched._look()
+    assert caplog.messages.pop().endswith("1 of 2 workers there, $0.0000 so far")
+    sink.tally.devices = {"w/7": Device("A10G")}
+    watched._look()
+    assert "workers there" not in caplog.messages[-1] and caplog.messages[-1].endswith("$0.0600 so far")
+    watched._look()
+    assert caplog.messages[-1] == "waiting for 2" and sink.tally.gone.keys() == {"w/7"}
+    sink.tally.devices["w/7"] = Device("T4", "g4dn.xlarge")
+    watched._look()
+    watched._look()
+    said = [message for message in caplog.messages if "has none for T4 (g4dn.xlarge)" in message]
+    assert len(said) == 1 and "$" not in caplog.messages[-1]

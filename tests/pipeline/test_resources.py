@@ -69,11 +69,28 @@ def test_one_reader_and_one_preparing_task_fit_on_every_node(nodes, least, more,
 
 
 def test_a_head_without_gpus():
-    with pytest.raises(UsageError, match="no GPU"):
-        allot(options(device="cuda"), [{"CPU": 4.0}])
+    for workers in (None, "2"):
+        with pytest.raises(UsageError, match="no GPU"):
+            allot(options(device="cuda", workers=workers), [{"CPU": 4.0}], may_grow=False)
+    assert allot(options(device="cuda"), [{"CPU": 4.0}]).workers == (1, None)
+    assert allot(options(device="cuda"), [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}]).workers == (4, None)
     resources = allot(options(device="cuda", workers="0004:8"), [{"CPU": 4.0}])
     assert resources.workers == (4, 8) and resources.worker_gpus == 1
     assert allot(options(device="cpu"), [{"CPU": 8.0, "GPU": 1.0}]).device == "cpu"
+
+
+def test_a_worker_may_have_several_gpus_of_one_node():
+    spread = options(device="cuda", backend="vllm", tensor_parallel=4)
+    nodes = [{"CPU": 4.0}, {"CPU": 33.0, "GPU": 8.0}, {"CPU": 9.0, "GPU": 2.0}]
+    resources = allot(spread, nodes)
+    assert (resources.workers, resources.worker_gpus, resources.worker_cpus) == ((2, None), 4, 1)
+    assert allot(spread, nodes[:1]).workers == (1, None)
+    with pytest.raises(UsageError, match="--tensor-parallel 4: there are 2 GPUs here"):
+        allot(spread, nodes[2:], may_grow=False)
+    with pytest.raises(UsageError, match="needs GPUs, and the device is cpu"):
+        allot(options(backend="vllm", tensor_parallel=2), nodes[:1])
+    with pytest.raises(UsageError, match="--tensor-parallel is 2; it must be 1 with backend 'transformers'"):
+        options(tensor_parallel=2)
 
 
 def test_batch_sizes():

@@ -25,10 +25,12 @@ from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.folder import open_output
+from adafv.pipeline.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import Job, Reading, RunResult, run
-from adafv.pipeline.sources.rows import Columns
+from adafv.pipeline.run import Job, RunResult, run
+from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.storage import Storage
+from adafv.pipeline.stream import Reading, rows_per_block
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from tests.conftest import S3_SECRET
@@ -71,7 +73,7 @@ def label(model: Path, output: object, *inputs: object, **options: Any) -> RunRe
 
 QUESTIONS: dict[str, tuple[Any, str | None]] = {
     "null": (None, "prompt_incomplete"),
-    "list": (["w1"], "bad_row"),
+    "list": ([1], "bad_row"),
     "empty": ("", "prompt_empty"),
     "blank": (" \n\t ", "prompt_empty"),
     "huge": ("w1 " * 40_000, "prompt_too_long"),
@@ -175,8 +177,15 @@ def test_the_run_is_on_record(mixed):
     assert record["totals"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in found.labels), abs=1e-5)
     assert record["config"]["keep"] == 0.25 and record["versions"]["ray"] == ray.__version__
     [device] = record["hardware"]["devices"]
-    assert device == {"device": cpu_name(), "instance": instance_type(), "workers": device["workers"]}
+    machine = {"device": cpu_name(), "instance": instance_type(), "attention": "sdpa"}
+    assert device == {**machine, "workers": device["workers"], "price_per_hour": 2.0}
     assert Sizes.from_json(record["model"]).layers == 2
+    start = record["start"]
+    assert start["workers"] == device["workers"] and start["workers_gone"] == 0 and start["load_seconds"]["median"] > 0
+    assert (
+        0 < record["throughput"]["first_label_seconds"] <= record["throughput"]["seconds"]
+        and "first label after" in mixed.result.run.table()
+    )
     cost = record["cost"]
     assert cost["usd"] == pytest.approx(cost["worker_seconds"] * 2 / 3600, abs=1e-5)
     assert 0 < cost["usd_attributed"] < cost["usd"] and record["throughput"]["samples_per_second"] > 0
@@ -356,6 +365,14 @@ def test_kept_indices_are_those_of_the_engine(mixed, tiny_model):
     assert expected.mean_logprob == pytest.approx(row["mean_logprob"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "workers", "batch", "together"),
+    [(100, 1, 16, 32), (4000, 1, 16, 112), (10_000_000, 8, 32, 128), (10_000_000, 1000, 50, 100), (10**6, 1, 300, 32)],
+)
+def test_many_rows_travel_in_larger_blocks(rows, workers, batch, together):
+    assert rows_per_block(rows, workers, batch) == together
+
+
 def test_stages_do_without_torch(tmp_path):
     """What Ray's own processes hold of a job; torch and transformers are for their children."""
     options, storage = JobOptions(input=("i",), output="o"), Storage()
@@ -364,7 +381,7 @@ def test_stages_do_without_torch(tmp_path):
         Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
         Fetcher(storage, 2**20),
         Preparation.of(options, "testbed", engine, storage, Preparing),
-        WorkerOptions("testbed", "testbed", engine, storage, "run", None, 1, 1.0, Labelling),
+        WorkerOptions("testbed", "testbed", engine, storage, "run", Tariff(), 1, 1.0, Labelling),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))
     code = """if True:

@@ -7,13 +7,23 @@ import math
 import pytest
 import torch
 
-from adafv.pruning import cls_saliency, text_similarity
+from adafv.pruning import cls_saliency, received_saliency, text_similarity
 
 
 def test_saliency_is_the_cls_row_of_the_attention_matrix():
     query, key = torch.randn(3, 4, 10, 8), torch.randn(3, 4, 10, 8)
     full = (query @ key.transpose(-1, -2) * 0.3).softmax(-1)  # [B, H, 1 + P, 1 + P]
     torch.testing.assert_close(cls_saliency(query, key, 0.3), full[:, :, 0, 1:].mean(1))
+
+
+@pytest.mark.parametrize("most", [2**24, 3 * 4 * 10 * 3, 1])
+def test_received_saliency_is_the_mean_row_of_the_attention_matrix(most):
+    """However many rows of the matrix are there at once."""
+    query, key = torch.randn(3, 4, 10, 8), torch.randn(3, 4, 10, 8)
+    full = (query @ key.transpose(-1, -2) * 0.3).softmax(-1)  # [B, H, P, P]
+    got = received_saliency(query, key, 0.3, most)
+    torch.testing.assert_close(got, full.mean(dim=(1, 2)))
+    torch.testing.assert_close(got.sum(dim=1), torch.ones(3))
 
 
 def test_similarity_by_the_definition():

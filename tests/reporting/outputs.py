@@ -53,15 +53,17 @@ def reject(id: str | None, error: str, after: float = 10.0, image: str = "x", **
 
 
 def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]:
-    """The record of a run. Of its values may be given `input`, `seconds`, `worker_seconds`, `price`, `status`,
-    `devices`, `on`, `workers`, `earlier`, `config`.
+    """The record of a run. Of its values may be given `input`, `seconds`, `worker_seconds`, `price`, `status`, `usd`,
+    `stopped_by`, `devices`, `on`, `workers`, `earlier`, `config`.
     """
     given = {"status": "done", "input": 0, "labelled": 0, "seconds": 0.0, "worker_seconds": 0.0, "price": None}
+    given["stopped_by"] = None
     given |= {"devices": [], "workers": 1, "earlier": [], "on": "cuda", "config": {}} | values
     begun = START + timedelta(seconds=started)
     return {
         "run_id": name,
         "status": given["status"],
+        "stopped_by": given["stopped_by"],
         "started_at": begun.isoformat(),
         "ended_at": None if given["status"] == "running" else begun.isoformat(),
         "config": {"strategy": "adafv", "keep": 0.1} | given["config"],
@@ -72,7 +74,11 @@ def run(name: str = "r1", started: float = 0.0, **values: Any) -> dict[str, Any]
         },
         "counts": {"input": given["input"], "labelled": given["labelled"]},
         "throughput": {"seconds": given["seconds"]},
-        "cost": {"price_per_hour": given["price"], "worker_seconds": given["worker_seconds"]},
+        "cost": {
+            "price_per_hour": given["price"],
+            "worker_seconds": given["worker_seconds"],
+            "usd": given.get("usd"),
+        },
         "earlier": given["earlier"],
     }
 

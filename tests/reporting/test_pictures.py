@@ -67,6 +67,15 @@ def test_images_in_parquet(tmp_path, embedding):
     assert all(shows(found[names[place]], id) for id, place in wanted.items())
 
 
+def test_images_of_conversations_in_parquet(tmp_path):
+    talk = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(["<image> a", "b", "c"])]
+    values = {"id": ["x"], "image": [encoded(COLOURS["a"])], "conversations": [talk]}
+    write_parquet(tmp_path / "0.parquet", values)
+    config = {"input": [str(tmp_path)], "conversations_column": "conversations", "prompt": "{question} Be brief."}
+    found = find({"x/1": "0.parquet#0", "x/2": "0.parquet#0"}, config)
+    assert shows(found["x/1"], "a") and shows(found["x/2"], "a")
+
+
 def test_only_row_groups_that_hold_an_id_are_read(tmp_path, monkeypatch):
     ids = sorted(f"{n:03d}" for n in range(100))
     write_parquet(tmp_path / "0.parquet", {"id": ids, "image": [encoded((9, 9, 9))] * 100}, row_group_size=10)

@@ -17,7 +17,8 @@ import posixpath
 import re
 import stat
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
@@ -48,13 +49,15 @@ from adafv.pipeline.storage import Storage, has_scheme, is_s3, split_s3
 THREADS = 16
 ATTEMPTS = 5
 
+Key = tuple[str, str]  # an image's URI, and what it is relative to
+
 
 @dataclass(frozen=True)
 class Fetcher:
     """Fetches images under one set of rules.
 
     Attributes:
-        max_bytes: larger images are rejected.
+        max_bytes: larger images are rejected, and rows whose images have more together.
         allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
     """
 
@@ -71,25 +74,26 @@ class Fetcher:
     def fetch_rows(self, given: Iterable[Row]) -> list[Row]:
         """Fetch what is to be fetched, each distinct image once."""
         given = list(given)
-        wanted = list(dict.fromkeys((row.image_uri, row.image_root or "") for row in given if row.image_uri))
+        shares = Counter(key for row in given for key in _keys(row))
         with ThreadPoolExecutor(THREADS) as threads:
-            found = dict(zip(wanted, threads.map(lambda key: self._timed(*key), wanted), strict=True))
-        shares = {key: sum(1 for row in given if (row.image_uri, row.image_root or "") == key) for key in wanted}
+            found = dict(zip(shares, threads.map(lambda key: self._timed(*key), shares), strict=True))
         return [self._with_bytes(row, found, shares) for row in given]
 
     def _with_bytes(
-        self,
-        row: Row,
-        found: dict[tuple[str, str], tuple[bytes | Reject, float]],
-        shares: dict[tuple[str, str], int],
+        self, row: Row, found: Mapping[Key, tuple[bytes | Reject, float]], shares: Mapping[Key, int]
     ) -> Row:
-        if not row.image_uri:
-            too_large = row.image_bytes is not None and len(row.image_bytes) > self.max_bytes
-            return row.rejected(_too_large(len(row.image_bytes or b""), self.max_bytes)) if too_large else row
-        key = (row.image_uri, row.image_root or "")
-        result, elapsed = found[key]
-        row = replace(row, fetch_ms=elapsed / shares[key])
-        return row.rejected(result) if isinstance(result, Reject) else replace(row, image_bytes=result, image_uri=None)
+        """The row with all its images, or rejected for the first that it can't have."""
+        row = replace(row, fetch_ms=sum(found[key][1] / shares[key] for key in _keys(row)))
+        images, size = [], 0
+        for number, image in enumerate(row.images):
+            data = found[image.uri, row.image_root or ""][0] if image.uri else image.data or b""
+            if isinstance(data, Reject):
+                return row.rejected_for(number, data)
+            size += len(data)
+            if size > self.max_bytes:
+                return row.rejected_for(number, _too_large(size, self.max_bytes, several=number > 0))
+            images.append(replace(image, uri=None, data=data))
+        return replace(row, images=tuple(images))
 
     def _timed(self, uri: str, root: str) -> tuple[bytes | Reject, float]:
         start = time.perf_counter()
@@ -211,5 +215,11 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
         raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
 
 
-def _too_large(size: int, limit: int) -> Reject:
-    return Reject("image_too_large", f"{size} bytes; the limit is {limit}")
+def _keys(row: Row) -> Iterator[Key]:
+    """Those of a row's images that are to be fetched."""
+    return ((image.uri, row.image_root or "") for image in row.images if image.uri)
+
+
+def _too_large(size: int, limit: int, several: bool = False) -> Reject:
+    together = " with those before it" if several else ""
+    return Reject("image_too_large", f"{size} bytes{together}; the limit is {limit}")

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.outputs.schema import LABELS, LATER
 
+T = TypeVar("T", pa.Table, pa.RecordBatch)
 ROWS_AT_ONCE = 1024  # of all their columns, where a few are looked for
 
 
@@ -51,14 +53,14 @@ def pick_rows(output: Output, path: str, numbers: Sequence[int], columns: list[s
     with _named(path), output.filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         _check(path, columns, file.schema_arrow.names)
-        first = 0
+        there, first = _there(columns, file), 0
         for group in range(file.metadata.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if any(first <= number < end for number in wanted):
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=there):
                     here = [number for number in wanted if first <= number < first + batch.num_rows]
-                    rows = batch.take(pa.array([number - first for number in here], pa.int64())).to_pylist()
-                    found.update(zip(here, rows, strict=True))
+                    rows = _whole(batch.take(pa.array([number - first for number in here], pa.int64())), columns)
+                    found.update(zip(here, rows.to_pylist(), strict=True))
                     first += batch.num_rows
             first = end
     return found
@@ -76,8 +78,10 @@ def _named(path: str) -> Iterator[None]:
 def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str], places: bool) -> pa.Table:
     """The columns of one file. Raises OSError, which names the file."""
     with _named(path), filesystem.open_input_file(path) as source:
-        table = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True).read(columns)
-    _check(path, columns, table.column_names)
+        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        table, names = file.read(_there(columns, file)), file.schema_arrow.names
+    _check(path, columns, names)
+    table = _whole(table, columns)
     if not places:
         return table
     file = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int8), [path])
@@ -85,5 +89,19 @@ def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str], plac
 
 
 def _check(path: str, columns: Sequence[str], names: Sequence[str]) -> None:
-    if missing := [name for name in columns if name not in names]:
+    if missing := [name for name in columns if name not in names and name not in LATER]:
         raise OSError(f"{path} has no column {', '.join(missing)}; it is no file of a labelling job")
+
+
+def _there(columns: Sequence[str], file: pq.ParquetFile) -> list[str]:
+    """Those of the columns that the file has."""
+    return [name for name in columns if name in file.schema_arrow.names]
+
+
+def _whole(found: T, columns: Sequence[str]) -> T:
+    """A table or batch with all of the columns: those that its file is too old to have are null."""
+    for name in columns:
+        if name not in found.schema.names:
+            field = LABELS.field(name)
+            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+    return found

@@ -16,13 +16,17 @@ from adafv.pipeline.options import ENGINE, JobOptions
 from adafv.pipeline.outputs.folder import Output
 
 NAME = "recipe.json"
-SINCE = {"backend": "transformers"}  # options that recipes written before there were these don't name, and what held
+SINCE = {
+    "backend": "transformers",
+    "quantize": None,
+}  # options that recipes written before there were these don't name, and what held
 
 
 def recipe_of(options: JobOptions) -> dict[str, Any]:
     """The options that decide what a label is, without those that the others leave no part to play."""
-    recipe = {name: getattr(options, name) for name in ("model", "prompt", *ENGINE)}
-    idle = {"keep"} if options.keep_tokens is not None else set()
+    recipe = {name: getattr(options, name) for name in ("model", "revision", "prompt", *ENGINE)}
+    idle = {"revision"} if options.revision is None else set()
+    idle |= {"keep"} if options.keep_tokens is not None else set()
     if options.strategy == "none":
         idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
     if options.temperature == 0:
@@ -36,18 +40,33 @@ def settle_recipe(output: Output, options: JobOptions) -> None:
     Raises:
         UsageError: the labels were made in another way, and `--allow-mixed` isn't given.
     """
-    recipe, found = recipe_of(options), output.read(NAME)
+    if not check_recipe(output, options):
+        output.put(NAME, (json.dumps(recipe_of(options), indent=2) + "\n").encode())
+
+
+def check_recipe(output: Output, options: JobOptions) -> bool:
+    """Hold `options` against the labels that are there; whether there are any.
+
+    Raises UsageError as `settle_recipe` does.
+    """
+    found = output.read(NAME)
     if found is None or not output.parquet_files("labels"):
-        output.put(NAME, (json.dumps(recipe, indent=2) + "\n").encode())
-        return
-    earlier = SINCE | json.loads(found)
-    differing = [name for name in (*earlier, *recipe) if earlier.get(name) != recipe.get(name)]
-    if differing and not options.allow_mixed:
-        changes = (
-            f"{name.replace('_', '-')} was {earlier.get(name)!r} and is {recipe.get(name)!r}"
-            for name in dict.fromkeys(differing)
-        )
+        return False
+    changes = changes_of(json.loads(found), recipe_of(options))
+    if changes and not options.allow_mixed:
         raise UsageError(
             f"--output {output.uri} holds labels made in another way: {'; '.join(changes)}. Give a new --output, or "
             "jobs/label.py --allow-mixed to have both kinds in one place"
         )
+    return True
+
+
+def changes_of(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+    """What differs between two recipes, in words."""
+    # Recipes written before models were pinned don't name a revision: it is taken to be this one.
+    earlier = SINCE | {name: recipe[name] for name in ("revision",) if name in recipe} | earlier
+    return [
+        f"{name.replace('_', '-')} was {earlier.get(name)!r} and is {recipe.get(name)!r}"
+        for name in dict.fromkeys((*earlier, *recipe))
+        if earlier.get(name) != recipe.get(name)
+    ]

@@ -9,6 +9,9 @@ TIME = pa.timestamp("us", tz="UTC")
 # A label says of each, in a column such as `encode_ms`, what its row took.
 STAGES = ("fetch", "preprocess", "encode", "prune", "prefill", "decode")
 
+# What a worker does before it can label: have the model's files here, load them, answer a trial sample.
+STARTING = ("download", "load", "trial")
+
 # Where the visual tokens lie on the image: per panel its token rows and columns, and its place in fractions of the
 # image. A sample's tokens are its panels' one after the other, row by row, so `kept_indices` can be drawn.
 GRID = pa.list_(
@@ -20,6 +23,19 @@ GRID = pa.list_(
             ("left", pa.float32()),
             ("bottom", pa.float32()),
             ("right", pa.float32()),
+        ]
+    )
+)
+
+# The images that a label is about, in the prompt's order: the first has the first so many panels of the grid and the
+# first so many visual tokens, and so on.
+IMAGES = pa.list_(
+    pa.struct(
+        [
+            ("image", pa.string()),
+            ("panels", pa.int32()),
+            ("visual_tokens", pa.int32()),
+            ("kept_tokens", pa.int32()),
         ]
     )
 )
@@ -42,6 +58,7 @@ LABELS = pa.schema(
         ("from_text", pa.int32()),
         ("from_saliency", pa.int32()),
         ("grid", GRID),
+        ("images", IMAGES),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
         ("batch_size", pa.int32()),
@@ -58,6 +75,8 @@ LABELS = pa.schema(
         ("labelled_at", TIME),
     ]
 )
+
+LATER = ("images",)  # columns that labels written before there were these don't have; they read as nulls
 
 REJECTS = pa.schema(
     [
@@ -81,9 +100,12 @@ RESULTS = pa.unify_schemas(
             [
                 ("error", pa.string()),
                 ("message", pa.string()),
+                ("worker_actor", pa.string()),
                 ("worker_started", pa.float64()),
+                *((f"worker_{step}_s", pa.float64()) for step in STARTING),
                 ("worker_device", pa.string()),
                 ("worker_instance", pa.string()),
+                ("worker_attention", pa.string()),
             ]
         ),
     ]

@@ -15,8 +15,10 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +26,7 @@ import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
 
 ROWS = 20_000
@@ -41,6 +44,14 @@ SUMMED = [
 ]
 
 
+class Device(NamedTuple):
+    """What a worker runs on: a processor or GPU, the cloud's name for the machine, and the attention that reads."""
+
+    device: str
+    instance: str | None = None
+    attention: str | None = None
+
+
 @dataclass
 class Tally:
     """What has come in so far."""
@@ -51,7 +62,10 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
-    devices: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # name: device and instance it runs on
+    devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
+    actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
+    gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missed
+    starts: dict[str, tuple[float, ...]] = field(default_factory=dict)  # name: seconds of `schema.STARTING`
 
     @property
     def rows(self) -> int:
@@ -59,8 +73,36 @@ class Tally:
 
     def worker_seconds(self, now: float) -> float:
         """How long workers have been held, idle time included."""
-        started = list(self.workers.values())  # at one moment: another thread may add to them
-        return sum(max(0.0, now - one) for one in started)
+        return sum(self._held(now).values())
+
+    def usd(self, now: float, tariff: Tariff) -> float | None:
+        """What that costs; None where it isn't known of a device. A worker that hasn't labelled yet hasn't said what it
+        runs on: it counts at the mean of the others' prices."""
+        if not tariff.is_given:
+            return None
+        devices, held = self.devices.copy(), self._held(now)  # copied: another thread may add to them
+        rates = {name: tariff.of(on.device, on.instance) for name, on in devices.items() if name in held}
+        known = [rate for rate in rates.values() if rate is not None]
+        if len(known) < len(rates):
+            return None
+        mean = sum(known) / len(known) if known else tariff.of(None, None) or 0.0
+        return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
+
+    def note_gone(self, alive: Collection[tuple[str, int]], now: float) -> None:
+        """Take note of which workers are not among those `alive`, by actor and process number."""
+        for name, actor in self.actors.copy().items():
+            if name not in self.gone and (actor, int(name.rpartition("/")[2])) not in alive:
+                self.gone[name] = now
+
+    def start_seconds(self) -> dict[str, list[float]]:
+        """By step of `schema.STARTING`, the seconds that each worker took for it."""
+        starts = list(self.starts.values())
+        return {step: [one[place] for one in starts] for place, step in enumerate(schema.STARTING)} if starts else {}
+
+    def _held(self, now: float) -> dict[str, float]:
+        """How long each worker has been held."""
+        workers = self.workers.copy()  # at one moment: another thread may add to them
+        return {name: max(0.0, self.gone.get(name, now) - started) for name, started in workers.items()}
 
 
 class Part:
@@ -143,11 +185,15 @@ class Sink:
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
-        known = ["worker", "worker_started", "worker_device", "worker_instance"]
+        starting = [f"worker_{step}_s" for step in schema.STARTING]
+        known = ["worker", "worker_actor", "worker_started", *(f"worker_{name}" for name in Device._fields), *starting]
         for row in table.group_by(known).aggregate([]).to_pylist():  # few, of many rows
             tally.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # a reject's worker may not have come to that
-                tally.devices[row["worker"]] = row["worker_device"], row["worker_instance"]
+                tally.devices[row["worker"]] = Device(*(row[f"worker_{name}"] for name in Device._fields))
+                tally.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
+            if row["worker_actor"] is not None:
+                tally.actors[row["worker"]] = row["worker_actor"]
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ message names those that exist.
 
 from __future__ import annotations
 
+import codecs
 import posixpath
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError, store_error
 from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read, stamp_of
-from adafv.pipeline.sources.rows import Columns
+from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.storage import Storage, has_scheme
 
 EXTENSIONS = {
@@ -32,6 +33,7 @@ EXTENSIONS = {
 TABLES = ("parquet", "jsonl", "tar")
 IMAGES_PER_UNIT = 256
 ROWS_PER_UNIT = 4096  # Parquet: row groups are gathered up to so many
+TALK = "conversations"  # what LLaVA's data sets call the column
 PEEKED = 100  # records read to learn which columns a JSONL file or a tar has
 
 
@@ -54,7 +56,7 @@ def open_source(uri: str, storage: Storage, columns: Columns) -> Source:
     if info.type == pafs.FileType.File:
         kind = _kind(path) or _sniff(filesystem, path, uri)
         if kind is None:
-            raise UsageError(f"--input {uri}: neither Parquet, nor JSONL, nor a tar, nor an image")
+            raise UsageError(f"--input {uri}: neither Parquet, nor JSON lines or a JSON list, nor a tar, nor an image")
         if kind == "images":
             folder, name = posixpath.split(uri)
             return Source(tuple(_image_units(folder, [name], columns)))
@@ -129,11 +131,11 @@ def _sniff(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
         return "parquet"
     if start[257:262] == b"ustar":
         return "tar"
-    return "jsonl" if start.lstrip().startswith(b"{") else None
+    return {b"{": "jsonl", b"[": "json"}.get(start.removeprefix(codecs.BOM_UTF8).lstrip()[:1])
 
 
 def _image_units(folder: str, names: Sequence[str], columns: Columns) -> Iterable[Unit]:
-    _check_prompt({columns.id, columns.image}, columns, folder)
+    _check_names([columns.id, columns.image], columns, folder)
     for start in range(0, len(names), IMAGES_PER_UNIT):
         yield Unit("images", folder, members=tuple(names[start : start + IMAGES_PER_UNIT]))
 
@@ -165,10 +167,7 @@ def _parquet_units(uri: str, storage: Storage, columns: Columns) -> list[Unit]:
             metadata, names = file.metadata, file.schema_arrow.names
     except READ_ERRORS as error:
         return [Unit("unreadable", uri, problem=f"no Parquet file can be read: {type(error).__name__}: {error}")]
-    for option, name in (("--id-column", columns.id), ("--image-column", columns.image)):
-        if name not in names:
-            raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
-    _check_prompt(set(names), columns, uri)
+    _check_names(names, columns, uri)
     return list(_row_groups(Unit("parquet", uri, stamp=stamp), metadata))
 
 
@@ -186,23 +185,29 @@ def _row_groups(whole: Unit, metadata: pq.FileMetaData) -> Iterable[Unit]:
 
 def _check_records(unit: Unit, storage: Storage, columns: Columns) -> None:
     """Look for the columns in a file's first records. Later ones may differ: they are rejected one by one."""
-    records = [record for record in islice(read(unit, storage, columns, images=False), PEEKED) if not record.reject]
+    peeked = islice(read(unit, storage, columns, images=False), PEEKED)
+    records = [record for record in peeked if record.columns and not (record.reject and unit.format == "tar")]
     names = {name for record in records for name in record.columns}
     if not records:
         return
-    if unit.format == "jsonl":
-        for option, name in (("--id-column", columns.id), ("--image-column", columns.image)):
-            if name not in names:
-                raise UsageError(
-                    f"{unit.uri} has no column {name!r}; {option} must be one of {', '.join(sorted(names))}"
-                )
-    _check_prompt(names, columns, unit.uri)
+    if unit.format == "tar":
+        names |= {columns.id, columns.image}  # which its members' names and images are, where there are any
+    _check_names(sorted(names), columns, unit.uri)
 
 
-def _check_prompt(names: set[str], columns: Columns, uri: str) -> None:
-    missing = [name for name in columns.prompt_columns if name not in names]
+def _check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
+    """Raise a UsageError if a column is missing. A conversation may be about no image."""
+    talk, needed = columns.conversations, [("--id-column", columns.id)]
+    needed += [("--image-column", columns.image)] if talk is None else [("--conversations-column", talk)]
+    for option, name in needed:
+        if name not in names:
+            raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
+    missing = [name for name in columns.needed if name not in names]
     if missing:
+        hint = "a fixed text such as --prompt 'Describe the image.' needs none"
+        if columns.question in missing and TALK in names:
+            hint = f"for conversations in LLaVA's format give --conversations-column {TALK}"
         raise UsageError(
             f"--prompt {columns.prompt!r} names {', '.join(missing)}, which {uri} doesn't have; it has "
-            f"{', '.join(sorted(names))} (a fixed text such as --prompt 'Describe the image.' needs none)"
+            f"{', '.join(sorted(names))} ({hint})"
         )

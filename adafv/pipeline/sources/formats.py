@@ -1,19 +1,23 @@
-"""Reading the four input formats: a `Unit` of input in, its records out, in order, one at a time.
+"""Reading the input formats: a `Unit` of input in, its records out, in order, one at a time.
 
 A unit is what one task reads: some row groups of a Parquet file, a JSONL file, a tar, or a few hundred images. The
 same readers serve the planning pass, which needs only ids and skips the images, and the run itself; both must count
-records alike, because the plan speaks of a unit's records by number; a file that was replaced in between is not read.
-A file that can't be read, or whose end can't, gives a record with a reject in place of what is missing.
+records alike, because the plan speaks of a unit's records by number; a file that was replaced in between is not read. A
+row that asks several questions is as many records (`questions`). A file that can't be read, or whose end can't, gives a
+record with a reject in place of what is missing.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import posixpath
+import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,13 +25,16 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.rejects import Reject, clean
-from adafv.pipeline.sources.rows import Columns, Record, Unreadable
+from adafv.pipeline.sources.questions import expand
+from adafv.pipeline.sources.records import Columns, Record, Unreadable
+from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.storage import Storage
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 PARQUET_BATCH = 64  # rows held at once; they may carry images
 LINE_LIMIT = 16 * 2**20  # bytes of one JSONL line, or of one metadata member of a tar
 READ_ERRORS = (OSError, EOFError, pa.ArrowException, tarfile.TarError, zlib.error)
+_OPENING, _COMMA, _CLOSING = (re.compile(rf"[ \t\r\n]*{sign}[ \t\r\n]*") for sign in (r"\[", ",", r"\]"))
 Stamp = tuple[int, int]  # size in bytes, and when it was modified, in ns
 
 
@@ -67,7 +74,12 @@ def read(
     """
     if unit.format == "parquet":
         return _read_parquet(unit, storage, columns, images, idle)
-    return READERS[unit.format](unit, storage, columns, images)
+    records = READERS[unit.format](unit, storage, columns, images)
+    return (one for record in records for one in _asked(record, columns))
+
+
+def _asked(record: Record, columns: Columns) -> Iterator[Record]:
+    return expand(record, columns, id_of(record.columns.get(columns.id)))
 
 
 def stamp_of(filesystem: pyarrow.fs.FileSystem, path: str) -> Stamp:
@@ -95,29 +107,55 @@ def _read_parquet(
 ) -> Iterator[Record]:
     """The rows of some row groups; those of which all rows are idle are not read, which spares a small sample most of a
     data set with its images. Rows whose image column is damaged are rejected by id."""
-    number = unit.first
+    number, done = unit.first, 0
     try:
         with _open(unit, storage, streamed=False) as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
-            wanted = [name for name in (columns.wanted if images else (columns.id,)) if name in file.schema_arrow.names]
+            narrow = _counted_by(file.schema_arrow, columns)
+            wanted = [name for name in columns.wanted if name in file.schema_arrow.names] if images else narrow
             for group in unit.groups:
-                count, done = file.metadata.row_group(group).num_rows, number - unit.first
+                count = _count(file, group, narrow, columns) if done < len(idle) else 0
                 passed = idle[done : done + count]
-                records: Iterable[tuple[dict[str, Any], Reject | None]] = (
-                    [({}, None)] * count
-                    if len(passed) == count and all(passed)
-                    else _read_group(file, group, wanted, columns.id)
-                )
-                for values, reject in records:
-                    yield Record(f"{unit.uri}#{number}", unit.root, values, reject)
-                    number += 1
+                if count and len(passed) == count and all(passed):
+                    yield from (Record(f"{unit.uri}#{number + i}", unit.root, {}) for i in range(count))
+                    done += count
+                else:
+                    for row, (values, reject) in enumerate(_read_group(file, group, wanted, narrow), number):
+                        for one in _asked(Record(f"{unit.uri}#{row}", unit.root, values, reject), columns):
+                            yield one
+                            done += 1
+                number += file.metadata.row_group(group).num_rows
     except READ_ERRORS as error:
         yield _rest_unreadable(unit, number, error)
 
 
+def _counted_by(schema: pa.Schema, columns: Columns) -> list[str]:
+    """The columns that say which records a file's rows are: the ids, and what may ask several questions."""
+    names = [columns.id]
+    if columns.conversations is not None:
+        names.append(columns.conversations)
+    elif columns.asks and columns.question in schema.names and pa.types.is_nested(schema.field(columns.question).type):
+        names.append(columns.question)
+    return [name for name in dict.fromkeys(names) if name in schema.names]
+
+
+def _count(file: pq.ParquetFile, group: int, narrow: list[str], columns: Columns) -> int:
+    """How many records a row group has."""
+    if len(narrow) == 1:
+        return file.metadata.row_group(group).num_rows
+    records = (Record("", "", values, reject) for values, reject in _read_group(file, group, narrow, narrow))
+    return sum(1 for record in records for _ in _asked(record, columns))
+
+
 def _read_group(
-    file: pq.ParquetFile, group: int, wanted: list[str], id: str
+    file: pq.ParquetFile, group: int, wanted: list[str], narrow: list[str]
 ) -> Iterator[tuple[dict[str, Any], Reject | None]]:
+    """The rows of a group. Where the wanted columns are damaged, the rest is rejected by the narrow ones, as a pass
+    over these alone has it.
+
+    Where those are damaged, and are the ids alone, the rest is rejected without. But where how many records a row is
+    hangs on them, what follows has no number any more, and the error is raised.
+    """
     done = 0
     try:
         for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=wanted):
@@ -125,19 +163,15 @@ def _read_group(
                 yield values, None
                 done += 1
     except READ_ERRORS as error:
+        if wanted == narrow and len(narrow) > 1:
+            raise
         reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
-        for values in _surviving_ids(file, group, id, skip=done):
+        if wanted == narrow:
+            left = file.metadata.row_group(group).num_rows - done
+            yield from (({narrow[0]: None}, reject) for _ in range(left))
+            return
+        for values, _ in islice(_read_group(file, group, narrow, narrow), done, None):
             yield values, reject
-
-
-def _surviving_ids(file: pq.ParquetFile, group: int, column: str, skip: int) -> Iterable[dict[str, Any]]:
-    """The ids of a row group whose other columns are damaged, or None for each where the ids are damaged as well."""
-    count = file.metadata.row_group(group).num_rows
-    try:
-        ids = file.read_row_group(group, columns=[column]).column(column).to_pylist()
-    except (*READ_ERRORS, ValueError):
-        ids = [None] * count
-    return [{column: value} for value in ids[skip:]]
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -186,6 +220,49 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes | None]:
             rest, overlong = b"", True
     if rest or overlong:
         yield None if overlong else rest
+
+
+def _read_json(unit: Unit, storage: Storage, columns: Columns, images: bool) -> Iterator[Record]:
+    """The objects of a file that is one JSON list, as LLaVA's data sets are. It is never in memory as a whole."""
+    number = 0
+    try:
+        with _open(unit, storage, streamed=True) as stream:
+            for values in _elements(stream):
+                place = f"{unit.uri}#{number}"
+                if isinstance(values, dict):
+                    yield Record(place, unit.root, values)
+                else:
+                    problem = f"a JSON {type(values).__name__}, not an object"
+                    yield Record(place, unit.root, {}, Reject("bad_row", problem))
+                number += 1
+    except (*READ_ERRORS, ValueError, RecursionError) as error:  # the last two: no JSON from here on
+        yield _rest_unreadable(unit, number, error)
+
+
+def _elements(stream: pa.NativeFile) -> Iterator[Any]:
+    """The elements of the JSON list in a stream. Raises ValueError where it is none, or one is over `LINE_LIMIT`."""
+    decode, parse = codecs.getincrementaldecoder("utf-8-sig")().decode, json.JSONDecoder().raw_decode
+    text, at, ended, before = "", 0, False, _OPENING
+    while True:
+        found = before.match(text, at)
+        start = found.end() if found else at
+        if (found or before is _COMMA) and _CLOSING.match(text, start):
+            return
+        if not found and (ended or text[at:].strip()):
+            raise ValueError(f"{text[at : at + 20]!r}, where a list must begin, go on or end")
+        try:
+            element, end = parse(text, start)
+        except ValueError:
+            if ended or len(text) - at > LINE_LIMIT:
+                raise
+            end = len(text)
+        if found and (ended or end < len(text)):  # else it may go on
+            yield element
+            at, before = end, _COMMA
+        else:
+            block = stream.read(2**20)
+            ended = not block
+            text, at = text[at:] + decode(block, final=ended), 0
 
 
 def _json_record(place: str, root: str, line: bytes | None) -> Record:
@@ -308,6 +385,7 @@ def _rest_unreadable(unit: Unit, number: int, error: BaseException) -> Record:
 Reader = Callable[[Unit, Storage, Columns, bool], Iterator[Record]]
 READERS: dict[str, Reader] = {  # of all but Parquet
     "jsonl": _read_jsonl,
+    "json": _read_json,
     "tar": _read_tar,
     "images": _read_images,
     "unreadable": _read_nothing,

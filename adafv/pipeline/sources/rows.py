@@ -1,67 +1,37 @@
 """The row that travels: what a source makes of a record, and the Arrow tables between stages.
 
-A `Record` is what a file holds: named columns of any type. A `Row` is what the job needs of it, with the prompt
-filled in, so that the other columns need not travel. Whatever a column may hold, `row_of` makes a row of it: of a
-record that is no good, a row with its reject.
+A `Record` is what a file holds: named columns of any type, and which of its questions is meant where it asks several. A
+`Row` is what the job needs of it, with the prompt filled in, so that the other columns need not travel. Whatever a
+column may hold, `row_of` makes a row of it: of a record that is no good, a row with its reject.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from adafv.pipeline.rejects import Reject, clean, public_uri
-from adafv.pipeline.storage import has_scheme
-
-if TYPE_CHECKING:
-    from adafv.pipeline.options import JobOptions
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns of a record mean what, and what to ask."""
-
-    id: str
-    image: str
-    question: str
-    prompt: str
-    prompt_columns: tuple[str, ...]
-    image_root: str | None
-
-    @classmethod
-    def of(cls, job: JobOptions) -> Columns:
-        root = job.image_root
-        root = root if root is None or has_scheme(root) else os.path.abspath(root)
-        return cls(job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns)))
+from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One entry of an input file.
+class RowImage:
+    """An image of a row.
 
     Attributes:
-        place: where it lies: the file's URI, `#`, and its number or name in it.
-        root: the folder that a relative image path is relative to.
-        columns: its values by name.
-        reject: why it could not be read.
+        name: what the outputs say of it: its path or URI, without secrets, or the place of the row that has it.
+        uri: what is still to be fetched, relative to the row's `image_root` unless absolute.
+        data: the encoded image.
     """
 
-    place: str
-    root: str
-    columns: dict[str, Any]
-    reject: Reject | None = None
-
-
-class Unreadable:
-    """Stands for a value that its file format could not turn into a Python object."""
+    name: str
+    uri: str | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,36 +40,52 @@ class Row:
 
     Attributes:
         id: None only in rejects.
-        image: what the outputs say of the image: its path or URI, without secrets, or the place of the row that has it.
-        image_uri: what is still to be fetched, relative to `image_root` unless absolute.
-        image_bytes: the encoded image.
-        question: as in the input; `prompt`: as the model will be asked.
+        image: what the outputs say of its image: the name of the first, or in a reject of the one at fault; the place
+            of the row where it has none.
+        images: those that the prompt shows, in its order.
+        question: as in the input; `prompt`: as the model will be asked, without what marks images.
+        turns: what is said, where that isn't just the prompt behind its images.
     """
 
     id: str | None
     image: str
-    image_uri: str | None = None
+    images: tuple[RowImage, ...] = ()
     image_root: str | None = None
-    image_bytes: bytes | None = None
     question: str | None = None
     prompt: str | None = None
+    turns: tuple[Turn, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
 
+    @property
+    def conversation(self) -> tuple[Turn, ...]:
+        """What is said, the prompt last."""
+        return self.turns or (Turn.asking(self.prompt or "", len(self.images)),)
+
     def rejected(self, reject: Reject) -> Row:
-        """This row as a reject: without its image, which nobody needs any more."""
-        return replace(self, reject=reject, image_bytes=None, image_uri=None)
+        """This row as a reject: without its images, which nobody needs any more."""
+        return replace(self, reject=reject, images=(), turns=())
+
+    def rejected_for(self, number: int, reject: Reject) -> Row:
+        """This row as a reject because of one of its images, which is named where there are several."""
+        row = replace(self, image=self.images[number].name)
+        if len(self.images) > 1:
+            reject = Reject(reject.error, f"image {number + 1} of {len(self.images)}: {reject.message}")
+        return row.rejected(reject)
 
 
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("image", pa.string()),
-        ("image_uri", pa.string()),
+        (
+            "images",
+            pa.list_(pa.struct([("name", pa.string()), ("uri", pa.string()), ("data", pa.large_binary())])),
+        ),
         ("image_root", pa.string()),
-        ("image_bytes", pa.large_binary()),
         ("question", pa.string()),
         ("prompt", pa.string()),
+        ("turns", pa.list_(pa.struct([("role", pa.string()), ("parts", pa.list_(pa.string()))]))),
         ("fetch_ms", pa.float64()),
         ("error", pa.string()),
         ("message", pa.string()),
@@ -114,6 +100,8 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 def to_dict(row: Row) -> dict[str, Any]:
     """The row by column of `SCHEMA`."""
     values = {name: getattr(row, name) for name in SCHEMA.names if name not in ("error", "message")}
+    values["images"] = [{"name": one.name, "uri": one.uri, "data": one.data} for one in row.images]
+    values["turns"] = [{"role": turn.role, "parts": turn.parts} for turn in row.turns]
     if row.reject is not None:
         values |= {"error": row.reject.error, "message": row.reject.message}
     return values
@@ -125,7 +113,9 @@ def from_table(table: pa.Table) -> list[Row]:
 
 def _from_dict(values: dict[str, Any]) -> Row:
     error, message = values.pop("error"), values.pop("message")
-    return Row(**values, reject=Reject(error, message) if error else None)
+    images = tuple(RowImage(**image) for image in values.pop("images"))
+    turns = tuple(Turn(turn["role"], tuple(turn["parts"])) for turn in values.pop("turns"))
+    return Row(**values, images=images, turns=turns, reject=Reject(error, message) if error else None)
 
 
 def id_of(value: Any) -> str | None:
@@ -138,7 +128,7 @@ def id_of(value: Any) -> str | None:
 def row_of(record: Record, columns: Columns) -> Row:
     """The row of a record. Never raises."""
     values = record.columns
-    question = values.get(columns.question)
+    question = record.exchanges[-1].question if record.exchanges else values.get(columns.question)
     row = Row(
         id=id_of(values.get(columns.id)),
         image=record.place,
@@ -149,7 +139,14 @@ def row_of(record: Record, columns: Columns) -> Row:
         return row.rejected(record.reject)
     if row.id is None:
         return row.rejected(_bad_id(columns.id, values.get(columns.id)))
-    return _with_prompt(_with_image(row, values.get(columns.image), columns.image), values, columns)
+    given = values.get(columns.image)
+    row = _with_images(row, given, columns)
+    row = _with_prompt(row, values | ({columns.question: question} if record.exchanges else {}), columns)
+    if row.reject is not None:
+        return row
+    if columns.conversations is not None:
+        return _with_turns(row, record, columns)
+    return _with_marked(row, columns) if isinstance(given, list) else row
 
 
 def _bad_id(column: str, value: Any) -> Reject:
@@ -158,20 +155,36 @@ def _bad_id(column: str, value: Any) -> Reject:
     return Reject("missing_id", f"column {column!r} is of type {type(value).__name__}; an id is a text or an integer")
 
 
-def _with_image(row: Row, value: Any, column: str) -> Row:
+def _with_images(row: Row, value: Any, columns: Columns) -> Row:
+    """With the images of a column: one, or a list. A conversation may be about none."""
+    if isinstance(value, list):
+        images = [_image(one, f"{row.image}/{number}", columns.image) for number, one in enumerate(value, 1)]
+    elif columns.conversations is not None and (value is None or value == ""):
+        images = []
+    else:
+        images = [_image(value, row.image, columns.image)]
+    names = [RowImage(row.image) if isinstance(one, Reject) else one for one in images]
+    whole = replace(row, image=names[0].name if names else row.image, images=tuple(names))
+    for number, one in enumerate(images):
+        if isinstance(one, Reject):
+            return whole.rejected_for(number, one)
+    return whole
+
+
+def _image(value: Any, place: str, column: str) -> RowImage | Reject:
+    """The image that a value stands for; without a path or URI it is named by its place."""
     path = None
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
         value, path = value.get("bytes"), value.get("path")
         value = path if value is None else value
-    image = public_uri(clean(path)) if isinstance(path, str) and path else row.image
     if isinstance(value, bytes):
-        return replace(row, image=image, image_bytes=value)
+        return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value)
     if isinstance(value, str) and value:
-        return replace(row, image=public_uri(clean(value)), image_uri=clean(value))
+        return RowImage(public_uri(clean(value)), uri=clean(value))
     if value is None or value == "":
-        return row.rejected(Reject("image_missing", f"column {column!r} is null, absent or empty"))
-    wanted = "bytes, a {bytes, path} struct, or a path or URI"
-    return row.rejected(Reject("bad_row", f"column {column!r} is of type {type(value).__name__}; it must be {wanted}"))
+        return Reject("image_missing", f"column {column!r} is null, absent or empty")
+    wanted = "bytes, a {bytes, path} struct, a path or URI, or a list of them"
+    return Reject("bad_row", f"column {column!r} is of type {type(value).__name__}; it must be {wanted}")
 
 
 def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
@@ -189,3 +202,33 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
             )
         texts[name] = clean(str(value))
     return replace(row, prompt=clean(columns.prompt).format_map(texts))
+
+
+def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
+    """With the turns of a conversation, and of its images those that have been shown by the question's time."""
+    if record.marked != len(row.images):
+        return row.rejected(_mismatch("conversation", record.marked, len(row.images), columns.image))
+    turns = turns_of(record.exchanges[:-1], row.prompt or "")
+    shown = row.images[: sum(turn.images for turn in turns)]
+    return replace(row, images=shown, image=shown[0].name if shown else record.place, turns=turns, prompt=_words(turns))
+
+
+def _with_marked(row: Row, columns: Columns) -> Row:
+    """With the images of a list where the prompt shows them; where it shows none, they stand before it."""
+    marked = (row.prompt or "").count(MARKER)
+    if not marked:
+        return row
+    if marked != len(row.images):
+        return row.rejected(_mismatch("prompt", marked, len(row.images), columns.image))
+    turns = (Turn("user", parts_of(row.prompt or "")),)
+    return replace(row, turns=turns, prompt=_words(turns))
+
+
+def _mismatch(where: str, marked: int, given: int, column: str) -> Reject:
+    message = f"the {where} shows {marked} images ({MARKER}) and column {column!r} has {given}"
+    return Reject("bad_row" if given else "image_missing", message)
+
+
+def _words(turns: tuple[Turn, ...]) -> str:
+    """What the last turn says."""
+    return " ".join(part for part in turns[-1].parts if part is not None)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.isolation import Failure, Handler, Isolated, work
 from adafv.pipeline.outputs import schema
+from adafv.pipeline.prices import Tariff
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.storage import Storage
 from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
-from adafv.pipeline.workers.samples import samples_of
+from adafv.pipeline.workers.samples import NAMES, samples_of
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
+    from adafv.pipeline.gate import Gate
 
 KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
 FROM_LABEL = [
@@ -64,6 +66,7 @@ class WorkerOptions:
         threads: of torch, on a CPU.
         batch_timeout: seconds without progress after which a batch counts as hung.
         handler: makes what does the work, of these options; a test may give one that misbehaves.
+        gate: closed when no more batches may begin; None where they always may.
     """
 
     model: str
@@ -71,10 +74,11 @@ class WorkerOptions:
     engine: EngineOptions
     storage: Storage
     run_id: str
-    price_per_hour: float | None
+    tariff: Tariff
     threads: int
     batch_timeout: float
     handler: Callable[[WorkerOptions], Handler]
+    gate: Gate | None = None
 
 
 class Worker:
@@ -83,18 +87,23 @@ class Worker:
     """
 
     def __init__(self, options: WorkerOptions) -> None:
-        self._process = Isolated(partial(options.handler, options), options.batch_timeout)
+        self._process = Isolated(partial(options.handler, replace(options, gate=None)), options.batch_timeout)
+        self._gate = options.gate
         self._common = {
             "run_id": options.run_id,
             "worker": f"{socket.gethostname()}/{os.getpid()}",
+            "worker_actor": _actor(),
             "worker_started": time.time(),
         }
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Samples and rejects (`samples.SCHEMA`) in, labels and rejects (`schema.RESULTS`) out."""
+        """Samples and rejects (`samples.SCHEMA`) in, labels and rejects (`schema.RESULTS`) out. Of samples that the
+        gate doesn't admit nothing comes out."""
         rejected = table.filter(pc.is_valid(table.column("error")))
         results = [_results(rejected.select([*KEPT, "error", "message"]))]
         good = table.filter(pc.is_null(table.column("error")))
+        if self._gate is not None:
+            good = self._gate.admit(good)
         if good.num_rows:
             answers, failures = work(self._process, good)
             results += answers
@@ -125,6 +134,13 @@ def _failed(row: pa.Table, failure: Failure) -> pa.Table:
     return pa.Table.from_pylist([values | {"error": reject.error, "message": reject.message}], schema=schema.RESULTS)
 
 
+def _actor() -> str | None:
+    """Ray's name of the actor that this is; None outside of Ray."""
+    import ray  # here: the child process, which has the model, does without
+
+    return ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+
+
 class Labelling:
     """The work itself, in the child process: the engine, and what it says of each row."""
 
@@ -134,31 +150,40 @@ class Labelling:
         from adafv.engine import Engine
         from adafv.hardware import instance_type, keep_freed_memory
 
-        self._options = options
         torch.set_num_threads(options.threads)
         keep_freed_memory()
+        times = [time.perf_counter()]
         engine = resolve_text_tower(options.engine, options.storage)
-        self._engine = Engine.load(resolve_model(options.path, options.storage), engine)
+        path = resolve_model(options.path, options.storage)
+        times.append(time.perf_counter())
+        self._engine = Engine.load(path, engine)
+        times.append(time.perf_counter())
         self._engine.try_out()
-        self._device, self._instance = self._engine.device_name, instance_type()
+        times.append(time.perf_counter())
+        device, instance = self._engine.device_name, instance_type()
+        self._price = options.tariff.of(device, instance)
+        self._common = {
+            "model": options.model,
+            "strategy": options.engine.strategy,
+            "worker_device": device,
+            "worker_instance": instance,
+            "worker_attention": self._engine.attention_name,
+            **{f"worker_{step}_s": b - a for step, a, b in zip(schema.STARTING, times, times[1:], strict=False)},
+        }
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         samples = samples_of(table)
         start = time.perf_counter()
         labels = self._label(samples, on_progress)
         seconds = (time.perf_counter() - start) / len(samples)
-        price = self._options.price_per_hour
-        common = {
-            "model": self._options.model,
-            "strategy": self._options.engine.strategy,
+        common = self._common | {
             "gpu_seconds": seconds,
-            "cost_usd": None if price is None else seconds * price / 3600,
+            "cost_usd": None if self._price is None else seconds * self._price / 3600,
             "labelled_at": datetime.now(UTC),
-            "worker_device": self._device,
-            "worker_instance": self._instance,
         }
-        given = table.select(KEPT).to_pylist()
-        results = [row | columns_of(label) | common for row, label in zip(given, labels, strict=True)]
+        given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
+        each = zip(given, labels, names, strict=True)
+        results = [row | columns_of(label, shown) | common for row, label, shown in each]
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
@@ -177,8 +202,9 @@ class Labelling:
             raise
 
 
-def columns_of(label: Label) -> dict[str, Any]:
-    """The label's own columns of the output."""
+def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:
+    """The label's own columns of the output; its images are named."""
     columns = {name: getattr(label, name) for name in FROM_LABEL}
     grid = [{name: getattr(panel, name) for name in schema.GRID.value_type.names} for panel in label.grid]
-    return columns | {"grid": grid}
+    shown = [{"image": image} | asdict(part) for image, part in zip(images, label.parts, strict=True)]
+    return columns | {"grid": grid, "images": shown}

@@ -1,45 +1,89 @@
-"""Where a model's files are on this node, for each way in which `--model` can name it."""
+"""Where a model's files are on this node, for each way in which `--model` can name it.
+
+What an s3:// prefix holds is downloaded once per node, into a folder of its own for each version of the model: the
+names, sizes and ETags that the store lists. So a file that is there, with its size, is that version's and whole, for it
+gets its name only when its bytes have been checked: a download that is cut off goes on with the files that it lacks. A
+lock keeps the node's processes from downloading at once, and the kernel frees it when its holder dies.
+
+A run is held to the version that it began with: were the model replaced in the middle of a night, the workers that come
+later would label with another.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adafv.pipeline.objects import S3Object
+from adafv.pipeline.s3 import md5
 from adafv.pipeline.storage import Storage, is_s3, split_s3
+from adafv.pipeline.workers import hub
 from adafv.testbed import CHECKPOINTS
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions
 
-COMPLETE = ".complete"
+WEIGHTS = ".safetensors"
+UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")  # weights in formats unread here
 THREADS, RANGE = 8, 16 * 2**20  # so many ranges of so many bytes are downloaded at once
+FILES = 2  # at once: while one is checked the next is downloaded
+VERSION = re.compile(r"(s3://.*)#([0-9a-f]{16})", re.DOTALL)
 
 
-def resolve_model(name: str, storage: Storage) -> str:
-    """`name` as a folder or hub id. The testbed's models are embedded; an s3:// prefix is downloaded once per node."""
+@dataclass(frozen=True)
+class Listed:
+    """A file of a model, as the store lists it."""
+
+    name: str
+    size: int
+    etag: str
+
+    @property
+    def is_weights(self) -> bool:
+        return self.name.endswith(WEIGHTS)
+
+
+def resolve_model(name: str, storage: Storage, weights: bool = True) -> str:
+    """`name` as a folder or hub id. The testbed's models are embedded; an s3:// prefix, or a repository of the hub at
+    one commit, is downloaded once per node.
+
+    Args:
+        weights: whether they are needed. What prepares rows does without, and so do the nodes that do nothing else.
+
+    Raises:
+        OSError: it can't be had, or is another version than `pinned` says.
+        ValueError: a file's name leaves the folder.
+    """
     if name in CHECKPOINTS:
         from adafv.testbed.model import checkpoint
 
         return str(checkpoint(name))
-    return str(_download(name, storage)) if is_s3(name) else name
+    return str(_download(name, storage, weights)) if is_s3(name) else str(hub.downloaded(name, weights) or name)
 
 
-def resolve_text_tower(options: EngineOptions, storage: Storage) -> EngineOptions:
+def resolve_text_tower(options: EngineOptions, storage: Storage, weights: bool = True) -> EngineOptions:
     """`options` with their text tower, if they have one, as a folder or hub id."""
     tower = options.text_tower
-    return options if tower is None else replace(options, text_tower=resolve_model(tower, storage))
+    return options if tower is None else replace(options, text_tower=resolve_model(tower, storage, weights))
 
 
-def absolute_model(name: str) -> str:
-    """A local folder by its full path: the workers' current folder is another."""
+def pinned(name: str, storage: Storage, commit: str | None = None) -> str:
+    """`name` for a run's workers: of an s3:// prefix with its version, of a hub id with its commit, if that is given,
+    of a folder with its full path, since their current folder is another. Errors as for `resolve_model`."""
+    if commit is not None:
+        return hub.pinned(name, commit)
+    if is_s3(name):
+        return f"{name}#{_version(_listing(name, storage))}"
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
@@ -48,46 +92,118 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ADAFV_CACHE") or Path.home() / ".cache" / "adafv")
 
 
-def _download(uri: str, storage: Storage) -> Path:
-    """The files under `uri`. A lock keeps the node's processes from downloading twice, and a marker that is written
-    last tells a whole download from one that was cut off."""
-    name = hashlib.blake2b(f"{storage.endpoint} {uri}".encode(), digest_size=8).hexdigest()
-    folder = cache_folder() / "models" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / COMPLETE).exists():
-            shutil.rmtree(folder)  # what was cut off is begun again: the model may be another by now
-            folder.mkdir()
-            _download_files(uri, folder, storage)
-            (folder / COMPLETE).touch()
+def _download(name: str, storage: Storage, weights: bool) -> Path:
+    """The folder with the files of `name`, which are there afterwards; the weights if they are asked for."""
+    found = VERSION.fullmatch(name)
+    uri, wanted = (found[1], found[2]) if found else (name, None)
+    files = _listing(uri, storage)
+    version = _version(files)
+    if wanted not in (None, version):
+        raise OSError(f"--model {uri} was replaced since the run began")
+    place = hashlib.blake2b(f"{storage.endpoint} {uri}".encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "models" / place / version
+    for kind, part in (("rest", [file for file in files if not file.is_weights]),
+                       ("weights", [file for file in files if file.is_weights and weights])):  # fmt: skip
+        if _missing(part, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f"{version}.{kind}.lock")):
+                _download_files(uri, _missing(part, folder), folder, storage)
     return folder
 
 
-def _download_files(uri: str, folder: Path, storage: Storage) -> None:
+def _listing(uri: str, storage: Storage) -> list[Listed]:
+    """The model's files, without those that nobody reads."""
     bucket, prefix = split_s3(uri.rstrip("/") + "/")
-    client = storage.client()
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ())]
-    files = [name for name in names if name and not name.endswith("/")]
+    pages = storage.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = (item for page in pages for item in page.get("Contents", ()))
+    files = [Listed(item["Key"].removeprefix(prefix), item["Size"], item["ETag"]) for item in found]
+    files = [file for file in files if file.name and not file.name.endswith(("/", *UNREAD))]
     if not files:
         raise FileNotFoundError(f"--model {uri}: there is nothing")
-    for name in files:
-        target = (folder / name).resolve()
+    return sorted(files, key=lambda file: file.name)
+
+
+def _version(files: Sequence[Listed]) -> str:
+    text = "\n".join(f"{file.name} {file.size} {file.etag}" for file in files)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _missing(files: Sequence[Listed], folder: Path) -> list[Listed]:
+    """Those that aren't there, or not with their size."""
+
+    def size(file: Listed) -> int | None:
+        try:
+            return (folder / file.name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    return [file for file in files if size(file) != file.size]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """While this lasts no other process of the node is in here."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download_files(uri: str, files: Sequence[Listed], folder: Path, storage: Storage) -> None:
+    bucket, prefix = split_s3(uri.rstrip("/") + "/")
+    needed, free = sum(file.size for file in files), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"--model {uri} needs {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left; set ADAFV_CACHE to "
+            "a folder on a larger disk",
+        )
+    client = storage.client(attempts=1)
+
+    def download(file: Listed) -> None:
+        target = (folder / file.name).resolve()
         if not target.is_relative_to(folder.resolve()):
-            raise ValueError(f"--model {uri} holds {name!r}, which leaves the folder")
+            raise ValueError(f"--model {uri} holds {file.name!r}, which leaves the folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _download_file(S3Object(storage.client(attempts=1), bucket, prefix + name), target)
+        source = S3Object(client, bucket, prefix + file.name)
+        if (source.size, source.etag) != (file.size, file.etag):
+            raise OSError(f"--model {uri}: {file.name} was replaced while the model was being downloaded")
+        part = target.with_name(f"{target.name}.part")
+        _download_file(source, part)
+        part.rename(target)
+
+    with ThreadPoolExecutor(FILES) as threads:
+        list(threads.map(download, files))
 
 
 def _download_file(source: S3Object, target: Path) -> None:
-    """Several ranges at once, each checked for its length, and the whole by its ETag where that is its MD5."""
+    """Several ranges at once, each checked for its length and version, and the whole by its ETag as far as that is made
+    of MD5s."""
     with target.open("w+b") as file, ThreadPoolExecutor(THREADS) as threads:
 
         def fetch(start: int) -> None:
             os.pwrite(file.fileno(), source.range(start, min(RANGE, source.size - start)), start)
 
         list(threads.map(fetch, range(0, source.size, RANGE)))
-        if source.md5 not in (None, hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()):
-            raise OSError(f"{target.name} was downloaded, but doesn't match its ETag")
+        if not _matches(source, file.fileno()):
+            raise OSError(f"{target.name.removesuffix('.part')} was downloaded, but doesn't match its ETag")
         os.fsync(file.fileno())
+
+
+def _matches(source: S3Object, file: int) -> bool:
+    """Whether the file is what its ETag says: the MD5 of the whole, or of its parts' MD5s. Other ETags say nothing."""
+    if source.md5 is not None:
+        return _md5(file, 0, source.size).hex() == source.md5
+    parts = source.parts()
+    if parts is None:
+        return True
+    digests = [_md5(file, start, parts.size) for start in range(0, source.size, parts.size)]
+    return md5(b"".join(digests)) == parts.md5
+
+
+def _md5(file: int, start: int, length: int) -> bytes:
+    """Of `length` bytes of the file from `start` on, or as many as there are."""
+    digest = hashlib.md5(usedforsecurity=False)
+    while length and (data := os.pread(file, min(length, RANGE), start)):
+        digest.update(data)
+        start, length = start + len(data), length - len(data)
+    return digest.digest()

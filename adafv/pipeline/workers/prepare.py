@@ -1,4 +1,4 @@
-"""The CPU stage: decode an image, cut it into crops and tokenise its prompt.
+"""The CPU stage: decode a row's images, cut them into crops and tokenise its prompt.
 
 Decoders are C code that reads what strangers wrote. So this is done in a child process (`isolation`), with bounds on
 its time and memory: whatever a picture does to its decoder, it costs that picture alone.
@@ -7,7 +7,7 @@ its time and memory: whatever a picture does to its decoder, it costs that pictu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class Preparation:
     """The stage, as it is sent to the tasks.
 
     Attributes:
-        max_pixels, max_bytes: of an image; larger ones are rejected.
+        max_pixels, max_bytes: of a row's images together; rows with more are rejected.
         timeout: seconds that one row may take.
         handler: makes what does the work, of this; a test may give one that misbehaves.
     """
@@ -83,53 +83,73 @@ def _process(preparation: Preparation) -> Isolated:
 
 
 class Preparing:
-    """The work itself, in the child process. Neighbours that share an image share its decoding."""
+    """The work itself, in the child process. Neighbours that share images share their decoding."""
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparer = load_preparer(preparation.model, preparation.engine, preparation.storage)
         self._max_pixels = preparation.max_pixels
-        self._data: bytes | None = None
-        self._image: Image.Image | Reject | None = None
+        self._known: dict[bytes, Image.Image | Reject] = {}  # the last row's
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         prepared = []
         for number in range(table.num_rows):  # one at a time: the encoded images may be large
             [row] = rows.from_table(table.slice(number, 1))
-            prepared.append(self._prepare(row))
-            on_progress()
+            prepared.append(self._prepare(row, on_progress))
         return samples.to_table(prepared)
 
     def is_spent(self, error: BaseException) -> bool:
         return False
 
-    def _prepare(self, row: Row) -> tuple[Row, Sample | None, float]:
+    def _prepare(self, row: Row, on_progress: Callable[[], None]) -> tuple[Row, Sample | None, float]:
         start = time.perf_counter()
-        image = self._decode(row.image_bytes or b"")
-        sample = image if isinstance(image, Reject) else _sample(self._preparer, row, image)
+        images = self._decode(row, on_progress)
+        sample = images if isinstance(images, Row) else _sample(self._preparer, row, images)
+        on_progress()
         milliseconds = 1000 * (time.perf_counter() - start)
-        if isinstance(sample, Reject):
-            return row.rejected(sample), None, milliseconds
+        if isinstance(sample, Row):
+            return sample, None, milliseconds
         return row, sample, milliseconds
 
-    def _decode(self, data: bytes) -> Image.Image | Reject:
-        if self._image is None or data != self._data:
-            self._image = None  # the last one's memory is free before the next one takes its own
-            self._data, self._image = data, decode(data, self._max_pixels)
-        return self._image
+    def _decode(self, row: Row, on_progress: Callable[[], None]) -> list[Image.Image] | Row:
+        """The row's images, or the row as a reject. They must fit within the limit together, for all are in memory."""
+        data = [image.data or b"" for image in row.images]
+        # Those that this row doesn't show are let go before it takes memory of its own.
+        self._known = {key: image for key, image in self._known.items() if key in data}
+        pixels = self._max_pixels
+        found = []
+        for number, one in enumerate(data):
+            if one not in self._known:
+                self._known[one] = decode(one, pixels)
+                on_progress()
+            image = self._known[one]
+            if isinstance(image, Reject):
+                del self._known[one]  # alone it might be none
+                return row.rejected_for(number, image)
+            found.append(image)
+            pixels -= image.width * image.height
+            if pixels < 0:
+                over = (
+                    f"{self._max_pixels - pixels} pixels with those before it; the limit is {self._max_pixels} in all"
+                )
+                return row.rejected_for(number, Reject("image_too_many_pixels", over))
+        return found
 
 
 def load_preparer(model: str, engine: EngineOptions, storage: Storage) -> Preparer:
     from adafv.engine import Preparer
 
-    return Preparer.load(resolve_model(model, storage), resolve_text_tower(engine, storage))
+    return Preparer.load(
+        resolve_model(model, storage, weights=False), resolve_text_tower(engine, storage, weights=False)
+    )
 
 
-def _sample(preparer: Preparer, row: Row, image: Image.Image) -> Sample | Reject:
+def _sample(preparer: Preparer, row: Row, images: Sequence[Image.Image]) -> Sample | Row:
     from adafv.engine import PrepareError
 
     try:
-        return preparer.prepare(row.id or "", image, row.prompt or "")
+        return preparer.converse(row.id or "", images, row.conversation)
     except PrepareError as error:
-        return Reject(error.error, str(error))
+        return row.rejected(Reject(error.error, str(error)))
     except Exception as error:  # the model's own processor, on pictures of any shape: it may throw anything
-        return Reject("image_unsupported", f"{image.width} x {image.height}: {type(error).__name__}: {error}")
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+        return row.rejected(Reject("image_unsupported", f"{sizes}: {type(error).__name__}: {error}"))

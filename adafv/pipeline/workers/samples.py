@@ -16,22 +16,30 @@ from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
 
 if TYPE_CHECKING:
-    from adafv.engine import Sample
+    from adafv.engine import Picture, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
 PASSED_ON = ("id", "image", "question", "prompt", "fetch_ms", "error", "message")
+NAMES = "names"  # of the row's images
+
+PICTURE = pa.struct(
+    [
+        ("crops", pa.large_binary()),
+        ("shape", pa.list_(pa.int32())),
+        ("size", pa.list_(pa.int32())),
+        ("key", pa.string()),
+        ("visual_tokens", pa.int32()),
+    ]
+)
 
 SCHEMA = pa.schema(
     [
         *(rows.SCHEMA.field(name) for name in PASSED_ON),
         ("preprocess_ms", pa.float64()),
-        ("crops", pa.large_binary()),
-        ("crops_shape", pa.list_(pa.int32())),
-        ("image_size", pa.list_(pa.int32())),
-        ("image_key", pa.string()),
+        (NAMES, pa.list_(pa.string())),
+        ("pictures", pa.list_(PICTURE)),
         ("input_ids", pa.list_(pa.int32())),
-        ("question_span", pa.list_(pa.int32())),
-        ("visual_tokens", pa.int32()),
+        ("asked", pa.list_(pa.int32())),
     ]
 )
 
@@ -47,13 +55,20 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
     if sample is None:
         return values
     return values | {
-        "crops": sample.crops.tobytes(),
-        "crops_shape": sample.crops.shape,
-        "image_size": sample.image_size,
-        "image_key": sample.image_key,
+        NAMES: [image.name for image in row.images],
+        "pictures": [_picture_to_dict(picture) for picture in sample.pictures],
         "input_ids": sample.input_ids,
-        "question_span": sample.question_span,
-        "visual_tokens": sample.visual_tokens,
+        "asked": sample.question,
+    }
+
+
+def _picture_to_dict(picture: Picture) -> dict[str, Any]:
+    return {
+        "crops": picture.crops.tobytes(),
+        "shape": picture.crops.shape,
+        "size": picture.size,
+        "key": picture.key,
+        "visual_tokens": picture.visual_tokens,
     }
 
 
@@ -61,17 +76,17 @@ def samples_of(table: pa.Table) -> list[Sample]:
     """The samples in the rows of a table of `SCHEMA`, none of them a reject. Crops are views of the table's memory."""
     from adafv.engine import Sample
 
-    crops = [value.as_buffer() for value in table.column("crops")]
-    small = table.drop_columns(["crops", "message"]).to_pylist()
+    pictures = [tuple(map(_picture, each.values)) for each in table.column("pictures")]
+    small = table.select(["id", "input_ids", "asked"]).to_pylist()
     return [
-        Sample(
-            id=values["id"],
-            crops=np.frombuffer(buffer, np.uint8).reshape(values["crops_shape"]),
-            image_size=(values["image_size"][0], values["image_size"][1]),
-            image_key=values["image_key"],
-            input_ids=np.array(values["input_ids"], np.int32),
-            question_span=(values["question_span"][0], values["question_span"][1]),
-            visual_tokens=values["visual_tokens"],
-        )
-        for buffer, values in zip(crops, small, strict=True)
+        Sample(values["id"], shown, np.array(values["input_ids"], np.int32), np.array(values["asked"], np.int32))
+        for shown, values in zip(pictures, small, strict=True)
     ]
+
+
+def _picture(scalar: pa.StructScalar) -> Picture:
+    from adafv.engine import Picture
+
+    height, width = scalar["size"].as_py()
+    crops = np.frombuffer(scalar["crops"].as_buffer(), np.uint8).reshape(scalar["shape"].as_py())
+    return Picture(crops, (height, width), scalar["key"].as_py(), scalar["visual_tokens"].as_py())

@@ -14,7 +14,7 @@ from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.s3 import md5, promised_md5, wished_pause
-from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.sources.rows import Row, RowImage
 from adafv.pipeline.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 
@@ -107,16 +107,16 @@ def test_rows(root):
     """Each image is read once, rows keep their order, and what needs no fetching passes through."""
     reject = Reject("bad_row", "before")
     given = [
-        Row("1", "a.jpg", image_uri="a.jpg", image_root=str(root)),
-        Row("2", "x", image_bytes=b"inline"),
+        Row("1", "a.jpg", (RowImage("a.jpg", "a.jpg"),), str(root)),
+        Row("2", "x", (RowImage("x", data=b"inline"),)),
         Row("3", "x", reject=reject),
-        Row("4", "a.jpg", image_uri="a.jpg", image_root=str(root)),
-        Row("5", "no.jpg", image_uri="no.jpg", image_root=str(root)),
-        Row("6", "x", image_bytes=b"x" * 20_000),
+        Row("4", "a.jpg", (RowImage("a.jpg", "a.jpg"),), str(root)),
+        Row("5", "no.jpg", (RowImage("no.jpg", "no.jpg"),), str(root)),
+        Row("6", "x", (RowImage("x", data=b"x" * 20_000),)),
     ]
     found = fetcher().fetch_rows(given)
     assert [row.id for row in found] == ["1", "2", "3", "4", "5", "6"]
-    assert [row.image_bytes for row in found] == [DATA, b"inline", None, DATA, None, None]
+    assert [[image.data for image in row.images] for row in found] == [[DATA], [b"inline"], [], [DATA], [], []]
     errors = [row.reject and row.reject.error for row in found]
     assert errors == [None, None, "bad_row", None, "image_not_found", "image_too_large"]
     assert found[0].fetch_ms == found[3].fetch_ms > 0 and found[1].fetch_ms == 0

@@ -42,7 +42,7 @@ class Obedient:
                 time.sleep(1)
         elif deed == "toil":
             for _ in range(8):
-                time.sleep(0.25)
+                time.sleep(0.5)
                 on_progress()
         elif deed == "eat":
             bytearray(2**30)

@@ -33,7 +33,7 @@ def doubles(table: pa.Table) -> list[int]:
 
 @pytest.fixture(scope="module")
 def process():
-    process = Isolated(Obedient, timeout=1.0)
+    process = Isolated(Obedient, timeout=3.0)
     yield process
     process.close()
 
@@ -108,7 +108,7 @@ def test_a_death_costs_only_the_table_in_hand(process):
     [
         ("die", r"signal 11 \(SIGSEGV\)"),
         ("exit", "exit status 3"),
-        ("hang", "no progress for 1 s"),
+        ("hang", "no progress for 3 s"),
         ("spend", "RuntimeError: the context is spent"),
     ],
 )
@@ -130,7 +130,7 @@ def test_what_raises_leaves_the_process_alive(process):
 
 
 def test_progress_extends_the_time(process):
-    """Two seconds of work, with a time-out of one, and word of progress every quarter."""
+    """Four seconds of work, with a time-out of three, and word of progress every half."""
     assert doubles(process.ask(rows("toil"))) == [0]
 
 

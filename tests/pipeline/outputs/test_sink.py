@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +16,8 @@ from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.outputs import folder, schema, sink
 from adafv.pipeline.outputs.folder import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
-from adafv.pipeline.outputs.sink import Sink
+from adafv.pipeline.outputs.sink import Device, Sink, Tally
+from adafv.pipeline.prices import Price, Tariff
 from adafv.pipeline.resources import Resources
 from adafv.pipeline.s3 import S3_ERRORS
 from adafv.pipeline.storage import Storage
@@ -93,18 +94,58 @@ def test_batches_and_answers_that_were_cut_off_are_counted(output):
 
 def test_what_workers_run_on_is_known_from_their_labels(output):
     sink = Sink(output, "r")
-    g5, lone = {"worker_device": "A10G", "worker_instance": "g5.xlarge"}, {"worker_device": "A10G"}
+    g5 = {"worker_device": "A10G", "worker_instance": "g5.xlarge", "worker_attention": "sdpa"}
+    lone = {"worker_device": "A10G"}
     rows = [("a", "w", g5), ("b", "w", g5), ("c", "v", g5), ("d", "u", {}), ("e", "t", lone)]
     sink.add(results(*(label(id) | {"worker": worker} | ran_on for id, worker, ran_on in rows)))
     sink.close()
-    assert sink.tally.devices == {"w": ("A10G", "g5.xlarge"), "v": ("A10G", "g5.xlarge"), "t": ("A10G", None)}
+    known = ("A10G", "g5.xlarge", "sdpa")
+    assert sink.tally.devices == {"w": known, "v": known, "t": ("A10G", None, None)}
     record = Run(
-        "r", {}, None, "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
+        "r", {}, Tariff(), "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
     ).record()
     assert record["hardware"]["devices"] == [
-        {"device": "A10G", "instance": "g5.xlarge", "workers": 2},
-        {"device": "A10G", "instance": None, "workers": 1},
+        {"device": "A10G", "instance": "g5.xlarge", "attention": "sdpa", "workers": 2, "price_per_hour": None},
+        {"device": "A10G", "instance": None, "attention": None, "workers": 1, "price_per_hour": None},
     ]
+
+
+def test_each_worker_costs_what_it_runs_on_for_as_long_as_it_is_there(output):
+    """Of three, one is lost after 40 s and one hasn't labelled yet: it counts at the mean price."""
+    sink = Sink(output, "r")
+    a10g, h100 = {"worker_device": "A10G"}, {"worker_device": "H100"}
+    rows = [label("a") | a10g | {"worker": "x/1"}, label("b") | h100 | {"worker": "x/2"}]
+    rows.append(reject("c", "image_empty") | {"worker": "x/3"})
+    steps = {"worker_download_s": 5.0, "worker_load_s": 2.0, "worker_trial_s": 1.0}
+    sink.add(results(*(row | {"worker_actor": row["worker"][-1], "worker_started": 0.0} | steps for row in rows)))
+    sink.close()
+    table = tuple(Price(usd, date(2026, 11, 22), "made up", device) for device, usd in (("A10G", 36), ("H100", 360)))
+    tally, tariff = sink.tally, Tariff(table=table)
+    assert tally.usd(100.0, tariff) == pytest.approx(100 * (0.01 + 0.1 + 0.055))
+    tally.note_gone({("1", 1), ("3", 3), ("2", 99)}, 40.0)  # the second's actor is there again, in another process
+    assert tally.gone == {"x/2": 40.0}
+    assert tally.worker_seconds(100.0) == 240
+    assert tally.usd(100.0, tariff) == pytest.approx(100 * 0.01 + 40 * 0.1 + 100 * 0.055)
+    assert tally.usd(100.0, Tariff(3600.0)) == 240 and tally.usd(100.0, Tariff()) is None
+    assert tally.usd(100.0, Tariff(table=table[:1])) is None, "it isn't known, rather than less"
+    record = Run("r", {}, tariff, "out", tally=tally).record()["start"]
+    assert record == {
+        "plan_seconds": 0.0, "workers": 3, "workers_gone": 1,
+        **{f"{step}_seconds": {"median": seconds, "most": seconds}
+           for step, seconds in (("download", 5.0), ("load", 2.0), ("trial", 1.0))},
+    }  # fmt: skip
+
+
+def test_cost_is_counted_while_workers_come(output):
+    """The threads that show the cost and keep it within --max-cost count while the main thread adds workers."""
+    tally = Tally(workers={"a/1": 0.0}, devices={"a/1": Device("A10G")})
+
+    class Meanwhile(Tariff):
+        def of(self, device: str | None, instance: str | None) -> float | None:
+            tally.workers["b/2"], tally.devices["b/2"] = 0.0, Device("A10G")
+            return super().of(device, instance)
+
+    assert tally.usd(10.0, Meanwhile(3600.0)) == 10
 
 
 def test_files_are_written_when_full_or_old(output):

@@ -16,7 +16,8 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.plan import scan_unit
 from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import read
-from adafv.pipeline.sources.rows import Columns, Row, row_of
+from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.rows import Row, row_of
 from adafv.pipeline.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_all, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
@@ -45,7 +46,7 @@ def check(rows: list[Row]) -> None:
     assert [row.reject for row in rows] == [None] * 4
     assert [row.id for row in rows] == [row["id"] for row in ROWS]
     assert [row.prompt for row in rows] == [row["question"] for row in ROWS]
-    assert [row.image_bytes for row in rows] == [SOUND[name] for name in NAMES]
+    assert [row.images[0].data for row in rows] == [SOUND[name] for name in NAMES]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -78,7 +79,7 @@ def test_image_folders(s3, tmp_path):
         rows = rows_of(uri, storage, FIXED)
         assert [row.id for row in rows] == sorted([*NAMES, "sub/x.JPG"])
         assert all(row.prompt == "Describe." and row.reject is None for row in rows)
-        assert rows[-1].image_bytes == SOUND["plain.jpg"]
+        assert rows[-1].images[0].data == SOUND["plain.jpg"]
 
 
 def test_one_image(tmp_path):
@@ -124,7 +125,7 @@ def test_other_columns_fill_the_prompt(tmp_path):
     wanted = columns("{q}? {{{n}}}", ("q", "n"), id="key", image="pic", question="q")
     [row] = [row_of(record, wanted) for unit in discovery.open_source(str(path), Storage(), wanted).units
              for record in read(unit, Storage(), wanted)]  # fmt: skip
-    assert (row.id, row.question, row.prompt, row.image_uri) == ("7", "why", "why? {2}", "a")
+    assert (row.id, row.question, row.prompt, row.images[0].uri) == ("7", "why", "why? {2}", "a")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ BAD_VALUES = [
     ({"image": {"bytes": None, "path": None}}, "image_missing"),
     ({"image": {"bytes": 3}}, "bad_row"),
     ({"question": None}, "prompt_incomplete"),
-    ({"question": ["a"]}, "bad_row"),
+    ({"question": [3]}, "bad_row"),
     ({"question": {"a": 1}}, "bad_row"),
     ({"question": 5}, None),
     ({"question": ""}, None),  # the model's tokeniser decides whether anything is left of a prompt
@@ -233,7 +234,7 @@ def test_unpaired_surrogates_are_replaced(tmp_path):
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
     [row] = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
-    assert (row.id, row.image_uri, row.prompt) == ("a\ufffd", "i\ufffd", "q\ufffd!\0")
+    assert (row.id, row.images[0].uri, row.prompt) == ("a\ufffd", "i\ufffd", "q\ufffd!\0")
 
 
 def test_text_that_is_not_utf8_in_parquet(tmp_path):
@@ -291,7 +292,7 @@ def test_odd_tars(tmp_path):
     rows = rows_of(tmp_path / "x.tar")
     assert [row.id for row in rows] == ["own", "a/2", "a/3", "a/4"]
     assert errors(rows) == [None, "bad_row", "image_missing", None]
-    assert rows[0].image_bytes == SOUND["plain.jpg"] and rows[3].prompt == "\ufffd question"
+    assert rows[0].images[0].data == SOUND["plain.jpg"] and rows[3].prompt == "\ufffd question"
 
 
 def test_no_rows(tmp_path):

@@ -12,7 +12,8 @@ from adafv.pipeline import objects
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import Unit, read
-from adafv.pipeline.sources.rows import Columns, Row, row_of
+from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.rows import Row, row_of
 from adafv.pipeline.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 from tests.pipeline.inputs import ROWS, write_all, write_jsonl
@@ -32,7 +33,7 @@ def check(rows: list[Row]) -> None:
     assert [row.reject for row in rows] == [None] * len(ROWS)
     assert [(row.id, row.question) for row in rows] == [(row["id"], row["question"]) for row in ROWS]
     for row, written in zip(rows, ROWS, strict=True):
-        assert row.image_uri or row.image_bytes == SOUND[written["image"]]
+        assert row.images[0].uri or row.images[0].data == SOUND[written["image"]]
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 WORDS = [f"w{i}" for i in range(200)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:"]
 TEMPLATE = (
-    "{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
+    "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )

@@ -1,0 +1,91 @@
+"""How near `jobs/label.py --plan` comes to what the run then takes.
+
+A sample of the rows is labelled, the rest is planned by it and then labelled: three commands, as a user gives them,
+each in a process of its own. Compared are the record of the last and what the plan said of it: the seconds from the
+first row asked for to the last one written, and what the workers were held.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adafv.bench.pipeline import save_model, write_rows
+from adafv.bench.process import apart
+from adafv.bench.shapes import PRESETS
+from adafv.pipeline.estimate import Estimate
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.run import forecast, run
+
+RUN = "planned"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plan beside its run. `sample`: rows that were labelled before, and that the plan is made by."""
+
+    sample: int
+    rows: int
+    workers: int
+    planned_seconds: float
+    took_seconds: float
+    planned_worker_seconds: float
+    took_worker_seconds: float
+
+    @property
+    def error(self) -> float:
+        """Of the time, as a share of what it took; negative where that was longer."""
+        return self.planned_seconds / self.took_seconds - 1
+
+    @property
+    def cost_error(self) -> float:
+        """Of the cost, which is in proportion to the workers' time."""
+        return self.planned_worker_seconds / self.took_worker_seconds - 1
+
+
+def compare(options: JobOptions, rows: int, samples: Sequence[int]) -> list[Comparison]:
+    """Label so many rows, planned by a sample of each size."""
+    found = []
+    for sample in samples:
+        with tempfile.TemporaryDirectory(prefix="forecast") as folder:
+            inputs, output = Path(folder, "input"), Path(folder, "output")
+            write_rows(inputs, rows)
+            job = replace(options, input=(str(inputs),), output=str(output))
+            if options.model in PRESETS:
+                job = replace(job, model=str(Path(folder, "model")))
+                apart(save_model, PRESETS[options.model], job.model)
+            apart(_label, replace(job, sample=sample))
+            planned = apart(_plan, job)
+            apart(_label, replace(job, run_id=RUN))
+            record = json.loads((output / "runs" / f"{RUN}.json").read_text())
+        found.append(
+            Comparison(
+                sample, planned.rows, planned.workers, planned.seconds, record["throughput"]["seconds"],
+                planned.worker_seconds, record["cost"]["worker_seconds"],
+            )
+        )  # fmt: skip
+    return found
+
+
+def _label(options: JobOptions) -> None:
+    run(options)
+
+
+def _plan(options: JobOptions) -> Estimate:
+    return forecast(options).estimate
+
+
+def table(found: Sequence[Comparison]) -> str:
+    lines = [
+        f"{'sample':>8}{'rows':>9}{'workers':>9}{'planned, s':>12}{'took, s':>9}{'off':>8}{'worker-s':>10}{'took':>9}"
+        f"{'off':>8}"
+    ]
+    for one in found:
+        lines.append(
+            f"{one.sample:>8,}{one.rows:>9,}{one.workers:>9}{one.planned_seconds:>12.1f}{one.took_seconds:>9.1f}"
+            f"{one.error:>8.1%}{one.planned_worker_seconds:>10.1f}{one.took_worker_seconds:>9.1f}{one.cost_error:>8.1%}"
+        )
+    return "\n".join(lines)

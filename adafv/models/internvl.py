@@ -1,0 +1,105 @@
+"""InternVL 2.5, 3 and 3.5: tiles and a thumbnail through InternViT, each 2 × 2 patches merged into one visual token.
+
+InternViT has [CLS]. Saliency is its attention to a patch, in the layer that feeds the projector, and a visual token's
+is the mean of its four patches': a merged token is worth keeping if its patches are. Keys likewise. Similarity is
+LLaVA's: the projector leads the four patches, side by side, into the language model's space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+    GotOcr2ImageProcessorPil,
+    get_optimal_tiled_canvas,
+)
+from transformers.models.internvl.modeling_internvl import InternVLModel
+
+from adafv.counting import Sizes
+from adafv.models.adapter import Adapter, Encoded
+from adafv.models.geometry import Geometry, tiled
+from adafv.models.packing import pack
+from adafv.models.tower import Tower, feature_depths, patched, patches_aside
+
+
+class InternVLAdapter(Adapter):
+    """`InternVLForConditionalGeneration`, for pictures."""
+
+    image_processors: ClassVar[tuple[Any, ...]] = (GotOcr2ImageProcessorPil,)
+    image_arguments: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
+
+    def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
+        super().__init__(model, normalisation)
+        refuse_unsupported(model.config)
+        inner = cast(Any, model).model
+        self._projector: nn.Module = inner.multi_modal_projector
+        layers = model.config.vision_config.num_hidden_layers
+        (depth,) = feature_depths(model.config)
+        self._tower = Tower(
+            inner.vision_tower,
+            [depth],
+            leading=1,
+            layers="layer",
+            attention="attention",
+            norm=None if depth == layers else "layernorm",  # which the projector sees behind the last layer only
+        )
+        patches = torch.arange(patches_aside(model.config) ** 2, device=model.device)
+        self._merged = _shuffled(model.config, patches[None, :, None])[0]
+        pack(model)
+
+    @classmethod
+    def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
+        refuse_unsupported(config)
+        columns = rows = 1
+        if image_processor.max_patches > 1:
+            tile = image_processor.size.height, image_processor.size.width
+            least, most = image_processor.min_patches, image_processor.max_patches
+            columns, rows = get_optimal_tiled_canvas(image_size, tile, least, most)
+        aside = int(patches_aside(config) * config.downsample_ratio)
+        return tiled(rows, columns, aside, seen=patched(config))
+
+    @classmethod
+    def sizes(cls, config: PretrainedConfig) -> Sizes:
+        return Sizes.of(config, feature_depths(config))
+
+    @classmethod
+    def image_text(cls, config: PretrainedConfig, tokenizer: Any, geometry: Geometry) -> str:
+        placeholder = super().image_text(config, tokenizer, geometry)
+        return f"{tokenizer.start_image_token}{placeholder}{tokenizer.end_image_token}"
+
+    @torch.inference_mode()
+    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+        states, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
+        hidden = _shuffled(self.model.config, states)
+        return Encoded(
+            self._projector(hidden),
+            saliency[:, self._merged].mean(dim=2),
+            None if keys is None else keys[:, self._merged].mean(dim=2),
+            hidden if "hidden" in also else None,
+        )
+
+    @torch.inference_mode()
+    def project(self, hidden: Tensor) -> Tensor:
+        return self._projector(hidden.to(self.model.dtype))
+
+
+def refuse_unsupported(config: PretrainedConfig) -> None:
+    """Raise a ValueError for a configuration whose visual tokens are not whole squares of one layer's patches."""
+    if config.vision_feature_select_strategy != "default":
+        raise ValueError(
+            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}, which leaves [CLS], which "
+            "has no place on the image, among the patches; supported is 'default'"
+        )
+    if not isinstance(config.vision_feature_layer, int):
+        raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}; InternVL models have one")
+
+
+def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:
+    """[C, P', D · P / P']: patches [C, P, D] side by side, by the model's own code."""
+    side = patches_aside(config)
+    square = patches.reshape(len(patches), side, side, -1)
+    return InternVLModel.pixel_shuffle(cast(Any, None), square, scale_factor=config.downsample_ratio).flatten(1, 2)

@@ -1,0 +1,126 @@
+"""LLaVA-OneVision: LLaVA-NeXT's crops with a SigLIP tower, and large pictures' patches interpolated to fewer.
+
+SigLIP has no [CLS]. Saliency is the attention that each patch receives, averaged over all of its crop's patches and
+the heads, in the layer that feeds the projector. Similarity is LLaVA's.
+
+A picture of more patches than `vision_aspect_ratio` allows (`anyres_max_9`: nine crops' worth) has its tiles' projected
+patches interpolated bilinearly to so many. Such a visual token is made of up to four patches: its saliency, keys and
+hidden state are made of theirs with the same weights, by the model's own code. (Projecting an interpolated hidden state
+is not the same as interpolating projected ones; only strategies that merge tokens do so.)
+
+Of several pictures in a prompt each is padded to a square and is one crop, with one newline behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.llava_onevision.modeling_llava_onevision import (
+    LlavaOnevisionModel,
+    get_anyres_image_grid_shape,
+    image_size_to_num_patches,
+    unpad_image,
+)
+
+from adafv.models.adapter import Encoded
+from adafv.models.geometry import Geometry
+from adafv.models.llava import refuse_unsupported
+from adafv.models.llava_next import LlavaNextAdapter, base_panel, tiles_panel
+from adafv.models.tower import patches_aside
+
+_NEWLINE = -1
+
+
+class LlavaOnevisionAdapter(LlavaNextAdapter):
+    """`LlavaOnevisionForConditionalGeneration`, for pictures."""
+
+    image_processors: ClassVar[tuple[Any, ...]] = (LlavaOnevisionImageProcessorPil,)
+
+    @classmethod
+    def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
+        refuse_unsupported(config)
+        if isinstance(image_processor, _AmongOthers):
+            return _padded(config, image_size)
+        crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
+        side = patches_aside(config)
+        index = torch.arange(crops * side * side, dtype=torch.float64).view(crops, side * side, 1)
+        packed = _pack(config, index, image_size, torch.tensor([_NEWLINE])).squeeze(-1).numpy()
+        ends = packed == _NEWLINE
+        whole = _unpadded(config, image_size)
+        rows = int(ends.sum())
+        columns = (len(packed) - side * side) // rows - 1 if rows else 0
+        source = packed.astype(np.int64)
+        if (rows, columns) != whole:  # interpolated: rows of the table behind the patches, see `arrange`
+            made = ~ends & (np.arange(len(packed)) >= side * side)
+            source[made] = crops * side * side + np.arange(rows * columns)
+        panels = (replace(panel, rows=rows, columns=columns) for panel in tiles_panel(config, image_size, *whole))
+        return Geometry(crops, source, (base_panel(config), *panels))
+
+    @classmethod
+    def among_others(cls, image_processor: Any) -> Any:
+        return _AmongOthers(image_processor)
+
+    def arrange(self, image: Encoded, geometry: Geometry, image_size: tuple[int, int]) -> Encoded:
+        side = patches_aside(self.model.config)
+        if geometry.source.max() < geometry.crops * side * side:
+            return image
+        values = {field.name: getattr(image, field.name) for field in fields(image)}
+        tables = {}
+        for name, table in values.items():
+            if table is not None:
+                crops = table.reshape(geometry.crops, side * side, -1)
+                made = _pack(self.model.config, crops, image_size)[side * side :]
+                tables[name] = torch.cat([table, made.reshape(len(made), *table.shape[1:])])
+        return Encoded(**tables)
+
+
+class _AmongOthers:
+    """The image processor, told that its image is not the only one."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self._images, self._other = image_processor, Image.new("RGB", (1, 1))
+
+    def __call__(self, image: Image.Image, **arguments: Any) -> dict[str, Any]:
+        return {"pixel_values": self._images([[image, self._other]], **arguments)["pixel_values"][:1]}
+
+
+def _padded(config: PretrainedConfig, image_size: tuple[int, int]) -> Geometry:
+    """Of an image that is padded to a square, in its middle, and is one crop."""
+    whole, square = base_panel(config), max(image_size)
+    ends = []
+    for pixels in image_size:
+        before = (square - pixels) // 2
+        ends.append((-before / pixels, (whole.bottom * square - before) / pixels))
+    (top, bottom), (left, right) = ends
+    panel = replace(whole, top=top, left=left, bottom=bottom, right=right)
+    return Geometry(1, np.append(np.arange(panel.rows * panel.columns), _NEWLINE), (panel,))
+
+
+def _pack(
+    config: PretrainedConfig, crops: Tensor, image_size: tuple[int, int], newline: Tensor | None = None
+) -> Tensor:
+    """[L, D]: crops [C, P, D] through the model's own packing code, which reads only the model's `config`."""
+    packed, _ = LlavaOnevisionModel.pack_image_features(
+        cast(Any, SimpleNamespace(config=config)),
+        [crops],
+        image_sizes=[list(image_size)],
+        image_newline=newline,
+        vision_aspect_ratio=config.vision_aspect_ratio,
+    )
+    return packed[0]
+
+
+def _unpadded(config: PretrainedConfig, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches that unpadding leaves of the tiles, before any interpolation."""
+    tall, wide = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
+    side = patches_aside(config)
+    rows, columns = unpad_image(torch.empty(1, tall * side, wide * side), image_size).shape[1:]
+    return rows, columns

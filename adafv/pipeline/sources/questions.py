@@ -1,0 +1,109 @@
+"""Records that ask more than one question: a list of questions, or a conversation in LLaVA's format.
+
+Each question becomes a record of its own, whose id is that of the row, a slash, and the question's number from 1 on:
+also where there is only one, so that what is labelled keeps its id when a row gets another question. How many questions
+a record asks follows from the record alone, so that every pass over the input counts alike.
+
+A conversation's turn is asked behind those before it that have an answer in the data, with that answer: as a model is
+trained on such data, and so that no turn waits for another. Turns without an answer are left out, but for their images:
+these then stand before the next question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from adafv.pipeline.rejects import Reject, clean
+from adafv.pipeline.sources.records import Columns, Exchange, Record
+from adafv.turn import Turn
+
+MARKER = "<image>"  # where a text shows the next of its row's images
+USER, ASSISTANT = ("human", "user"), ("gpt", "assistant")
+
+
+def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]:
+    """What a record with this id asks, question by question; itself where it asks in the ordinary way, or badly."""
+    values = record.columns
+    if columns.conversations is not None:
+        found = exchanges_of(values.get(columns.conversations), columns.conversations)
+    elif columns.asks and isinstance(values.get(columns.question), list):
+        found = questions_of(values[columns.question], columns.question)
+    else:
+        yield record
+        return
+    if isinstance(found, Reject) or id is None:
+        bad = found if isinstance(found, Reject) else None
+        yield replace(record, reject=record.reject or (None if id is None else bad))
+        return
+    for number in range(len(found)):
+        one = values | {columns.id: f"{id}/{number + 1}"}
+        yield replace(record, columns=one, exchanges=found[: number + 1], marked=sum(map(markers, found)))
+
+
+def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject:
+    """A list of questions."""
+    if not value:
+        return Reject("bad_row", f"column {column!r} is an empty list")
+    wrong = next((number for number, one in enumerate(value, 1) if not isinstance(one, str)), None)
+    if wrong is not None:
+        kind = type(value[wrong - 1]).__name__
+        return Reject("bad_row", f"column {column!r}: question {wrong} is of type {kind}; it must be text")
+    return tuple(Exchange(clean(one)) for one in value)
+
+
+def exchanges_of(value: Any, column: str) -> tuple[Exchange, ...] | Reject:
+    """A conversation: a list of {"from": "human" or "gpt", "value": text}, of which a human begins."""
+    if not isinstance(value, list):
+        kind = "null or absent" if value is None else f"of type {type(value).__name__}"
+        return Reject("bad_row", f'column {column!r} is {kind}; it must be a list of {{"from", "value"}}')
+    found: list[Exchange] = []
+    for number, turn in enumerate(value, 1):
+        problem = _problem(turn, answers=bool(found) and found[-1].answer is None)
+        if problem:
+            return Reject("bad_row", f"column {column!r}: turn {number} {problem}")
+        if turn["from"] in USER:
+            found.append(Exchange(clean(turn["value"])))
+        else:
+            found[-1] = replace(found[-1], answer=clean(turn["value"] or "").strip() or None)
+    return tuple(found) or Reject("bad_row", f"column {column!r} is an empty conversation")
+
+
+def _problem(turn: Any, answers: bool) -> str:
+    """What is wrong with a turn, if anything is. `answers`: whether there is a question that it may answer."""
+    if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
+        return 'is no {"from", "value"}'
+    speaker, text = turn["from"], turn["value"]
+    if not isinstance(speaker, str) or speaker not in USER + ASSISTANT:
+        return f"is from {str(speaker)[:50]!r}; known are human and gpt"
+    if speaker in ASSISTANT and not answers:
+        return "is an answer, but not to a question"
+    if not isinstance(text, str) and (speaker in USER or text is not None):
+        return f"is of type {type(text).__name__}; it must be text"
+    return ""
+
+
+def markers(exchange: Exchange) -> int:
+    """How many images a question shows."""
+    return exchange.question.count(MARKER)
+
+
+def parts_of(text: str) -> tuple[str | None, ...]:
+    """A text in parts: None for each marker, and what stands between, without white space around it."""
+    first, *others = (part.strip() for part in text.split(MARKER))
+    return tuple(part for part in (first, *(each for other in others for each in (None, other))) if part != "")
+
+
+def turns_of(earlier: tuple[Exchange, ...], prompt: str) -> tuple[Turn, ...]:
+    """The turns up to a question, of which `prompt` is what the model is asked."""
+    turns: list[Turn] = []
+    left: tuple[None, ...] = ()  # images of turns that are left out
+    for exchange in earlier:
+        parts = parts_of(exchange.question)
+        if exchange.answer is None:
+            left += tuple(None for part in parts if part is None)
+        else:
+            turns += [Turn("user", (*left, *parts)), Turn("assistant", (exchange.answer,))]
+            left = ()
+    return (*turns, Turn("user", (*left, *parts_of(prompt))))

@@ -1,0 +1,83 @@
+"""What a file holds: records, with columns of any names and types, and which of these mean what."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adafv.pipeline.rejects import Reject
+from adafv.pipeline.storage import has_scheme
+
+if TYPE_CHECKING:
+    from adafv.pipeline.options import JobOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a record mean what, and what to ask."""
+
+    id: str
+    image: str
+    question: str
+    prompt: str
+    prompt_columns: tuple[str, ...]
+    image_root: str | None
+    conversations: str | None = None
+
+    @classmethod
+    def of(cls, job: JobOptions) -> Columns:
+        root = job.image_root
+        root = root if root is None or has_scheme(root) else os.path.abspath(root)
+        return cls(
+            job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root,
+            job.conversations_column,
+        )  # fmt: skip
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        talk = () if self.conversations is None else (self.conversations,)
+        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk)))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the question's column is asked, so that a list of questions there is as many rows."""
+        return self.question in self.prompt_columns
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that a prompt takes, and that records must have: a conversation has the question itself."""
+        return tuple(name for name in self.prompt_columns if self.conversations is None or name != self.question)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question, in which markers stand, and its answer, if the data have one."""
+
+    question: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of an input file.
+
+    Attributes:
+        place: where it lies: the file's URI, `#`, and its number or name in it.
+        root: the folder that a relative image path is relative to.
+        columns: its values by name.
+        reject: why it could not be read.
+        exchanges: of a record that asks several questions (`questions`), those up to the one that is meant; and
+            `marked`: how many images all of them show.
+    """
+
+    place: str
+    root: str
+    columns: dict[str, Any]
+    reject: Reject | None = None
+    exchanges: tuple[Exchange, ...] = ()
+    marked: int = 0
+
+
+class Unreadable:
+    """Stands for a value that its file format could not turn into a Python object."""

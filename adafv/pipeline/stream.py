@@ -1,0 +1,133 @@
+"""The stages that rows go through in Ray Data, from a plan's tasks to results.
+
+    read (a task per unit) -> fetch and prepare (CPU tasks) -> label (actors)
+
+None keeps state, so whatever Ray runs again does no harm.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from adafv.pipeline.gate import Gate
+from adafv.pipeline.images.fetch import Fetcher
+from adafv.pipeline.plan import DONE, REPEATED, UNDRAWN, UNREAD, Plan, Task
+from adafv.pipeline.rejects import Reject
+from adafv.pipeline.resources import Resources
+from adafv.pipeline.session import settle
+from adafv.pipeline.sources import formats, rows
+from adafv.pipeline.sources.rows import Columns, Row, row_of
+from adafv.pipeline.storage import Storage
+from adafv.pipeline.workers.label import Worker, WorkerOptions
+from adafv.pipeline.workers.prepare import Preparation
+
+# What one task takes. What it costs the driver doesn't depend on its rows, so of many there are more in each: but few
+# enough to spread over workers, and for what they decode to fit the memory.
+LEAST_ROWS, MOST_ROWS, BLOCKS_PER_WORKER = 32, 128, 32
+CALLS_PER_WORKER = 2  # one has the model, the next one's table is at hand when it is done; a third is on its way
+GROW_AT = 2.5  # calls that each worker has on average when another is started: most of them have a third on its way
+
+
+def stream(
+    plan: Plan,
+    reading: Reading,
+    fetching: Fetching,
+    preparing: Preparation,
+    worker: WorkerOptions,
+    resources: Resources,
+) -> ray.data.Dataset:
+    """What comes of the rows of `plan`: labels and rejects (`outputs.schema.RESULTS`), in any order."""
+    settle(GROW_AT / CALLS_PER_WORKER)
+    low, high = resources.workers
+    tasks = [{"task": pickle.dumps(task)} for task in plan.tasks]
+    blocks = (
+        ray.data.from_items(tasks, override_num_blocks=min(len(tasks), max(200, 8 * (high or low))))
+        .map_batches(reading.__call__, batch_size=1, batch_format="pyarrow", num_cpus=resources.read_cpus)
+        .repartition(target_num_rows_per_block=reading.rows_per_block)
+    )
+    # Cutting into blocks would be a stage of its own, for which Ray reserves a whole CPU, and which starves where
+    # workers leave less. With the reservation of the reading stage it becomes a part of it. Ray has no option.
+    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = resources.read_cpus  # type: ignore[attr-defined]
+    return (
+        blocks
+        .map_batches(fetching.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
+        .map_batches(preparing.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
+        .map_batches(
+            Worker,
+            fn_constructor_args=(worker,),
+            batch_size=resources.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                min_size=low,
+                max_size=high,
+                max_concurrent_calls_per_actor=CALLS_PER_WORKER,
+                max_tasks_in_flight_per_actor=CALLS_PER_WORKER + 1,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=resources.worker_cpus,
+            num_gpus=resources.worker_gpus or None,
+        )
+    )  # fmt: skip
+
+
+def rows_per_block(rows: int, workers: int, batch_size: int) -> int:
+    """How many rows travel together: whole batches, where that is possible."""
+    many = min(MOST_ROWS, rows // (BLOCKS_PER_WORKER * workers))
+    return max(LEAST_ROWS, many - many % batch_size)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The reading stage: the records of a task's unit that the plan has a use for."""
+
+    storage: Storage
+    columns: Columns
+    gate: Gate | None = None
+    rows_per_block: int = LEAST_ROWS
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for data in table.column("task").to_pylist():
+            task: Task = pickle.loads(data)
+            gathered: list[Row] = []
+            for row in self._rows(task) if self._may_begin() else ():
+                gathered.append(row)
+                if len(gathered) == self.rows_per_block:
+                    yield rows.to_table(gathered)
+                    gathered = []
+                    if not self._may_begin():
+                        break
+            yield rows.to_table(gathered)
+
+    def _may_begin(self) -> bool:
+        return self.gate is None or self.gate.is_open()
+
+    def _rows(self, task: Task) -> Iterator[Row]:
+        idle = np.isin(task.verdicts, (DONE, UNDRAWN)).tolist()
+        records = formats.read(task.unit, self.storage, self.columns, idle=idle)
+        for passed, verdict, record in zip(idle, task.verdicts, records, strict=False):
+            if passed:
+                continue
+            row = row_of(record, self.columns)
+            if verdict == UNREAD and row.reject is None:
+                message = f"{record.place} could not be read when the run was planned"
+                row = row.rejected(Reject("source_unreadable", message))
+            if verdict == REPEATED:
+                row = row.rejected(Reject("duplicate_id", f"an earlier row than {record.place} has the same id"))
+            yield row
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """The fetching stage: the images of rows that may still be labelled."""
+
+    fetch: Fetcher
+    gate: Gate | None
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self.fetch(table if self.gate is None else self.gate.admit(table))

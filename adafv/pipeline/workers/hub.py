@@ -1,0 +1,89 @@
+"""Models on the Hugging Face hub: a repository at one commit, downloaded once per node.
+
+A branch moves while a job runs, and a worker that starts an hour later would label with another model. So the driver
+asks once which commit `--revision` is, the run and the recipe record it, and all workers load that one. Access is the
+hub's own: `HF_TOKEN` or a login, `HF_HUB_OFFLINE` for what is in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from adafv.pipeline.storage import is_s3
+from adafv.testbed import CHECKPOINTS
+
+_SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
+_WEIGHTS = "*.safetensors"
+_ASIDE = ("*/*.safetensors", "*/*.json", "consolidated*")  # the same weights in other formats, in some repositories
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_PINNED = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)@([0-9a-f]{40})")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `--model` names a repository rather than a folder, a prefix or an embedded model."""
+    return not (is_s3(name) or name in CHECKPOINTS or os.path.isdir(name)) and _NAME.fullmatch(name) is not None
+
+
+def commit_of(repository: str, revision: str | None) -> str:
+    """The commit that a branch, tag or commit is now; the default branch's where there is no revision.
+
+    Raises:
+        OSError: the repository or the revision isn't there or isn't ours to read; what to do is said.
+    """
+    return _snapshot(repository, revision, _SMALL).name
+
+
+def pinned(repository: str, commit: str) -> str:
+    """A name for the repository at that commit, which `downloaded` knows."""
+    return f"{repository}@{commit}"
+
+
+def downloaded(name: str, weights: bool = True) -> Path | None:
+    """The folder of a `pinned` model, with its weights if they are asked for; None for any other name.
+
+    Raises:
+        OSError: as for `commit_of`, or there are no safetensors weights.
+    """
+    match = _PINNED.fullmatch(name)
+    if match is None or os.path.isdir(name):
+        return None
+    folder = _snapshot(match[1], match[2], (*_SMALL, _WEIGHTS) if weights else _SMALL)
+    if weights and not any(folder.glob(_WEIGHTS)):
+        raise OSError(
+            f"{match[1]} has no safetensors weights at {match[2]}; load it with transformers elsewhere, save it with "
+            "save_pretrained, and give that folder"
+        )
+    return folder
+
+
+def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=[*files], ignore_patterns=[*_ASIDE])
+    except GatedRepoError as error:
+        raise OSError(
+            f"{repository} is gated: accept its terms on its page on the hub, and give the job that account's token "
+            "in HF_TOKEN, on every node"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"there is no model {repository!r} on the hub, and no folder of that name here; if it is private, give "
+            "the job a token that may read it in HF_TOKEN, on every node"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise OSError(f"{repository} has no revision {revision!r}; give a branch, a tag or a whole commit") from error
+    except LocalEntryNotFoundError as error:
+        raise OSError(
+            f"the hub can't be reached, and {repository} is not in the cache; download it where there is a network "
+            f"(hf download {repository}), and give the folder or an s3:// prefix"
+        ) from error
+    return Path(folder)

@@ -1,0 +1,51 @@
+"""jobs/label.py with workers that answer without a model, a row in a hundredth of a second, and that write often: a
+night that is quick to begin and can be ended half-way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from unittest.mock import patch
+
+import pyarrow as pa
+
+from adafv.pipeline import run
+from adafv.pipeline.outputs import schema
+from adafv.pipeline.workers.label import KEPT, WorkerOptions
+from jobs.label import main
+
+SECONDS = 0.01  # that a row takes
+
+
+class Night:
+    """A worker's handler."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        pass
+
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        time.sleep(SECONDS * table.num_rows)
+        common = {"answer": "no", "finish_reason": "stop", "batch_size": table.num_rows, "gpu_seconds": SECONDS}
+        common |= {"labelled_at": datetime.now(UTC), "worker_device": "none"}
+        return pa.Table.from_pylist([row | common for row in table.select(KEPT).to_pylist()], schema=schema.RESULTS)
+
+    def is_spent(self, error: BaseException) -> bool:
+        return False
+
+
+def label(arguments: list[str]) -> int:
+    """The job's exit status."""
+    with (
+        patch.object(run, "Labelling", Night),
+        patch.object(run, "Sink", partial(run.Sink, rows=20)),
+    ):
+        return main(arguments)
+
+
+if __name__ == "__main__":
+    from tests.jobs import night  # under this name the workers find the handler again
+
+    sys.exit(night.label(sys.argv[1:]))

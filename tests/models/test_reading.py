@@ -1,0 +1,58 @@
+"""The attention that prompts are read with. There is no GPU here: FlashAttention's place is taken by SDPA."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from adafv.engine import Engine, EngineOptions, Preparer
+from adafv.models import reading
+from adafv.models.reading import best_attention, read_with
+from tests.models.conftest import picture
+from tests.tiny_models import Shape, build
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "generation", "installed", "wanted"),
+    [
+        ("cpu", torch.bfloat16, 9, {2, 3}, "sdpa"),
+        ("cuda", torch.float32, 9, {2, 3}, "sdpa"),
+        ("cuda", torch.bfloat16, 9, {2, 3}, "flash_attention_3"),
+        ("cuda", torch.float16, 9, {2}, "flash_attention_2"),
+        ("cuda", torch.bfloat16, 8, {2, 3}, "flash_attention_2"),
+        ("cuda", torch.bfloat16, 10, {2, 3}, "flash_attention_2"),
+        ("cuda", torch.float16, 7, {2, 3}, "sdpa"),
+        ("cuda", torch.bfloat16, 9, set(), "sdpa"),
+    ],
+)
+def test_the_best_that_is_installed_and_can_run(monkeypatch, device, dtype, generation, installed, wanted):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (generation, 0))
+    monkeypatch.setattr(reading, "is_flash_attn_2_available", lambda: 2 in installed)
+    monkeypatch.setattr(reading, "is_flash_attn_3_available", lambda: 3 in installed)
+    assert best_attention(torch.device(device), dtype) == wanted
+
+
+def test_prompts_are_read_by_it_and_answers_by_sdpa(tmp_path, monkeypatch):
+    calls = []
+
+    def flash(query, key, value, mask, query_length, is_causal, softmax_scale, attn_implementation):
+        """As FlashAttention: [B, L, H, D], fewer heads of keys than of queries, no mask."""
+        calls.append((query_length, attn_implementation))
+        assert mask is None and is_causal
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=softmax_scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    monkeypatch.setattr(reading, "_flash_attention_forward", flash)
+    path, options = str(build(tmp_path / "model", Shape(hidden=64))), EngineOptions(keep=0.2, max_new_tokens=6)
+    preparer, engine = Preparer.load(path, options), Engine.load(path, options)
+    samples = [preparer.prepare(str(i), picture((64, 64), i), "w1 " * (1 + 9 * i)) for i in range(4)]
+    wanted = engine.label(samples)
+    assert not calls and engine.attention_name == "sdpa"
+    read_with(engine._adapter.model.model.language_model, "flash_attention_3")
+    for got, label in zip(engine.label(samples), wanted, strict=True):
+        assert got.answer == label.answer and got.mean_logprob == pytest.approx(label.mean_logprob, abs=1e-4)
+    lengths = {label.padded_tokens for label in wanted}
+    assert {length for length, _ in calls} == lengths and {name for _, name in calls} == {"flash_attention_3"}
+    assert len(calls) == 2 * len(lengths), "each layer, each group of prompts, and no step"

@@ -1,0 +1,15 @@
+"""jobs/label.py itself, with simulated workers and a progress line every second."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from unittest.mock import patch
+
+from adafv.bench.scale import Simulated
+from adafv.pipeline import run
+from jobs.label import main
+
+if __name__ == "__main__":
+    with patch.object(run, "Progress", partial(run.Progress, every=1.0)), patch.object(run, "Labelling", Simulated):
+        sys.exit(main())
