@@ -88,7 +88,7 @@ class S3Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while True:
             try:
                 self.client.create_bucket(Bucket="ready")
@@ -263,7 +263,7 @@ class RayCluster:
 
     def _wait(self, node: Node) -> None:
         """Until the node is up: a cluster of this many nodes, and, where it takes jobs, a list of them."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300
         while b"Ray runtime started" not in node.log.read_bytes() or not self._takes_jobs():
             if node.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"a Ray node didn't start: {node.log.read_text()[-3000:]}")

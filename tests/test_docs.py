@@ -157,7 +157,7 @@ def test_other_tools_read_the_labels_as_the_document_says(tmp_path, code):
     write(tmp_path / "out", labels, [run()], files=2)
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 0, process.stderr
     wanted = {"pandas": "ü", "duckdb": "('none', 1, 10.0)", "datasets": "1\n", "pyarrow": "2\n1\n"}

@@ -36,7 +36,7 @@ def test_machines_come_for_a_job_and_go_after_it(tmp_path):
         job += ["--workers", "1:2", "--max-new-tokens", "4"]
         done = subprocess.run(
             [*submit, sys.executable, "-c", program, *job],
-            env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=300,
+            env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         [line] = [line for line in done.stdout.splitlines() if line.startswith("resources:")]
@@ -44,7 +44,7 @@ def test_machines_come_for_a_job_and_go_after_it(tmp_path):
         assert (before["CPU"], before.get("GPU", 0)) == (head, 0)
         assert (between["CPU"], between.get("GPU", 0)) == (head + TYPES["cpu"]["resources"]["CPU"], 0)
         assert after["GPU"] >= 1
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300
         while len(cluster.alive()) > 1 and time.monotonic() < end:
             time.sleep(1)
         assert len(cluster.alive()) == 1, "idle machines stay"

@@ -74,7 +74,7 @@ def run(command: str, clone: Path, cluster: RayCluster) -> subprocess.CompletedP
     environment |= {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command], cwd=clone, env=environment, capture_output=True, text=True,
-        timeout=400,
+        timeout=600,
     )  # fmt: skip
 
 

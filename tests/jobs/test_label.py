@@ -135,7 +135,7 @@ def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by)
                 Lease(LocalOutput(str(tmp_path / "out")), "second").__enter__()
             process.send_signal(ended_by)
             break
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     record = json.loads((tmp_path / "out" / "runs" / "first.json").read_text())
     done = answers(tmp_path / "out") if (tmp_path / "out" / "labels").exists() else {}
     if ended_by == signal.SIGTERM:
@@ -147,7 +147,7 @@ def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by)
         assert record["status"] == "running"
         assert len(done) < 2500
     again = run_alone([*arguments, "--batch-size", "64"], cwd=tmp_path)
-    _, errors = again.communicate(timeout=120)
+    _, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
     assert f"{len(done):,} done before" in errors
     final = answers(tmp_path / "out")
@@ -171,13 +171,13 @@ def test_ray_job_submit(tiny_model, tmp_path, cluster):
     files = write_all(tmp_path / "in")
     inputs = [files["jsonl"], files["structs"]]
     direct = run_alone(command(tiny_model, tmp_path / "direct", *inputs))
-    _, errors = direct.communicate(timeout=120)
+    _, errors = direct.communicate(timeout=600)
     assert direct.returncode == 0, errors
     address = cluster.dashboard_address
     arguments = ["job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
     submitted = subprocess.run(
         [str(PROGRAMS / "ray"), *arguments, *command(tiny_model, tmp_path / "job", *inputs)],
-        cwd=work, env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=180,
+        cwd=work, env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "labelled               4" in submitted.stdout

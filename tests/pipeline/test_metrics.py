@@ -161,7 +161,7 @@ def label(
     arguments = ["--input", source, "--output", output, "--model", model, "--max-new-tokens", 4, "--batch-size", 7]
     done = subprocess.run(
         [sys.executable, REPOSITORY / "jobs/label.py", *map(str, arguments), *options],
-        env=os.environ | cluster.environment, capture_output=True, text=True, timeout=180,
+        env=os.environ | cluster.environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     [path] = (output / "runs").iterdir()
     return done, json.loads(path.read_text())
@@ -169,7 +169,7 @@ def label(
 
 def targets(cluster: RayCluster) -> list[str]:
     """What the service discovery file of Ray names, which it writes every five seconds."""
-    path, end = cluster.nodes[0].folder / "prom_metrics_service_discovery.json", time.monotonic() + 60
+    path, end = cluster.nodes[0].folder / "prom_metrics_service_discovery.json", time.monotonic() + 300
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.5)
     [group] = json.loads(path.read_text())

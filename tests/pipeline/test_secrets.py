@@ -67,7 +67,7 @@ def run_job(arguments: list[str], ray_folder: Path, environment: dict[str, str])
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     return done.returncode, done.stdout
 
