@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adafv.bench.pipeline import save_model, write_rows
+from adafv.bench.pipeline import job_in
 from adafv.bench.process import apart
-from adafv.bench.shapes import PRESETS
 from adafv.pipeline.estimate import Estimate
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.run import forecast, run
@@ -51,16 +50,11 @@ def compare(options: JobOptions, rows: int, samples: Sequence[int]) -> list[Comp
     found = []
     for sample in samples:
         with tempfile.TemporaryDirectory(prefix="forecast") as folder:
-            inputs, output = Path(folder, "input"), Path(folder, "output")
-            write_rows(inputs, rows)
-            job = replace(options, input=(str(inputs),), output=str(output))
-            if options.model in PRESETS:
-                job = replace(job, model=str(Path(folder, "model")))
-                apart(save_model, PRESETS[options.model], job.model)
+            job = job_in(Path(folder), options, rows)
             apart(_label, replace(job, sample=sample))
             planned = apart(_plan, job)
             apart(_label, replace(job, run_id=RUN))
-            record = json.loads((output / "runs" / f"{RUN}.json").read_text())
+            record = json.loads(Path(job.output, "runs", f"{RUN}.json").read_text())
         found.append(
             Comparison(
                 sample, planned.rows, planned.workers, planned.seconds, record["throughput"]["seconds"],

@@ -98,21 +98,27 @@ class Memory:
 def throughput(options: JobOptions, rows: int) -> Throughput:
     """Label so many rows with the engine alone, then as a job."""
     with tempfile.TemporaryDirectory(prefix="pipeline") as folder:
-        inputs, output = Path(folder, "input"), Path(folder, "output")
-        write_rows(inputs, rows)
-        job = replace(options, input=(str(inputs),), output=str(output))
-        if options.model in PRESETS:
-            job = replace(job, model=str(Path(folder, "model")))
-            apart(save_model, PRESETS[options.model], job.model)
+        job = job_in(Path(folder), options, rows)
         ran = apart(_job, job, Labelling)
         (low, high), threads = ran.resources.workers, ran.resources.threads
         workers = high or low
-        engine = apart(_engine, job, inputs, ran.resources.batch_size, threads)
-        first, rate, idle = _steady(output, workers)
+        engine = apart(_engine, job, Path(job.input[0]), ran.resources.batch_size, threads)
+        first, rate, idle = _steady(Path(job.output), workers)
     return Throughput(rows, workers, threads, engine, rate, rows / ran.seconds, first - ran.started, idle)
 
 
-def save_model(shape: Shape, folder: str) -> None:
+def job_in(folder: Path, options: JobOptions, rows: int) -> JobOptions:
+    """A job on so many rows that are written into `folder`, as is the model, where `options` name a preset's shape."""
+    inputs, model = folder / "input", folder / "model"
+    write_rows(inputs, rows)
+    job = replace(options, input=(str(inputs),), output=str(folder / "output"))
+    if options.model not in PRESETS:
+        return job
+    apart(_save_model, PRESETS[options.model], str(model))
+    return replace(job, model=str(model))
+
+
+def _save_model(shape: Shape, folder: str) -> None:
     """Write a model of that shape, with random weights, for a job to load."""
     Subject.build(shape, torch.device("cpu"), torch.float32).save(folder)
 
@@ -120,9 +126,7 @@ def save_model(shape: Shape, folder: str) -> None:
 def memory(options: JobOptions, rows: int) -> tuple[float, list[Memory]]:
     """Label so many rows without a model; (rows a second, what was held in each tenth of the time)."""
     with tempfile.TemporaryDirectory(prefix="pipeline") as folder:
-        inputs, output = Path(folder, "input"), Path(folder, "output")
-        write_rows(inputs, rows)
-        ran = apart(_job, replace(options, input=(str(inputs),), output=str(output)), Constant)
+        ran = apart(_job, job_in(Path(folder), options, rows), Constant)
     count = len(ran.seen)
     tenths = [ran.seen[count * tenth // TENTHS : count * (tenth + 1) // TENTHS] for tenth in range(TENTHS)]
     highest = [Memory(*(max(values) for values in zip(*tenth, strict=True))) for tenth in tenths if tenth]
