@@ -9,7 +9,7 @@ from typing import Any
 from adafv.pipeline.options import JobOptions, flag
 from adafv.pipeline.rejects import redact
 
-PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "retry_rejects")
+PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent", "retry_rejects")
 
 
 def command_line(job: JobOptions) -> str:

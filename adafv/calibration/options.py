@@ -25,8 +25,8 @@ UNPRUNED = "none"
 SAMPLE, MIN_AGREEMENT, KEEPS, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "exact"
 # Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
 DECIDED = (
-    "output", "sample", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed", "run_id", "max_cost",
-    "max_hours", "on_finish",
+    "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed",
+    "run_id", "max_cost", "max_hours", "on_finish",
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ class CalibrationOptions:
     def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
         output = f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep)}"
         job = replace(self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output)
-        return Candidate(strategy, keep, job)
+        return Candidate(strategy, keep, replace(job, sample_adjacent=1))  # rows on many pictures say more of answers
 
 
 @dataclass(frozen=True)

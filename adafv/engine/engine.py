@@ -38,7 +38,7 @@ from adafv.pruning import Selection, Strategy
 
 # Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator: enough
 # to fill it, few enough to bound its activations.
-_POSITIONS_PER_PASS = (4096, 32768)
+_POSITIONS_PER_PASS = (1024, 32768)
 
 _STAGES = ("encode", "prune", "prefill", "decode")
 

@@ -42,9 +42,9 @@ class Measured:
     Attributes:
         devices: what its workers ran on: the device, the cloud's name for the machine, how many.
         workers: how many at once.
-        rows: that came out after the first label, over `seconds`.
+        rows: that came out behind each worker's first batches, over `seconds`.
         start: seconds until the first batch began; `held`: of these, those of a worker.
-        end: seconds from the last label to the end.
+        end: seconds from the last batch to the end.
         batch: seconds that a worker takes for what it hands over together, one batch or a few.
         label, prepare, fetch: seconds of a row: of a worker, of a CPU before, and of waiting for its image.
         busy: the share of the workers' time, over `seconds`, in which they labelled.
@@ -70,17 +70,16 @@ class Measured:
     def of(cls, record: dict[str, Any]) -> Measured | None:
         """By a run's record; None where that doesn't say enough: too few rows, or an older version's."""
         times, totals, hardware = record["throughput"], record["totals"], record["hardware"] or {}
-        first, counts = times.get("first_label_seconds"), record["counts"]
+        counts = record["counts"]
+        start, held_steadily = times.get("first_batch_seconds"), times.get("steady_worker_seconds", 0.0)
         seen = sum(each["workers"] for each in hardware.get("devices", ()))
         rows = counts["labelled"] + counts["rejected"]
-        later = rows - times.get("first_label_rows", rows)
-        seconds = 0.0 if first is None else times["last_label_seconds"] - first
-        if first is None or later < 1 or seconds <= 0 or not seen or not totals.get("gpu_seconds"):
+        if start is None or held_steadily <= 0 or not times["steady_rows"] or not seen or not totals.get("gpu_seconds"):
             return None
+        later = round(times["steady_rows"] * rows / counts["labelled"])
         workers = min(seen, hardware["workers"][1] or seen)  # one that was started again counts twice in `seen`
+        seconds = held_steadily / workers
         label = totals["gpu_seconds"] / rows
-        batch = label * times["first_label_rows"]
-        start = max(0.0, first - batch)
         held = record["cost"]["worker_seconds"] / workers - (times["seconds"] - start)
         return cls(
             run_id=record["run_id"],
@@ -92,8 +91,8 @@ class Measured:
             seconds=seconds,
             start=start,
             held=min(max(0.0, held), start),
-            end=max(0.0, times["seconds"] - times["last_label_seconds"]),
-            batch=batch,
+            end=max(0.0, times["seconds"] - times["last_batch_seconds"]),
+            batch=label * times["first_label_rows"],
             label=label,
             prepare=totals["preprocess_ms"] / 1000 / rows,
             fetch=totals["fetch_ms"] / 1000 / rows,

@@ -84,6 +84,14 @@ class JobOptions:
         type=int,
         metavar="N",
     )
+    sample_adjacent: int = option(
+        "data",
+        "of the sample, how many rows are drawn together that stand together in the input, as questions about one "
+        "picture do, so that it takes what all rows take; 1 draws each by itself",
+        32,
+        type=int,
+        metavar="N",
+    )
     retry_rejects: bool = option(
         "data",
         "label again all rows that were rejected before, not only those whose error may have passed",
@@ -240,7 +248,7 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         _require(len(self.input) > 0, "input", "()", "at least one path or URI")
-        for name in ("limit", "sample", "batch_size", "max_image_bytes", "max_image_pixels"):
+        for name in ("limit", "sample", "sample_adjacent", "batch_size", "max_image_bytes", "max_image_pixels"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         for name in ("batch_timeout", "image_timeout"):

@@ -13,6 +13,10 @@ With `--sample` only some of the rows are the input; the rest is as if it weren'
 are the least, by their last half. Digests are random, so this is a random sample; and it is the same in every run, a
 smaller one is part of a larger, and where the input grows, only as many rows change as new ones are drawn. Digests need
 no further hash: what cuts rows into parts by a hash, such as this module's buckets, takes its first bytes.
+
+Rows that are drawn one by one show what labels are like, but not what labelling takes: questions about one picture
+stand together, and share its encoding. So `jobs/label.py` draws stretches of adjacent rows, by the digest of their
+first.
 """
 
 from __future__ import annotations
@@ -79,11 +83,13 @@ def make_plan(
     limit: int | None,
     num_cpus: float,
     sample: int | None = None,
+    adjacent: int = 1,
 ) -> Plan:
     """Scan the ids of `units` and judge the first `limit` rows, or so many of them as `sample` says.
 
     Args:
         num_cpus: what a scanning task reserves.
+        adjacent: how many rows are drawn together.
     """
     gathered, counts, unread = bytearray(), [], []
     for scanned in _take(in_order(scan_unit, units, num_cpus, storage, columns), limit):
@@ -91,7 +97,9 @@ def make_plan(
         gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
         counts.append(len(scanned.digests))
     digests = np.frombuffer(gathered, DIGEST)
-    drawn = None if sample is None else draw(digests, sample)
+    drawn = None
+    if sample is not None:
+        drawn = draw(digests, sample) if adjacent == 1 else draw_stretches(digests, counts, sample, adjacent)
     if drawn is not None and unread:
         LOG.warning("%s places of the input can't be read: the sample is drawn from the rest", f"{len(unread):,}")
     verdicts = judge(digests, ledger, drawn)
@@ -114,6 +122,24 @@ def draw(digests: np.ndarray, size: int) -> Ledger:
         found = np.unique(np.concatenate([drawn, found]))
         drawn = found[np.argsort(_order(found), kind="stable")[:size]]
     return Ledger([drawn.tobytes()])
+
+
+def draw_stretches(digests: np.ndarray, counts: Sequence[int], size: int, length: int) -> Ledger:
+    """Likewise, but in stretches of `length` rows, the last one cut short; units of so many rows as `counts` says are
+    cut into stretches each by itself, so that those of one stay where others are added.
+    """
+    firsts = np.cumsum([0, *counts[:-1]])
+    starts = np.concatenate(
+        [np.arange(first, first + count, length) for first, count in zip(firsts, counts, strict=True)]
+    )
+    ends = np.minimum(starts + length, np.append(starts[1:], len(digests)))
+    drawn: dict[bytes, None] = {}
+    for stretch in np.argsort(_order(digests[starts]), kind="stable"):
+        if len(drawn) >= size:
+            break
+        # As bytes of their full length: numpy's strings have no zeros at their ends.
+        drawn |= dict.fromkeys(digests[starts[stretch] : ends[stretch]].view("V16").tolist())
+    return Ledger([*drawn][:size])
 
 
 def _order(digests: np.ndarray) -> np.ndarray:

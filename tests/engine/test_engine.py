@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
@@ -290,6 +291,25 @@ def test_sampling_leaves_the_global_generator_alone(model):
     state = torch.random.get_rng_state()
     engine.label(crowd(preparer, 2))
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_batch_leaves_no_tensor_behind(model):
+    """Not even until Python next looks for cycles: keys and values of a real batch are gigabytes."""
+    preparer, engine = load(model, keep=0.3, max_new_tokens=4)
+    samples = crowd(preparer, 3)
+
+    def tensors() -> int:
+        return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+    engine.label(samples)
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        engine.label(samples)
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_no_samples_no_labels(model):

@@ -195,7 +195,7 @@ def test_plan(ray_local, tiny_model, tmp_path, capsys):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     arguments = command(tiny_model, tmp_path / "out", path)
     assert main([*arguments, "--plan"]) == 2
-    assert "--sample 200" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "--sample 320" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main([*arguments, "--sample", "100", "--price-per-hour", "2"]) == 0
     capsys.readouterr()
     before = files_under(tmp_path)

@@ -14,7 +14,8 @@ from adafv.pipeline.estimate import Measured
 def record(**values: Any) -> dict[str, Any]:
     """Two workers load for 50 s of the run's first 60, then label 10 rows a second each in batches of 20 for 100 s;
     the last file takes 3 s."""
-    made = {"first": 62.0, "first_rows": 20, "last": 161.0, "labelled": 2000, "rejected": 0, "seen": 2, "most": 2}
+    made = {"first": 60.0, "first_rows": 20, "last": 161.0, "labelled": 2000, "rejected": 0, "seen": 2, "most": 2}
+    made |= {"steady_rows": 1960, "steady": 196.0}
     made |= {"gpu_seconds": 200.0, "batches": 100, "seconds": 164.0, "worker_seconds": 2 * 154.0} | values
     return {
         "run_id": "r",
@@ -29,8 +30,9 @@ def record(**values: Any) -> dict[str, Any]:
             "fetch_ms": 2000.0,
         },
         "throughput": {
-            "seconds": made["seconds"], "first_label_seconds": made["first"], "first_label_rows": made["first_rows"],
-            "last_label_seconds": made["last"],
+            "seconds": made["seconds"], "first_label_rows": made["first_rows"], "first_batch_seconds": made["first"],
+            "last_batch_seconds": made["last"], "steady_rows": made["steady_rows"],
+            "steady_worker_seconds": made["steady"],
         },
         "cost": {"worker_seconds": made["worker_seconds"], "price_per_hour": 3.6},
     }  # fmt: skip
@@ -82,8 +84,7 @@ def test_a_worker_that_was_started_again_is_one():
     "values",
     [
         {"first": None},
-        {"first_rows": 2000},  # all in the first batch
-        {"last": 62.0},
+        {"steady_rows": 0, "steady": 0.0},  # no worker had a second batch
         {"gpu_seconds": 0.0},
         {"seen": 0},
     ],

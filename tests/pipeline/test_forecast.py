@@ -46,7 +46,7 @@ def test_a_calibration_has_a_folder_for_each_budget(tmp_path):
     write(tmp_path / "adafv-plus-0.25", "quarter", options(keep=0.25))
     assert find(tmp_path, options(keep=0.25)) == "quarter"
     assert find(tmp_path, options(strategy="none")) == "unpruned"
-    with pytest.raises(UsageError, match=r"it has no run that says enough; measure first: .* --sample 200"):
+    with pytest.raises(UsageError, match=r"it has no run that says enough; measure first: .* --sample 320"):
         find(tmp_path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
-from adafv.pipeline.plan import DONE, NEW, REPEATED, UNDRAWN, UNREAD, draw, judge, make_plan
+from adafv.pipeline.plan import DONE, NEW, REPEATED, UNDRAWN, UNREAD, draw, draw_stretches, judge, make_plan
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.storage import Storage
@@ -114,6 +114,45 @@ def test_the_half_that_decides_is_not_the_one_that_others_cut_by():
     assert draw(raw, 2).contains(raw).tolist() == [False] * 7 + [True] * 2
 
 
+def in_stretches(units: list[list[str]], size: int, length: int) -> list[list[bool]]:
+    """Which rows of some units are drawn."""
+    ids = [id for unit in units for id in unit]
+    ledger = draw_stretches(digests(ids), [len(unit) for unit in units], size, length)
+    return [ledger.contains(digests(unit)).tolist() if unit else [] for unit in units]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 60), st.integers(1, 12))
+def test_stretches_are_whole_but_for_the_last_and_as_many_rows_as_asked_for(counts, size, length):
+    units = [[f"{unit}-{row}" for row in range(count)] for unit, count in enumerate(counts)]
+    found = in_stretches(units, size, length)
+    assert sum(map(sum, found)) == min(size, sum(counts))
+    stretches = [unit[start : start + length] for unit in found for start in range(0, len(unit), length)]
+    cut = [stretch for stretch in stretches if any(stretch) and not all(stretch)]
+    assert len(cut) <= 1
+    assert all(stretch == sorted(stretch, reverse=True) for stretch in cut), "what is cut off is at its end"
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_a_sample_of_stretches_is_part_of_a_larger_one_and_grows_with_the_input(size, length):
+    units = [[f"{unit}-{row}" for row in range(25)] for unit in range(3)]
+    found, larger = in_stretches(units, size, length), in_stretches(units, size + 9, length)
+    assert all(more >= less for of, mo in zip(found, larger, strict=True) for less, more in zip(of, mo, strict=True))
+    grown = in_stretches([[f"new-{row}" for row in range(25)], *units], size, length)[1:]
+    assert all(before >= now for of, no in zip(found, grown, strict=True) for before, now in zip(of, no, strict=True))
+
+
+def test_a_repetition_takes_no_place_in_a_stretch():
+    assert in_stretches([["a", "a", "a", "b", "c"]], 3, 4) == [[True] * 5]
+
+
+def test_every_stretch_is_as_likely_to_be_drawn():
+    count, size = 100_000, 10_000
+    ids = digests([f"image-{i:06d}.jpg" for i in range(count)])
+    where = draw_stretches(ids, [count], size, 10).contains(ids).reshape(10, -1).sum(axis=1) / 10  # stretches
+    assert where.sum() == size / 10
+    assert abs(where - size / 100).max() < 5 * (size / 100 * 0.9) ** 0.5  # five standard deviations
+
+
 def test_drawing_needs_little_beside_the_digests():
     count = 400_000
     digests = np.frombuffer(np.random.default_rng(0).bytes(16 * count), dtype=DIGEST)
@@ -144,12 +183,13 @@ def plan_of(
     done: list[str] = [],  # noqa: B006
     limit: int | None = None,
     sample: int | None = None,
+    adjacent: int = 1,
 ):
     units = []
     for i, ids in enumerate(files):
         path = write_jsonl(tmp_path / f"{i}.jsonl", [{"id": id, "image": "x", "question": "q"} for id in ids])
         units += open_source(str(path), Storage(), COLUMNS).units
-    return make_plan(units, Ledger(digest_id(id) for id in done), Storage(), COLUMNS, limit, 0.25, sample)
+    return make_plan(units, Ledger(digest_id(id) for id in done), Storage(), COLUMNS, limit, 0.25, sample, adjacent)
 
 
 def test_repetitions_across_files(ray_local, tmp_path):
@@ -179,6 +219,13 @@ def test_a_sample(ray_local, tmp_path):
     assert [task.verdicts.tolist() for task in plan.tasks] == [[NEW, UNDRAWN]] * 2
     assert plan.sample is not None and len(plan.sample) == 3
     assert plan_of(tmp_path, [[id] for id in ids], sample=100).rows == 12
+
+
+def test_a_sample_of_adjacent_rows(ray_local, tmp_path):
+    ids = [[f"{file}-{row}" for row in range(6)] for file in range(3)]
+    plan = plan_of(tmp_path, ids, sample=5, adjacent=3)
+    whole, cut = sorted((task.verdicts == NEW).reshape(2, 3).sum(axis=1).max() for task in plan.tasks)[::-1]
+    assert (plan.rows, whole, cut) == (5, 3, 2)
 
 
 def test_an_input_that_can_only_be_read_in_part(ray_local, tmp_path, caplog):

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,6 +53,38 @@ class Device(NamedTuple):
 
 
 @dataclass
+class Span:
+    """A worker's labels, by its own clock, in seconds of the epoch.
+
+    Attributes:
+        began: when its first batch did.
+        first: of the first batches, when each was labelled and how many labels there were then.
+        last: when its newest one was; `rows`: labels so far.
+    """
+
+    FIRST: ClassVar[int] = 2
+
+    began: float
+    first: list[tuple[float, int]] = field(default_factory=list)
+    last: float = 0.0
+    rows: int = 0
+
+    def add(self, labelled: float, rows: int) -> None:
+        """The next batch."""
+        self.last, self.rows = labelled, self.rows + rows
+        if len(self.first) < self.FIRST:
+            self.first.append((self.last, self.rows))
+
+    @property
+    def steady(self) -> tuple[int, float]:
+        """Labels, and the seconds that they took, behind the first batches: between the first and the second a worker
+        waits for a while, once. Where there were no more than these, behind the first.
+        """
+        since, rows = self.first[-1] if self.last > self.first[-1][0] else self.first[0]
+        return self.rows - rows, self.last - since
+
+
+@dataclass
 class Tally:
     """What has come in so far."""
 
@@ -66,6 +98,7 @@ class Tally:
     actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
     gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missed
     starts: dict[str, tuple[float, ...]] = field(default_factory=dict)  # name: seconds of `schema.STARTING`
+    spans: dict[str, Span] = field(default_factory=dict)  # name: from its first batch to its last
 
     @property
     def rows(self) -> int:
@@ -194,6 +227,16 @@ class Sink:
                 tally.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
             if row["worker_actor"] is not None:
                 tally.actors[row["worker"]] = row["worker_actor"]
+        self._lengthen_spans(labels)
+
+    def _lengthen_spans(self, labels: pa.Table) -> None:
+        """A table has whole batches."""
+        batches = labels.group_by(["worker", "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
+        for row in batches.sort_by("labelled_at").to_pylist():
+            labelled, spans = row["labelled_at"].timestamp(), self.tally.spans
+            if row["worker"] not in spans:
+                spans[row["worker"]] = Span(labelled - (row["gpu_seconds_sum"] or 0.0))
+            spans[row["worker"]].add(labelled, row["count_all"])
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ from adafv.pipeline.prices import Price, Tariff
 from adafv.pipeline.resources import Resources
 from adafv.pipeline.s3 import S3_ERRORS
 from adafv.pipeline.storage import Storage
-from adafv.pipeline.summary import Run
+from adafv.pipeline.summary import Arrivals, Run
 from tests.faulty_store import Fault, FaultyStore
 
 PANEL = {"rows": 2, "columns": 3, "top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
@@ -108,6 +108,29 @@ def test_what_workers_run_on_is_known_from_their_labels(output):
         {"device": "A10G", "instance": "g5.xlarge", "attention": "sdpa", "workers": 2, "price_per_hour": None},
         {"device": "A10G", "instance": None, "attention": None, "workers": 1, "price_per_hour": None},
     ]
+
+
+def test_how_fast_workers_are_is_told_by_what_comes_behind_their_first_batches(output):
+    """One labels four batches of two rows and waits behind the first; another has two batches; rejects don't count."""
+    begun = 1_000_000.0
+    made = {"w": (1.0, 5.0, 6.0, 7.5), "v": (2.0, 4.5)}
+
+    def batch(worker: str, seconds: float) -> list[dict]:
+        labelled = {"worker": worker, "labelled_at": datetime.fromtimestamp(begun + seconds, UTC), "gpu_seconds": 0.25}
+        return [label(f"{worker}{seconds}{row}") | labelled for row in range(2)]
+
+    sink = Sink(output, "r")
+    batches = {worker: [batch(worker, each) for each in seconds] for worker, seconds in made.items()}
+    sink.add(results(*batches["w"][0]))
+    sink.add(results(*batches["v"][0], *batches["v"][1], reject("c", "image_empty")))
+    sink.add(results(*batches["w"][1], *batches["w"][2]))  # two batches of one worker in a table
+    sink.add(results(*batches["w"][3]))
+    sink.close()
+    arrivals = Arrivals(since=begun - 10)
+    found = Run("r", {}, Tariff(), "out", tally=sink.tally, arrivals=arrivals).record()["throughput"]
+    assert found["first_batch_seconds"] == pytest.approx(10 + 1.0 - 2 * 0.25)
+    assert found["last_batch_seconds"] == pytest.approx(17.5)
+    assert (found["steady_rows"], found["steady_worker_seconds"]) == (4 + 2, pytest.approx((7.5 - 5.0) + (4.5 - 2.0)))
 
 
 def test_each_worker_costs_what_it_runs_on_for_as_long_as_it_is_there(output):
