@@ -33,7 +33,8 @@ def find(folder: Path, made: JobOptions | None = None) -> str:
 
 
 def test_the_run_with_the_most_rows_of_those_alike(tmp_path):
-    write(tmp_path, "few", counts={"labelled": 100, "rejected": 0})
+    few = record(labelled=100, steady_rows=80, steady=8.0)
+    write(tmp_path, "few", counts=few["counts"], throughput=few["throughput"])
     write(tmp_path, "most", earlier=[record() | {"run_id": "before", "status": "failed", "config": {}}])
     write(tmp_path, "other", options(keep=0.5), counts={"labelled": 9000, "rejected": 0})
     write(tmp_path, "killed", status="running", counts={"labelled": 9000, "rejected": 0})
