@@ -79,9 +79,9 @@ class Metrics:
         takes 2 µs here, and 12 in Ray's agent, which turns buckets into observations again: with all its stages a
         sample costs a tenth of a millisecond of CPU time.
         """
-        labels = table.filter(pc.is_null(table.column("error")))
+        times = table.select([f"{stage}_ms" for stage in STAGES]).filter(pc.is_null(table.column("error")))
         for stage in STAGES:
-            for seconds in pc.divide(labels.column(f"{stage}_ms").drop_null(), 1000.0).to_pylist():
+            for seconds in pc.divide(times.column(f"{stage}_ms").drop_null(), 1000.0).to_pylist():
                 self._histogram.observe(seconds, {"stage": stage})
 
     def publish(self, tally: Tally, worker_seconds: float, usd: float | None) -> None:
