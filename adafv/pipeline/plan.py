@@ -16,7 +16,8 @@ no further hash: what cuts rows into parts by a hash, such as this module's buck
 
 Rows that are drawn one by one show what labels are like, but not what labelling takes: questions about one picture
 stand together, and share its encoding. So `jobs/label.py` draws stretches of adjacent rows, by the digest of their
-first.
+first. They stay the same where whole files are added; rows put in between shift those behind them, in the same file of
+a table, or in the same folder of images.
 """
 
 from __future__ import annotations
@@ -128,6 +129,8 @@ def draw_stretches(digests: np.ndarray, counts: Sequence[int], size: int, length
     """Likewise, but in stretches of `length` rows, the last one cut short; units of so many rows as `counts` says are
     cut into stretches each by itself, so that those of one stay where others are added.
     """
+    if not len(digests):
+        return Ledger()
     firsts = np.cumsum([0, *counts[:-1]])
     starts = np.concatenate(
         [np.arange(first, first + count, length) for first, count in zip(firsts, counts, strict=True)]

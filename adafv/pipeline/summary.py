@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import adafv
@@ -155,13 +155,17 @@ class Run:
         }
 
     def _steady(self) -> dict[str, Any]:
-        """When workers began and ended labelling, in seconds since the first row was asked for, and what came out of
-        them behind each one's first batches.
+        """When workers began, in the mean, and ended labelling, in seconds since the first row was asked for (as far as
+        their clocks agree with this one), and what came out of them behind each one's first batches.
+
+        In the place of a worker that was lost another begins later: those count that were there at first.
         """
         spans, since = [*self.tally.spans.values()], self.arrivals.since
         steady = [span.steady for span in spans]
+        most = self.resources.workers[1] if self.resources else None
+        began = sorted(span.began for span in spans)[:most]
         return {
-            "first_batch_seconds": round(max(0.0, min(span.began for span in spans) - since), 6) if spans else None,
+            "first_batch_seconds": round(max(0.0, mean(began) - since), 6) if began else None,
             "last_batch_seconds": round(max(0.0, max(span.last for span in spans) - since), 6) if spans else None,
             "steady_rows": sum(rows for rows, _ in steady),
             "steady_worker_seconds": round(sum(seconds for _, seconds in steady), 6),

@@ -37,6 +37,7 @@ def test_jobs_are_what_they_would_be_on_their_own():
     )
     jobs = [one.job for one in options.candidates()]
     assert {(job.sample, job.batch_size, job.limit, job.input) for job in jobs} == {(9, 4, 50, ("in",))}
+    assert {job.sample_adjacent for job in jobs} == {1}, "many pictures say more of answers than many questions"
     assert [(job.strategy, job.keep) for job in jobs] == [("none", 1.0), ("random", 0.2), ("adafv", 0.2)]
 
 
@@ -79,7 +80,10 @@ def test_wrong_values_are_named(arguments, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [["--keep-tokens", "3"], ["--strategy", "adafv"], ["--html", "/nowhere/x.html"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--keep-tokens", "3"], ["--strategy", "adafv"], ["--sample-adjacent", "8"], ["--html", "/nowhere/x.html"]],
+)
 def test_options_that_calibrate_decides_are_unknown(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(*arguments)

@@ -307,6 +307,15 @@ def test_adjacent_questions_share_an_image(ray_local, tiny_model, tmp_path):
     assert {id: a[id] for id in b} == b
 
 
+def test_a_sample_is_of_rows_that_stand_together(ray_local, tiny_model, tmp_path):
+    write_images(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", [{"id": f"{i}", "image": "plain.png", "question": "w1"} for i in range(40)])
+    label(tiny_model, tmp_path / "out", tmp_path / "rows.jsonl", sample=8, sample_adjacent=4)
+    drawn = sorted(map(int, outcome(tmp_path / "out").answers()))
+    assert len(drawn) == 8
+    assert all(drawn[start] % 4 == 0 and drawn[start + 3] == drawn[start] + 3 for start in (0, 4)), drawn
+
+
 def test_a_model_without_weights_fails_the_run(ray_local, tiny_model, tmp_path):
     """The processor loads, so the job starts; the failure is on record, and the same command then succeeds."""
     model, out = tmp_path / "model", tmp_path / "out"

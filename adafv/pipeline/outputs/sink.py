@@ -11,6 +11,7 @@ failed to say so, or may still be at it.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import uuid
@@ -54,34 +55,34 @@ class Device(NamedTuple):
 
 @dataclass
 class Span:
-    """A worker's labels, by its own clock, in seconds of the epoch.
+    """A worker's labels, by its own clock, in seconds of the epoch. Batches may come in any order: a worker has two
+    tables of several batches in hand, takes turns between them, and hands each over at its end.
 
     Attributes:
         began: when its first batch did.
-        first: of the first batches, when each was labelled and how many labels there were then.
+        first: its first batches, when each was labelled and how many labels it has.
         last: when its newest one was; `rows`: labels so far.
     """
 
     FIRST: ClassVar[int] = 2
 
-    began: float
+    began: float = math.inf
     first: list[tuple[float, int]] = field(default_factory=list)
     last: float = 0.0
     rows: int = 0
 
-    def add(self, labelled: float, rows: int) -> None:
-        """The next batch."""
-        self.last, self.rows = labelled, self.rows + rows
-        if len(self.first) < self.FIRST:
-            self.first.append((self.last, self.rows))
+    def add(self, began: float, labelled: float, rows: int) -> None:
+        """One more batch."""
+        self.began, self.last, self.rows = min(self.began, began), max(self.last, labelled), self.rows + rows
+        self.first = sorted([*self.first, (labelled, rows)])[: self.FIRST]
 
     @property
     def steady(self) -> tuple[int, float]:
         """Labels, and the seconds that they took, behind the first batches: between the first and the second a worker
         waits for a while, once. Where there were no more than these, behind the first.
         """
-        since, rows = self.first[-1] if self.last > self.first[-1][0] else self.first[0]
-        return self.rows - rows, self.last - since
+        early = self.first if self.last > self.first[-1][0] else self.first[:1]
+        return self.rows - sum(rows for _, rows in early), self.last - early[-1][0]
 
 
 @dataclass
@@ -232,11 +233,9 @@ class Sink:
     def _lengthen_spans(self, labels: pa.Table) -> None:
         """A table has whole batches."""
         batches = labels.group_by(["worker", "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
-        for row in batches.sort_by("labelled_at").to_pylist():
-            labelled, spans = row["labelled_at"].timestamp(), self.tally.spans
-            if row["worker"] not in spans:
-                spans[row["worker"]] = Span(labelled - (row["gpu_seconds_sum"] or 0.0))
-            spans[row["worker"]].add(labelled, row["count_all"])
+        for row in batches.to_pylist():
+            labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
+            self.tally.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, row["count_all"])
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:

@@ -11,12 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.outputs import folder, schema, sink
 from adafv.pipeline.outputs.folder import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
-from adafv.pipeline.outputs.sink import Device, Sink, Tally
+from adafv.pipeline.outputs.sink import Device, Sink, Span, Tally
 from adafv.pipeline.prices import Price, Tariff
 from adafv.pipeline.resources import Resources
 from adafv.pipeline.s3 import S3_ERRORS
@@ -128,9 +130,20 @@ def test_how_fast_workers_are_is_told_by_what_comes_behind_their_first_batches(o
     sink.close()
     arrivals = Arrivals(since=begun - 10)
     found = Run("r", {}, Tariff(), "out", tally=sink.tally, arrivals=arrivals).record()["throughput"]
-    assert found["first_batch_seconds"] == pytest.approx(10 + 1.0 - 2 * 0.25)
+    assert found["first_batch_seconds"] == pytest.approx(10 + (1.0 + 2.0) / 2 - 2 * 0.25)
     assert found["last_batch_seconds"] == pytest.approx(17.5)
     assert (found["steady_rows"], found["steady_worker_seconds"]) == (4 + 2, pytest.approx((7.5 - 5.0) + (4.5 - 2.0)))
+
+
+@given(st.permutations(range(7)))
+def test_in_whatever_order_a_workers_batches_come(order):
+    """It has several tables in hand, and takes turns between them."""
+    batches = [(0.0, 10.0, 4), (10.0, 11.0, 3), (11.0, 13.0, 4), (13.0, 14.0, 2), (14.0, 15.0, 4), (15.0, 17.0, 4)]
+    batches.append((17.0, 18.0, 1))
+    span = Span()
+    for place in order:
+        span.add(*batches[place])
+    assert (span.began, span.last, span.rows) == (0.0, 18.0, 22) and span.steady == (4 + 2 + 4 + 4 + 1, 18.0 - 11.0)
 
 
 def test_each_worker_costs_what_it_runs_on_for_as_long_as_it_is_there(output):
