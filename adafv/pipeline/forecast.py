@@ -24,8 +24,8 @@ from adafv.pipeline.summary import format_table
 SIZES = (1_000_000, 10_000_000, 100_000_000)  # rows, of the table that goes beyond this input
 DAY = 24.0  # hours in which they are to be done, where --max-hours doesn't say
 HOW = (
-    "measure first: the same command with --sample 320 instead of --plan labels 320 rows (give some for each worker), and "
-    "they count; or give --measured with the output of a calibration or of an earlier job"
+    "measure first: the same command with --sample 320 instead of --plan labels 320 rows (give some for each worker), "
+    "and they count; or give --measured with the output of a calibration or of an earlier job"
 )
 
 
