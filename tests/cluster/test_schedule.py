@@ -94,7 +94,9 @@ def labelled(output: Path) -> int:
 @pytest.mark.slow
 def test_a_run_by_the_pages_words(clone, cluster):
     """The commands that the page gives for any cluster, but for those that start it."""
-    commands = page("Any Ray cluster").partition("# from here on")[2].partition("\n")[2]
+    start, _, rest = page("Any Ray cluster").partition("# from here on")
+    assert "export RAY_AUTH_MODE=token" in start, "Ray starts nodes that want a token, and commands that have none"
+    commands = rest.partition("\n")[2]
     assert "ray job submit" in commands
     done = run(commands, clone, cluster)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
