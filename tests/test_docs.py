@@ -110,6 +110,8 @@ ELSEWHERE = {
         "--entrypoint-num-cpus",
         "--from-env-file",
         "--head",
+        "--address",
+        "--temp-dir",
         "--metrics-export-port",
         "--kills",
         "--images",
