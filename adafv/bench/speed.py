@@ -357,7 +357,7 @@ def _median(turns: Sequence[Turn]) -> Turn:
 def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subject: Subject, ceiling: Ceilings) -> Row:
     turn, config, item = _median(turns), subject.model.config, subject.model.dtype.itemsize
     whole = reduce(add, turn.answered)
-    samples, ms = len(whole.answers), 1000 * turn.seconds / len(whole.answers)
+    samples, ms = len(whole.answers), 1000 / turn.samples_per_s
     counted = [work.count(config, item, entrant.strategy, each.crops, each.passages) for each in turn.answered]
     stages = {stage: sum((each[stage] for each in counted), Work()) * (1 / samples) for stage in STAGES}
     limit_ms = 1000 * sum(stages[stage].seconds(ceiling.operations_per_s, ceiling.bytes_per_s) for stage in LIMITED)

@@ -86,8 +86,11 @@ class CalibrationOptions:
 
     def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
         output = f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep)}"
-        job = replace(self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output)
-        return Candidate(strategy, keep, replace(job, sample_adjacent=1))  # rows on many pictures say more of answers
+        job = replace(
+            self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output,
+            sample_adjacent=1,  # rows on many pictures say more of answers
+        )  # fmt: skip
+        return Candidate(strategy, keep, job)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What labelling so many rows will take, by what a run took that is on record.
 
-A run has three parts. **Start-up**: from the first row that is asked for until the first batch begins, while workers
-load the model. **Steady**: rows come out at an even rate. **Tail**: the workers that end first wait for the last one's
-batch, and the last file is written. The first and the last are as long for ten rows as for ten million, so each is
-estimated by itself. More workers are taken to be faster in proportion: more machines like those that were measured.
+A run has three parts. **Start-up**: from the first row that is asked for until workers begin their first batches, in
+the mean: they load the model. **Steady**: rows come out at an even rate. **Tail**: the workers that end first wait for
+the last one's batch, and the last file is written. The first and the last are as long for ten rows as for ten million,
+so each is estimated by itself. More workers are taken to be faster in proportion: more machines like those that were
+measured.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Measured:
         devices: what its workers ran on: the device, the cloud's name for the machine, how many.
         workers: how many at once.
         rows: that came out behind each worker's first batches, over `seconds`.
-        start: seconds until the first batch began; `held`: of these, those of a worker.
+        start: seconds until workers began their first batches, in the mean; `held`: of these, those of a worker.
         end: seconds from the last batch to the end.
         batch: seconds that a worker takes for what it hands over together, one batch or a few.
         label, prepare, fetch: seconds of a row: of a worker, of a CPU before, and of waiting for its image.
@@ -96,7 +97,7 @@ class Measured:
             label=label,
             prepare=totals["preprocess_ms"] / 1000 / rows,
             fetch=totals["fetch_ms"] / 1000 / rows,
-            busy=min(1.0, totals["gpu_seconds"] * later / rows / (workers * seconds)),
+            busy=min(1.0, totals["gpu_seconds"] * later / rows / held_steadily),
         )
 
     @property

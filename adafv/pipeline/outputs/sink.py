@@ -219,23 +219,24 @@ class Sink:
         tally.rejected.update(rejects.column("error").to_pylist())
         for name in SUMMED:
             tally.totals[name] += pc.sum(labels.column(name)).as_py() or 0
+        self._note_workers(table)
+
+    def _note_workers(self, table: pa.Table) -> None:
+        """A table has whole batches. Of what is not labelled, `labelled_at` is null."""
+        tally = self.tally
         starting = [f"worker_{step}_s" for step in schema.STARTING]
         known = ["worker", "worker_actor", "worker_started", *(f"worker_{name}" for name in Device._fields), *starting]
-        for row in table.group_by(known).aggregate([]).to_pylist():  # few, of many rows
+        batches = table.group_by([*known, "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
+        for row in batches.to_pylist():  # few, of many rows
             tally.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # a reject's worker may not have come to that
                 tally.devices[row["worker"]] = Device(*(row[f"worker_{name}"] for name in Device._fields))
                 tally.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
             if row["worker_actor"] is not None:
                 tally.actors[row["worker"]] = row["worker_actor"]
-        self._lengthen_spans(labels)
-
-    def _lengthen_spans(self, labels: pa.Table) -> None:
-        """A table has whole batches."""
-        batches = labels.group_by(["worker", "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
-        for row in batches.to_pylist():
-            labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
-            self.tally.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, row["count_all"])
+            if row["labelled_at"] is not None:
+                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
+                tally.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, row["count_all"])
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:
