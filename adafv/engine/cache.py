@@ -91,9 +91,8 @@ class _Layer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, columns = self._rows, self._columns
         self.dtype, self.device = key_states.dtype, key_states.device
-        # Zeros, since what stands in gaps is multiplied by attention of 0, and 0 · NaN is NaN.
-        self.keys = key_states.new_zeros(rows, key_states.shape[1], columns, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], columns, value_states.shape[3])
+        self.keys = key_states.new_empty(rows, key_states.shape[1], columns, key_states.shape[3])
+        self.values = value_states.new_empty(rows, value_states.shape[1], columns, value_states.shape[3])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -104,6 +103,9 @@ class _Layer(CacheLayerMixin):
         self.keys[at.rows, :, at.start : at.end] = key_states
         self.values[at.rows, :, at.start : at.end] = value_states
         if at.start == 0:  # a prompt sees nothing but itself
+            # What stands in the gap behind it is multiplied by attention of 0, and 0 · NaN is NaN.
+            self.values[at.rows, :, at.end :] = 0
+            self.keys[at.rows, :, at.end :] = 0
             return key_states, value_states
         return self.keys[:, :, : at.end], self.values[:, :, : at.end]
 

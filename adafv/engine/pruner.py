@@ -98,9 +98,11 @@ class Pruner:
         sources = self._sources(looks)
         cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
         for name in needs & {"saliency", "keys", "hidden", "clip_visual"}:
-            cues[name] = _padded([getattr(image, name)[at] for image, at in zip(images, sources, strict=True)])
+            rows = [getattr(image, name).index_select(0, at) for image, at in zip(images, sources, strict=True)]
+            cues[name] = _padded(rows)
         if needs & {"visual", "similarity"}:
-            cues["visual"] = _padded([image.tokens[at] for image, at in zip(images, sources, strict=True)])
+            tokens = [image.tokens.index_select(0, at) for image, at in zip(images, sources, strict=True)]
+            cues["visual"] = _padded(tokens)
         if needs & {"text", "similarity"}:
             ids = [torch.from_numpy(look.text).to(self._device, non_blocking=True) for look in looks]
             cues["text_valid"] = _padded([torch.ones_like(row, dtype=torch.bool) for row in ids])

@@ -21,6 +21,7 @@ from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from adafv.counting import Sizes
 from adafv.models.geometry import Geometry
+from adafv.models.reading import best_attention, read_with
 from adafv.models.text_tower import TextTower
 
 
@@ -85,6 +86,7 @@ class Adapter(ABC):
         self.model = model
         self.text_tower: TextTower | None = None
         self._normalisation = normalisation.to(model.device)
+        read_with(model.get_decoder(), best_attention(model.device, model.dtype))
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,7 @@ return beside the output is collected under `attentions` when a model is called 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from adafv.onednn import attention, is_packable
 from adafv.pruning import cls_saliency, received_saliency
 
-NAME = "sdpa_with_saliency"
 _LONG = 256  # positions from which on oneDNN's attention is faster than SDPA on a CPU
 
 
@@ -44,11 +44,16 @@ def sdpa_with_saliency(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
+    one_shape: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Captured | None]:
-    """As transformers' SDPA, by oneDNN where that is faster; from the marked module also what is captured."""
+    """As transformers' SDPA, by oneDNN where that is faster; from the marked module also what is captured.
+
+    Args:
+        one_shape: whether crops are all of one size.
+    """
     if attention_mask is None and query.shape[2] >= _LONG and query.dtype == torch.float32 and is_packable(query):
-        output = attention(query, key, value, scaling)
+        output = attention(query, key, value, scaling, one_shape)
     else:
         kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -63,19 +68,22 @@ def sdpa_with_saliency(
     return output, captured
 
 
-# Without a mask function: crops have no padding, and one that makes sure of it would wait for the device.
-AttentionInterface.register(NAME, sdpa_with_saliency)
+# Without mask functions: crops have no padding, and one that makes sure of it would wait for the device.
+_OF_ANY_SIZE, _OF_ONE_SIZE = "sdpa_with_saliency", "sdpa_with_saliency_of_one_shape"
+AttentionInterface.register(_OF_ANY_SIZE, sdpa_with_saliency)
+AttentionInterface.register(_OF_ONE_SIZE, partial(sdpa_with_saliency, one_shape=True))
 
 
-def capture(tower: PreTrainedModel, marked: nn.Module, leading: int = 1) -> None:
+def capture(tower: PreTrainedModel, marked: nn.Module, leading: int, one_size: bool) -> None:
     """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `marked`. Where
     that hands on nothing but its output, give it a list as `notes`: what is captured at each of its calls goes there.
 
     Args:
         leading: 1 if [CLS] stands before the patches, 0 if there is none.
+        one_size: whether all crops are of one size.
     """
     marked.returns_saliency = True  # type: ignore[assignment]
     marked.returns_keys = False  # type: ignore[assignment]
     marked.leading = leading  # type: ignore[assignment]
     marked.notes = None  # type: ignore[assignment]
-    tower.set_attn_implementation(NAME)
+    tower.set_attn_implementation(_OF_ONE_SIZE if one_size else _OF_ANY_SIZE)

@@ -9,6 +9,7 @@ the sequence which patch of which crop stands there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -87,12 +88,18 @@ class Geometry:
         """int64 [N, 9]: for each visual token those in the 3 × 3 window around it, row by row, itself in the middle; -1
         where its panel ends.
         """
-        windows, start = [], 0
-        for panel in self.panels:
-            tokens = np.arange(start, start + panel.rows * panel.columns).reshape(panel.rows, panel.columns)
-            windows.append(sliding_window_view(np.pad(tokens, 1, constant_values=-1), (3, 3)).reshape(-1, 9))
-            start += tokens.size
-        return np.concatenate(windows)
+        return _neighbours(tuple((panel.rows, panel.columns) for panel in self.panels))
+
+
+@lru_cache
+def _neighbours(sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """`Geometry.neighbours` of panels of so many rows and columns."""
+    windows, start = [], 0
+    for rows, columns in sizes:
+        tokens = np.arange(start, start + rows * columns).reshape(rows, columns)
+        windows.append(sliding_window_view(np.pad(tokens, 1, constant_values=-1), (3, 3)).reshape(-1, 9))
+        start += tokens.size
+    return np.concatenate(windows)
 
 
 def tiled(rows: int, columns: int, aside: int, seen: float, apart: bool = False) -> Geometry:

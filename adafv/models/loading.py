@@ -31,7 +31,6 @@ from adafv.models.processing import Processing
 from adafv.models.quantization import quantize
 from adafv.models.qwen2_5_vl import Qwen25VLAdapter
 from adafv.models.qwen3_vl import Qwen3VLAdapter
-from adafv.models.reading import best_attention, read_with
 from adafv.models.text_tower import TextTower
 
 # By the model type that a checkpoint's configuration names.
@@ -133,7 +132,6 @@ def load_adapter(
         del model.lm_head
     if quantized is not None:
         quantize(model.get_decoder(), quantized, device, dtype)
-    read_with(model.get_decoder(), best_attention(device, dtype))
     return processing.family(model.to(device).eval(), processing.normalisation())
 
 

@@ -69,7 +69,7 @@ class QwenAdapter(Adapter):
         self._tower: Any = cast(Any, model).model.visual
         self._tower.patch_embed = _linear(self._tower.patch_embed.proj)
         self._attention = self._tower.blocks[self.saliency_layer(model.config)].attn
-        capture(self._tower, self._attention, leading=0)
+        capture(self._tower, self._attention, leading=0, one_size=False)
         pack(model)
 
     @classmethod

@@ -1,7 +1,8 @@
 """Which attention the language model reads prompts with: FlashAttention's own kernels where they are installed and the
-device has them, else torch's SDPA.
+device has them, oneDNN's on an x86 CPU, else torch's SDPA.
 
-Prompts have no padding before them, so that reading one needs no mask; the steps of an answer do, and these are SDPA's.
+Prompts have no padding before them, so that reading one needs no mask. The steps of an answer do; these are SDPA's, but
+on a CPU products of matrices, which are faster there.
 """
 
 from __future__ import annotations
@@ -16,11 +17,18 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-SDPA = "sdpa"
+from adafv.onednn import causal_attention, has_kernels
+
+SDPA, ONEDNN = "sdpa", "onednn"
+
+# The least positions, and channels of all heads, of which oneDNN's attention is faster than SDPA.
+_LONG, _WIDE = 128, 256
 
 
 def best_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """`flash_attention_3`, `flash_attention_2` or `sdpa`."""
+    """`flash_attention_3`, `flash_attention_2`, `onednn` or `sdpa`."""
+    if dtype == torch.float32 and has_kernels(device, dtype):
+        return ONEDNN
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return SDPA
     generation, _ = torch.cuda.get_device_capability(device)
@@ -31,11 +39,33 @@ def best_attention(device: torch.device, dtype: torch.dtype) -> str:
 
 def read_with(language_model: PreTrainedModel, name: str) -> None:
     """Let the language model read prompts with what `best_attention` names."""
-    language_model.set_attn_implementation(name if name == SDPA else _NAMES[name])
+    language_model.set_attn_implementation(_NAMES.get(name, name))
 
 
-def _register(kernel: str) -> str:
-    """Make an attention function known to transformers that reads by `kernel`; its name."""
+def _by_onednn(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    _, heads, length, width = query.shape
+    if length == 1:
+        return _step(query, key, value, attention_mask, kwargs["scaling"]), None
+    if attention_mask is None and length >= _LONG and heads * width >= _WIDE:
+        return causal_attention(query, key, value, kwargs["scaling"]), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _step(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scaling: float) -> Tensor:
+    """[B, 1, H, D]: attention of one position a row, [B, H, 1, D], to keys and values [B, K, N, D] that it has `seen`,
+    bool [B, 1, 1, N]. Heads that share keys are rows of one matrix.
+    """
+    rows, shared, _, width = key.shape
+    scores = (key @ (query * scaling).view(rows, shared, -1, width).transpose(2, 3)).transpose(2, 3)  # [B, K, H / K, N]
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return (scores.softmax(dim=3) @ value).view(rows, 1, -1, width)
+
+
+def _by_flash(kernel: str) -> Any:
+    """An attention function that reads by `kernel`."""
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -54,10 +84,18 @@ def _register(kernel: str) -> str:
         )
         return out, None
 
-    name = f"prompts_by_fa{kernel[-1]}"  # by "flash" in a name transformers would know its own
+    return attend
+
+
+def _register(name: str, attend: Any) -> str:
+    """Make an attention function known to transformers, with SDPA's masks; `name`."""
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, sdpa_mask)
     return name
 
 
-_NAMES = {kernel: _register(kernel) for kernel in ("flash_attention_2", "flash_attention_3")}
+# transformers would take any name with "flash" in it for one of its own.
+_NAMES = {
+    f"flash_attention_{generation}": _register(f"prompts_by_fa{generation}", _by_flash(f"flash_attention_{generation}"))
+    for generation in (2, 3)
+} | {ONEDNN: _register(ONEDNN, _by_onednn)}

@@ -58,7 +58,7 @@ class Tower:
         if getattr(inner, "use_head", False):  # SigLIP's, which pools
             inner.use_head, inner.head = False, None
         self._marked: Any = getattr(getattr(inner.encoder, layers)[-1], attention)
-        capture(model, self._marked, leading)
+        capture(model, self._marked, leading, one_size=True)
 
     def __call__(self, pixels: Tensor, keys: bool, **arguments: Tensor) -> Features:
         """Run the tower on normalised pixels [C, 3, H, W] and what else it takes."""

@@ -1,4 +1,4 @@
-"""The attention that prompts are read with. There is no GPU here: FlashAttention's place is taken by SDPA."""
+"""The attention that prompts are read and answered with. There is no GPU: SDPA takes FlashAttention's place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from adafv.engine import Engine, EngineOptions, Preparer
 from adafv.models import reading
 from adafv.models.reading import best_attention, read_with
+from adafv.onednn import has_kernels
 from tests.models.conftest import picture
 from tests.tiny_models import Shape, build
 
@@ -33,6 +34,33 @@ def test_the_best_that_is_installed_and_can_run(monkeypatch, device, dtype, gene
     assert best_attention(torch.device(device), dtype) == wanted
 
 
+def test_on_a_cpu_it_is_that_for_which_there_are_kernels(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(reading, "has_kernels", lambda device, dtype: True)
+    assert best_attention(cpu, torch.float32) == "onednn"
+    assert best_attention(cpu, torch.bfloat16) == "sdpa"
+    monkeypatch.setattr(reading, "has_kernels", lambda device, dtype: False)
+    assert best_attention(cpu, torch.float32) == "sdpa"
+
+
+@pytest.mark.skipif(not has_kernels(torch.device("cpu"), torch.float32), reason="oneDNN's kernels are for x86")
+def test_onednn_answers_as_sdpa_does(tmp_path, monkeypatch):
+    """Prompts of several lengths, some too short for it; two heads share keys."""
+    lengths, causal = [], reading.causal_attention
+    monkeypatch.setattr(reading, "causal_attention", lambda *inputs: lengths.append(inputs[0].shape) or causal(*inputs))
+    path, options = str(build(tmp_path / "model", Shape(hidden=256))), EngineOptions(keep=0.2, max_new_tokens=6)
+    preparer, engine = Preparer.load(path, options), Engine.load(path, options)
+    words = (1, 2, 150, 151, 200)
+    samples = [preparer.prepare(str(i), picture((64, 64), i), "w1 w7 " * count) for i, count in enumerate(words)]
+    labels = engine.label(samples)
+    assert engine.attention_name == "onednn"
+    read = {length for _, _, length, _ in lengths}
+    assert read == {label.padded_tokens for label in labels if label.padded_tokens >= 128} and len(read) > 1
+    read_with(engine._adapter.model.model.language_model, "sdpa")
+    for got, label in zip(engine.label(samples), labels, strict=True):
+        assert got.answer == label.answer and got.mean_logprob == pytest.approx(label.mean_logprob, abs=1e-4)
+
+
 def test_prompts_are_read_by_it_and_answers_by_sdpa(tmp_path, monkeypatch):
     calls = []
 
@@ -49,7 +77,7 @@ def test_prompts_are_read_by_it_and_answers_by_sdpa(tmp_path, monkeypatch):
     preparer, engine = Preparer.load(path, options), Engine.load(path, options)
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1 " * (1 + 9 * i)) for i in range(4)]
     wanted = engine.label(samples)
-    assert not calls and engine.attention_name == "sdpa"
+    assert not calls
     read_with(engine._adapter.model.model.language_model, "flash_attention_3")
     for got, label in zip(engine.label(samples), wanted, strict=True):
         assert got.answer == label.answer and got.mean_logprob == pytest.approx(label.mean_logprob, abs=1e-4)

@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 
 from adafv.counting import Sizes
 from adafv.hardware import cpu_name, instance_type
+from adafv.models import best_attention
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
@@ -177,7 +179,11 @@ def test_the_run_is_on_record(mixed):
     assert record["totals"]["gpu_seconds"] == pytest.approx(sum(row["gpu_seconds"] for row in found.labels), abs=1e-5)
     assert record["config"]["keep"] == 0.25 and record["versions"]["ray"] == ray.__version__
     [device] = record["hardware"]["devices"]
-    machine = {"device": cpu_name(), "instance": instance_type(), "attention": "sdpa"}
+    machine = {
+        "device": cpu_name(),
+        "instance": instance_type(),
+        "attention": best_attention(torch.device("cpu"), torch.float32),
+    }
     assert device == {**machine, "workers": device["workers"], "price_per_hour": 2.0}
     assert Sizes.from_json(record["model"]).layers == 2
     start = record["start"]

@@ -46,31 +46,21 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return out
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """softmax(query @ keyᵀ · scaling) @ value, without a mask: [B, N, H, D] of [B, H, N, D], for what `is_packable`.
-
-    One head of one row at a time: its matrix, [N, N], stays in a core's cache. torch's SDPA, which hands
-    pieces of it to MKL, takes half as long again.
-    """
-    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    query, key, channels = (each.contiguous() for each in (query * scaling, key, value.transpose(2, 3)))
-    for row in range(len(query)):
-        for head in range(query.shape[1]):
-            weights = _by_onednn(query[row, head], key[row, head]).softmax(dim=1)
-            out[row, :, head] = _by_onednn(weights, channels[row, head])
-    return out
-
-
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Of contiguous operands, or oneDNN takes a kernel that is hundreds of times as slow."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def is_packable(matrix: Tensor) -> bool:
-    """Whether oneDNN has kernels for products with `matrix`: on an x86 CPU, in float32 or what it has of bfloat16."""
-    if matrix.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Whether oneDNN has kernels for products with `matrix`."""
+    return has_kernels(matrix.device, matrix.dtype)
+
+
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN has kernels there: on an x86 CPU, in float32 or what it has of bfloat16."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     supported = cast(Any, torch.ops.mkldnn)
-    return matrix.dtype == torch.float32 or (matrix.dtype == torch.bfloat16 and supported._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and supported._is_mkldnn_bf16_supported())

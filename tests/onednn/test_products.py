@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adafv.onednn import attention, product, products
+from adafv.onednn import product, products
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() == "DEFAULT",
@@ -34,11 +34,3 @@ def test_products_of_matrices_that_are_not_contiguous():
     torch.manual_seed(0)
     left, right = (torch.randn(2, 260, 3, 16).transpose(1, 2) for _ in range(2))
     torch.testing.assert_close(products(left, right), left @ right.transpose(-1, -2))
-
-
-def test_attention_is_sdpa():
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(2, 9, 3, 16).transpose(1, 2) for _ in range(3))
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
-    torch.testing.assert_close(attention(query, key, value, 0.3), wanted)
-    assert attention(query, key, value, 0.3).is_contiguous()
