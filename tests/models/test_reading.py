@@ -61,6 +61,24 @@ def test_onednn_answers_as_sdpa_does(tmp_path, monkeypatch):
         assert got.answer == label.answer and got.mean_logprob == pytest.approx(label.mean_logprob, abs=1e-4)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("heads", "shared"), [(3, 3), (6, 2), (4, 1)])
+@pytest.mark.parametrize("layout", ["a part of a cache", "whole", "laid out by positions"])
+def test_a_step_is_sdpa_s(layout, heads, shared, masked):
+    torch.manual_seed(0)
+    query = torch.randn(5, heads, 1, 16)
+    room = torch.randn(2, 5, shared, 40, 16)
+    room[:, :, :, 30:] = torch.nan  # nobody has written there yet
+    key, value = room[:, :, :, :30]
+    if layout == "whole":
+        key, value = key.contiguous(), value.contiguous()
+    elif layout == "laid out by positions":
+        key, value = (each.transpose(1, 2).contiguous().transpose(1, 2) for each in (key, value))
+    seen = torch.rand(5, 1, 1, 30) < 0.7 if masked else None
+    wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(reading._step(query, key, value, seen, 0.3), wanted.transpose(1, 2))
+
+
 def test_prompts_are_read_by_it_and_answers_by_sdpa(tmp_path, monkeypatch):
     calls = []
 
