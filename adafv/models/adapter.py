@@ -208,4 +208,5 @@ class Adapter(ABC):
         for them are exact to the bit, in whichever order it multiplies and subtracts.
         """
         channels = torch.arange(crops.shape[1], device=crops.device)[None, :, None, None] * 256
-        return self._normalisation.flatten().to(self.model.dtype)[crops.int() + channels]
+        places = (crops.int() + channels).flatten()
+        return self._normalisation.flatten().to(self.model.dtype).index_select(0, places).view(crops.shape)
