@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Of q [1, H, M, D], k and v [1, H, N, D], scaling, and what is added before softmax [M, N]; makes [1, H, M, D].
+# Of q [B, H, M, D], k and v [B, H, N, D], scaling, and what is added before softmax [M, N]; makes [B, H, M, D].
 Kernel = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 # The height of blocks, and from which position on it is the other: low blocks fill up little where sequences are short,
@@ -44,12 +44,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, one_sha
     if not one_shape:
         return _in_blocks(query, key, value, scaling, causal=False)
     rows, heads, length, width = query.shape
-    kernel = _kernel(heads, length, length, width, masked=False)
-    out = query.new_empty(rows, length, heads, width)
-    for row in range(rows):
-        q, k, v = (each[row : row + 1] for each in (query, key, value))
-        out[row] = kernel(q, k, v, scaling, None)[0].transpose(0, 1)
-    return out
+    # Of so many heads together oneDNN works out each on one thread, which is faster. Rows that don't have them share.
+    shares = max(1, rows // -(-(2 * torch.get_num_threads() + 1) // heads))
+    parts = zip(*(each.tensor_split(shares) for each in (query, key, value)), strict=True)
+    done = (_kernel(len(q), heads, length, length, width, masked=False)(q, k, v, scaling, None) for q, k, v in parts)
+    return torch.cat([each.transpose(1, 2) for each in done])
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -75,7 +74,7 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, causal
     for start, end in blocks:
         columns, first = (end, start) if causal else (filled, length - 1)
         mask = _unseen(end - start, columns, first, 1 if causal else 0)
-        kernel = _kernel(heads, end - start, columns, width, masked=True)
+        kernel = _kernel(1, heads, end - start, columns, width, masked=True)
         for row in range(rows):
             at = slice(row, row + 1)
             done = kernel(query[at, :, start:end], key[at, :, :columns], value[at, :, :columns], scaling, mask)
@@ -106,10 +105,10 @@ def _unseen(rows: int, columns: int, last: int, step: int) -> Tensor:
 
 
 @lru_cache(None)
-def _kernel(heads: int, rows: int, columns: int, width: int, masked: bool) -> Kernel:
-    """For queries [1, heads, rows, width] and so many `columns` of keys: SDPA, where there is no kernel that works."""
+def _kernel(batch: int, heads: int, rows: int, columns: int, width: int, masked: bool) -> Kernel:
+    """For q [batch, heads, rows, width] and so many `columns` of keys: SDPA, where there is no kernel that works."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, length, heads, width, generator=generator) for length in (rows, columns, columns))
+    q, k, v = (torch.randn(batch, length, heads, width, generator=generator) for length in (rows, columns, columns))
     tried = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.5
     mask = _unseen(rows, columns, columns - rows, 1) if masked else None
     with torch.inference_mode():
@@ -145,7 +144,7 @@ def _formula(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, mask: Tensor | None
 
 
 def _by_positions(x: Tensor) -> Tensor:
-    """[1, H, N, D], laid out as [1, N, H, D]; the strides are told, since of an axis of length 1 any will do."""
+    """[B, H, N, D], laid out as [B, N, H, D]; the strides are told, since of an axis of length 1 any will do."""
     _, heads, length, width = x.shape
     strides = heads * length * width, width, heads * width, 1
     return x.transpose(1, 2).contiguous().as_strided(x.shape, strides)

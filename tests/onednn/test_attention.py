@@ -83,13 +83,13 @@ def test_sequences_of_many_lengths_need_few_kernels(function):
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("heads", [1, 16])
 def test_a_kernel_is_oneDNN_s(heads, masked):  # noqa: N802
-    assert module._kernel(heads, 64, 128, 16, masked) is not module._sdpa
+    assert module._kernel(1, heads, 64, 128, 16, masked) is not module._sdpa
 
 
 def test_a_kernel_that_is_wrong_isn_t_used(monkeypatch):
     right = module._formula
     monkeypatch.setattr(module, "_formula", lambda *inputs: right(*inputs) * 1.01)
-    assert module._kernel(16, 64, 128, 16, True) is module._sdpa
+    assert module._kernel(1, 16, 64, 128, 16, True) is module._sdpa
     query, key, value = _inputs(2, 9, 130)
     torch.testing.assert_close(causal_attention(query, key, value, 0.3), _sdpa(query, key, value, 0.3, causal=True))
     torch.testing.assert_close(attention(query, key, value, 0.3, True), _sdpa(query, key, value, 0.3, causal=False))
@@ -98,7 +98,7 @@ def test_a_kernel_that_is_wrong_isn_t_used(monkeypatch):
 def test_where_oneDNN_makes_no_kernel_it_is_sdpa(monkeypatch):  # noqa: N802
     switch = torch.jit.enable_onednn_fusion
     monkeypatch.setattr(torch.jit, "enable_onednn_fusion", lambda on: switch(False))
-    assert module._kernel(16, 64, 128, 16, True) is module._sdpa
+    assert module._kernel(1, 16, 64, 128, 16, True) is module._sdpa
 
 
 @pytest.mark.parametrize("failure", [AttributeError("no TorchScript"), RuntimeError("could not create a primitive")])
