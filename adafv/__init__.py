@@ -2,7 +2,8 @@
 
 Dependencies point downwards only::
 
-    pruning    tensors in, kept tokens out                   torch
+    onednn     attention and matrix products on x86 CPUs     torch
+    pruning    tensors in, kept tokens out
     models     a family's visual tokens, cues and geometry   + transformers
     engine     prepared samples in, labels out               + Pillow
     pipeline   sources, fetch, decode, workers, sink         + Ray, PyArrow, boto3
