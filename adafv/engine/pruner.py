@@ -98,11 +98,9 @@ class Pruner:
         sources = self._sources(looks)
         cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
         for name in needs & {"saliency", "keys", "hidden", "clip_visual"}:
-            rows = [getattr(image, name).index_select(0, at) for image, at in zip(images, sources, strict=True)]
-            cues[name] = _padded(rows)
+            cues[name] = _gathered([getattr(image, name) for image in images], sources)
         if needs & {"visual", "similarity"}:
-            tokens = [image.tokens.index_select(0, at) for image, at in zip(images, sources, strict=True)]
-            cues["visual"] = _padded(tokens)
+            cues["visual"] = _gathered([image.tokens for image in images], sources)
         if needs & {"text", "similarity"}:
             ids = [torch.from_numpy(look.text).to(self._device, non_blocking=True) for look in looks]
             cues["text_valid"] = _padded([torch.ones_like(row, dtype=torch.bool) for row in ids])
@@ -122,6 +120,11 @@ class Pruner:
             seeds = torch.tensor([look.seed for look in looks])
             cues["seeds"] = seeds.to(self._device, non_blocking=True)
         return Cues(**cues)
+
+
+def _gathered(tables: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """[B, longest, ...]: of each table the rows that stand at its places."""
+    return _padded([table.index_select(0, at) for table, at in zip(tables, places, strict=True)])
 
 
 def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:

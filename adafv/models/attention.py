@@ -14,12 +14,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from adafv.onednn import attention, is_packable
+from adafv.onednn import attention, has_attention
 from adafv.pruning import cls_saliency, received_saliency
 
 _LONG = 256  # positions from which on oneDNN's attention is faster than SDPA on a CPU
@@ -52,7 +51,7 @@ def sdpa_with_saliency(
     Args:
         one_shape: whether crops are all of one size.
     """
-    if attention_mask is None and query.shape[2] >= _LONG and query.dtype == torch.float32 and is_packable(query):
+    if attention_mask is None and query.shape[2] >= _LONG and has_attention(query.device, query.dtype):
         output = attention(query, key, value, scaling, one_shape)
     else:
         kwargs.pop("output_attentions", None)  # SDPA would warn that it can't

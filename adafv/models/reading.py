@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from adafv.onednn import causal_attention, has_kernels
+from adafv.onednn import causal_attention, has_attention
 
 SDPA, ONEDNN = "sdpa", "onednn"
 
@@ -29,7 +29,7 @@ _LONG, _WIDE = 128, 256
 
 def best_attention(device: torch.device, dtype: torch.dtype) -> str:
     """`flash_attention_3`, `flash_attention_2`, `onednn` or `sdpa`."""
-    if dtype == torch.float32 and has_kernels(device, dtype):
+    if has_attention(device, dtype):
         return ONEDNN
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return SDPA

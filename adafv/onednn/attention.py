@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adafv.onednn.products import has_kernels
+
 # Of q [B, H, M, D], k and v [B, H, N, D], scaling, and what is added before softmax [M, N]; makes [B, H, M, D].
 Kernel = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
@@ -29,6 +31,11 @@ _LOW, _HIGH, _LONG = 64, 256, 1024
 
 # Masks that are kept: those of a prompt of 5,000 positions.
 _MASKS = 32
+
+
+def has_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there may be kernels for attention: where oneDNN has any, in float32."""
+    return dtype == torch.float32 and has_kernels(device, dtype)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, one_shape: bool = False) -> Tensor:

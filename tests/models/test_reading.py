@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -36,10 +38,10 @@ def test_the_best_that_is_installed_and_can_run(monkeypatch, device, dtype, gene
 
 def test_on_a_cpu_it_is_that_for_which_there_are_kernels(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(reading, "has_kernels", lambda device, dtype: True)
+    monkeypatch.setattr(sys.modules["adafv.onednn.attention"], "has_kernels", lambda device, dtype: True)
     assert best_attention(cpu, torch.float32) == "onednn"
     assert best_attention(cpu, torch.bfloat16) == "sdpa"
-    monkeypatch.setattr(reading, "has_kernels", lambda device, dtype: False)
+    monkeypatch.setattr(sys.modules["adafv.onednn.attention"], "has_kernels", lambda device, dtype: False)
     assert best_attention(cpu, torch.float32) == "sdpa"
 
 
