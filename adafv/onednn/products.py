@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 # What kernels the layout is for is chosen by the number of rows. With so many it is good from ten rows to thousands.
 _ROWS = 256
-_SMALL = 2**20  # multiplications below which oneDNN takes longer to begin than the product takes
+_SMALL = 2**21  # multiplications below which oneDNN takes longer to begin than the product takes
 
 
 def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from adafv.onednn import products
-
-SHORTEST = 1e-12  # `F.normalize`'s: what is shorter has no direction, and a cosine near 0 with all
+from adafv.pruning.directions import Directions
 
 
 def cls_saliency(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -91,17 +88,17 @@ def text_similarity(
 
 
 def text_cosines(
-    text: Tensor, visual: Tensor, text_valid: Tensor | None = None, visual_valid: Tensor | None = None
+    text: Tensor, visual: Tensor | Directions, text_valid: Tensor | None = None, visual_valid: Tensor | None = None
 ) -> Tensor:
     """float32 [B, T, N]: the cosine of each text token with each visual token, whatever stands where padded.
 
-    Arguments and errors as for `text_similarity`.
+    Arguments and errors as for `text_similarity`; of `visual` also the directions.
     """
+    directions = Directions.of(visual)
+    visual = directions.vectors
     if text.dim() != 3 or visual.dim() != 3 or text.shape[0] != visual.shape[0] or text.shape[2] != visual.shape[2]:
         raise ValueError(f"text {list(text.shape)} and visual {list(visual.shape)} must be [B, T, D] and [B, N, D]")
     for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
         if valid is not None and valid.shape != tokens.shape[:2]:
             raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
-    length = torch.linalg.vector_norm(visual, dim=2, dtype=torch.float32).clamp_min(SHORTEST)
-    # Divided afterwards: a product is far smaller than a copy of the visual tokens.
-    return products(F.normalize(text.float(), dim=2), visual.float()) / length[:, None]
+    return Directions.of(text.float()).units().cosines(directions.float())

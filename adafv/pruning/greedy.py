@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adafv.pruning.directions import Directions
 from adafv.pruning.selection import Budget, value_flaws
 
 
@@ -37,12 +38,14 @@ class Picks:
         return token
 
 
-def token_budget(visual: Tensor, keep: int | Tensor, valid: Tensor | None) -> tuple[Budget, Tensor]:
-    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D].
+def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None) -> tuple[Budget, Tensor]:
+    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D] or the directions.
 
     Raises:
         ValueError: shapes that don't fit.
     """
+    directions = Directions.of(visual)
+    visual = directions.vectors
     if visual.dim() != 3:
         raise ValueError(f"visual is {list(visual.shape)}; it must be [B, N, D]")
     if valid is None:
@@ -50,7 +53,8 @@ def token_budget(visual: Tensor, keep: int | Tensor, valid: Tensor | None) -> tu
     if valid.shape != visual.shape[:2]:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
     budget = Budget.of(keep, valid)
-    return budget, budget.flaws() | value_flaws(visual, valid, "visual")
+    numbers = visual if directions.length is None else directions.length  # NaN or infinite where a vector is
+    return budget, budget.flaws() | value_flaws(numbers, valid, "visual")
 
 
 def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:

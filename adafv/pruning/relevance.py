@@ -13,12 +13,17 @@ than the one that CLIP compares (github.com/FreedomIntelligence/TRIM, issue 3). 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 # EADP's: the scale of the cosines in the softmax, the share of the text tokens kept, how sharply they are weighted.
 _SCALE, _SHARE, _SHARPNESS = 100.0, 0.5, 100.0
+
+# The Gaussian of one token's width, over the 3 × 3 window of `blur`.
+_KERNEL = tuple(math.exp(-(x * x + y * y) / 2) for y in (-1, 0, 1) for x in (-1, 0, 1))
 
 
 def mean_cosine(cosine: Tensor, text_valid: Tensor | None = None) -> Tensor:
@@ -88,8 +93,6 @@ def blur(score: Tensor, neighbours: Tensor) -> Tensor:
         neighbours: int64 [B, N, 9], for each token those in the 3 × 3 window around it, row by row, itself in the
             middle; -1 where the panel ends.
     """
-    side = torch.tensor([-1.0, 0.0, 1.0], device=score.device)
-    kernel = (-(side[:, None].square() + side.square()) / 2).exp().flatten()  # [9]
-    weight = kernel * (neighbours >= 0)  # [B, N, 9]
+    weight = torch.tensor(_KERNEL, device=score.device) * (neighbours >= 0)  # [B, N, 9]
     around = score.gather(1, neighbours.clamp_min(0).flatten(1)).view_as(neighbours)
-    return (around * weight).sum(dim=2) / weight.sum(dim=2).clamp_min(kernel[0])
+    return (around * weight).sum(dim=2) / weight.sum(dim=2).clamp_min(_KERNEL[0])

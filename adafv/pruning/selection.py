@@ -130,6 +130,13 @@ class Budget:
         return (self.keep < 1).long() << 4 | (self.keep > self.valid.sum(dim=1)).long() << 5
 
 
+def filled(values: Tensor, valid: Tensor, fill: float) -> Tensor:
+    """`values` with `fill` where `valid`, bool of a shape that broadcasts, is False: the same tensor where all are, on
+    a CPU, where asking takes less time than a copy, and stalls nothing.
+    """
+    return values if valid.device.type == "cpu" and valid.all() else values.masked_fill(~valid, fill)
+
+
 def undivided(mask: Tensor, budget: Budget, flaws: Tensor) -> Selection:
     """The tokens of `mask`, bool [B, N], kept by a rule that doesn't divide its budget between the cues."""
     nothing = torch.zeros_like(mask)

@@ -28,6 +28,7 @@ from torch import Tensor
 from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.cues import text_cosines
+from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
@@ -162,7 +163,7 @@ def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
 
 
 def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
-    visual, saliency = _needed(cues.visual, "visual"), _needed(cues.saliency, "saliency")
+    visual, saliency = Directions.of(_needed(cues.visual, "visual")), _needed(cues.saliency, "saliency")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
     asked = question(cosine, _needed(cues.neighbours, "neighbours"), cues.valid, cues.text_valid)
     selection = coverage(visual, presence(saliency, cues.valid), asked, keep, cues.valid)

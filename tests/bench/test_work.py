@@ -97,7 +97,7 @@ def test_coverage_compares_tokens_in_blocks_and_those_kept_with_all():
     config = subject(NEXT).model.config
     passage = Passage(30, 30, 1, visual=40, kept=3, words=5)
     counted = work.count(config, FLOAT, "adafv-plus", 1, [passage])["prune"]
-    alike, named, gains = 40 * (96 + 3) * 32, 5 * 40 * 32, 2 * (40 * 96)
+    alike, named, gains = 40 * (48 + 3) * 32, 5 * 40 * 32, 2 * (40 * 48)
     assert counted.operations == 2 * (alike + named + gains)
     assert counted.bytes == FLOAT * 40 * 32, "each visual token is read once"
 

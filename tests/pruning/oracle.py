@@ -215,9 +215,9 @@ def coverage(
     present: Sequence[float],
     asked: Sequence[float],
     keep: int,
-    block: int = 96,
-    rounds: int = 8,
-    at_once: int = 18,
+    block: int = 48,
+    rounds: int = 6,
+    at_once: int = 24,
     looked_at: int = 48,
 ) -> tuple[set[int], Margin]:
     tokens = range(len(visual))
