@@ -10,4 +10,10 @@ Dependencies point downwards only::
     testbed    synthetic scenes and the small model that is the embedded default
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+# Wherever torchao is installed transformers imports it, and each time it warns of kernels for machines other than this.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

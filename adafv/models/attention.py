@@ -43,16 +43,16 @@ def sdpa_with_saliency(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    one_shape: bool = False,
+    one_size: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Captured | None]:
     """As transformers' SDPA, by oneDNN where that is faster; from the marked module also what is captured.
 
     Args:
-        one_shape: whether crops are all of one size.
+        one_size: whether crops are all of one size.
     """
     if attention_mask is None and query.shape[2] >= _LONG and has_attention(query.device, query.dtype):
-        output = attention(query, key, value, scaling, one_shape)
+        output = attention(query, key, value, scaling, one_size)
     else:
         kwargs.pop("output_attentions", None)  # SDPA would warn that it can't
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -68,9 +68,9 @@ def sdpa_with_saliency(
 
 
 # Without mask functions: crops have no padding, and one that makes sure of it would wait for the device.
-_OF_ANY_SIZE, _OF_ONE_SIZE = "sdpa_with_saliency", "sdpa_with_saliency_of_one_shape"
+_OF_ANY_SIZE, _OF_ONE_SIZE = "sdpa_with_saliency", "sdpa_with_saliency_of_one_size"
 AttentionInterface.register(_OF_ANY_SIZE, sdpa_with_saliency)
-AttentionInterface.register(_OF_ONE_SIZE, partial(sdpa_with_saliency, one_shape=True))
+AttentionInterface.register(_OF_ONE_SIZE, partial(sdpa_with_saliency, one_size=True))
 
 
 def capture(tower: PreTrainedModel, marked: nn.Module, leading: int, one_size: bool) -> None:

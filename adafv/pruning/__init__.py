@@ -1,4 +1,4 @@
-"""Which visual tokens to keep: tensors in, kept tokens out. Needs torch and nothing else.
+"""Which visual tokens to keep: tensors in, kept tokens out. Needs torch and numpy.
 
     cues        the two cues: visual saliency and text-to-image similarity
     mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
@@ -7,6 +7,7 @@
     coverage    adafv-plus: the budget in proportion to demand
     relevance   how relevant a visual token is to the question
     greedy      what the selections that choose one token after the other share
+    directions  vectors that are compared by their cosines
     selection   what all of them return, and the ordering they share
 
 Shapes: B samples, N visual tokens (padded), T text tokens (padded), K tokens to keep, H heads, D channels.
