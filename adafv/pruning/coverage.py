@@ -120,11 +120,8 @@ class _Likeness:
     """
 
     def __init__(self, visual: Directions, valid: Tensor) -> None:
-        if visual.vectors.device.type == "cpu":
-            visual = visual.units()
-        elif visual.vectors.dtype != torch.bfloat16:
-            visual = visual.float()
-        self._visual = visual.where(valid)
+        stays = visual.vectors.dtype == torch.bfloat16 and visual.vectors.device.type != "cpu"
+        self._visual = (visual if stays else visual.float()).where(valid)
         blocks = self._visual.filled_up(-(-valid.shape[1] // BLOCK) * BLOCK).in_blocks(BLOCK)
         self._in_blocks = _sharpened(blocks.cosines(blocks))  # [B, N / 48, 48, 48]
 

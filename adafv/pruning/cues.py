@@ -101,4 +101,4 @@ def text_cosines(
     for name, valid, tokens in (("text_valid", text_valid, text), ("visual_valid", visual_valid, visual)):
         if valid is not None and valid.shape != tokens.shape[:2]:
             raise ValueError(f"{name} is {list(valid.shape)}; it must be {list(tokens.shape[:2])}")
-    return Directions.of(text.float()).units().cosines(directions.float())
+    return Directions.of(text.float()).cosines(directions.float())

@@ -1,4 +1,7 @@
-"""Vectors that are compared by their cosines, several times: their lengths are worked out once."""
+"""Vectors that are compared by their cosines, several times: their lengths are worked out once.
+
+Products are divided, not vectors: they are far smaller than a copy of the vectors, and these keep their dtype.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ _SHORTEST = 1e-12  # `F.normalize`'s: what is shorter has no direction, and a co
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """Vectors, and what products with them are divided by.
+    """Vectors and their lengths.
 
     Attributes:
         vectors: [..., N, D].
-        length: float32 [..., N], NaN or infinite where a vector is; None where all have the length 1.
+        length: float32 [..., N], NaN or infinite where a vector is.
     """
 
     vectors: Tensor
-    length: Tensor | None
+    length: Tensor
 
     @classmethod
     def of(cls, vectors: Tensor | Directions) -> Directions:
@@ -37,30 +40,24 @@ class Directions:
         """The same in float32."""
         return Directions(self.vectors.float(), self.length)
 
-    def units(self) -> Directions:
-        """The same in float32, and of length 1: worth a copy where they are compared often."""
-        return self if self.length is None else Directions(self.vectors / self.length[..., None], None)
-
     def filled_up(self, count: int) -> Directions:
         """[..., count, D], with vectors behind that are like none."""
         missing = count - self.vectors.shape[-2]
         if not missing:
             return self
-        length = None if self.length is None else F.pad(self.length, (0, missing), value=1.0)
-        return Directions(F.pad(self.vectors, (0, 0, 0, missing)), length)
+        return Directions(F.pad(self.vectors, (0, 0, 0, missing)), F.pad(self.length, (0, missing), value=1.0))
 
     def where(self, valid: Tensor) -> Directions:
         """Like none where `valid`, bool [..., N], is False."""
-        length = None if self.length is None else filled(self.length, valid, 1.0)
-        return Directions(filled(self.vectors, valid[..., None], 0.0), length)
+        return Directions(filled(self.vectors, valid[..., None], 0.0), filled(self.length, valid, 1.0))
 
     def rows(self, part: slice) -> Directions:
         """Those of some samples, of [B, N, D]."""
-        return Directions(self.vectors[part], None if self.length is None else self.length[part])
+        return Directions(self.vectors[part], self.length[part])
 
     def at(self, places: Tensor) -> Directions:
         """[B, C, D], of [B, N, D] those at `places`, int64 [B, C]."""
-        length = None if self.length is None else self.length.gather(1, places)
+        length = self.length.gather(1, places)
         if len(places) == 1:
             return Directions(self.vectors.index_select(1, places[0]), length)
         count, width = self.vectors.shape[1:]
@@ -70,12 +67,9 @@ class Directions:
 
     def in_blocks(self, size: int) -> Directions:
         """[B, N / size, size, D] of [B, N, D]."""
-        length = None if self.length is None else self.length.unflatten(1, (-1, size))
-        return Directions(self.vectors.unflatten(1, (-1, size)), length)
+        return Directions(self.vectors.unflatten(1, (-1, size)), self.length.unflatten(1, (-1, size)))
 
     def cosines(self, others: Directions) -> Tensor:
         """float32 [..., M, N]: of these [..., M, D] with the others [..., N, D]; 0 with what is like none."""
         out = products(self.vectors, others.vectors).float()
-        if self.length is not None:
-            out.div_(self.length[..., :, None])
-        return out if others.length is None else out.div_(others.length[..., None, :])
+        return out.div_(self.length[..., :, None]).div_(others.length[..., None, :])

@@ -53,8 +53,7 @@ def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor 
     if valid.shape != visual.shape[:2]:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
     budget = Budget.of(keep, valid)
-    numbers = visual if directions.length is None else directions.length  # NaN or infinite where a vector is
-    return budget, budget.flaws() | value_flaws(numbers, valid, "visual")
+    return budget, budget.flaws() | value_flaws(directions.length, valid, "visual")
 
 
 def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:

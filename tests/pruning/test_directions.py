@@ -18,13 +18,9 @@ def vectors():
     return torch.randn(2, 10, 6) * torch.logspace(-3, 3, 10)[:, None]
 
 
-@pytest.mark.parametrize("divided", [Directions.units, lambda directions: directions], ids=["before", "afterwards"])
-def test_cosines_do_not_ask_how_long_vectors_are(vectors, divided):
+def test_cosines_do_not_ask_how_long_vectors_are(vectors):
     others = torch.randn(2, 7, 6)
-    got = divided(Directions.of(vectors)).cosines(Directions.of(others))
-    torch.testing.assert_close(got, cosines(vectors, others))
-    got = Directions.of(others).cosines(divided(Directions.of(vectors)))
-    torch.testing.assert_close(got, cosines(others, vectors))
+    torch.testing.assert_close(Directions.of(vectors).cosines(Directions.of(others)), cosines(vectors, others))
 
 
 def test_what_has_no_direction_is_like_nothing():
@@ -35,15 +31,14 @@ def test_bfloat16_is_divided_in_float32(vectors):
     half = vectors.bfloat16()
     got = Directions.of(half)
     assert got.vectors.dtype == torch.bfloat16 and got.length.dtype == torch.float32
-    for directions in (got.float(), got.units()):
-        assert directions.vectors.dtype == torch.float32
-        torch.testing.assert_close(directions.cosines(directions), cosines(half.float(), half.float()))
+    wide = got.float()
+    assert wide.vectors.dtype == torch.float32
+    torch.testing.assert_close(wide.cosines(wide), cosines(half.float(), half.float()))
 
 
-@pytest.mark.parametrize("directions", [Directions.of, lambda x: Directions.of(x).units()], ids=["as they are", "units"])
-def test_parts(vectors, directions):
+def test_parts(vectors):
     """Some samples, some of each sample's vectors, blocks of them, and what is left out of them."""
-    all_, alike = directions(vectors), cosines(vectors, vectors)
+    all_, alike = Directions.of(vectors), cosines(vectors, vectors)
     one = all_.rows(slice(1, 2))
     torch.testing.assert_close(one.cosines(one), alike[1:])
 
@@ -61,7 +56,7 @@ def test_parts(vectors, directions):
     valid = torch.ones(2, 10, dtype=torch.bool)
     assert torch.equal(all_.where(valid).cosines(all_), all_.cosines(all_))
     valid[0, 7:] = False
-    bad = directions(vectors.masked_fill(~valid[:, :, None], torch.nan)).where(valid)
+    bad = Directions.of(vectors.masked_fill(~valid[:, :, None], torch.nan)).where(valid)
     torch.testing.assert_close(bad.cosines(bad), alike * valid[:, :, None] * valid[:, None])
 
 
