@@ -143,8 +143,8 @@ class _Likeness:
         looked_at = self._visual.at(tokens)
         apart = 1 - _sharpened(looked_at.cosines(looked_at).tril_(-1).amax(dim=2))
         worth = (most * apart).where(most > -torch.inf, -torch.inf)  # 0 times -inf would be NaN
-        tokens = tokens.gather(1, worth.sort(dim=1, descending=True, stable=True).indices[:, :count])
-        return tokens, _sharpened(self._visual.at(tokens).cosines(self._visual))
+        best = worth.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        return tokens.gather(1, best), _sharpened(looked_at.at(best).cosines(self._visual))
 
 
 class _Demand:

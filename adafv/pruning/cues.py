@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.directions import Directions
+from adafv.pruning.selection import filled
 
 
 def cls_saliency(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -80,10 +81,10 @@ def text_similarity(
     cosine = text_cosines(text, visual, text_valid, visual_valid)
     scores = cosine * scale
     if visual_valid is not None:
-        scores = scores.masked_fill(~visual_valid[:, None, :], -torch.inf)
+        scores = filled(scores, visual_valid[:, None, :], -torch.inf)
     similarity = scores.softmax(dim=-1)
     if text_valid is not None:
-        similarity = similarity.masked_fill(~text_valid[:, :, None], 0.0)
+        similarity = filled(similarity, text_valid[:, :, None], 0.0)
     return similarity.amax(dim=1)
 
 
