@@ -108,7 +108,7 @@ def load_adapter(
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
-            own. What comes before them is there, the input embeddings too; `read` and `score` are not to be called.
+            own. What comes before them is there, the input embeddings too; `forward` and `score` are not to be called.
         quantized: `int8` or `int4`, for the language model's layers.
     """
     config = copy.deepcopy(processing.config)
@@ -169,7 +169,7 @@ def check_text_tower(path: str, processing: Processing) -> Any:
         )
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     known = config.text_config.vocab_size
-    if len(tokenizer) != known:  # where its files are missing, transformers makes one of the special tokens alone
+    if len(tokenizer) != known:  # where its files are missing, transformers makes one of only the special tokens
         raise ValueError(
             f"text tower {path} has a tokenizer of {len(tokenizer)} tokens and a text model of {known}; are the "
             "tokenizer's files missing?"

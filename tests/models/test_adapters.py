@@ -139,7 +139,7 @@ def test_pixels_behind_the_last_whole_patch_are_no_tokens():
     config = LlavaConfig(vision_config=vision, vision_feature_select_strategy="full")
     images = SiglipImageProcessorPil(size={"height": 384, "width": 384})
     (panel,) = LlavaAdapter.geometry(config, images, (500, 300)).panels
-    assert panel == Panel(27, 27, 0.0, 0.0, 378 / 384, 378 / 384)
+    assert panel == Panel(rows=27, columns=27, top=0.0, left=0.0, bottom=378 / 384, right=378 / 384)
 
 
 def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:
