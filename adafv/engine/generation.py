@@ -30,6 +30,7 @@ from transformers import (
 from adafv.engine.cache import BatchCache
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
+from adafv.internals import logits_processors
 from adafv.models import Adapter
 
 # Ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
@@ -259,16 +260,9 @@ class _EndWatcher:
 
 def processors(adapter: Adapter, config: GenerationConfig, raw_scores: LogitsProcessor) -> LogitsProcessorList:
     """What `config` does to scores, in transformers' own order; `raw_scores` stands before the warpers."""
-    model = cast(Any, adapter.model)
-    model._prepare_special_tokens(config, device=adapter.model.device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")  # see `_Penalty`
-        return model._get_logits_processor(
-            generation_config=config,
-            input_ids_seq_length=0,  # processors see the answer only, as with embeddings for a prompt
-            logits_processor=LogitsProcessorList([raw_scores]),
-            device=adapter.model.device,
-        )
+        return logits_processors(adapter.model, config, LogitsProcessorList([raw_scores]))
 
 
 def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from adafv.internals import flash_attention
 from adafv.onednn import causal_attention, has_attention
 
 SDPA, ONEDNN = "sdpa", "onednn"
@@ -97,17 +97,7 @@ def _by_flash(kernel: str) -> Any:
     ) -> tuple[Tensor, None]:
         if attention_mask is not None or query.shape[2] == 1:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        out = _flash_attention_forward(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            None,
-            query_length=query.shape[2],
-            is_causal=True,
-            softmax_scale=kwargs["scaling"],
-            attn_implementation=kernel,
-        )
-        return out, None
+        return flash_attention(query, key, value, kwargs["scaling"], kernel), None
 
     return attend
 

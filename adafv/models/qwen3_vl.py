@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
+from adafv.internals import replace_deepstack
 from adafv.models.qwen import QwenAdapter, TowerInputs
 
 
@@ -28,7 +29,7 @@ class Qwen3VLAdapter(QwenAdapter):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
-        cast(Any, model).model.language_model._deepstack_process = _add
+        replace_deepstack(cast(Any, model).model.language_model, _add)
 
     @classmethod
     def saliency_layer(cls, config: PretrainedConfig) -> int:

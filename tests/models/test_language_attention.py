@@ -94,7 +94,7 @@ def test_prompts_are_read_by_it_and_answers_by_sdpa(tmp_path, monkeypatch):
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=softmax_scale, enable_gqa=True)
         return out.transpose(1, 2)
 
-    monkeypatch.setattr(language_attention, "_flash_attention_forward", flash)
+    monkeypatch.setattr("transformers.modeling_flash_attention_utils._flash_attention_forward", flash)
     path, options = str(build(tmp_path / "model", Shape(hidden=64))), EngineOptions(keep=0.2, max_new_tokens=6)
     preparer, engine = Preparer.load(path, options), Engine.load(path, options)
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1 " * (1 + 9 * i)) for i in range(4)]
