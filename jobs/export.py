@@ -22,9 +22,9 @@ except ModuleNotFoundError:  # not installed: this file stands in a checkout
 
 from adafv.exporting.export import export
 from adafv.exporting.formats import FORMATS
+from adafv.pipeline.arguments import new_file
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 DONE, FAILED, USAGE = 0, 1, 2
 

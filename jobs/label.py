@@ -23,8 +23,8 @@ try:
 except ModuleNotFoundError:  # not installed: this file stands in a checkout, or in a Ray job's working directory
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from adafv.pipeline.arguments import job_options, make_parser, parse_arguments
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.options import job_options, make_parser, parse_arguments
 
 DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = """\
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = job_options(values)
         if values["measured"] is not None and not values["plan"]:
             raise UsageError("--measured says where --plan finds what was measured; a run has no use for it")
-        from adafv.pipeline.forecast import summary
-        from adafv.pipeline.run import forecast, run  # here, so that --help and a wrong option don't wait for Ray
+        from adafv.pipeline.planning.plan import summary
+        from adafv.pipeline.run import plan, run  # here, so that --help and a wrong option don't wait for Ray
 
         if values["plan"]:
-            print(summary(forecast(options, values["measured"])))
+            print(summary(plan(options, values["measured"])))
             return DONE
         result = run(options)
     except UsageError as error:

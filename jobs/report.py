@@ -21,10 +21,11 @@ try:
 except ModuleNotFoundError:  # not installed: this file stands in a checkout
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from adafv.pipeline.arguments import new_file
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.prices import KINDS, read_prices
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.options import PRICE_KINDS
+from adafv.pipeline.record.prices import read_prices
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.report import make_report, summary
 
@@ -93,7 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="YAML with prices of machines, such as cluster/prices.yaml, for runs that were given none",
     )
     parser.add_argument(
-        "--price-kind", choices=KINDS, default=KINDS[0], help="which of the prices in --prices (default: %(default)s)"
+        "--price-kind",
+        choices=PRICE_KINDS,
+        default=PRICE_KINDS[0],
+        help="which of the prices in --prices (default: %(default)s)",
     )
     parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
     return parser

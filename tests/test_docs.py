@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from adafv.calibration.options import command_parser
-from adafv.pipeline import metrics
+from adafv.pipeline import schema
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs import schema
+from adafv.pipeline.record import metrics
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 from jobs.bench import COMMANDS

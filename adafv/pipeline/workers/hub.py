@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from adafv.pipeline.storage import is_s3
+from adafv.pipeline.uris import is_s3
 from adafv.testbed import CHECKPOINTS
 
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -35,13 +35,13 @@ def commit_of(repository: str, revision: str | None) -> str:
     return _snapshot(repository, revision, _SMALL).name
 
 
-def pinned(repository: str, commit: str) -> str:
+def at_commit(repository: str, commit: str) -> str:
     """A name for the repository at that commit, which `downloaded` knows."""
     return f"{repository}@{commit}"
 
 
 def downloaded(name: str, weights: bool = True) -> Path | None:
-    """The folder of a `pinned` model, with its weights if they are asked for; None for any other name.
+    """The folder of a `at_commit` model, with its weights if they are asked for; None for any other name.
 
     Raises:
         OSError: as for `commit_of`, or there are no safetensors weights.
