@@ -18,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray._private.worker
 import ray.data
 import ray.exceptions
 

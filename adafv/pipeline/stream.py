@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
+from adafv.internals import set_last_stage_cpus
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.resources import Resources
 from adafv.pipeline.control.session import settle
@@ -53,7 +54,7 @@ def stream(
     )
     # Cutting into blocks would be a stage of its own, for which Ray reserves a whole CPU, and which starves where
     # workers leave less. With the reservation of the reading stage it becomes a part of it. Ray has no option.
-    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = resources.read_cpus  # type: ignore[attr-defined]
+    set_last_stage_cpus(blocks, resources.read_cpus)
     return (
         blocks
         .map_batches(fetching.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)

@@ -100,11 +100,11 @@ def variants():
 
 def test_the_ladder_ends_with_all_flaws(variants):
     assert variants[-1].options.text_scope == "prompt" and variants[-1].strategy.select == LADDER["+ misplaced crops"]
-    flaws = [
+    errors = [
         sum(getattr(rule, name) for name in ("published", "floored", "unsorted", "misplaced"))
         for rule in LADDER.values()
     ]
-    assert flaws == [1, 2, 3, 4]
+    assert errors == [1, 2, 3, 4]
 
 
 def test_each_variant_differs_in_one_thing(variants):
@@ -133,7 +133,7 @@ def test_the_engine_gives_variants_what_they_need(variants):
     kept = {one.name: Engine(adapter, processing, one.options, one.strategy).label([sample])[0] for one in variants}
     options = variants[1].options
     assert (kept[CORRECTED].kept_indices == Engine(adapter, processing, options).label([sample])[0].kept_indices).all()
-    (shown,) = sample.pictures
+    (shown,) = sample.images
     geometry = processing.geometry(shown.size)
     crop, patch = geometry.places.T
     assert (crop * 36 + patch == geometry.source[geometry.is_token]).all() and crop.max() == len(shown.crops) - 1

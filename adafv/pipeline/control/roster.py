@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-import ray._private.state
+
+from adafv.internals import actors
 
 MAP_WORKER = "MapWorker(MapBatches(Worker))"  # what Ray Data calls the actors of the class `Worker`
 ALIVE, DEAD = "ALIVE", "DEAD"
@@ -45,9 +46,8 @@ class Roster:
         self._job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
 
     def attendance(self) -> Attendance:
-        actors = ray._private.state.actors(job_id=self._job).values()
         units, free = ray.cluster_resources().get(self._unit, 0.0), ray.available_resources().get(self._unit, 0.0)
-        return attendance_of(actors, units, free)
+        return attendance_of(actors(self._job), units, free)
 
     def line(self, seen: Attendance, seconds: float) -> str:
         """What to say when none has been there for so many seconds."""
@@ -60,9 +60,9 @@ class Roster:
         return f"{line}. Its autoscaler, if it has one, has been asked for more: see `ray status`"
 
 
-def attendance_of(actors: Iterable[Mapping[str, Any]], units: float, free: float) -> Attendance:
+def attendance_of(known: Iterable[Mapping[str, Any]], units: float, free: float) -> Attendance:
     """Of Ray's list of a job's actors; those that are dead are others', or of an earlier run."""
-    workers = [actor for actor in actors if actor["ActorClassName"] == MAP_WORKER and actor["State"] != DEAD]
+    workers = [actor for actor in known if actor["ActorClassName"] == MAP_WORKER and actor["State"] != DEAD]
     alive = frozenset((actor["ActorID"], actor["Pid"]) for actor in workers if actor["State"] == ALIVE)
     return Attendance(alive, len(workers), units, free)
 

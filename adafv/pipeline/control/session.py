@@ -8,8 +8,9 @@ import signal
 import threading
 
 import ray
-import ray._private.worker
 import ray.data
+
+from adafv.internals import global_node
 
 BAD_STARTS = 3  # workers in a row that may die before they are there, as on a machine that is taken back just then
 
@@ -37,7 +38,7 @@ class RaySession:
 
 def is_ours_alone() -> bool:
     """Whether this process has started its Ray itself: no node will ever join that."""
-    node = ray._private.worker._global_node
+    node = global_node()
     return node is not None and node.is_head()
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from adafv.internals import record
 from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.rejects import ERRORS
 from adafv.pipeline.schema import STAGES
@@ -94,8 +95,8 @@ class Metrics:
             before = self._published.get((name, tag))
             gained = value - (before or 0)
             if gained > 0 or before is None:  # worker-seconds lose a moment when the clock is put back
-                # Counter.inc refuses the zero without which Prometheus doesn't see the first ones as a rise.
-                self._counters[name]._record(gained, {COUNTERS[name].tag: tag} if tag else None)
+                # A zero too: without it Prometheus doesn't see the first ones as a rise.
+                record(self._counters[name], gained, {COUNTERS[name].tag: tag} if tag else None)
                 self._published[name, tag] = value
 
 

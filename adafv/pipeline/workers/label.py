@@ -187,9 +187,9 @@ class Labelling:
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
-        from adafv.engine import is_spent
+        from adafv.engine import breaks_device
 
-        return is_spent(error)
+        return breaks_device(error)
 
     def _label(self, samples: list[Sample], on_progress: Callable[[], None]) -> list[Label]:
         from adafv.engine import is_out_of_memory

@@ -1,7 +1,7 @@
 """One row of one attention matrix, without any matrix: SDPA that also returns saliency, and keys.
 
-Research code reads saliency with `output_attentions=True`, which turns off SDPA and FlashAttention in every layer and
-materialises every layer's matrix (256 MB per crop for CLIP-L) to read one row of one of them. Here the tower runs on
+Research code gets saliency with `output_attentions=True`, which turns off SDPA and FlashAttention in every layer and
+materialises every layer's matrix (256 MB per crop for CLIP-L) to use one row of one of them. Here the tower runs on
 SDPA; the last layer's attention module, marked by `capture`, recomputes the one row from its own query and key, and
 hands out its keys when it is told to. In towers without [CLS] saliency is the mean of all rows, some at a time.
 
@@ -61,9 +61,9 @@ def sdpa_with_saliency(
     patches = key[:, :, module.leading :]
     keys = patches.float().mean(dim=1) if module.returns_keys else None
     captured = Captured((cls_saliency if module.leading else received_saliency)(query, key, scaling), keys)
-    notes: Any = module.notes
-    if notes is not None:
-        notes.append(captured)
+    kept: Any = module.captured
+    if kept is not None:
+        kept.append(captured)
     return output, captured
 
 
@@ -75,7 +75,7 @@ AttentionInterface.register(_OF_ONE_SIZE, partial(sdpa_with_saliency, one_size=T
 
 def capture(tower: PreTrainedModel, marked: nn.Module, leading: int, one_size: bool) -> None:
     """Make `tower(pixels, output_attentions=True).attentions` hold one thing: what is `Captured` at `marked`. Where
-    that hands on nothing but its output, give it a list as `notes`: what is captured at each of its calls goes there.
+    that module hands on nothing but its output, give it a list as `captured`: each of its calls appends to it.
 
     Args:
         leading: 1 if [CLS] stands before the patches, 0 if there is none.
@@ -84,5 +84,5 @@ def capture(tower: PreTrainedModel, marked: nn.Module, leading: int, one_size: b
     marked.returns_saliency = True  # type: ignore[assignment]
     marked.returns_keys = False  # type: ignore[assignment]
     marked.leading = leading  # type: ignore[assignment]
-    marked.notes = None  # type: ignore[assignment]
+    marked.captured = None  # type: ignore[assignment]
     tower.set_attn_implementation(_OF_ONE_SIZE if one_size else _OF_ANY_SIZE)

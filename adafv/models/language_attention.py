@@ -1,8 +1,8 @@
-"""Which attention the language model reads prompts with: FlashAttention's own kernels where they are installed and the
-device has them, oneDNN's on an x86 CPU, else torch's SDPA.
+"""The language model's attention. Prefill: FlashAttention's own kernels where they are installed and the device has
+them, oneDNN's on an x86 CPU, else torch's SDPA.
 
-Prompts have no padding before them, so that reading one needs no mask. The steps of an answer do; these are SDPA's, but
-on an x86 CPU our own (`_step`), which is faster there.
+Prompts have no padding before them, so that prefill needs no mask. Decoding steps do; they use SDPA, but on an x86 CPU
+our own (`_step`), which is faster there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from adafv.internals import flash_attention
 from adafv.onednn import causal_attention, has_attention
 
 SDPA, ONEDNN = "sdpa", "onednn"
@@ -39,8 +39,8 @@ def best_attention(device: torch.device, dtype: torch.dtype) -> str:
     return "flash_attention_2" if generation >= 8 and is_flash_attn_2_available() else SDPA
 
 
-def read_with(language_model: PreTrainedModel, name: str) -> None:
-    """Let the language model read prompts with what `best_attention` names."""
+def use_attention(language_model: PreTrainedModel, name: str) -> None:
+    """Make the language model use the attention that `best_attention` names."""
     language_model.set_attn_implementation(_NAMES.get(name, name))
 
 
@@ -55,18 +55,18 @@ def _by_onednn(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-def _step(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scaling: float) -> Tensor:
-    """[B, 1, H, D]: attention of one position a row, [B, H, 1, D], to keys and values [B, K, N, D] that it has `seen`,
-    bool [B, 1, 1, N].
+def _step(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """[B, 1, H, D]: attention of one position a row, [B, H, 1, D], to keys and values [B, K, N, D] where `mask`,
+    bool [B, 1, 1, N], is True.
 
-    Both halves read as fast as memory gives: keys in a product with the heads that share them as columns; values as
+    Both halves run at the speed of memory: keys in a product with the heads that share them as columns; values as
     weighted sums of rows of a table, which is what `embedding_bag` is for. As a product they would take twice as long.
     """
     rows, heads, _, width = query.shape
     shared, columns = key.shape[1:3]
     scores = (key @ (query * scaling).view(rows, shared, -1, width).transpose(2, 3)).transpose(2, 3)  # [B, K, H / K, N]
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=3).reshape(-1, columns)
     table, apart = _table(value)
     places = _places(rows * shared, heads // shared, apart, columns)
@@ -90,24 +90,14 @@ def _places(heads: int, times: int, apart: int, columns: int) -> Tensor:
 
 
 def _by_flash(kernel: str) -> Any:
-    """An attention function that reads by `kernel`."""
+    """An attention function whose prefill is `kernel`'s."""
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
         if attention_mask is not None or query.shape[2] == 1:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        out = _flash_attention_forward(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            None,
-            query_length=query.shape[2],
-            is_causal=True,
-            softmax_scale=kwargs["scaling"],
-            attn_implementation=kernel,
-        )
-        return out, None
+        return flash_attention(query, key, value, kwargs["scaling"], kernel), None
 
     return attend
 
