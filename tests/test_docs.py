@@ -99,7 +99,7 @@ def test_every_exit_status_is_explained():
     assert re.findall(r"^\| (\d) \|", section("operations.md", "Exit status"), re.M) == ["0", "1", "2", "3", "4"]
 
 
-# Options of adafv.testbed's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
+# Options of adafv.worlds.drawn's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
     *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
     *(

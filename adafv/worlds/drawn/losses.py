@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaNextForConditionalGeneration
 
-from adafv.testbed.batches import ABSENT, IGNORE, NEWLINE, Batch
-from adafv.testbed.model import BOS, TOKENS
-from adafv.testbed.questions import CONTENT_WORDS
-from adafv.testbed.scenes import COLOURS
+from adafv.worlds.drawn.batches import ABSENT, IGNORE, NEWLINE, Batch
+from adafv.worlds.drawn.model import BOS, TOKENS
+from adafv.worlds.drawn.questions import CONTENT_WORDS
+from adafv.worlds.drawn.scenes import COLOURS
 
 ALIGNMENT_SCALE = 20.0
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from transformers import LlavaNextModel, LlavaNextProcessor
 
-from adafv.testbed.model import ANSWER, CROP, EOS, PATCH, TOKENS, model_config
-from adafv.testbed.questions import CATEGORY_WORDS, CONTENT_WORDS, Question, questions
-from adafv.testbed.scenes import COLOURS, Scene, render
+from adafv.worlds.drawn.model import ANSWER, CROP, EOS, PATCH, TOKENS, model_config
+from adafv.worlds.drawn.questions import CATEGORY_WORDS, CONTENT_WORDS, Question, questions
+from adafv.worlds.drawn.scenes import COLOURS, Scene, render
 
 PATCHES = (CROP // PATCH) ** 2  # per crop
 NEWLINE, ABSENT = -1, -2  # in Batch.order: a newline embedding; no token, only padding

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from adafv.testbed.model import TOKENS, build_tokenizer
-from adafv.testbed.questions import CONTENT_WORDS, QUESTION_TYPES, VOCABULARY, questions
-from adafv.testbed.scenes import COLOURS, DIGITS, SHAPES, make_scene
+from adafv.worlds.drawn.model import TOKENS, build_tokenizer
+from adafv.worlds.drawn.questions import CONTENT_WORDS, QUESTION_TYPES, VOCABULARY, questions
+from adafv.worlds.drawn.scenes import COLOURS, DIGITS, SHAPES, make_scene
 
 SCENES = [make_scene(seed) for seed in range(150)]
 ASKED = [(scene, question) for scene in SCENES for question in questions(scene)]

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from adafv.testbed.batches import ABSENT, NEWLINE
-from adafv.testbed.losses import (
+from adafv.worlds.drawn.batches import ABSENT, NEWLINE
+from adafv.worlds.drawn.losses import (
     ALIGNMENT_SCALE,
     Outputs,
     alignment_loss,

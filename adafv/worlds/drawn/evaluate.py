@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
-from adafv.testbed.questions import questions
-from adafv.testbed.scenes import Scene, render
-from adafv.testbed.score import Score, Truth, score
+from adafv.worlds.drawn.questions import questions
+from adafv.worlds.drawn.scenes import Scene, render
+from adafv.worlds.drawn.score import Score, Truth, score
 
 LONGEST_ANSWER = 32  # words: a caption has at most 26
 

@@ -26,7 +26,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from adafv.testbed.scenes import COLOURS, DIGITS, QUESTION_STREAM, SHAPES, Scene, SceneObject
+from adafv.worlds.drawn.scenes import COLOURS, DIGITS, QUESTION_STREAM, SHAPES, Scene, SceneObject
 
 T = TypeVar("T")
 

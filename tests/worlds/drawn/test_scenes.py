@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adafv.testbed.scenes import (
+from adafv.worlds.drawn.scenes import (
     BACKGROUNDS,
     CELL,
     COLOURS,

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
-from adafv.testbed import train as train_module
-from adafv.testbed.model import TOKENS, UNKNOWN, build_model
-from adafv.testbed.train import STAGES, Recipe, Trainer, main, schedule, take_over, train
+from adafv.worlds.drawn import train as train_module
+from adafv.worlds.drawn.model import TOKENS, UNKNOWN, build_model
+from adafv.worlds.drawn.train import STAGES, Recipe, Trainer, main, schedule, take_over, train
 
 TINY = Recipe(stages=("small", "drop"), scale=0.005, scenes_per_step=2, save_every=2, evaluation_scenes=0, log_every=4)
 

@@ -1,6 +1,6 @@
 """Train the testbed's model: about two hours and a quarter on one CPU core, from nothing.
 
-    python -m adafv.testbed.train --output DIR [--seed 0] [--stages small,drop,...] [--scale 1.0] [--start DIR]
+    python -m adafv.worlds.drawn.train --output DIR [--seed 0] [--stages small,drop,...] [--scale 1.0] [--start DIR]
 
 Seven stages, each from where the last one ended:
 
@@ -38,12 +38,12 @@ import numpy as np
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, PreTrainedTokenizerFast
 
-from adafv.testbed.batches import ALIGNED_WORDS, Batch, make_batch, normalise, random_keep
-from adafv.testbed.evaluate import evaluate
-from adafv.testbed.losses import ClsHead, Outputs, alignment_loss, answer_loss, forward
-from adafv.testbed.model import TOKENS, build_model, build_processor
-from adafv.testbed.questions import HARD_TYPES, QUESTION_TYPES, SIMPLE_TYPES
-from adafv.testbed.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, make_scene
+from adafv.worlds.drawn.batches import ALIGNED_WORDS, Batch, make_batch, normalise, random_keep
+from adafv.worlds.drawn.evaluate import evaluate
+from adafv.worlds.drawn.losses import ClsHead, Outputs, alignment_loss, answer_loss, forward
+from adafv.worlds.drawn.model import TOKENS, build_model, build_processor
+from adafv.worlds.drawn.questions import HARD_TYPES, QUESTION_TYPES, SIMPLE_TYPES
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, make_scene
 
 LEAST_KEPT = 0.03  # of the visual tokens, where tokens are dropped
 

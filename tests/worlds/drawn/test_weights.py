@@ -11,32 +11,32 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
-from adafv.testbed import CHECKPOINTS
-from adafv.testbed.batches import ALIGNED_WORDS, IGNORE, make_batch, normalise
-from adafv.testbed.evaluate import answer, evaluate
-from adafv.testbed.losses import encode_crops, pack, read
-from adafv.testbed.model import TOKENS, build_model, build_processor, checkpoint
-from adafv.testbed.scenes import EVALUATION_SEEDS, make_scene
+from adafv.embedded import EMBEDDED, embedded_model
+from adafv.worlds.drawn.batches import ALIGNED_WORDS, IGNORE, make_batch, normalise
+from adafv.worlds.drawn.evaluate import answer, evaluate
+from adafv.worlds.drawn.losses import encode_crops, pack, read
+from adafv.worlds.drawn.model import TOKENS, build_model, build_processor
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, make_scene
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return AutoProcessor.from_pretrained(checkpoint())
+    return AutoProcessor.from_pretrained(embedded_model("testbed"))
 
 
 @pytest.fixture(scope="module")
 def model():
-    return LlavaNextForConditionalGeneration.from_pretrained(checkpoint()).eval()
+    return LlavaNextForConditionalGeneration.from_pretrained(embedded_model("testbed")).eval()
 
 
 @pytest.fixture(scope="module")
 def emerged():
-    return LlavaNextForConditionalGeneration.from_pretrained(checkpoint("testbed-emerged")).eval()
+    return LlavaNextForConditionalGeneration.from_pretrained(embedded_model("testbed-emerged")).eval()
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_files_are_small_and_complete(name):
-    folder = checkpoint(name)
+    folder = embedded_model(name)
     names = {file.name for file in folder.iterdir()}
     assert names >= {
         "config.json",
@@ -53,11 +53,11 @@ def test_files_are_small_and_complete(name):
     assert "checkpoint.pt" not in names
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_files_are_those_of_the_code(name):
     """A change of vocabulary, template, crops or sizes in the code has to come with new weights."""
-    processor = AutoProcessor.from_pretrained(checkpoint(name))
-    model = LlavaNextForConditionalGeneration.from_pretrained(checkpoint(name))
+    processor = AutoProcessor.from_pretrained(embedded_model(name))
+    model = LlavaNextForConditionalGeneration.from_pretrained(embedded_model(name))
     built, fresh = build_processor(), build_model()
     assert processor.chat_template == built.chat_template
     assert processor.tokenizer.get_vocab() == {token: i for i, token in enumerate(TOKENS)}
@@ -65,7 +65,7 @@ def test_files_are_those_of_the_code(name):
     assert {name: weight.shape for name, weight in model.state_dict().items()} == {
         name: weight.shape for name, weight in fresh.state_dict().items()
     }
-    generation = json.loads((checkpoint(name) / "generation_config.json").read_text())
+    generation = json.loads((embedded_model(name) / "generation_config.json").read_text())
     assert generation.keys() - {"transformers_version"} == {"bos_token_id", "eos_token_id", "pad_token_id"}
 
 

@@ -1,6 +1,6 @@
 """Scenes and their questions as a Parquet dataset: what a job reads, and the truth that it is scored by.
 
-    python -m adafv.testbed.dataset --scenes N --output DIR [--seed S] [--question-types colour,kind,...]
+    python -m adafv.worlds.drawn.dataset --scenes N --output DIR [--seed S] [--question-types colour,kind,...]
 
 One row per question; the rows of a scene stand together, each with the picture as PNG, since that is how the
 public VQA datasets are laid out. `--seed` counts from the start of the evaluation range, so that no figure
@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adafv.testbed.questions import QUESTION_TYPES, questions
-from adafv.testbed.scenes import EVALUATION_SEEDS, Scene, make_scene, render
+from adafv.worlds.drawn.questions import QUESTION_TYPES, questions
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, Scene, make_scene, render
 
 SCHEMA = pa.schema(
     [

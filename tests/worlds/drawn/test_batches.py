@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adafv.testbed.batches import (
+from adafv.worlds.drawn.batches import (
     ABSENT,
     ALIGNED_WORDS,
     IGNORE,
@@ -17,11 +17,11 @@ from adafv.testbed.batches import (
     random_keep,
     scene_crops,
 )
-from adafv.testbed.evaluate import conversation
-from adafv.testbed.losses import encode_crops, pack, read
-from adafv.testbed.model import CROP, PATCH, build_model, build_processor
-from adafv.testbed.questions import CONTENT_WORDS, questions
-from adafv.testbed.scenes import GRIDS, make_scene, render
+from adafv.worlds.drawn.evaluate import conversation
+from adafv.worlds.drawn.losses import encode_crops, pack, read
+from adafv.worlds.drawn.model import CROP, PATCH, build_model, build_processor
+from adafv.worlds.drawn.questions import CONTENT_WORDS, questions
+from adafv.worlds.drawn.scenes import GRIDS, make_scene, render
 
 SCENES = [make_scene(70 + i, grid) for i, grid in enumerate(GRIDS)]
 processor = build_processor()

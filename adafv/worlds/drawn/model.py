@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,8 +30,7 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from adafv.testbed import CHECKPOINTS
-from adafv.testbed.questions import VOCABULARY
+from adafv.worlds.drawn.questions import VOCABULARY
 
 PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER = "<pad>", "<s>", "</s>", "<unk>", "<image>", "<answer>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER)
@@ -69,17 +67,6 @@ class ModelSize:
     text_mlp: int = 320
     text_layers: int = 3
     heads: int = 4
-
-
-def checkpoint(model: str = "testbed") -> Path:
-    """The folder with the trained weights and the processor's files; `model` is a key of CHECKPOINTS."""
-    folder = Path(__file__).parent / "weights" / CHECKPOINTS[model]
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"the testbed's trained model is not in {folder}; make it with: "
-            f"python -m adafv.testbed.train --output {folder}"
-        )
-    return folder
 
 
 def build_model(size: ModelSize = ModelSize(), seed: int = 0) -> LlavaNextForConditionalGeneration:

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adafv.testbed import model as model_module
-from adafv.testbed.evaluate import conversation
-from adafv.testbed.model import (
+from adafv.worlds.drawn.evaluate import conversation
+from adafv.worlds.drawn.model import (
     ANSWER,
     BOS,
     CROP,
@@ -16,9 +15,8 @@ from adafv.testbed.model import (
     TOKENS,
     build_model,
     build_processor,
-    checkpoint,
 )
-from adafv.testbed.scenes import make_scene, render
+from adafv.worlds.drawn.scenes import make_scene, render
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +118,3 @@ def test_same_seed_same_weights():
     one, same, other = (build_model(seed=seed).state_dict() for seed in (1, 1, 2))
     assert all((one[name] == same[name]).all() for name in one)
     assert any((one[name] != other[name]).any() for name in one)
-
-
-def test_without_weights_the_error_says_how_to_make_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(model_module, "__file__", str(tmp_path / "model.py"))
-    with pytest.raises(FileNotFoundError, match=r"python -m adafv\.testbed\.train --output"):
-        checkpoint()

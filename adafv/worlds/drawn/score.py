@@ -1,9 +1,9 @@
 """Labels against the testbed's truth: accuracy by question type and by object size.
 
-    python -m adafv.testbed.score OUTPUT_DIR --truth DATASET_DIR [--json FILE]
+    python -m adafv.worlds.drawn.score OUTPUT_DIR --truth DATASET_DIR [--json FILE]
 
 OUTPUT_DIR is what a labelling job wrote (`labels/*.parquet` with at least id and answer), DATASET_DIR what
-`python -m adafv.testbed.dataset` wrote. An answer is right if all its words are, in order. A caption names
+`python -m adafv.worlds.drawn.dataset` wrote. An answer is right if all its words are, in order. A caption names
 many objects, so it gets the F1 of its "colour kind" pairs instead. Every figure is a mean over the labelled
 rows; rows without a label are counted apart, since a job may have been told to do a part only.
 """

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.testbed.score import Mean, Truth, main, pair_f1, read_labels, score
+from adafv.worlds.drawn.score import Mean, Truth, main, pair_f1, read_labels, score
 
 TRUTH = {
     "a": Truth("red", "colour", "small"),

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageChops
 
-from adafv.testbed.dataset import SCHEMA, main, rows, write_dataset
-from adafv.testbed.questions import questions
-from adafv.testbed.scenes import EVALUATION_SEEDS, make_scene, render
+from adafv.worlds.drawn.dataset import SCHEMA, main, rows, write_dataset
+from adafv.worlds.drawn.questions import questions
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, make_scene, render
 
 
 def read(folder):
