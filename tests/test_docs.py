@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from adafv.bench.command import COMMANDS
 from adafv.calibration.options import command_parser
+from adafv.commands.export import make_parser as export_parser
+from adafv.commands.label import command_parser as label_parser
+from adafv.commands.report import make_parser as report_parser
 from adafv.pipeline import metrics
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs import schema
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
-from jobs.bench import COMMANDS
-from jobs.export import make_parser as export_parser
-from jobs.label import command_parser as label_parser
-from jobs.report import make_parser as report_parser
 from tests.reporting.outputs import label, run, write
 
 ROOT = Path(__file__).parent.parent
