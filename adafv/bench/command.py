@@ -1,15 +1,15 @@
 """Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
 
-    python jobs/bench.py speed --preset cpu-small          samples a second, beside stock transformers and the reference
-    python jobs/bench.py quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
-    python jobs/bench.py quality --input vqa.jsonl         the same on your own labelled data, with your model
-    python jobs/bench.py ablation                          AdaFV as published and corrected, piece by piece
-    python jobs/bench.py ledger --ids 1000000 10000000     memory and time to plan a rerun
-    python jobs/bench.py isolation --rounds 50             what working in child processes costs
-    python jobs/bench.py pipeline --rows 4000              a job's speed beside its engine's; its memory
-    python jobs/bench.py plan --rows 4000                  how near jobs/label.py --plan comes to what a run takes
-    python jobs/bench.py scale --rows 10000 50000          what bounds a job on many workers, by simulation
-    python jobs/bench.py report --rows 1000000             memory and time of a report, page included
+    adafv bench speed --preset cpu-small          samples a second, beside stock transformers and the reference
+    adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
+    adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
+    adafv bench ablation                          AdaFV as published and corrected, piece by piece
+    adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
+    adafv bench isolation --rounds 50             what working in child processes costs
+    adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
+    adafv bench plan --rows 4000                  how near adafv label --plan comes to what a run takes
+    adafv bench scale --rows 10000 50000          what bounds a job on many workers, by simulation
+    adafv bench report --rows 1000000             memory and time of a report, page included
 
 Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
 needs torch and transformers only, no Ray.
@@ -26,12 +26,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-try:
-    import adafv  # noqa: F401
-except ModuleNotFoundError:  # not installed: this file stands in a checkout
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from adafv.bench.machine import Machine, this_machine
+from adafv.commands.wording import as_called
 from adafv.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,18 +43,18 @@ PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_siz
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
     """Run one benchmark; the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("adafv").setLevel(logging.INFO)
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = make_parser(arguments).parse_args(arguments)
+    options = make_parser(arguments, prog).parse_args(arguments)
     try:
         for name in ("json", "chart"):
             _check_file(name, getattr(options, name, None))
         figures, text = options.run(options)
     except UsageError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return USAGE
     machine = this_machine()
     print(f"{text}\n{machine}")
@@ -73,11 +69,13 @@ def _check_file(name: str, path: Path | None) -> None:
         raise UsageError(f"--{name} {path}: there is no folder {path.parent}, or {path.name} is one")
 
 
-def make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(arguments: Sequence[str], prog: str = "bench.py") -> argparse.ArgumentParser:
     """A parser of `arguments`. It knows the options of the command that they name, and of no other: some import what
     others do without.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=as_called(__doc__, prog), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, add in COMMANDS.items():
         command = commands.add_parser(name, help=add.__doc__)
@@ -154,7 +152,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw accuracy over budget; needs adafv[bench]")
     data = parser.add_argument_group("your own data, in place of the testbed's scenes")
-    data.add_argument("--input", nargs="+", action="extend", metavar="URI", help="as for jobs/label.py, with answers")
+    as_for = as_called("as for adafv label, with answers", parser.prog)
+    data.add_argument("--input", nargs="+", action="extend", metavar="URI", help=as_for)
     data.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers (answer)")
     data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
     data.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} (exact)")
@@ -348,6 +347,3 @@ COMMANDS = {
     "scale": _add_scale,
     "report": _add_report,
 }
-
-if __name__ == "__main__":
-    sys.exit(main())
