@@ -26,7 +26,7 @@ from adafv.pruning import STRATEGIES
 from tests.reporting.outputs import label, run, write
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def bench_options() -> set[str]:
@@ -122,15 +122,18 @@ ELSEWHERE = {
 }
 
 
+OURS = r"jobs/|\badafv (?=label|calibrate|report|export|bench)"
+
+
 def ours(commands: str) -> str:
-    """Of a block of commands what follows the name of one of jobs/: other tools' options are theirs."""
+    """Of a block of commands what follows the name of one of ours: other tools' options are theirs."""
     lines = commands.replace("\\\n", " ").splitlines()
-    return "\n".join(line.partition("jobs/")[2] for line in lines)
+    return "\n".join(re.split(OURS, line, maxsplit=1)[1] for line in lines if re.search(OURS, line))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
-    """Every --option on a line that runs one of jobs/, or named in running text."""
+    """Every --option on a line that runs one of our commands, or named in running text."""
     known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
     known |= bench_options()
     for parser in (label_parser(), command_parser(), report_parser(), export_parser()):
