@@ -14,16 +14,18 @@ ROOT = Path(adafv.__file__).parent
 
 # From the top down. What stands in one line may not import each other.
 PACKAGE = [
+    {"__main__"},
     {"commands"},
     {"bench"},
-    {"worlds", "testbed"},
+    {"worlds"},
     {"calibration"},
     {"reporting", "exporting"},
     {"pipeline"},
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "internals"},
+    {"onednn", "hardware", "turn", "spot", "embedded"},
+    {"internals"},
 ]
 PIPELINE = [
     {"run", "arguments"},

@@ -48,7 +48,7 @@ from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.pipeline.workers.samples import samples_of
-from adafv.testbed import dataset
+from adafv.worlds.drawn import dataset
 
 MIB = 2**20
 SHARD_ROWS = 5000

@@ -94,9 +94,10 @@ class Command:
     json: Path | None
 
 
-def parse_command(arguments: Sequence[str], description: str, epilog: str) -> Command:
+def parse_command(arguments: Sequence[str], description: str, epilog: str, prog: str | None = None) -> Command:
     """Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know."""
     parser = command_parser(description, epilog)
+    parser.prog = prog or parser.prog
     values = parse_arguments(parser, arguments, decided=DECIDED)
     text_tower = values.pop("text_tower")  # which not every strategy reads
     job = job_options(values)

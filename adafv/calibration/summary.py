@@ -87,7 +87,7 @@ def verdict(calibration: Calibration) -> list[str]:
     lines = [*_recommendation(calibration), *_undecided(calibration), *_left_out(calibration)]
     lines.append(
         "ms are of a worker for a sample, as labels account for it (gpu_seconds), without each worker's first batch. "
-        "Start-up and idle time come on top: jobs/report.py has them."
+        "Start-up and idle time come on top: `adafv report` has them."
     )
     return lines
 

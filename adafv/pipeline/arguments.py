@@ -7,6 +7,7 @@ and the command line wins.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -16,6 +17,10 @@ import yaml
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+
+# How help texts name the commands; see `as_called`.
+_EXAMPLE = re.compile(r"^    adafv (label|calibrate|report|export|bench)\b", re.MULTILINE)
+_MENTION = re.compile(r"\badafv (label|calibrate|report|export|bench)\b")
 
 
 def parse_options(arguments: Sequence[str], description: str, epilog: str) -> JobOptions:
@@ -158,3 +163,15 @@ def parse_keeps(text: str) -> list[float]:
     if not all(0 < keep <= 1 for keep in keeps):
         raise UsageError(f"--keep is {text!r}; it must be fractions above 0 and at most 1, such as 0.5,0.25,0.1,0.05")
     return list(dict.fromkeys(keeps))
+
+
+def as_called(text: str | None, prog: str) -> str:
+    """`text`, which names commands as `adafv label`; for the scripts of jobs/ as `python jobs/label.py` in an example
+    and as `jobs/label.py` elsewhere.
+
+    Args:
+        prog: what runs: "adafv label", or "label.py".
+    """
+    if prog.startswith("adafv "):
+        return text or ""
+    return _MENTION.sub(r"jobs/\1.py", _EXAMPLE.sub(r"    python jobs/\1.py", text or ""))

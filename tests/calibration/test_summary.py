@@ -107,6 +107,11 @@ def test_all_options_of_the_job_are_on_it(changes):
     assert parse_options(shlex.split(command_line(job))[2:], "", "") == job
 
 
+def test_outside_a_checkout_it_is_the_installed_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command_line(JobOptions(input=("in",), output="out")).startswith("adafv label --input in --output out ")
+
+
 def test_no_secret_is_shown():
     asked = {"input": ("https://me:hidden@host/x?sig=hidden",), "image": "gs://u:hidden@b/c"}
     found = calibration(budget(0.5, MEETS), **asked)
