@@ -8,7 +8,11 @@ Dependencies point downwards only::
     models     a family's visual tokens, cues and geometry   + transformers
     engine     prepared samples in, labels out               + Pillow
     pipeline   sources, fetch, decode, workers, sink         + Ray, PyArrow, boto3
-    testbed    synthetic scenes and the small model that is the embedded default
+    calibration, reporting, exporting                        what one does with labels
+    commands   adafv label, calibrate, report, export
+
+`embedded` has the small models that come with the package. Beside it, and not in the wheel, stand `bench`, the
+measurements, and `worlds`, the pictures and questions that they are made on.
 """
 
 import logging

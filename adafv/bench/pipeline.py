@@ -37,18 +37,18 @@ from adafv.bench.shapes import PRESETS, Shape, Subject
 from adafv.engine import Engine
 from adafv.hardware import keep_freed_memory
 from adafv.internals import object_store_bytes
+from adafv.pipeline import schema
+from adafv.pipeline.control.resources import Resources
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.resources import Resources
 from adafv.pipeline.run import run
 from adafv.pipeline.sources.rows import to_table
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.pipeline.workers.samples import samples_of
-from adafv.testbed import dataset
+from adafv.worlds.drawn import dataset
 
 MIB = 2**20
 SHARD_ROWS = 5000

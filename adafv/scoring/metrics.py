@@ -12,7 +12,7 @@ Where there are several references, the nearest counts. Two texts without a word
 Normalising is VQAv2's, written from its definition (https://visualqa.org/evaluation.html): lower case, no full stops
 but decimal points, digits for number words, no articles, contractions with their apostrophe, other punctuation as a
 space.
-Captions of the testbed's scenes have their own measure, in `adafv.testbed.score`.
+Captions of the testbed's scenes have their own measure, in `adafv.worlds.drawn.score`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import torch
 
 from adafv.bench.ablation import CORRECTED, LADDER, NEEDS, RULES, Rule, contenders, table
 from adafv.bench.quality import Entry
+from adafv.embedded import embedded_model
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.pruning import STRATEGIES, Cues, mix, mix_paper, text_similarity
-from adafv.testbed.model import checkpoint
 from tests.models.conftest import picture
 
 CROPS, PATCHES = 3, 8
@@ -127,7 +127,7 @@ def test_each_variant_differs_in_one_thing(variants):
 
 def test_the_engine_gives_variants_what_they_need(variants):
     """Through the real model on a wide picture, whose crops lose patches to unpadding."""
-    path = str(checkpoint())
+    path = str(embedded_model("testbed"))
     adapter, processing = load_model(path, variants[0].options)
     sample = Preparer(processing, variants[0].options).prepare("0", picture((60, 90), 0), "what is the main object?")
     kept = {
