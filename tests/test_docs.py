@@ -6,6 +6,7 @@ import argparse
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -168,3 +169,36 @@ def test_other_tools_read_the_labels_as_the_document_says(tmp_path, code):
 
 def test_there_are_snippets():
     assert len(SNIPPETS) == 4
+
+
+def explained(command: str) -> list[str]:
+    """The examples in docs/options.md of a command's options, one to a row."""
+    return re.findall(r"^\| `(--[^`]+)` \|", section("options.md", command), re.M)
+
+
+@pytest.mark.parametrize(
+    ("command", "parser"),
+    [("label", label_parser), ("calibrate", command_parser), ("report", report_parser), ("export", export_parser)],
+)
+def test_every_option_has_an_example_that_the_command_takes(command, parser):
+    known = {name for name in re.findall(r"--[a-z][a-z0-9-]+", parser().format_usage())}
+    shared = {name for action in label_parser()._actions for name in action.option_strings}
+    text = section("options.md", command)
+    missing = {name for name in known if not re.search(rf"`{name}[ `]", text)}
+    assert missing - (shared if command == "calibrate" else set()) == set()
+    for example in explained(command):
+        words = shlex.split(example)
+        needed = {"report": ["out"], "export": ["out", "--to", "x", "--format", "jsonl"]}.get(command, [])
+        assert words[0] in known, example
+        parser().parse_args([*words, *(["--"] if words[0] == "--input" and needed else []), *needed])
+
+
+def test_every_option_of_the_benchmarks_is_listed():
+    text = section("options.md", "bench")
+    shared = set(re.findall(r"--[a-z][a-z0-9-]+", label_parser().format_help())) | {"--json"}
+    for name, add in COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        add(parser)
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        own = set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_usage())) - shared
+        assert own <= set(re.findall(r"--[a-z-]+", row)), name
