@@ -172,8 +172,8 @@ def test_there_are_snippets():
 
 
 def explained(command: str) -> list[str]:
-    """The examples in docs/options.md of a command's options, one to a row."""
-    return re.findall(r"^\| `(--[^`]+)` \|", section("options.md", command), re.M)
+    """The examples in docs/options.md of a command's options, one to a line."""
+    return re.findall(r"^- `(--[^`]+)`: ", section("options.md", command), re.M)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,7 @@ def test_every_option_has_an_example_that_the_command_takes(command, parser):
     text = section("options.md", command)
     missing = {name for name in known if not re.search(rf"`{name}[ `]", text)}
     assert missing - (shared if command == "calibrate" else set()) == set()
+    assert explained(command)
     for example in explained(command):
         words = shlex.split(example)
         needed = {"report": ["out"], "export": ["out", "--to", "x", "--format", "jsonl"]}.get(command, [])
@@ -199,6 +200,6 @@ def test_every_option_of_the_benchmarks_is_listed():
     for name, add in COMMANDS.items():
         parser = argparse.ArgumentParser()
         add(parser)
-        [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        [row] = [line for line in text.splitlines() if line.startswith(f"- `{name}`: ")]
         own = set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_usage())) - shared
         assert own <= set(re.findall(r"--[a-z-]+", row)), name
