@@ -27,7 +27,7 @@ from jobs.report import make_parser as report_parser
 from tests.reporting.outputs import label, run, write
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def bench_options() -> set[str]:
@@ -143,8 +143,16 @@ def test_options_that_the_documents_name_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+    for target, heading in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+        if heading:
+            assert heading in headings(page.parent / target if target else page), f"{target}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """A page's headings as links name them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 SNIPPETS = [
@@ -181,7 +189,7 @@ def explained(command: str) -> list[str]:
     [("label", label_parser), ("calibrate", command_parser), ("report", report_parser), ("export", export_parser)],
 )
 def test_every_option_has_an_example_that_the_command_takes(command, parser):
-    known = {name for name in re.findall(r"--[a-z][a-z0-9-]+", parser().format_usage())}
+    known = set(re.findall(r"--[a-z][a-z0-9-]+", parser().format_usage()))
     shared = {name for action in label_parser()._actions for name in action.option_strings}
     text = section("options.md", command)
     missing = {name for name in known if not re.search(rf"`{name}[ `]", text)}
