@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from adafv.testbed.dataset import SCHEMA, rows, write_dataset
+from adafv.worlds.drawn.dataset import SCHEMA, rows, write_dataset
 from jobs import calibrate, label, report
 from tests.browser import DESKTOP, PHONE, Browser, missing, started
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from adafv.counting import Sizes
+from adafv.internals import ignoring_weights
 from adafv.models.adapter import Adapter
 from adafv.models.idefics3 import Idefics3Adapter
 from adafv.models.internvl import InternVLAdapter
@@ -108,7 +109,7 @@ def load_adapter(
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
-            own. What comes before them is there, the input embeddings too; `read` and `score` are not to be called.
+            own. What comes before them is there, the input embeddings too; `forward` and `score` are not to be called.
         quantized: `int8` or `int4`, for the language model's layers.
     """
     config = copy.deepcopy(processing.config)
@@ -119,7 +120,7 @@ def load_adapter(
         text.num_hidden_layers = 0
         if getattr(text, "layer_types", None):
             text.layer_types = []
-        model_class = _without_layers(model_class)
+        model_class = ignoring_weights(model_class, [r"(language|text)_model\.(model\.)?layers\."])
     model: Any = model_class.from_pretrained(
         path,
         config=config,
@@ -133,17 +134,6 @@ def load_adapter(
     if quantized is not None:
         quantize(model.get_decoder(), quantized, device, dtype)
     return processing.family(model.to(device).eval(), processing.normalisation())
-
-
-def _without_layers(model_class: Any) -> Any:
-    """The class, but it doesn't report that it has no place for the language model's layers. transformers knows the
-    checkpoint's names for weights only where class and module are its own, so these stay what they are.
-    """
-    changes = {
-        "__module__": model_class.__module__,
-        "_keys_to_ignore_on_load_unexpected": [r"(language|text)_model\.(model\.)?layers\."],
-    }
-    return type(model_class.__name__, (model_class,), changes)
 
 
 def check_text_tower(path: str, processing: Processing) -> Any:
@@ -169,7 +159,7 @@ def check_text_tower(path: str, processing: Processing) -> Any:
         )
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     known = config.text_config.vocab_size
-    if len(tokenizer) != known:  # where its files are missing, transformers makes one of the special tokens alone
+    if len(tokenizer) != known:  # where its files are missing, transformers makes one of only the special tokens
         raise ValueError(
             f"text tower {path} has a tokenizer of {len(tokenizer)} tokens and a text model of {known}; are the "
             "tokenizer's files missing?"

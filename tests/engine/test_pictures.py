@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adafv.engine import Engine, EngineOptions, PrepareError, Preparer, Turn
-from adafv.engine.look import looks_of
+from adafv.engine.prompt_image import prompt_images
 from adafv.models.llava import LlavaAdapter
 from tests.engine.test_engine import essence, load
 from tests.models.conftest import picture
@@ -134,8 +134,8 @@ def test_the_text_cue_sees_the_last_turn_alone_or_all_behind_its_image(model):
         ("question", ["w8"] * 3),
         ("prompt", [*["w4 w5 ASSISTANT: w6 w7 USER: w8 ASSISTANT:"] * 2, "ASSISTANT:"]),
     ):
-        looks = looks_of([sample], processing, EngineOptions(text_scope=scope))
-        assert [processing.decode(look.text.tolist()) for look in looks] == expected
+        images = prompt_images([sample], processing, EngineOptions(text_scope=scope))
+        assert [processing.decode(image.text.tolist()) for image in images] == expected
 
 
 def test_a_text_between_two_images_is_of_the_question(model):
@@ -191,7 +191,7 @@ def test_an_image_may_be_cut_into_runs_with_text_between(tmp_path, monkeypatch):
     assert engine._processing.decode(sample.input_ids[sample.question].tolist()) == "w1 w2"
     adapter, pieces = engine._adapter, []
     with torch.inference_mode():
-        table = [adapter.encode(torch.from_numpy(each.crops)).tokens.flatten(0, 1) for each in sample.pictures]
+        table = [adapter.encode(torch.from_numpy(each.crops)).tokens.flatten(0, 1) for each in sample.images]
         rows = iter(torch.cat(table).split(4))
         kept = iter(np.split(np.isin(np.arange(32), label.kept_indices), 8))
         for token in sample.input_ids.tolist():
