@@ -251,7 +251,7 @@ class Unasked(TorchDispatchMode):
 
 
 def test_the_docs_have_the_matrix():
-    """docs/models.md says what came out. It is written by `python -m tests.models.conformance.matrix`."""
+    """docs/measurements/models.md says what came out. It is written by `python -m tests.models.conformance.matrix`."""
     columns = [
         "`none` is stock",
         "processor",
