@@ -25,9 +25,9 @@ install: .venv/installed
 
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/python -m adafv.testbed.dataset --scenes 36 --output $(DEMO)/scenes
+	$(BIN)/python -m adafv.worlds.drawn.dataset --scenes 36 --output $(DEMO)/scenes
 	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
-	$(BIN)/python -m adafv.testbed.score $(DEMO)/labelled --truth $(DEMO)/scenes
+	$(BIN)/python -m adafv.worlds.drawn.score $(DEMO)/labelled --truth $(DEMO)/scenes
 
 # The figures and the chart of docs/quality.md.
 figures: install

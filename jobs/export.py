@@ -1,68 +1,13 @@
-"""Write an output's labels in the format of whoever uses them.
+"""The same as `adafv export`, for a checkout and for Ray jobs whose working directory is one."""
 
-    python jobs/export.py out/ --format jsonl --to labels.jsonl
-    python jobs/export.py s3://bucket/captions --format coco-captions --image-root s3://bucket/images --to captions.json
-    python jobs/export.py out/ --format llava --image-root photos/ --to train.json
-    python jobs/export.py out/ --format label-studio --image-root photos/ --to review.json
-
-Labels are streamed, and the output isn't changed. docs/export.md describes the formats.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    import adafv  # noqa: F401
-except ModuleNotFoundError:  # not installed: this file stands in a checkout
+    from adafv.commands.export import main
+except ModuleNotFoundError:  # adafv isn't installed, and this file's checkout is it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from adafv.exporting.export import export
-from adafv.exporting.formats import FORMATS
-from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.storage import Storage
-
-DONE, FAILED, USAGE = 0, 1, 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file; the exit status."""
-    options = make_parser().parse_args(arguments)
-    try:
-        storage = Storage.from_environment(options.s3_endpoint)
-        exported = export(options.output, options.format, options.to, options.image_root, storage)
-    except UsageError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return USAGE
-    except OSError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return FAILED
-    print(f"{options.to}: {exported.rows:,} labels")
-    if exported.left_out:
-        print(f"{exported.left_out:,} labels were left out: {exported.reason}")
-    return DONE
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
-    parser.add_argument("--format", required=True, choices=list(FORMATS))
-    parser.add_argument("--to", type=new_file, required=True, metavar="FILE", help="where to write; replaced if there")
-    parser.add_argument(
-        "--image-root",
-        action="append",
-        default=[],
-        metavar="URI",
-        help="a folder or prefix that images lie under: they are named relative to it; repeatable. For label-studio, "
-        "the folder that Label Studio serves",
-    )
-    parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
-    return parser
-
+    from adafv.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,104 +1,13 @@
-"""Label a data set of images and questions with a vision-language model whose visual tokens are pruned.
+"""The same as `adafv label`, for a checkout and for Ray jobs whose working directory is one."""
 
-    python jobs/label.py --input photos/ --prompt 'Describe the image.' --output out/
-    python jobs/label.py --input s3://bucket/vqa.parquet --output s3://bucket/labels --model llava-hf/... --keep 0.1
-
-The labels, the rows that were rejected with their reasons, and a record of each run are Parquet and JSON under
---output. Running the same command again resumes it, or labels what the input has gained. With --plan it only says what
-that would take and cost.
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
-import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 try:
-    import adafv  # noqa: F401
-except ModuleNotFoundError:  # not installed: this file stands in a checkout, or in a Ray job's working directory
+    from adafv.commands.label import main
+except ModuleNotFoundError:  # adafv isn't installed, and this file's checkout is it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.options import job_options, make_parser, parse_arguments
-
-DONE, FAILED, USAGE = 0, 1, 2
-EPILOG = """\
-exit status:
-  0  done          1  the run failed; the same command resumes it
-  2  usage         3  more rejects than --max-reject-rate
-  4  stopped by --max-cost or --max-hours: all that was labelled is written, and the same command labels the rest
-
-S3 keys and region come from the standard AWS environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL), or from the machine's own role. RAY_ADDRESS names the Ray cluster to
-run on; without it, the job starts Ray on this machine.
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("adafv").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        values = parse_arguments(command_parser(), sys.argv[1:] if arguments is None else arguments)
-        options = job_options(values)
-        if values["measured"] is not None and not values["plan"]:
-            raise UsageError("--measured says where --plan finds what was measured; a run has no use for it")
-        from adafv.pipeline.forecast import summary
-        from adafv.pipeline.run import forecast, run  # here, so that --help and a wrong option don't wait for Ray
-
-        if values["plan"]:
-            print(summary(forecast(options, values["measured"])))
-            return DONE
-        result = run(options)
-    except UsageError as error:
-        print(f"label.py: {error}", file=sys.stderr)
-        return USAGE
-    except RunError as error:
-        print(f"label.py: the run failed: {error}\nRunning the same command again resumes it.", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("label.py: interrupted; running the same command again resumes it", file=sys.stderr)
-        return FAILED
-    print(result.run.table())
-    if result.run.reject_rate > options.max_reject_rate:
-        limit = options.max_reject_rate
-        print(
-            f"label.py: {result.run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {limit}",
-            file=sys.stderr,
-        )
-    if result.run.stopped_by is not None:
-        print(
-            f"label.py: --{result.run.stopped_by} is reached; {result.run.left:,} rows are left, and the same command "
-            "labels them",
-            file=sys.stderr,
-        )
-    return result.status
-
-
-def command_parser() -> argparse.ArgumentParser:
-    """A parser of a job's options and of the two that only plan it."""
-    parser = make_parser(__doc__ or "", EPILOG)
-    group = parser.add_argument_group("planning")
-    group.add_argument(
-        "--plan", action="store_true", help="say how many rows are to do, and what that takes and costs; write nothing"
-    )
-    group.add_argument(
-        "--measured", metavar="URI",
-        help="where --plan finds what a row takes: an output, or that of a calibration (default: --output)",
-    )  # fmt: skip
-    return parser
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the run as Ctrl-C does: what is labelled is written first."""
-    raise KeyboardInterrupt
-
+    from adafv.commands.label import main
 
 if __name__ == "__main__":
     sys.exit(main())

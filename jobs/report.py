@@ -1,110 +1,13 @@
-"""What did a labelling job cost, where did the time go, and which answers deserve a look?
+"""The same as `adafv report`, for a checkout and for Ray jobs whose working directory is one."""
 
-    python jobs/report.py out/ --price-per-hour 1.006
-    python jobs/report.py out/ --prices cluster/prices.yaml --price-kind spot
-    python jobs/report.py s3://bucket/labels --json report.json --compare s3://bucket/labels-unpruned
-
-Reads an output, however many runs it took, and prints a summary. Nothing is changed.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    import adafv  # noqa: F401
-except ModuleNotFoundError:  # not installed: this file stands in a checkout
+    from adafv.commands.report import main
+except ModuleNotFoundError:  # adafv isn't installed, and this file's checkout is it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.prices import KINDS, read_prices
-from adafv.pipeline.storage import Storage
-from adafv.reporting.compare import compare, comparison_table
-from adafv.reporting.report import make_report, summary
-
-DONE, FAILED, USAGE = 0, 1, 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; the exit status."""
-    options = make_parser().parse_args(arguments)
-    try:
-        storage = Storage.from_environment(options.s3_endpoint)
-        prices = read_prices(options.prices, options.price_kind) if options.prices else []
-        report, *others = (
-            make_report(uri, options.price_per_hour, prices, storage)
-            for uri in (options.output, options.compare)
-            if uri is not None
-        )
-        report = report.compared_with(others[0]) if others else report
-        comparison = compare(report, others[0], storage) if others else None
-    except UsageError as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return USAGE
-    except OSError as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return FAILED
-    print(summary(report))
-    if comparison is not None:
-        print(f"\n{comparison_table(comparison)}")
-    if options.html:
-        from adafv.reporting.page import render
-        from adafv.reporting.pictures import Access
-
-        access = Access(storage, tuple(options.input or ()), options.image_root, options.allow_http)
-        page = render(report, None if options.no_images else access)
-        options.html.write_bytes(page.encode("utf-8", "replace"))
-    if options.json:
-        figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return DONE
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="OUTPUT", help="what jobs/label.py was given as --output: a folder or s3://")
-    parser.add_argument("--html", type=new_file, metavar="FILE", help="write a page with charts to FILE")
-    images = parser.add_argument_group("images on the page")
-    images.add_argument("--no-images", action="store_true", help="leave them out")
-    images.add_argument(
-        "--input", nargs="+", metavar="URI", help="where the job's input is now, if it was moved (default: as it was)"
-    )
-    images.add_argument("--image-root", metavar="URI", help="likewise, what relative image paths are relative to")
-    images.add_argument("--allow-http", action="store_true", help="fetch http(s) images, from public addresses only")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures to FILE")
-    parser.add_argument("--compare", metavar="OUTPUT2", help="another output of the same rows, to put beside it")
-    price = parser.add_mutually_exclusive_group()
-    price.add_argument(
-        "--price-per-hour",
-        type=_price,
-        metavar="USD",
-        help="of a worker: a GPU, or a CPU worker. Without it each run's own --price-per-hour counts",
-    )
-    price.add_argument(
-        "--prices",
-        type=Path,
-        metavar="FILE",
-        help="YAML with prices of machines, such as cluster/prices.yaml, for runs that were given none",
-    )
-    parser.add_argument(
-        "--price-kind", choices=KINDS, default=KINDS[0], help="which of the prices in --prices (default: %(default)s)"
-    )
-    parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
-    return parser
-
-
-def _price(text: str) -> float:
-    price = float(text)
-    if not math.isfinite(price) or price < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no price")
-    return price
-
+    from adafv.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The project's measurements, behind `jobs/bench.py`.
+"""The project's measurements, behind `adafv bench` and `jobs/bench.py`. They are not in the wheel.
 
 Each module makes the data that it needs, measures, and formats its figures as a table:
 
@@ -11,6 +11,7 @@ Each module makes the data that it needs, measures, and formats its figures as a
 
 What they share:
 
+    command    their options
     examples   questions whose answers are known: the testbed's, or a user's
     exam       several contenders answer the same questions
     rivals     ways to answer the same questions: stock transformers, the reference method, the engine

@@ -18,7 +18,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import WITH_TEXT_TOWER
 from adafv.scoring.bootstrap import Bootstrap
-from adafv.testbed.score import CAPTION
+from adafv.worlds.drawn.score import CAPTION
 
 UNPRUNED = "none"
 SMALL = "small"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from adafv.pipeline.options import JobOptions, flag
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.arguments import flag
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.redaction import redact
 
 PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent", "retry_rejects")
 
 
 def command_line(job: JobOptions) -> str:
     """`job`, of which the sample's labels are made, but for all rows. Without secrets, which its URIs may hold."""
-    parts = ["python", "jobs/label.py", "--input", *map(redact, job.input), "--output", redact(job.output)]
+    parts = [*_program(), "--input", *map(redact, job.input), "--output", redact(job.output)]
     parts += ["--strategy", job.strategy]
     parts += [] if job.strategy == "none" else ["--keep", f"{job.keep:g}"]
     for item in fields(job):
@@ -22,6 +24,11 @@ def command_line(job: JobOptions) -> str:
         if item.name not in PASSED_OVER and value != item.default:
             parts += _argument(item.name, value)
     return shlex.join(parts)
+
+
+def _program() -> list[str]:
+    """What labels in the current folder: a checkout's script, or the installed command."""
+    return ["python", "jobs/label.py"] if Path("jobs/label.py").is_file() else ["adafv", "label"]
 
 
 def _argument(name: str, value: Any) -> list[str]:

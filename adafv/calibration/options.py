@@ -7,17 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adafv.pipeline.arguments import job_options, make_parser, new_file, parse_arguments, parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import (
-    JobOptions,
-    budget_name,
-    job_options,
-    make_parser,
-    new_file,
-    parse_arguments,
-    parse_keeps,
-    parse_strategies,
-)
+from adafv.pipeline.options import JobOptions, budget_name
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.metrics import METRICS
 
@@ -102,9 +94,10 @@ class Command:
     json: Path | None
 
 
-def parse_command(arguments: Sequence[str], description: str, epilog: str) -> Command:
+def parse_command(arguments: Sequence[str], description: str, epilog: str, prog: str | None = None) -> Command:
     """Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know."""
     parser = command_parser(description, epilog)
+    parser.prog = prog or parser.prog
     values = parse_arguments(parser, arguments, decided=DECIDED)
     text_tower = values.pop("text_tower")  # which not every strategy reads
     job = job_options(values)

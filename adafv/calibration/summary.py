@@ -8,7 +8,7 @@ from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.command import is_whole
 from adafv.calibration.verdict import UNDECIDED
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 from adafv.scoring.bounds import rows_to_show
@@ -87,7 +87,7 @@ def verdict(calibration: Calibration) -> list[str]:
     lines = [*_recommendation(calibration), *_undecided(calibration), *_left_out(calibration)]
     lines.append(
         "ms are of a worker for a sample, as labels account for it (gpu_seconds), without each worker's first batch. "
-        "Start-up and idle time come on top: jobs/report.py has them."
+        "Start-up and idle time come on top: `adafv report` has them."
     )
     return lines
 

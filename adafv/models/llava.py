@@ -1,7 +1,7 @@
 """LLaVA-1.5: one crop, a CLIP, DINOv2 or SigLIP tower, a two-layer projector.
 
 Both cues are the paper's. Saliency is the [CLS] row of the layer whose output feeds the projector
-(`vision_feature_layer`, -2 as published): [CLS] was trained to sum the picture up. A SigLIP tower (llava-interleave)
+(`vision_feature_layer`, -2 as published): [CLS] was trained to sum the image up. A SigLIP tower (llava-interleave)
 has no [CLS]; there it is the attention that each patch receives from all. Similarity is the cosine between the
 question's input embeddings and the projected patches: the projector was trained to put them into one space.
 
@@ -33,11 +33,11 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patched, patches_aside, whole
+from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side, square_side
 
 CLIP, DINOV2, SIGLIP = "clip_vision_model", "dinov2", "siglip_vision_model"
 _STRATEGY = {CLIP: "default", DINOV2: "default", SIGLIP: "full"}
-# How transformers builds each tower; CLIP's last norm is for [CLS] alone.
+# How transformers builds each tower; CLIP's last norm is for [CLS] only.
 _TOWERS: dict[str, dict[str, Any]] = {
     CLIP: {"leading": 1},
     DINOV2: {"leading": 1, "layers": "layer", "attention": "attention", "norm": "layernorm"},
@@ -67,11 +67,12 @@ class LlavaAdapter(Adapter):
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
-        side, share = patches_aside(config), patched(config)
+        side, share = patches_per_side(config), patch_coverage(config)
         if config.vision_config.model_type == DINOV2:
             side, share = _interpolated(config, image_processor)
         top, left, bottom, right = _covered(image_processor, image_size)
-        panel = Panel(side, side, top, left, top + (bottom - top) * share, left + (right - left) * share)
+        bottom, right = top + (bottom - top) * share, left + (right - left) * share
+        panel = Panel(rows=side, columns=side, top=top, left=left, bottom=bottom, right=right)
         return Geometry(crops=1, source=np.arange(side * side), panels=(panel,))
 
     @classmethod
@@ -89,9 +90,13 @@ class LlavaAdapter(Adapter):
     @torch.inference_mode()
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
         hidden, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
-        kept = hidden if "hidden" in also else None
-        shared = self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None
-        return Encoded(self._projector(hidden), saliency, keys, kept, shared)
+        return Encoded(
+            tokens=self._projector(hidden),
+            saliency=saliency,
+            keys=keys,
+            hidden=hidden if "hidden" in also else None,
+            clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
+        )
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:
@@ -114,7 +119,7 @@ def refuse_unsupported(config: PretrainedConfig) -> None:
 def _interpolated(config: PretrainedConfig, image_processor: Any) -> tuple[int, float]:
     """How many patches stand side by side in the crops that the processor makes, and the share of a side they cover."""
     crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
-    side, patch = whole((crop.height, crop.width)), whole(config.vision_config.patch_size)
+    side, patch = square_side((crop.height, crop.width)), square_side(config.vision_config.patch_size)
     return side // patch, side // patch * patch / side
 
 

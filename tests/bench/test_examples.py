@@ -11,7 +11,7 @@ import pytest
 from adafv.bench.examples import Example, LabelledData, Scenes, Skipped
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.testbed import dataset
+from adafv.worlds.drawn import dataset
 from tests.pipeline.inputs import write_all, write_images, write_jsonl
 
 TEN = ["red"] * 6 + ["dark red"] * 4

@@ -9,7 +9,8 @@ import pytest
 
 from adafv.calibration.command import command_line
 from adafv.calibration.summary import summary
-from adafv.pipeline.options import JobOptions, parse_options
+from adafv.pipeline.arguments import parse_options
+from adafv.pipeline.options import JobOptions
 from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import budget, calibration, options
 
@@ -104,6 +105,11 @@ def test_the_command_line_is_the_candidates_job():
 def test_all_options_of_the_job_are_on_it(changes):
     job = JobOptions(input=("in",), output="out", strategy="random", keep=0.5, **changes)
     assert parse_options(shlex.split(command_line(job))[2:], "", "") == job
+
+
+def test_outside_a_checkout_it_is_the_installed_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command_line(JobOptions(input=("in",), output="out")).startswith("adafv label --input in --output out ")
 
 
 def test_no_secret_is_shown():

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adafv.testbed.dataset import rows as testbed_rows
+from adafv.worlds.drawn.dataset import rows as testbed_rows
 from tests.services import S3Server
 
 FILES = 8  # of the input, half of them Parquet and half JSON lines

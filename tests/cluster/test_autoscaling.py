@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from adafv.testbed.dataset import write_dataset
+from adafv.worlds.drawn.dataset import write_dataset
 from tests.services import PROGRAMS, RayCluster, without_ray
 
 ROOT = Path(__file__).parents[2]

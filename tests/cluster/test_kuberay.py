@@ -14,8 +14,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import validate_config
 
 from adafv import __version__
-from adafv.pipeline.options import parse_options
-from jobs.label import EPILOG
+from adafv.commands.label import EPILOG
+from adafv.pipeline.arguments import parse_options
 from tests.cluster.manifests import ROOT, kuberay_schema, manifests, problems
 
 [RAYJOB] = manifests("rayjob.yaml")

@@ -11,8 +11,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model, LlavaConfig, LlavaNextForConditionalGeneration
 
 from adafv.counting import Sizes
+from adafv.embedded import embedded_model
 from adafv.models import load_processing, sizes_of
-from adafv.testbed.model import checkpoint
 
 TESTBED = Sizes(
     patches=36, patch_values=192, tower_width=128, tower_mlp=384, tower_layers=3, features=1, width=128, layers=3,
@@ -21,7 +21,7 @@ TESTBED = Sizes(
 
 
 def test_of_the_testbed():
-    config = load_processing(str(checkpoint("testbed"))).config
+    config = load_processing(str(embedded_model("testbed"))).config
     assert sizes_of(config) == TESTBED
     config.text_config.num_key_value_heads = 2
     config.vision_feature_layer = [-2, -4]
@@ -42,7 +42,7 @@ def test_of_a_dinov2_tower(gated):
 
 def test_the_language_model_has_so_many_weights():
     with torch.device("meta"):
-        model = LlavaNextForConditionalGeneration(load_processing(str(checkpoint("testbed"))).config)
+        model = LlavaNextForConditionalGeneration(load_processing(str(embedded_model("testbed"))).config)
     matrices = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
     assert sum(weight.numel() for weight in matrices if weight.dim() > 1) == TESTBED.language_weights
 

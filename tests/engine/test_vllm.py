@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adafv.embedded import embedded_model
 from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, vllm
 from adafv.engine.vllm import VllmGenerator
 from adafv.models import load_adapter, load_processing
-from adafv.testbed.model import checkpoint
 from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
 from tests.models.conftest import picture
 from tests.tiny_models import Shape, build
@@ -201,7 +201,7 @@ def test_newer_names_of_weights_are_known_and_prompts_wait_for_room(tmp_path, mo
 @pytest.mark.slow
 def test_labels_are_those_of_the_other_back_end():
     """The testbed's model, whose head is its embeddings; through the engine, with pruning, in batches."""
-    path = str(checkpoint("testbed"))
+    path = str(embedded_model("testbed"))
     labels = {}
     for backend in ("transformers", "vllm"):
         chosen = options(backend=backend, keep=0.2)

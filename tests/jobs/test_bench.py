@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adafv.testbed.dataset import rows, write_dataset
-from adafv.testbed.questions import QUESTION_TYPES
+from adafv.worlds.drawn.dataset import rows, write_dataset
+from adafv.worlds.drawn.questions import QUESTION_TYPES
 from jobs.bench import main
 from tests.bench.tiny_shapes import NEXT
 

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.testbed.dataset import write_dataset
+from adafv.worlds.drawn.dataset import write_dataset
 from jobs import calibrate, label
 from tests.pipeline.inputs import write_structs
 from tests.reporting.test_page import Page

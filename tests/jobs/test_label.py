@@ -16,9 +16,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.lease import Lease
-from adafv.testbed.dataset import write_dataset
+from adafv.pipeline.store.output import LocalOutput
+from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
@@ -165,7 +165,7 @@ def cluster() -> Iterator[RayCluster]:
 def test_ray_job_submit(tiny_model, tmp_path, cluster):
     """Only the working directory is there: a copy of adafv/ and jobs/, not this checkout, and not installed."""
     work = tmp_path / "work"
-    ignore = shutil.ignore_patterns("__pycache__", "weights")
+    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
     for name in ("adafv", "jobs"):
         shutil.copytree(REPOSITORY / name, work / name, ignore=ignore)
     files = write_all(tmp_path / "in")

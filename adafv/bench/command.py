@@ -1,0 +1,350 @@
+"""Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
+
+    adafv bench speed --preset cpu-small          samples a second, beside stock transformers and the reference
+    adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
+    adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
+    adafv bench ablation                          AdaFV as published and corrected, piece by piece
+    adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
+    adafv bench isolation --rounds 50             what working in child processes costs
+    adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
+    adafv bench plan --rows 4000                  how near adafv label --plan comes to what a run takes
+    adafv bench scale --rows 10000 50000          what bounds a job on many workers, by simulation
+    adafv bench report --rows 1000000             memory and time of a report, page included
+
+Each makes the data that it needs, prints a table and the machine, and with --json writes the figures to a file. `speed`
+needs torch and transformers only, no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adafv.bench.machine import Machine, this_machine
+from adafv.pipeline.arguments import as_called
+from adafv.pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from adafv.pipeline.options import JobOptions
+
+Figures = list[dict[str, Any]] | dict[str, Any]
+
+DONE, USAGE = 0, 2
+SCENES = 200
+# What a job calls by the same names, checks and explains.
+DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
+PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_size", "device", "dtype")
+MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
+    """Run one benchmark; the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("adafv").setLevel(logging.INFO)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = make_parser(arguments, prog).parse_args(arguments)
+    try:
+        for name in ("json", "chart"):
+            _check_file(name, getattr(options, name, None))
+        figures, text = options.run(options)
+    except UsageError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return USAGE
+    machine = this_machine()
+    print(f"{text}\n{machine}")
+    if options.json:
+        options.json.write_text(json.dumps(options.written(options.command, figures, machine), indent=2) + "\n")
+    return DONE
+
+
+def _check_file(name: str, path: Path | None) -> None:
+    """What is measured for minutes must not be lost for want of a folder."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f"--{name} {path}: there is no folder {path.parent}, or {path.name} is one")
+
+
+def make_parser(arguments: Sequence[str], prog: str = "bench.py") -> argparse.ArgumentParser:
+    """A parser of `arguments`. It knows the options of the command that they name, and of no other: some import what
+    others do without.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=as_called(__doc__, prog), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, add in COMMANDS.items():
+        command = commands.add_parser(name, help=add.__doc__)
+        if name in arguments:
+            command.set_defaults(written=_with_machine)
+            add(command)
+            command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return parser
+
+
+def _with_machine(command: str, figures: Figures, machine: Machine) -> object:
+    return {"machine": asdict(machine), command: figures}
+
+
+def _beside_machine(command: str, figures: Figures, machine: Machine) -> object:
+    assert isinstance(figures, dict)
+    return {"machine": asdict(machine), **figures}
+
+
+def _alone(command: str, figures: Figures, machine: Machine) -> object:
+    return figures
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    """samples a second and how near to the hardware's limit, beside stock transformers and the reference method"""
+    from adafv.bench.shapes import PRESETS
+    from adafv.engine.options import DTYPES, EngineOptions
+    from adafv.pruning import STRATEGIES
+
+    kinds = [name for name in DTYPES if name != "auto"]
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
+    parser.add_argument("--rows", help="names of rows, comma-separated; all, if left out")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, metavar="NAME", default=EngineOptions().strategy, help="(%(default)s)"
+    )
+    numbers = {
+        "samples": (None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
+        "questions": (1, "questions about each picture (%(default)s)"),
+        "batch-size": (None, "questions answered at once (8 on a CPU, 64 on a GPU)"),
+        "max-new-tokens": (32, "tokens of each answer (%(default)s)"),
+        "rounds": (2, "how often each row is measured (%(default)s)"),
+        "threads": (None, "of a CPU (as many as there are cores)"),
+    }
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=_positive, metavar="N", default=default, help=text)
+    parser.add_argument("--mixed", action="store_true", help="pictures of several sizes, questions of several lengths")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
+    parser.add_argument("--dtype", choices=kinds, help="(float32 on a CPU, bfloat16 on a GPU)")
+    parser.set_defaults(run=_run_speed, written=_beside_machine)
+
+
+def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import speed
+
+    given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
+    rows = tuple(options.rows.split(",")) if options.rows else ()
+    return speed.run(speed.Settings.of(**given | {"rows": rows}))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    """what pruning costs in accuracy, by strategy, budget and type of question"""
+    from adafv.scoring.metrics import METRICS
+
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    parser.add_argument(
+        "--strategies", default="all", help="names, comma-separated; none is always there (%(default)s)"
+    )
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw accuracy over budget; needs adafv[bench]")
+    data = parser.add_argument_group("your own data, in place of the testbed's scenes")
+    as_for = as_called("as for adafv label, with answers", parser.prog)
+    data.add_argument("--input", nargs="+", action="extend", metavar="URI", help=as_for)
+    data.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers (answer)")
+    data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
+    data.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} (exact)")
+    _add_job_options(data, DATA)
+    _add_job_options(parser.add_argument_group("model"), (*MODEL, "text_tower"))
+    parser.set_defaults(run=_run_quality, written=_alone)
+
+
+def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import chart, quality
+    from adafv.pipeline.arguments import parse_keeps, parse_strategies
+
+    if options.chart:
+        chart.require()
+    job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
+    source = _labelled_data(options, job) if options.input else _scenes(options)
+    strategies, keeps = parse_strategies(options.strategies), parse_keeps(options.keep)
+    found, text = quality.run(job, source, strategies, keeps, options.seed, options.text_tower)
+    if options.chart:
+        chart.draw(found, source.measure, source.title, options.chart)
+    return [asdict(one) for one in found], text
+
+
+def _add_ablation(parser: argparse.ArgumentParser) -> None:
+    """AdaFV as published against AdaFV corrected, piece by piece"""
+    _add_scenes(parser)
+    _add_job_options(parser.add_argument_group("model"), ("keep", *MODEL))
+    parser.set_defaults(run=_run_ablation)
+
+
+def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import ablation
+
+    found, text = ablation.run(_job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
+    return [asdict(one) for one in found], text
+
+
+def _add_scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes of the testbed ({SCENES})")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the first scene's place; also seeds the draws"
+    )
+
+
+def _scenes(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from adafv.bench.examples import Scenes
+
+    for name in ("answer_column", "type_column", "metric"):
+        if getattr(options, name, None) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for data of your own, given with --input")
+    return Scenes(SCENES if options.scenes is None else options.scenes, options.seed)
+
+
+def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignore[no-untyped-def]
+    from adafv.bench.examples import LabelledData
+
+    if options.scenes is not None:
+        raise UsageError("--scenes is for the testbed; --input brings its own data (--limit takes its first rows only)")
+    return LabelledData(job, options.answer_column or "answer", options.type_column, options.metric or "exact")
+
+
+def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
+    """The options of those names as a job has them."""
+    from adafv.pipeline.arguments import add_option
+    from adafv.pipeline.options import JobOptions
+
+    known = {item.name: item for item in fields(JobOptions)}
+    for name in names:
+        add_option(parser, known[name], shown="({})")
+
+
+def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:
+    from adafv.pipeline.options import JobOptions
+
+    return JobOptions(input=input, output="-", **{name: getattr(options, name) for name in names})
+
+
+def _add_ledger(parser: argparse.ArgumentParser) -> None:
+    """memory and time to plan a rerun, by the number of ids"""
+    parser.add_argument("--ids", type=int, nargs="+", default=[1_000_000, 10_000_000], help="sizes to measure")
+    parser.add_argument(
+        "--folder", help="where the data is written and removed again; the system's for temporary files"
+    )
+    parser.set_defaults(run=_run_ledger)
+
+
+def _run_ledger(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import ledger
+
+    found = ledger.run(options.ids, options.folder)
+    return [asdict(one) for one in found], ledger.table(found)
+
+
+def _add_isolation(parser: argparse.ArgumentParser) -> None:
+    """what working in child processes costs"""
+    parser.add_argument("--rounds", type=int, default=50, help="how often each way is measured")
+    parser.set_defaults(run=_run_isolation)
+
+
+def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import isolation
+
+    found = isolation.run(options.rounds)
+    return [asdict(one) for one in found], isolation.table(found)
+
+
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """the job's speed beside its engine's alone (--model takes presets too); or its memory over many rows"""
+    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    parser.add_argument(
+        "--no-engine", action="store_true", help="label with a constant, and report the driver's and the store's memory"
+    )
+    _add_job_options(parser.add_argument_group("job"), PIPELINE)
+    parser.set_defaults(run=_run_pipeline)
+
+
+def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import pipeline
+
+    job = _job_options(options, ("-",), PIPELINE)
+    if options.no_engine:
+        rate, found = pipeline.memory(job, options.rows)
+        return [{"rows": options.rows, "rows_per_s": rate}, *map(asdict, found)], pipeline.memory_table(rate, found)
+    one = pipeline.throughput(job, options.rows)
+    return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    """how near a plan comes to what the run then takes (--model takes presets too)"""
+    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    parser.add_argument(
+        "--samples", type=_positive, nargs="+", default=[200, 500], metavar="N",
+        help="rows that are labelled first, and that the plan is made by",
+    )  # fmt: skip
+    _add_job_options(parser.add_argument_group("job"), PIPELINE)
+    parser.set_defaults(run=_run_plan)
+
+
+def _run_plan(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import forecast
+
+    found = forecast.compare(_job_options(options, ("-",), PIPELINE), options.rows, options.samples)
+    return [asdict(one) for one in found], forecast.table(found)
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    """what bounds a job on many workers: the real pipeline, and simulated engines on a simulated cluster"""
+    parser.add_argument("--rows", type=_positive, nargs="+", default=[10_000, 50_000], metavar="N", help="%(default)s")
+    parser.add_argument("--nodes", type=_positive, default=2, metavar="N", help="with GPUs (%(default)s)")
+    parser.add_argument("--workers", type=_positive, default=8, metavar="N", help="on all of them (%(default)s)")
+    parser.add_argument("--rate", type=float, default=75.0, metavar="X", help="samples/s of a worker (%(default)s)")
+    parser.add_argument(
+        "--slow", type=float, default=0.0, metavar="X", help="share that is 3 times slower (%(default)s)"
+    )
+    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill a worker so often")
+    _add_job_options(parser.add_argument_group("job"), ("batch_size",))
+    parser.set_defaults(run=_run_scale)
+
+
+def _run_scale(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import scale
+
+    load = scale.Load(options.nodes, options.workers, options.rate, options.slow, options.kill_every)
+    found = scale.run(_job_options(options, ("-",), ("batch_size",)), options.rows, load)
+    return scale.figures(found), scale.table(found, load)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    """memory and time of a report and its page, by the number of labels"""
+    parser.add_argument("--rows", type=_positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
+    parser.add_argument(
+        "--folder", help="where the data is written and removed again; the system's for temporary files"
+    )
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import report
+
+    found = report.run(options.rows, options.folder)
+    return [asdict(one) for one in found], report.table(found)
+
+
+COMMANDS = {
+    "speed": _add_speed,
+    "quality": _add_quality,
+    "ablation": _add_ablation,
+    "ledger": _add_ledger,
+    "isolation": _add_isolation,
+    "pipeline": _add_pipeline,
+    "plan": _add_plan,
+    "scale": _add_scale,
+    "report": _add_report,
+}

@@ -1,0 +1,23 @@
+"""The benchmarks, which stand in the repository beside what is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
+    """Run one benchmark; the exit status."""
+    if find_spec("adafv.bench") is None:
+        print(
+            f"{prog}: benchmarks come with the repository, not with the installed package; in a checkout run "
+            "`python -m adafv bench`",
+            file=sys.stderr,
+        )
+        return USAGE
+    from adafv.bench import command
+
+    return command.main(arguments, prog)

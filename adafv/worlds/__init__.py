@@ -1,0 +1,8 @@
+"""Worlds: yardsticks for pruning. Each is a set of pictures with questions whose answers are known, and a model that
+answers them.
+
+    drawn   synthetic scenes; its models are the embedded ones (`adafv.embedded`)
+
+A rule or a default is chosen on some worlds and judged on others. Worlds are tools of the repository: they are not in
+the wheel, and nothing that a job runs imports them. CONTRIBUTING.md says how to add one.
+"""

@@ -1,0 +1,27 @@
+"""The models that come with the package. What they are worth: tests/worlds/drawn/test_weights.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import adafv.embedded
+from adafv.embedded import EMBEDDED, embedded_model
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_each_is_a_folder_of_safetensors(name):
+    assert (embedded_model(name) / "model.safetensors").is_file()
+
+
+def test_without_weights_the_error_says_how_to_make_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(adafv.embedded, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(FileNotFoundError, match=r"python -m adafv\.worlds\.drawn\.train --output"):
+        embedded_model("testbed")
+
+
+def test_finding_one_imports_no_torch():
+    code = "import sys, adafv.pipeline.workers.model; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
