@@ -8,8 +8,12 @@
     parts.py      DINOv2-small and SmolLM2-135M-Instruct out of their packages
     lora.py       low-rank additions to the language model
     packed.py     the language model for training: many questions to a picture
-    features.py   the frozen tower's features, kept on disk          python -m adafv.worlds.photo.features
+    features.py   the frozen tower's features, kept on disk
     batches.py    what training reads
+    projector.py  LLaVA's projector
+    align.py      the warm-up that names things
+    recipes.py    the stages of each training
+    trainer.py    goes through them
     train.py      how the projector and the additions were trained   python -m adafv.worlds.photo.train
     export.py     what was trained, into weights/                    python -m adafv.worlds.photo.export
     model.py      LLaVA checkpoints of the parts and weights/

@@ -13,7 +13,7 @@ from adafv.worlds.photo.features import PATCH, SIDE, Features
 from adafv.worlds.photo.packed import Packed, pack
 from adafv.worlds.photo.pictures import VISIBLE, Pictures
 from adafv.worlds.photo.questions import Question, questions
-from adafv.worlds.photo.scenes import SIGN_COLOURS, SIGN_WORDS, Box, Placed, Scene, make_scene
+from adafv.worlds.photo.scenes import SIGN_COLOURS, SIGN_WORDS, Box, Placed, Scene
 
 Encode = Callable[[str], list[int]]
 BACKGROUND = "background"
@@ -78,7 +78,7 @@ def name_batch(
     known = {thing.name for thing in pictures.things[:things]}
     visual, rows = [], []
     for number in numbers:
-        scene = make_scene(features.seed(int(number)), pictures)
+        scene = features.scene(int(number))
         among = [each for each in scene.things if each.name in known]
         if not among:
             continue
@@ -92,7 +92,7 @@ def scene_batch(
     features: Features, numbers: np.ndarray, pictures: Pictures, encode: Encode
 ) -> tuple[Tensor, Packed, list[list[Question]]]:
     """Whole scenes with all of their questions."""
-    asked = [questions(make_scene(features.seed(int(number)), pictures), pictures) for number in numbers]
+    asked = [questions(features.scene(int(number)), pictures) for number in numbers]
     rows = [[turn(question.text, question.answer, encode) for question in each] for each in asked]
     return torch.stack([features[int(number)] for number in numbers]), pack(rows), asked
 

@@ -15,8 +15,7 @@ import torch
 
 from adafv.worlds.photo.cache import cache_folder
 from adafv.worlds.photo.model import save_trained, trained_file
-
-MODELS = ("photo-aligned", "photo")
+from adafv.worlds.photo.recipes import RECIPES
 
 
 def export(model: str) -> None:
@@ -40,7 +39,7 @@ def condensed(lines: list[str], losses: int = 60) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="put what has been trained so far beside the code")
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", choices=RECIPES, required=True)
     export(parser.parse_args(arguments).model)
 
 

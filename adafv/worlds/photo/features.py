@@ -1,16 +1,13 @@
 """The frozen tower's features of training scenes, computed once and kept on disk.
 
-    python -m adafv.worlds.photo.features --scenes N
-
-A shard holds SHARD scenes of consecutive seeds, bfloat16 [SHARD, 576, 384] as uint16: 221 MB. Shards that
-exist are left alone, so the command may be stopped and run again, also beside a training that reads them.
+A shard of SHARD scenes is a file with bfloat16 [SHARD, 576, 384] as uint16: 221 MB.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
 
-from adafv.worlds.photo.cache import cache_folder, unpacked_folder
+from adafv.worlds.photo.cache import unpacked_folder
 from adafv.worlds.photo.parts import load_tower
-from adafv.worlds.photo.pictures import pictures
-from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, make_scene, render
+from adafv.worlds.photo.pictures import Pictures
+from adafv.worlds.photo.scenes import Scene, make_scene, render
 
 CROP, PATCH = 336, 14  # px
 SIDE = CROP // PATCH  # patches
@@ -49,6 +46,7 @@ def encode(tower: Dinov2Model, pixels: Tensor) -> Tensor:
     return hidden[DEPTH][:, 1:]
 
 
+@functools.cache
 def training_tower() -> Dinov2Model:
     """In bfloat16, without the layers behind the features."""
     tower = load_tower(unpacked_folder()).bfloat16()
@@ -57,65 +55,46 @@ def training_tower() -> Dinov2Model:
 
 
 class Features:
-    """The shards of training or of validation scenes."""
+    """Shards of scenes with consecutive seeds, computed when they are first asked for.
 
-    def __init__(self, folder: Path, seeds: range) -> None:
-        self._folder, self._seeds = folder, seeds
+    Args:
+        folder: where they are kept.
+        seeds: of the scenes, in their order.
+        pictures: what the scenes are made of.
+        tower: makes the tower, the first time that a shard is missing.
+        shard: how many scenes a shard holds.
+    """
+
+    def __init__(
+        self, folder: Path, seeds: range, pictures: Pictures, tower: Callable[[], Dinov2Model], shard: int = SHARD
+    ) -> None:
+        self._folder, self._seeds, self._pictures, self._tower, self.shard = folder, seeds, pictures, tower, shard
         self._open: dict[int, np.ndarray] = {}
-
-    def path(self, shard: int) -> Path:
-        return self._folder / f"{self._seeds.start}-{shard:05d}.npy"
-
-    def __len__(self) -> int:
-        """How many scenes there are, counted up to the first shard that is missing."""
-        shard = 0
-        while self.path(shard).is_file():
-            shard += 1
-        return shard * SHARD
 
     def __getitem__(self, number: int) -> Tensor:
         """bfloat16 [576, 384] of the scene with the number-th seed."""
-        shard, place = divmod(number, SHARD)
+        shard, place = divmod(number, self.shard)
         if shard not in self._open:
-            self._open[shard] = np.load(self.path(shard), mmap_mode="r")
+            self._open[shard] = np.load(self._computed(shard), mmap_mode="r")
         return torch.from_numpy(self._open[shard][place].copy()).view(torch.bfloat16)
 
-    def seed(self, number: int) -> int:
-        return self._seeds[number]
+    def scene(self, number: int) -> Scene:
+        return make_scene(self._seeds[number], self._pictures)
 
-    def compute(self, shard: int, tower: Dinov2Model) -> None:
-        """Compute a shard that is missing; it appears under its name when it is whole."""
-        if self.path(shard).is_file():
-            return
+    def _computed(self, shard: int) -> Path:
+        """The file of a shard, which appears under its name when it is whole."""
+        path = self._folder / f"{self._seeds.start}-{shard:05d}.npy"
+        if path.is_file():
+            return path
         self._folder.mkdir(parents=True, exist_ok=True)
-        found, drawn = [], pictures()
-        for start in range(shard * SHARD, (shard + 1) * SHARD, BATCH):
-            images = [render(make_scene(self._seeds[i], drawn), drawn) for i in range(start, start + BATCH)]
+        tower, found = self._tower(), []
+        for start in range(shard * self.shard, (shard + 1) * self.shard, BATCH):
+            numbers = range(start, min(start + BATCH, (shard + 1) * self.shard))
+            images = [render(self.scene(number), self._pictures) for number in numbers]
             found.append(encode(tower, to_pixels(images)).bfloat16().view(torch.uint16).numpy())
-        partial = self.path(shard).with_suffix(".partial")
+        partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             np.save(file, np.concatenate(found))
-        os.replace(partial, self.path(shard))
-
-
-def training_features() -> Features:
-    return Features(cache_folder() / "features", TRAINING_SEEDS)
-
-
-def validation_features() -> Features:
-    return Features(cache_folder() / "features", VALIDATION_SEEDS)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="compute and keep the tower's features of training scenes")
-    parser.add_argument("--scenes", type=int, required=True, help=f"how many, a multiple of {SHARD}")
-    scenes = parser.parse_args(arguments).scenes
-    tower = training_tower()
-    validation_features().compute(0, tower)
-    for shard in range(scenes // SHARD):
-        training_features().compute(shard, tower)
-        print(f"{(shard + 1) * SHARD} scenes", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        os.replace(partial, path)
+        print(f"features of {self.shard} scenes from seed {self._seeds[shard * self.shard]}", flush=True)
+        return path

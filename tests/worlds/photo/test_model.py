@@ -13,8 +13,9 @@ from adafv.worlds.photo.lora import lora_for
 from adafv.worlds.photo.model import about_trained, build, load_trained, save_trained, trained_file
 from adafv.worlds.photo.packed import PackedLanguageModel, pack
 from adafv.worlds.photo.parts import load_language_model, load_tokenizer, load_tower
+from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.scenes import EVALUATION_SEEDS, make_scene, render
-from adafv.worlds.photo.train import PREFIX, Projector
+from adafv.worlds.photo.train import PREFIX
 
 QUESTION = "What is at the top left of the image?"
 

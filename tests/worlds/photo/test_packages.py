@@ -63,7 +63,7 @@ def test_what_is_used_is_unpacked(two, tmp_path):
 
 
 def test_another_file_is_refused(two):
-    with pytest.raises(PackageError, match="has the SHA-256 digest .* expected is 0000"):
+    with pytest.raises(PackageError, match=r"has the SHA-256 digest .* expected is 0000"):
         fetch(two)
 
 
