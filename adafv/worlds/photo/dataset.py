@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from adafv.testbed.dataset import write_shards
+from adafv.worlds.drawn.dataset import write_shards
 from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.questions import QUESTION_TYPES, questions
 from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, SIZES, Scene, make_scene, render

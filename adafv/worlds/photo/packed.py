@@ -9,7 +9,7 @@ are stacked, and a norm's weight is multiplied into the products behind it, sinc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,21 +39,31 @@ class Packed:
 
 
 class PackedLanguageModel(nn.Module):
+    """A Llama's frozen weights, as buffers, and its additions.
+
+    Args:
+        prefix: the tokens before a picture.
+    """
+
+    embeddings: Tensor
+    last_norm: Tensor
+    prefix: Tensor
+    frequencies: Tensor
+
     def __init__(self, model: LlamaForCausalLM, lora: Lora, prefix: list[int]) -> None:
         super().__init__()
-        config = model.config
-        self.lora, self.heads, self.kv_heads, self.width = (
-            lora,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        self.layers, self.eps = config.num_hidden_layers, config.rms_norm_eps
+        config: Any = model.config
+        self.lora = lora
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.width: int = config.head_dim
+        self.layers: int = config.num_hidden_layers
+        self.eps: float = config.rms_norm_eps
         self.register_buffer("embeddings", model.model.embed_tokens.weight.detach().bfloat16())
         self.register_buffer("last_norm", model.model.norm.weight.detach().bfloat16())
         self.register_buffer("prefix", torch.tensor(prefix))
         self.register_buffer("frequencies", cast(Tensor, model.model.rotary_emb.inv_freq).float().clone())
-        for number, layer in enumerate(model.model.layers):
+        for number, layer in enumerate(cast(Any, model.model.layers)):
             for stack, (names, norm) in _STACKS.items():
                 weight = torch.cat([layer.get_submodule(name).weight.detach() for name in names])
                 before = layer.get_submodule(norm).weight.detach() if norm else torch.ones(weight.shape[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def load_tower(unpacked: Path) -> Dinov2Model:
     if missing != ["embeddings.mask_token"] or unexpected:
         raise ValueError(f"{ONNX} isn't the tower that was expected: missing {missing}, unexpected {unexpected}")
     with torch.no_grad():
-        tower.embeddings.mask_token.zero_()
+        cast(Tensor, tower.embeddings.mask_token).zero_()
     return tower.eval()
 
 

@@ -169,9 +169,9 @@ def _copy_stamp(file: Path, copy: Path) -> str:
 
 
 def _copy_background(file: Path, copy: Path) -> str:
-    picture = Image.open(file)
-    picture.draft("RGB", (BACKGROUND_SIDE, BACKGROUND_SIDE))
-    picture = picture.convert("RGB")
+    opened = Image.open(file)
+    opened.draft("RGB", (BACKGROUND_SIDE, BACKGROUND_SIDE))  # JPEGs are read at a part of their size
+    picture = opened.convert("RGB")
     picture.thumbnail((BACKGROUND_SIDE, BACKGROUND_SIDE))
     picture.save(copy)
     return copy.name

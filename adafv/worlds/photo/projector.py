@@ -24,4 +24,4 @@ class Projector(nn.Module):
         """Make the first product begin as one of standardised features: [n, 384]. Their scales differ tenfold."""
         mean, deviation = features.float().mean(0), features.float().std(0)
         self.linear_1.weight /= deviation
-        self.linear_1.bias -= self.linear_1.weight @ mean
+        self.linear_1.bias.sub_(self.linear_1.weight @ mean)

@@ -134,13 +134,15 @@ def ask_count(scene: Scene, pictures: Pictures, rng: np.random.Generator) -> lis
 
 
 def ask_number(scene: Scene, pictures: Pictures, rng: np.random.Generator) -> list[Question]:
-    is_there = scene.sign and scene.sign.is_number
-    return [Question("What number is on the sign?", scene.sign.text, "number", "small")] if is_there else []
+    if scene.sign is None or not scene.sign.is_number:
+        return []
+    return [Question("What number is on the sign?", scene.sign.text, "number", "small")]
 
 
 def ask_word(scene: Scene, pictures: Pictures, rng: np.random.Generator) -> list[Question]:
-    is_there = scene.sign and not scene.sign.is_number
-    return [Question("What does the sign say?", scene.sign.text, "word", "small")] if is_there else []
+    if scene.sign is None or scene.sign.is_number:
+        return []
+    return [Question("What does the sign say?", scene.sign.text, "word", "small")]
 
 
 def ask_plate(scene: Scene, pictures: Pictures, rng: np.random.Generator) -> list[Question]:

@@ -106,7 +106,7 @@ class Trainer:
             group["lr"] = rate * share
         loss = loss_of()
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in self._optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], 1.0)
         self._optimizer.step()
