@@ -26,7 +26,7 @@ from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import Stage
 
 SAVE_EVERY = 120.0  # s
-LOG_EVERY, EVALUATE_EVERY = 20, 200  # steps
+LOG_EVERY, EVALUATE_EVERY = 10, 100  # steps
 ALIGN_LOG_EVERY = 200  # steps, which are much shorter
 RISE = 30  # steps of a stage in which the rates rise
 LEAST = 0.1  # what is left of the rates at a stage's end
