@@ -300,7 +300,7 @@ class Job:
         start, self._run.arrivals.since = time.monotonic(), time.time()
         try:
             with contextlib.ExitStack() as stack:
-                roster = Roster(self._resources.worker_gpus)
+                roster = Roster(self._resources.worker_gpus, lambda: sink.tally.actors.copy().values())
                 progress = stack.enter_context(
                     Progress(
                         tally=sink.tally,
@@ -315,7 +315,8 @@ class Job:
                     stack.enter_context(
                         self._watched(LimitWatch(self._limits, sink.tally, gate, self._started, roster), worklist)
                     )
-                for table in self._dataset(worklist, gate).iter_batches(batch_size=None, batch_format="pyarrow"):
+                dataset = self._dataset(worklist, gate, roster)
+                for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                     before = sink.tally.labelled
                     sink.add(table)
                     if sink.tally.labelled > before:
@@ -358,7 +359,7 @@ class Job:
                 raise RunError(problem) from error
             LOG.warning("%s", problem)
 
-    def _dataset(self, worklist: Worklist, gate: Gate | None) -> ray.data.Dataset:
+    def _dataset(self, worklist: Worklist, gate: Gate | None, roster: Roster) -> ray.data.Dataset:
         options, resources = self._options, self._resources
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
@@ -369,7 +370,7 @@ class Job:
             options.model, self._model, self._engine, self._storage, self._run.run_id, self._tariff,
             resources.threads, options.batch_timeout, self._handler, gate,
         )  # fmt: skip
-        return stream(worklist, reading, fetching, preparing, worker, resources)
+        return stream(worklist, reading, fetching, preparing, worker, resources, roster.worker_arguments)
 
 
 def _at_commit(options: JobOptions) -> JobOptions:

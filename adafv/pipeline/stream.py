@@ -8,8 +8,9 @@ None keeps state, so whatever Ray runs again does no harm.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,8 +43,13 @@ def stream(
     preparing: Preparation,
     worker: WorkerOptions,
     resources: Resources,
+    worker_arguments: Callable[[], dict[str, Any]],
 ) -> ray.data.Dataset:
-    """What comes of the rows of `worklist`: labels and rejects (`outputs.schema.RESULTS`), in any order."""
+    """What comes of the rows of `worklist`: labels and rejects (`schema.RESULTS`), in any order.
+
+    Args:
+        worker_arguments: Ray's options for one more worker, such as its name.
+    """
     settle(GROW_AT / CALLS_PER_WORKER)
     low, high = resources.workers
     tasks = [{"task": pickle.dumps(task)} for task in worklist.tasks]
@@ -73,6 +79,7 @@ def stream(
             ),
             num_cpus=resources.worker_cpus,
             num_gpus=resources.worker_gpus or None,
+            ray_remote_args_fn=worker_arguments,
         )
     )  # fmt: skip
 

@@ -117,7 +117,7 @@ class Progress:
     def _check_workers(self) -> None:
         """Note who is there, and say how far the run is; or, where there is nobody, what it is waiting for."""
         seen, now = self._roster.attendance(), time.monotonic()
-        self._tally.note_gone(seen.alive, time.time())
+        self._tally.note_gone(seen.alive, time.time(), seen.unlisted)
         nobody = bool(seen.wanted and not seen.alive)
         waited = self._waiting.note(now, nobody)
         if waited is not None:
