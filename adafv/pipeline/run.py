@@ -50,7 +50,7 @@ from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
-from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.label import Labelling, LabelWorker, WorkerOptions
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
@@ -300,7 +300,9 @@ class Job:
         start, self._run.arrivals.since = time.monotonic(), time.time()
         try:
             with contextlib.ExitStack() as stack:
-                roster = Roster(self._resources.worker_gpus, lambda: sink.tally.actors.copy().values())
+                roster = Roster(
+                    self._resources.worker_gpus, LabelWorker.__name__, lambda: sink.tally.actors.copy().values()
+                )
                 progress = stack.enter_context(
                     Progress(
                         tally=sink.tally,
@@ -315,8 +317,7 @@ class Job:
                     stack.enter_context(
                         self._watched(LimitWatch(self._limits, sink.tally, gate, self._started, roster), worklist)
                     )
-                dataset = self._dataset(worklist, gate, roster)
-                for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for table in self._dataset(worklist, gate).iter_batches(batch_size=None, batch_format="pyarrow"):
                     before = sink.tally.labelled
                     sink.add(table)
                     if sink.tally.labelled > before:
@@ -359,7 +360,7 @@ class Job:
                 raise RunError(problem) from error
             LOG.warning("%s", problem)
 
-    def _dataset(self, worklist: Worklist, gate: Gate | None, roster: Roster) -> ray.data.Dataset:
+    def _dataset(self, worklist: Worklist, gate: Gate | None) -> ray.data.Dataset:
         options, resources = self._options, self._resources
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
@@ -370,7 +371,7 @@ class Job:
             options.model, self._model, self._engine, self._storage, self._run.run_id, self._tariff,
             resources.threads, options.batch_timeout, self._handler, gate,
         )  # fmt: skip
-        return stream(worklist, reading, fetching, preparing, worker, resources, roster.worker_arguments)
+        return stream(worklist, reading, fetching, preparing, worker, resources)
 
 
 def _at_commit(options: JobOptions) -> JobOptions:

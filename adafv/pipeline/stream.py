@@ -8,9 +8,8 @@ None keeps state, so whatever Ray runs again does no harm.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import formats, rows
 from adafv.pipeline.sources.rows import Columns, Row, row_of
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import Worker, WorkerOptions
+from adafv.pipeline.workers.label import LabelWorker, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
 
 # What one task takes. What it costs the driver doesn't depend on its rows, so of many there are more in each: but few
@@ -43,13 +42,8 @@ def stream(
     preparing: Preparation,
     worker: WorkerOptions,
     resources: Resources,
-    worker_arguments: Callable[[], dict[str, Any]],
 ) -> ray.data.Dataset:
-    """What comes of the rows of `worklist`: labels and rejects (`schema.RESULTS`), in any order.
-
-    Args:
-        worker_arguments: Ray's options for one more worker, such as its name.
-    """
+    """What comes of the rows of `worklist`: labels and rejects (`schema.RESULTS`), in any order."""
     settle(GROW_AT / CALLS_PER_WORKER)
     low, high = resources.workers
     tasks = [{"task": pickle.dumps(task)} for task in worklist.tasks]
@@ -66,7 +60,7 @@ def stream(
         .map_batches(fetching.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
         .map_batches(preparing.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
         .map_batches(
-            Worker,
+            LabelWorker,
             fn_constructor_args=(worker,),
             batch_size=resources.batch_size,
             batch_format="pyarrow",
@@ -79,7 +73,6 @@ def stream(
             ),
             num_cpus=resources.worker_cpus,
             num_gpus=resources.worker_gpus or None,
-            ray_remote_args_fn=worker_arguments,
         )
     )  # fmt: skip
 

@@ -4,18 +4,17 @@ Ray keeps a list of all actors in the process that runs the cluster; `ray.util.s
 there is a dashboard. The list also tells of a worker that is gone, which no row does: a spot machine that was taken
 back costs nothing any more.
 
-A worker is an actor with a name that this run gave it, or one that rows have come from. One that rows have come from
-and that the list doesn't have isn't gone, as far as anybody knows: it costs on, and a warning says so.
+A worker is an actor of this Ray job that Ray names after our class, however it puts that, or one that rows have come
+from. One that rows have come from and that the list doesn't have isn't gone, as far as anybody knows: it costs on, and
+a warning says so.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import ray
@@ -50,16 +49,12 @@ class Roster:
     """Ray's list of this run's workers, each with so many `gpus`; with none they run on CPUs.
 
     Args:
+        worker: the name of their class.
         heard_of: the actors that rows have come from so far.
-
-    Attributes:
-        worker_arguments: Ray's options for one more worker, by which this run knows its own.
     """
 
-    def __init__(self, gpus: float, heard_of: Callable[[], Collection[str]]) -> None:
-        self._gpus, self._unit, self._heard_of = gpus, "GPU" if gpus else "CPU", heard_of
-        self._prefix = f"adafv-{uuid.uuid4().hex}-"
-        self.worker_arguments: Callable[[], dict[str, Any]] = partial(_named, self._prefix)
+    def __init__(self, gpus: float, worker: str, heard_of: Callable[[], Collection[str]]) -> None:
+        self._gpus, self._unit, self._worker, self._heard_of = gpus, "GPU" if gpus else "CPU", worker, heard_of
         self._job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
         self._warned = False
 
@@ -68,7 +63,7 @@ class Roster:
         heard_of = self._heard_of()
         try:
             units, free = ray.cluster_resources().get(self._unit, 0.0), ray.available_resources().get(self._unit, 0.0)
-            seen = attendance_of(actors(self._job), self._prefix, heard_of, units, free)
+            seen = attendance_of(actors(self._job), self._worker, heard_of, units, free)
         except Exception as error:  # of a private function, so of any kind; a run doesn't end for want of this list
             self._warn(f"Ray's list of actors can't be read ({type(error).__name__}: {error})")
             return Attendance(frozenset(), 0, 0.0, 0.0, frozenset(heard_of))
@@ -93,21 +88,17 @@ class Roster:
 
 
 def attendance_of(
-    known: Iterable[Mapping[str, Any]], prefix: str, heard_of: Collection[str], units: float, free: float
+    known: Iterable[Mapping[str, Any]], worker: str, heard_of: Collection[str], units: float, free: float
 ) -> Attendance:
-    """Of Ray's list of a job's actors: those whose names begin with `prefix`, or that rows have come from."""
+    """Of Ray's list of a job's actors: those named after the class `worker`, or that rows have come from."""
     listed = {actor["ActorID"]: actor for actor in known}
     ours = [
         actor
         for id, actor in listed.items()
-        if actor["State"] != DEAD and (actor["Name"].startswith(prefix) or id in heard_of)
+        if actor["State"] != DEAD and (worker in actor["ActorClassName"] or id in heard_of)
     ]
     alive = frozenset((actor["ActorID"], actor["Pid"]) for actor in ours if actor["State"] == ALIVE)
     return Attendance(alive, len(ours), units, free, frozenset(heard_of) - listed.keys())
-
-
-def _named(prefix: str) -> dict[str, Any]:
-    return {"name": f"{prefix}{uuid.uuid4().hex}"}
 
 
 class Waiting:

@@ -9,7 +9,6 @@ length: an attempt that was allowed has ended before the lease can expire.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import time
@@ -24,7 +23,8 @@ import pyarrow.fs
 from botocore.exceptions import ClientError
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.store.s3 import S3_ERRORS, describe, may_pass, pause, status_of, wish_of
+from adafv.pipeline.store.retry import retry
+from adafv.pipeline.store.s3 import delay_of, describe, status_of
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, split_s3
 
@@ -167,18 +167,14 @@ class S3Output:
         self.filesystem, _ = storage.filesystem(uri)
 
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        end = time.monotonic() + patience
-        for attempt in itertools.count(1):
+        def attempt() -> None:
             self.guard()
-            try:
-                self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
-                return
-            except S3_ERRORS as error:
-                wait = max(pause(attempt), wish_of(error))
-                if not may_pass(error) or time.monotonic() + wait > end:
-                    raise
-                LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
-            time.sleep(wait)
+            self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+
+        def warn(error: Exception) -> None:
+            LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
+
+        retry(attempt, delay_of, seconds=patience, on_retry=warn)
 
     def create(self, name: str, data: bytes) -> bool:
         try:

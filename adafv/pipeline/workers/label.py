@@ -81,7 +81,7 @@ class WorkerOptions:
     gate: Gate | None = None
 
 
-class Worker:
+class LabelWorker:
     """Labels tables of samples. Two threads may ask at once: what one has to do before and after its turn with the
     model is done while it is at work for the other.
     """

@@ -38,8 +38,8 @@ def test_waiting_is_said_less_and_less_often():
     assert waiting.note(1510, nobody=True) == 10
 
 
-def actor(id: str, state: str, pid: int = 7, name: str = "ours-1") -> dict:
-    return {"ActorID": id, "State": state, "Pid": pid, "Name": name}
+def actor(id: str, state: str, pid: int = 7, name: str = "MapWorker(MapBatches(LabelWorker))") -> dict:
+    return {"ActorID": id, "State": state, "Pid": pid, "ActorClassName": name}
 
 
 def test_attendance_is_of_workers_alone():
@@ -47,12 +47,12 @@ def test_attendance_is_of_workers_alone():
         actor("a", "ALIVE"), actor("b", "PENDING_CREATION", 0), actor("c", "RESTARTING"), actor("d", "DEAD"),
         actor("e", "ALIVE", name="AutoscalingCoordinator"),
     ]  # fmt: skip
-    assert attendance_of(actors, "ours-", (), 2.0, 1.0) == Attendance(frozenset({("a", 7)}), 3, 2.0, 1.0)
+    assert attendance_of(actors, "LabelWorker", (), 2.0, 1.0) == Attendance(frozenset({("a", 7)}), 3, 2.0, 1.0)
 
 
 def test_those_that_rows_come_from_are_workers_by_any_name():
     actors = [actor("a", "ALIVE", name=""), actor("b", "DEAD", name=""), actor("c", "ALIVE", name="")]
-    seen = attendance_of(actors, "ours-", ("a", "b", "z"), 2.0, 1.0)
+    seen = attendance_of(actors, "LabelWorker", ("a", "b", "z"), 2.0, 1.0)
     assert seen == Attendance(frozenset({("a", 7)}), 1, 2.0, 1.0, unlisted=frozenset({"z"}))
 
 
@@ -62,14 +62,13 @@ class Echo:
         return pa.table({"actor": [actor] * table.num_rows, "pid": [pid] * table.num_rows})
 
 
-def test_workers_of_a_pool_are_found_by_the_name_that_the_run_gives_them():
+def test_workers_of_a_pool_are_found_by_the_name_of_their_class():
     """Also one that was killed and started again by Ray, and before it has delivered anything."""
     with RaySession():
-        roster, other = Roster(0, lambda: ()), Roster(0, lambda: ())
+        roster, other = Roster(0, Echo.__name__, lambda: ()), Roster(0, "LabelWorker", lambda: ())
         rows = ray.data.from_items([{"n": n} for n in range(8)], override_num_blocks=8)
         pool = rows.map_batches(
             Echo, batch_format="pyarrow", batch_size=1, num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1),
-            ray_remote_args_fn=roster.worker_arguments,
         )  # fmt: skip
         batches = iter(pool.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0))
         [first] = next(batches).to_pylist()
@@ -82,7 +81,7 @@ def test_workers_of_a_pool_are_found_by_the_name_that_the_run_gives_them():
             assert time.monotonic() < end
             time.sleep(0.1)
         [(actor, pid)] = again.alive
-        assert actor == first["actor"] and pid != first["pid"], "restarted under its name"
+        assert actor == first["actor"] and pid != first["pid"], "started again"
         assert len(list(batches)) == 7, "and the pool goes on"
 
 
@@ -93,7 +92,7 @@ def test_where_workers_are_not_found_a_warning_says_so_and_cost_goes_on(broken, 
     monkeypatch.setattr(module, "actors", lambda job: listed if broken != "no list" else {}["gone"])
     tally = Tally(workers={"w/7": 900.0}, actors={"w/7": "a"})
     with RaySession():
-        roster = Roster(0, tally.actors.values)
+        roster = Roster(0, "LabelWorker", tally.actors.values)
         for now in (910.0, 920.0):
             seen = roster.attendance()
             tally.note_gone(seen.alive, now, seen.unlisted)
