@@ -2,6 +2,7 @@
 
 Dependencies point downwards only::
 
+    internals  private names of other libraries, in one place
     onednn     attention and matrix products on x86 CPUs     torch
     pruning    tensors in, kept tokens out
     models     a family's visual tokens, cues and geometry   + transformers
@@ -16,8 +17,10 @@ measurements, and `worlds`, the pictures and questions that they are made on.
 
 import logging
 
+from adafv.internals import NOISY_LOGGERS
+
 __version__ = "0.1.0"
 
 # Wherever torchao is installed transformers imports it, and each time it warns of kernels for machines other than this.
-for _name in ("torchao", "torch.utils._pytree"):
+for _name in NOISY_LOGGERS:
     logging.getLogger(_name).setLevel(logging.ERROR)

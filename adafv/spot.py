@@ -12,8 +12,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+from adafv.internals import aws_node_provider
 
 LOG = logging.getLogger(__name__)
 # What Amazon answers when it has no spot machine now, or none for this account, or none at this price. That an account
@@ -29,7 +30,7 @@ NO_SPOT = frozenset(
 )
 
 
-class SpotFirst(AWSNodeProvider):
+class SpotFirst(aws_node_provider()):  # type: ignore[misc]
     """Ray's own provider for AWS, but for what happens when there is no spot machine."""
 
     def _create_node(self, node_config: Mapping[str, Any], tags: Mapping[str, str], count: int) -> dict[str, Any]:

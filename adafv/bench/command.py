@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adafv.bench.machine import Machine, this_machine
-from adafv.commands.wording import as_called
+from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 
 def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import chart, quality
-    from adafv.pipeline.options import parse_keeps, parse_strategies
+    from adafv.pipeline.arguments import parse_keeps, parse_strategies
 
     if options.chart:
         chart.require()
@@ -217,7 +217,8 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
 
 def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
     """The options of those names as a job has them."""
-    from adafv.pipeline.options import JobOptions, add_option
+    from adafv.pipeline.arguments import add_option
+    from adafv.pipeline.options import JobOptions
 
     known = {item.name: item for item in fields(JobOptions)}
     for name in names:

@@ -28,7 +28,7 @@ from adafv.models import Adapter, Encoded, check_text_tower, load_processing, lo
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.sources import rows
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.pipeline.workers.samples import samples_of
@@ -198,7 +198,7 @@ class Examiner:
         rules = [one.strategy or one.options.rule for one in setting.contenders]
         self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
-        self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
+        self._engines = [Engine(adapter, processing, one.options, strategy=one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
         self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
 

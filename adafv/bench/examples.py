@@ -16,12 +16,12 @@ from typing import Protocol
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.redaction import redact
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
 from adafv.worlds.drawn import dataset
 from adafv.worlds.drawn.score import CAPTION, Truth, points

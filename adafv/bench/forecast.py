@@ -15,9 +15,9 @@ from pathlib import Path
 
 from adafv.bench.pipeline import job_in
 from adafv.bench.process import apart
-from adafv.pipeline.estimate import Estimate
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.run import forecast, run
+from adafv.pipeline.record.estimate import Estimate
+from adafv.pipeline.run import plan, run
 
 RUN = "planned"
 
@@ -69,7 +69,7 @@ def _label(options: JobOptions) -> None:
 
 
 def _plan(options: JobOptions) -> Estimate:
-    return forecast(options).estimate
+    return plan(options).estimate
 
 
 def table(found: Sequence[Comparison]) -> str:

@@ -29,10 +29,10 @@ from adafv.bench.examples import scene_row
 from adafv.engine import EngineOptions
 from adafv.pipeline.isolation import Handler, Isolated
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.prices import Tariff
+from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.worlds.drawn import dataset

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.bench.process import apart
-from adafv.pipeline.outputs import schema
+from adafv.pipeline import schema
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, read_ledger
 from adafv.pipeline.outputs.sink import ROWS
 
@@ -103,13 +103,13 @@ def measure(folder: Path, ids: int) -> Measurement:
     import ray
 
     import adafv.pipeline.run  # noqa: F401  (what a driver has loaded)
+    from adafv.pipeline.control.resources import allot
     from adafv.pipeline.options import JobOptions
-    from adafv.pipeline.outputs.folder import open_output
-    from adafv.pipeline.plan import make_plan
-    from adafv.pipeline.resources import allot
+    from adafv.pipeline.planning.worklist import make_worklist
     from adafv.pipeline.sources.discovery import open_source
     from adafv.pipeline.sources.records import Columns
-    from adafv.pipeline.storage import Storage
+    from adafv.pipeline.store.output import open_output
+    from adafv.pipeline.store.storage import Storage
     from adafv.pipeline.workers.prepare import load_preparer
 
     options = JobOptions(input=(str(folder / "input"),), output=str(folder / "output"))
@@ -124,7 +124,7 @@ def measure(folder: Path, ids: int) -> Measurement:
     with_ledger, read = _peak(), time.perf_counter()
     units = open_source(options.input[0], storage, columns).units
     discovered = time.perf_counter()
-    plan = make_plan(units, ledger, storage, columns, None, resources.read_cpus)
+    plan = make_worklist(units, ledger, storage, columns, None, resources.read_cpus)
     planned, peak = time.perf_counter(), _peak()
     ray.shutdown()
     judging = _judging(ledger, ids)
@@ -135,7 +135,7 @@ def measure(folder: Path, ids: int) -> Measurement:
 
 def _judging(ledger: Ledger, ids: int) -> float:
     """Seconds that it takes to judge as many digests, once more and on its own."""
-    from adafv.pipeline.plan import judge
+    from adafv.pipeline.planning.worklist import judge
 
     digests = np.frombuffer(np.random.default_rng(0).bytes(DIGEST.itemsize * ids), DIGEST)
     start = time.perf_counter()

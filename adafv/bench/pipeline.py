@@ -30,20 +30,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray._private.internal_api import node_stats
 
 from adafv.bench.examples import scene_row
 from adafv.bench.process import apart, resident
 from adafv.bench.shapes import PRESETS, Shape, Subject
 from adafv.engine import Engine
 from adafv.hardware import keep_freed_memory
+from adafv.internals import object_store_bytes
+from adafv.pipeline import schema
+from adafv.pipeline.control.resources import Resources
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.resources import Resources
 from adafv.pipeline.run import run
 from adafv.pipeline.sources.rows import to_table
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
@@ -199,10 +199,8 @@ def _watch(start: float, done: threading.Event, seen: list[tuple[float, int, int
 
 
 def _stored() -> int:
-    """Bytes in the object stores of all nodes. Ray tells its dashboard, and nobody else, where there is none."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    told = (node_stats(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes)
-    return sum(stats.store_stats.object_store_bytes_used for stats in told)
+    """Bytes in the object stores of all nodes."""
+    return sum(object_store_bytes(node) for node in ray.nodes() if node["Alive"])
 
 
 def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) -> float:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from adafv.bench.process import apart, resident
-from adafv.pipeline.outputs import schema
+from adafv.pipeline import schema
 from adafv.pipeline.outputs.sink import ROWS
 
 RUNS, IMAGES, REJECTS_OF = 3, 200, 100
@@ -154,7 +154,7 @@ def _run(name: str, number: int, rows: int, input: str) -> dict[str, Any]:
 
 def measure(folder: Path, rows: int) -> Measurement:
     """Make the report of what `write_output` wrote, and its page. For a process of its own."""
-    from adafv.pipeline.storage import Storage
+    from adafv.pipeline.store.storage import Storage
     from adafv.reporting.page import render
     from adafv.reporting.pictures import Access
     from adafv.reporting.report import make_report

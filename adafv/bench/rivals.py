@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from adafv.bench.shapes import Question, Subject
-from adafv.counting import Passage
+from adafv.counting import TokenCounts
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
@@ -46,14 +46,14 @@ class Answered:
 
     Attributes:
         answers: one for each question.
-        passages: likewise, how it went through the model.
+        counts: likewise, the tokens that it took.
         crops: how many went through the tower.
         at_once: the most questions that were answered together.
         stage_ms: the stages' times, of the whole batch.
     """
 
     answers: list[str]
-    passages: list[Passage]
+    counts: list[TokenCounts]
     crops: int
     at_once: int
     stage_ms: dict[str, float]
@@ -61,7 +61,7 @@ class Answered:
     def __add__(self, other: Answered) -> Answered:
         return Answered(
             self.answers + other.answers,
-            self.passages + other.passages,
+            self.counts + other.counts,
             self.crops + other.crops,
             max(self.at_once, other.at_once),
             {stage: self.stage_ms[stage] + other.stage_ms[stage] for stage in STAGES},
@@ -128,20 +128,20 @@ class _Ours:
 
     def __call__(self, samples: Sequence[Sample]) -> Answered:
         labels = self._engine.label(samples)
-        shown = [picture for sample in samples for picture in sample.pictures]
-        pictures = {picture.key: len(picture.crops) for picture in shown if picture.key != self._last}
+        shown = [image for sample in samples for image in sample.images]
+        crops = {image.key: len(image.crops) for image in shown if image.key != self._last}
         self._last = shown[-1].key
         return Answered(
             [label.answer for label in labels],
-            [_passage(*each) for each in zip(samples, labels, strict=True)],
-            sum(pictures.values()),
+            [_counts(*each) for each in zip(samples, labels, strict=True)],
+            sum(crops.values()),
             max(label.batch_size for label in labels),
             {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
         )
 
 
-def _passage(sample: Sample, label: Label) -> Passage:
-    return Passage(
+def _counts(sample: Sample, label: Label) -> TokenCounts:
+    return TokenCounts(
         positions=label.prompt_tokens,
         padded=label.padded_tokens,
         outputs=label.output_tokens,
@@ -214,12 +214,19 @@ class _Stock:
         answers = [self._decode(row) for row in new.tolist()]
         watch.lap("decode")
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        passages = [
-            Passage(length, longest, new.shape[1], geometry.visual_tokens, geometry.visual_tokens, words=0)
+        counts = [
+            TokenCounts(
+                positions=length,
+                padded=longest,
+                outputs=new.shape[1],
+                visual=geometry.visual_tokens,
+                kept=geometry.visual_tokens,
+                words=0,
+            )
             for length, geometry in zip(lengths, geometries, strict=True)
         ]
         crops = sum(geometry.crops for geometry in geometries)
-        return Answered(answers, passages, crops, len(answers), _times(watch))
+        return Answered(answers, counts, crops, len(answers), _times(watch))
 
 
 class Reference(Rival):
@@ -260,8 +267,15 @@ class Reference(Rival):
         answer = self._subject.processing.decode(new)
         watch.lap("decode")
         length, words = embeds.shape[1], len(text) - at - 1
-        passage = Passage(length, length, len(new), visual=len(tokens), kept=int(kept.sum()), words=words)
-        return Answered([answer], [passage], len(pixels), 1, _times(watch))
+        counts = TokenCounts(
+            positions=length,
+            padded=length,
+            outputs=len(new),
+            visual=len(tokens),
+            kept=int(kept.sum()),
+            words=words,
+        )
+        return Answered([answer], [counts], len(pixels), 1, _times(watch))
 
     def _encode(self, model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Projected tokens [N, D] and their saliency [N], crop after crop."""

@@ -32,8 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.bench.process import apart, resident
+from adafv.pipeline import schema
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs import schema
 from adafv.pipeline.workers import samples
 from adafv.pipeline.workers.label import KEPT, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation

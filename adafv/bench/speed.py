@@ -344,7 +344,7 @@ def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
 
 def _check(name: str, answered: Sequence[Answered], tokens: int) -> None:
     """A row with shorter answers would win for nothing."""
-    lengths = {passage.outputs for each in answered for passage in each.passages}
+    lengths = {sample.outputs for each in answered for sample in each.counts}
     if lengths != {tokens}:
         raise RuntimeError(f"{name} answered with {sorted(lengths)} tokens instead of {tokens}")
 
@@ -358,7 +358,7 @@ def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subj
     turn, config, item = _median(turns), subject.model.config, subject.model.dtype.itemsize
     whole = reduce(add, turn.answered)
     samples, ms = len(whole.answers), 1000 / turn.samples_per_s
-    counted = [work.count(config, item, entrant.strategy, each.crops, each.passages) for each in turn.answered]
+    counted = [work.count(config, item, entrant.strategy, each.crops, each.counts) for each in turn.answered]
     stages = {stage: sum((each[stage] for each in counted), Work()) * (1 / samples) for stage in STAGES}
     limit_ms = 1000 * sum(stages[stage].seconds(ceiling.operations_per_s, ceiling.bytes_per_s) for stage in LIMITED)
     times = {f"{stage}_ms": whole.stage_ms[stage] / samples for stage in STAGES}
@@ -376,13 +376,13 @@ def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subj
         limit_ms=limit_ms,
         limit_share=limit_ms / ms,
         prune_share=times["prune_ms"] / ms,
-        padding_share=1 - sum(one.positions for one in whole.passages) / sum(one.padded for one in whole.passages),
+        padding_share=1 - sum(one.positions for one in whole.counts) / sum(one.padded for one in whole.counts),
         peak_bytes=max(each.peak for each in turns),
         **times,
         other_ms=ms - sum(times.values()),
-        prompt_tokens=mean(one.positions for one in whole.passages),
-        kept_tokens=mean(one.kept for one in whole.passages),
-        output_tokens=mean(one.outputs for one in whole.passages),
+        prompt_tokens=mean(one.positions for one in whole.counts),
+        kept_tokens=mean(one.kept for one in whole.counts),
+        output_tokens=mean(one.outputs for one in whole.counts),
         at_once=whole.at_once,
         rounds=[each.samples_per_s for each in turns],
         stages=stages,

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from adafv.counting import Model, Passage, Work
+from adafv.counting import Model, TokenCounts, Work
 from adafv.models import sizes_of
 from adafv.pruning.coverage import BLOCK
 
 
-def count(config: Any, item: int, strategy: str, crops: int, passages: Sequence[Passage]) -> dict[str, Work]:
+def count(config: Any, item: int, strategy: str, crops: int, samples: Sequence[TokenCounts]) -> dict[str, Work]:
     """The work of one batch, by stage.
 
     Args:
@@ -27,16 +27,16 @@ def count(config: Any, item: int, strategy: str, crops: int, passages: Sequence[
     model = Model(sizes, item)
     return {
         "encode": model.encode(crops),
-        "prune": sum((_select(strategy, passage, sizes.width, item) for passage in passages), Work()),
-        "prefill": model.prefill(passages),
-        "decode": model.decode(passages),
+        "prune": sum((_select(strategy, sample, sizes.width, item) for sample in samples), Work()),
+        "prefill": model.prefill(samples),
+        "decode": model.decode(samples),
     }
 
 
-def _select(strategy: str, passage: Passage, width: int, item: int) -> Work:
+def _select(strategy: str, sample: TokenCounts, width: int, item: int) -> Work:
     """Of one sample. Strategies that aren't named here compare and sort; `visionzip` multiplies little."""
-    tokens, kept = passage.visual, passage.kept
-    pairs, named = tokens * tokens, passage.words * tokens * width
+    tokens, kept = sample.visual, sample.kept
+    pairs, named = tokens * tokens, sample.words * tokens * width
     multiplications = {
         "text": named,
         "adafv": named,

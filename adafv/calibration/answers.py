@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_labels
 from adafv.pipeline.outputs.reader import read_labels
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 COLUMNS = (
     "id", "image", "question", "answer", "visual_tokens", "kept_tokens", "gpu_seconds", "run_id", "worker",

@@ -18,8 +18,8 @@ from adafv.calibration.truth import check_column, read_truth
 from adafv.calibration.verdict import Demand, recommend
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.ledger import Ledger
-from adafv.pipeline.rejects import redact
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.redaction import redact
+from adafv.pipeline.store.storage import Storage
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate
 from adafv.scoring.bounds import rows_to_show
 
@@ -123,7 +123,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         UsageError: the options can't be carried out.
         RunError: a run failed, or labelled nothing that could be compared.
     """
-    from adafv.pipeline.session import RaySession  # here, so that a wrong option doesn't wait for Ray
+    from adafv.pipeline.control.session import RaySession  # here, so that a wrong option doesn't wait for Ray
 
     storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
     if column is not None:

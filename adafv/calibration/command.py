@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from adafv.pipeline.options import JobOptions, flag
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.arguments import flag
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.redaction import redact
 
 PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent", "retry_rejects")
 

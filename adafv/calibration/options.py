@@ -7,17 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adafv.pipeline.arguments import job_options, make_parser, new_file, parse_arguments, parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import (
-    JobOptions,
-    budget_name,
-    job_options,
-    make_parser,
-    new_file,
-    parse_arguments,
-    parse_keeps,
-    parse_strategies,
-)
+from adafv.pipeline.options import JobOptions, budget_name
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.metrics import METRICS
 

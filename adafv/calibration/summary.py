@@ -8,7 +8,7 @@ from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.command import is_whole
 from adafv.calibration.verdict import UNDECIDED
-from adafv.pipeline.rejects import redact
+from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 from adafv.scoring.bounds import rows_to_show

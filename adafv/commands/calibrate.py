@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from adafv.calibration.options import DECIDED, parse_command
-from adafv.commands.wording import as_called
+from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import RunError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2

@@ -14,12 +14,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from adafv.commands.wording import as_called
 from adafv.exporting.export import export
 from adafv.exporting.formats import FORMATS
+from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 DONE, FAILED, USAGE = 0, 1, 2
 

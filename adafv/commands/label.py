@@ -17,9 +17,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from adafv.commands.wording import as_called
+from adafv.pipeline.arguments import as_called, job_options, make_parser, parse_arguments
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.options import job_options, make_parser, parse_arguments
 
 DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = """\
@@ -44,11 +43,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
         options = job_options(values)
         if values["measured"] is not None and not values["plan"]:
             raise UsageError("--measured says where --plan finds what was measured; a run has no use for it")
-        from adafv.pipeline.forecast import summary
-        from adafv.pipeline.run import forecast, run  # here, so that --help and a wrong option don't wait for Ray
+        from adafv.pipeline.planning.plan import summary
+        from adafv.pipeline.run import plan, run  # here, so that --help and a wrong option don't wait for Ray
 
         if values["plan"]:
-            print(summary(forecast(options, values["measured"])))
+            print(summary(plan(options, values["measured"])))
             return DONE
         result = run(options)
     except UsageError as error:

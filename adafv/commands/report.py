@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adafv.commands.wording import as_called
+from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import new_file
-from adafv.pipeline.prices import KINDS, read_prices
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.options import PRICE_KINDS
+from adafv.pipeline.record.prices import read_prices
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.report import make_report, summary
 
@@ -92,7 +92,10 @@ def make_parser(prog: str = "report.py") -> argparse.ArgumentParser:
         help="YAML with prices of machines, such as cluster/prices.yaml, for runs that were given none",
     )
     parser.add_argument(
-        "--price-kind", choices=KINDS, default=KINDS[0], help="which of the prices in --prices (default: %(default)s)"
+        "--price-kind",
+        choices=PRICE_KINDS,
+        default=PRICE_KINDS[0],
+        help="which of the prices in --prices (default: %(default)s)",
     )
     parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
     return parser

@@ -5,6 +5,6 @@ work   floating-point operations and bytes, by stage
 """
 
 from adafv.counting.sizes import Sizes
-from adafv.counting.work import Model, Passage, Work
+from adafv.counting.work import Model, TokenCounts, Work
 
-__all__ = ["Model", "Passage", "Sizes", "Work"]
+__all__ = ["Model", "Sizes", "TokenCounts", "Work"]

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Of the vision tower, the projector and the language model.
+    """The sizes of the vision tower, the projector and the language model.
 
     Attributes:
         patches: of a crop. Where some are merged into one visual token, the projector's first layer takes as much work
@@ -40,7 +40,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Any, depths: Sequence[int]) -> Sizes:
-        """Of a model's configuration, and the layers of its tower that feed the projector."""
+        """The sizes in a model's configuration, and the `depths` of its tower's layers that feed the projector."""
         vision, text = config.vision_config, config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         size = getattr(vision, "image_size", None)
@@ -65,7 +65,7 @@ class Sizes:
         """What `as_json` made. Raises KeyError or ValueError where it isn't that."""
         numbers: dict[str, Any] = {each.name: values[each.name] for each in fields(cls)}
         patches = numbers.pop("patches")
-        return cls(None if patches is None else int(patches), **{name: int(n) for name, n in numbers.items()})
+        return cls(patches=None if patches is None else int(patches), **{name: int(n) for name, n in numbers.items()})
 
     @property
     def language_weights(self) -> int:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from adafv.counting.sizes import Sizes
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One sample's way through the model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """How many tokens of each kind one sample has.
 
     Attributes:
         positions: how many positions its prompt had, without padding.
@@ -84,17 +84,17 @@ class Model:
             + self._linear(seen, size.width, size.width)
         )
 
-    def prefill(self, passages: Sequence[Passage]) -> Work:
+    def prefill(self, samples: Sequence[TokenCounts]) -> Work:
         """All prompts, together."""
-        lengths = [passage.positions for passage in passages]
+        lengths = [sample.positions for sample in samples]
         pairs = sum(length * (length + 1) // 2 for length in lengths)
         return self._layers(sum(lengths), pairs, sum(lengths)) + self._head(len(lengths))
 
-    def decode(self, passages: Sequence[Passage]) -> Work:
+    def decode(self, samples: Sequence[TokenCounts]) -> Work:
         """All tokens but the first, which prefill gives; a step for all samples that aren't done."""
         work = Work()
-        for step in range(1, max(passage.outputs for passage in passages)):
-            seen = [passage.positions + step for passage in passages if passage.outputs > step]
+        for step in range(1, max(sample.outputs for sample in samples)):
+            seen = [sample.positions + step for sample in samples if sample.outputs > step]
             work += self._layers(len(seen), sum(seen), sum(seen)) + self._head(len(seen))
         return work
 
@@ -117,6 +117,6 @@ class Model:
         return Work(2 * tokens * inputs * outputs, self._item * moved)
 
     def _attention(self, pairs: int, tokens: int, hidden: int, keys: int | None = None, shared: int = 0) -> Work:
-        """Of `tokens` with `keys`, which are as many and as wide as the tokens unless told."""
+        """Attention of `tokens` to `keys`, by default as many and as wide as the tokens."""
         keys, shared = (tokens, hidden) if keys is None else (keys, shared)
         return Work(4 * pairs * hidden, self._item * 2 * (tokens * hidden + keys * shared))

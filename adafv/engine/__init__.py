@@ -3,13 +3,14 @@
     options     what can change a label
     sample      what goes in and what comes out
     prepare     images and prompt to `Sample`, on a CPU
-    look        a picture with the question that it is pruned for
-    encoder     pictures to visual tokens, each picture once
+    prompt_image  an image of a prompt, with what it is pruned by
+    encoder     images to visual tokens, each image once
     pruner      the cues of each question, and the strategy's choice
-    sequence    what the language model reads: the prompt with the kept visual tokens in it
+    sequence    the language model's input: the prompt with the kept visual tokens in it
+    padding     rows of different lengths as one tensor
     cache       the keys and values of a batch
-    generation  the loop that answers: prompts are read in groups, then all rows take their steps together
-    vllm        the same by vLLM, the optional back end; vllm_weights: how that gets at the language model alone
+    generation  the loop that answers: prefill in groups, then all rows take their decoding steps together
+    vllm        the same by vLLM, the optional back end; vllm_weights: how it loads the language model only
     faults      too little memory: halve the batch; and errors after which a process has to end
     stopwatch   stage times without stalling the device
     engine      puts them together
@@ -25,9 +26,9 @@ from adafv.engine.options import EngineOptions
 
 if TYPE_CHECKING:
     from adafv.engine.engine import Engine, load_model
-    from adafv.engine.faults import is_out_of_memory, is_spent
+    from adafv.engine.faults import breaks_device, is_out_of_memory
     from adafv.engine.prepare import PrepareError, Preparer
-    from adafv.engine.sample import Label, Part, Picture, Sample
+    from adafv.engine.sample import Label, Part, PreparedImage, Sample
     from adafv.models.geometry import Panel
     from adafv.turn import Turn
 
@@ -37,13 +38,13 @@ __all__ = [
     "Label",
     "Panel",
     "Part",
-    "Picture",
     "PrepareError",
+    "PreparedImage",
     "Preparer",
     "Sample",
     "Turn",
+    "breaks_device",
     "is_out_of_memory",
-    "is_spent",
     "load_model",
 ]
 
@@ -52,13 +53,13 @@ _MODULES = {
     "Label": "adafv.engine.sample",
     "Panel": "adafv.models.geometry",
     "Part": "adafv.engine.sample",
-    "Picture": "adafv.engine.sample",
     "PrepareError": "adafv.engine.prepare",
+    "PreparedImage": "adafv.engine.sample",
     "Preparer": "adafv.engine.prepare",
     "Sample": "adafv.engine.sample",
     "Turn": "adafv.turn",
     "is_out_of_memory": "adafv.engine.faults",
-    "is_spent": "adafv.engine.faults",
+    "breaks_device": "adafv.engine.faults",
     "load_model": "adafv.engine.engine",
 }
 

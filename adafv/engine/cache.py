@@ -4,11 +4,11 @@ transformers' own cache grows by concatenation, so every token generated copies 
 static one reads room that isn't used yet. Here a step writes one column in place and reads the columns there are, and
 rows whose answers have ended are dropped.
 
-No part refers back to the whole: a cycle would keep a batch's keys and values, hundreds of MB, until Python happens to
-look for cycles, and the next batch would be given memory that has to be faulted in page by page.
+No part refers back to the whole: a cycle would keep a batch's keys and values, hundreds of MB, until Python's next
+collection of cycles, and the next batch would be given memory that has to be faulted in page by page.
 
 A sequence begins at the first column. Generated tokens go to columns behind the longest sequence of the batch, so that
-between a shorter one and its answer there is a gap, which `BatchCache.seen` leaves out.
+there are columns between a shorter one and its answer that `BatchCache.mask` leaves out.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class BatchCache(Cache):
         self._parts = [_Layer(rows, columns, self._at) for _ in range(depth)]
         super().__init__(layers=[*self._parts])
 
-    def read(self, first: int, count: int, length: int) -> None:
-        """Next come the prompts, `length` positions each, of `count` rows from `first` on."""
+    def begin_prefill(self, first: int, count: int, length: int) -> None:
+        """Expect the prompts, `length` positions each, of `count` rows from `first` on."""
         self._at.rows, self._at.start, self._at.end = slice(first, first + count), 0, length
 
-    def answer(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
+    def begin_decode(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
         """From now on `advance` makes room for a token of every row.
 
         Args:
@@ -63,12 +63,12 @@ class BatchCache(Cache):
         self._next = lengths if following is None else following
 
     def advance(self) -> Tensor:
-        """Next comes one token of every row; its positions, int64 [B, 1]."""
+        """Expect one token of every row. Returns its positions, int64 [B, 1]."""
         self._at.start, self._at.end = self._at.end, self._at.end + 1
         return self._next[:, None] + (self._at.start - self._width)
 
-    def seen(self) -> Tensor:
-        """bool [B, 1, 1, columns]: what a row's newest token may look at."""
+    def mask(self) -> Tensor:
+        """bool [B, 1, 1, columns]: the attention mask of each row's newest token, True where it attends."""
         column = torch.arange(self._at.end, device=self._lengths.device)
         return ((column < self._lengths[:, None]) | (column >= self._width))[:, None, None]
 
@@ -103,7 +103,7 @@ class _Layer(CacheLayerMixin):
         self.keys[at.rows, :, at.start : at.end] = key_states
         self.values[at.rows, :, at.start : at.end] = value_states
         if at.start == 0:  # a prompt sees nothing but itself
-            # What stands in the gap behind it is multiplied by attention of 0, and 0 · NaN is NaN.
+            # The columns behind it are masked: they get attention of 0, and 0 · NaN is NaN.
             self.values[at.rows, :, at.end :] = 0
             self.keys[at.rows, :, at.end :] = 0
             return key_states, value_states

@@ -1,12 +1,12 @@
-"""Pictures to visual tokens: each distinct one once, whatever the number of questions about it.
+"""Images to visual tokens: each distinct one once, whatever the number of questions about it.
 
-Questions about one picture stand together in most data sets, and where one batch ends and the next begins, they stand
-in both. So the pictures of a batch's last sample are kept for the next.
+Questions about one image stand together in most data sets, and where one batch ends and the next begins, they stand
+in both. So the images of a batch's last sample are kept for the next.
 
-On a CPU each picture goes through the tower by itself, since matrix products of other shapes round differently: so the
-same bits come out of every batch. On an accelerator the crops of all pictures go through together, in passes of few
+On a CPU each image goes through the tower by itself, since matrix products of other shapes round differently: so the
+same bits come out of every batch. On an accelerator the crops of all images go through together, in passes of few
 different shapes, each filled up with blank crops: a shape that comes again finds its kernels chosen and its memory at
-hand. Pictures of families that don't cut them to one size go through together as they are.
+hand. Images of families that don't cut them to one size go through together as they are.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from adafv.models import Adapter, Encoded
 # activations. The last pass of a batch has a multiple of `_STEP`.
 _MOST, _STEP = 64, 16
 
-# Likewise pixels, of pictures that have no common size; a larger picture goes by itself.
+# Likewise pixels, of images that have no common size; a larger image goes by itself.
 _PIXELS = _MOST * 336**2
 
 
 class Encoder:
-    """Encodes the pictures of a batch.
+    """Encodes the images of a batch.
 
     Args:
         needs: what the strategy needs beside the tokens, see `Adapter.encode`.
-        together: whether the pictures of a batch go through the tower together.
+        together: whether the images of a batch go through the tower together.
     """
 
     def __init__(self, adapter: Adapter, needs: Collection[str], together: bool) -> None:
@@ -42,45 +42,45 @@ class Encoder:
         self._last: dict[str, Encoded] = {}
 
     def __call__(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Encoded]:
-        """The samples' pictures, one after the other, [C · P, …] each; one object for those that are the same.
+        """The samples' images, one after the other, [C · P, …] each; one object for those that are the same.
 
         Args:
             on_progress: called after each pass through the tower.
         """
-        shown = [picture for sample in samples for picture in sample.pictures]
-        distinct = {picture.key: picture.crops for picture in shown}
+        shown = [image for sample in samples for image in sample.images]
+        distinct = {image.key: image.crops for image in shown}
         known = {key: encoded for key, encoded in self._last.items() if key in distinct}
         new = {key: crops for key, crops in distinct.items() if key not in known}
         together = self._packed if self._adapter.sizes_vary else self._all_at_once
         encode = together if self._together else self._one_by_one
         encoded = known | dict(zip(new, encode([*new.values()], on_progress), strict=True))
-        self._last = {picture.key: encoded[picture.key] for picture in samples[-1].pictures}
-        return [encoded[picture.key] for picture in shown]
+        self._last = {image.key: encoded[image.key] for image in samples[-1].images}
+        return [encoded[image.key] for image in shown]
 
-    def _one_by_one(self, pictures: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
+    def _one_by_one(self, images: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
         encoded = []
-        for crops in pictures:
+        for crops in images:
             encoded.append(self._pass(torch.from_numpy(crops)).patches(slice(None)))
             on_progress()
         return encoded
 
-    def _all_at_once(self, pictures: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
-        if not pictures:
+    def _all_at_once(self, images: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
+        if not images:
             return []
         passes = []
-        for crops in torch.from_numpy(np.concatenate(pictures)).split(_MOST):
+        for crops in torch.from_numpy(np.concatenate(images)).split(_MOST):
             blank = -len(crops) % _STEP
             passes.append(self._pass(F.pad(crops, (0, 0, 0, 0, 0, 0, 0, blank))).first(len(crops)))
             on_progress()
         whole = Encoded.joined(passes)
-        ends = np.cumsum([len(crops) for crops in pictures]).tolist()
-        return [whole.patches(slice(end - len(crops), end)) for crops, end in zip(pictures, ends, strict=True)]
+        ends = np.cumsum([len(crops) for crops in images]).tolist()
+        return [whole.patches(slice(end - len(crops), end)) for crops, end in zip(images, ends, strict=True)]
 
-    def _packed(self, pictures: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
+    def _packed(self, images: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
         encoded: list[Encoded] = []
-        while len(encoded) < len(pictures):
-            ends = np.cumsum([crops.size // 3 for crops in pictures[len(encoded) :]])
-            some = pictures[len(encoded) : len(encoded) + max(1, int(np.searchsorted(ends, _PIXELS, side="right")))]
+        while len(encoded) < len(images):
+            ends = np.cumsum([crops.size // 3 for crops in images[len(encoded) :]])
+            some = images[len(encoded) : len(encoded) + max(1, int(np.searchsorted(ends, _PIXELS, side="right")))]
             moved = self._moved(torch.from_numpy(np.concatenate([crops.reshape(-1) for crops in some])))
             parts = moved.split([crops.size for crops in some])
             crops = [part.view(crops.shape) for part, crops in zip(parts, some, strict=True)]

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from adafv.engine.encoder import Encoder
-from adafv.engine.faults import Fitting
+from adafv.engine.faults import BatchSplitter
 from adafv.engine.generation import Answer, Generator
-from adafv.engine.look import Look, looks_of
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
+from adafv.engine.prompt_image import PromptImage, prompt_images
 from adafv.engine.pruner import Pruner
 from adafv.engine.sample import Label, Part, Sample, seed_of
 from adafv.engine.sequence import Prompts, grouped, lay_out
@@ -36,8 +36,8 @@ from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Processing, best_attention, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Selection, Strategy
 
-# Positions that pass through the language model together when prompts are read, on a CPU and on an accelerator: enough
-# to fill it, few enough to bound its activations.
+# Positions that pass through the language model together in prefill, on a CPU and on an accelerator: enough to fill it,
+# few enough to bound its activations.
 _POSITIONS_PER_PASS = (1024, 32768)
 
 _STAGES = ("encode", "prune", "prefill", "decode")
@@ -57,7 +57,8 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     ours = options.backend == "transformers"
     if not ours:
         check_family(processing)
-    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), ours, options.quantize)
+    dtype = _dtype(options.dtype, device)
+    adapter = load_adapter(model, processing, device, dtype, language_model=ours, quantized=options.quantize)
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
@@ -77,6 +78,7 @@ class Engine:
         adapter: Adapter,
         processing: Processing,
         options: EngineOptions,
+        *,
         strategy: Strategy | None = None,
         generator: Generator | VllmGenerator | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class Engine:
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
-        self._fitting = Fitting()
+        self._splitter = BatchSplitter()
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
@@ -107,7 +109,7 @@ class Engine:
 
     @property
     def attention_name(self) -> str:
-        """The attention that prompts are read with, for the record; another back end has its own."""
+        """The language model's attention in prefill, for the record; another back end has its own."""
         ours = self._options.backend == "transformers"
         return best_attention(self._device, self._adapter.model.dtype) if ours else self._options.backend
 
@@ -117,11 +119,12 @@ class Engine:
         return str(self._adapter.model.dtype).removeprefix("torch.")
 
     def try_out(self) -> None:
-        """Answer a grey picture with one token: what fails here fails whatever it is given. It also warms up."""
+        """Answer a question about a grey image with one token, to fail early and to warm up."""
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
-        Engine(self._adapter, self._processing, options, self._strategy, generator).label([sample])
+        engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
+        engine.label([sample])
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
         """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.
@@ -134,75 +137,77 @@ class Engine:
             torch.OutOfMemoryError: there is a sample that doesn't fit by itself. Where the device is a CPU, the errors
                 that `is_out_of_memory` knows.
         """
-        return self._fitting.label(samples, lambda part: self._label(part, on_progress))
+        return self._splitter.label(samples, lambda part: self._label(part, on_progress))
 
     @torch.inference_mode()
     def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
         """Answer the samples as one batch."""
         watch = Stopwatch(self._device)
-        looks = looks_of(samples, self._processing, self._options)
-        images = self._arranged(samples, looks, self._encoder(samples, on_progress))
+        images = prompt_images(samples, self._processing, self._options)
+        encoded = self._arranged(samples, images, self._encoder(samples, on_progress))
         watch.lap("encode")
-        selection, images = self._pruner(looks, images)
-        groups = self._assemble(samples, looks, images, selection.mask)
+        selection, shown = self._pruner(images, encoded)
+        groups = self._assemble(samples, images, shown, selection.mask)
         watch.lap("prune")
         answers = self._generator(
             groups,
             [seed_of(str(self._options.seed), sample.id) for sample in samples],
             on_prefilled=lambda: watch.lap("prefill"),
             on_step=on_progress,
-            words=[sample.input_ids for sample in samples],
+            prompt_ids=[sample.input_ids for sample in samples],
         )
         watch.lap("decode")
         times = watch.milliseconds()
         shares: dict[str, Any] = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        return _labels(samples, looks, selection.check(), groups, answers, self._processing, shares)
+        return _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
 
-    def _arranged(self, samples: Sequence[Sample], looks: Sequence[Look], images: Sequence[Encoded]) -> list[Encoded]:
-        """Each look's picture as the table that its geometry points into; one object for those that are the same."""
-        pictures = [picture for sample in samples for picture in sample.pictures]
+    def _arranged(
+        self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded]
+    ) -> list[Encoded]:
+        """Each image as the table that its geometry points into; one object for those that are the same."""
+        prepared = [image for sample in samples for image in sample.images]
         tables: dict[str, Encoded] = {}
-        for picture, look, image in zip(pictures, looks, images, strict=True):
-            if picture.key not in tables:
-                tables[picture.key] = self._adapter.arrange(image, look.geometry, picture.size)
-        return [tables[picture.key] for picture in pictures]
+        for image, prompt_image, patches in zip(prepared, images, encoded, strict=True):
+            if image.key not in tables:
+                tables[image.key] = self._adapter.arrange(patches, prompt_image.geometry, image.size)
+        return [tables[image.key] for image in prepared]
 
     def _assemble(
-        self, samples: Sequence[Sample], looks: Sequence[Look], images: Sequence[Encoded], mask: Tensor
+        self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded], mask: Tensor
     ) -> list[Prompts]:
-        """What the language model reads, by the kept visual tokens, bool [V, N], of V looks."""
+        """The prompts as embeddings, with the kept visual tokens, bool [V, N], of V images."""
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples]))
         text = self._adapter.embed(ids.to(self._device, non_blocking=True))
         if self._adapter.newline is not None:
             text = torch.cat([text, self._adapter.newline[None]])
         layout = lay_out(
-            [len(sample.input_ids) for sample in samples],
-            [self._processing.image_places(sample.input_ids) for sample in samples],
-            looks,
-            [len(image.tokens) for image in images],
+            lengths=[len(sample.input_ids) for sample in samples],
+            places=[self._processing.image_places(sample.input_ids) for sample in samples],
+            images=images,
+            table_lengths=[len(table.tokens) for table in encoded],
             newlines=self._options.newlines,
             device=self._device,
         )
-        shown: list[list[Encoded]] = [[] for _ in samples]
-        for look, image in zip(looks, images, strict=True):
-            shown[look.sample].append(image)
-        tokens = [_joined([image.tokens for image in own], text) for own in shown]
-        stays, most = layout.stays(mask), _POSITIONS_PER_PASS[self._batched]
-        groups = grouped(layout.lengths, most)
-        return [layout.assemble(stays, tokens, text, rows, _deepstack(shown)) for rows in groups]
+        by_sample: list[list[Encoded]] = [[] for _ in samples]
+        for image, table in zip(images, encoded, strict=True):
+            by_sample[image.sample].append(table)
+        visual = [_joined([table.tokens for table in own], text) for own in by_sample]
+        stays, deepstack = layout.stays(mask), _deepstack(by_sample)
+        groups = grouped(layout.lengths, _POSITIONS_PER_PASS[self._batched])
+        return [layout.assemble(stays, visual=visual, text=text, rows=rows, deepstack=deepstack) for rows in groups]
 
 
-def _deepstack(shown: Sequence[Sequence[Encoded]]) -> list[Tensor]:
-    """[R, S, D]: for each sample what goes with its pictures' rows; any row where it has no picture. Empty if the
-    family, or the whole batch, has nothing of the kind.
+def _deepstack(by_sample: Sequence[Sequence[Encoded]]) -> list[Tensor]:
+    """[R, S, D]: for each sample what goes with its images' rows; any row where it has no image. Empty if the family,
+    or the whole batch, has nothing of the kind.
     """
-    tables = [[image.deepstack for image in own if image.deepstack is not None] for own in shown]
+    tables = [[table.deepstack for table in own if table.deepstack is not None] for own in by_sample]
     some = next((table for own in tables for table in own), None)
     return [] if some is None else [_joined(own, some) if own else some[:1] for own in tables]
 
 
 def _joined(tables: Sequence[Tensor], like: Tensor) -> Tensor:
-    """[R, D]: the rows of a sample's pictures, [r, D] each, one picture after the other; none where it has none."""
+    """[R, D]: the rows of a sample's images, [r, D] each, one image after the other; none where it has none."""
     if len(tables) == 1:
         return tables[0]  # no copy
     return torch.cat([like[:0], *tables])
@@ -210,21 +215,23 @@ def _joined(tables: Sequence[Tensor], like: Tensor) -> Tensor:
 
 def _labels(
     samples: Sequence[Sample],
-    looks: Sequence[Look],
+    images: Sequence[PromptImage],
     selection: Selection,
     groups: Sequence[Prompts],
     answers: Sequence[Answer],
     processing: Processing,
     shares: dict[str, Any],
 ) -> list[Label]:
-    """Read the batch back and put each sample's label together."""
+    """Copy the batch's results to the host and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
     cues = (selection.by_text.to(torch.int8) + 2 * selection.by_saliency.to(torch.int8)).cpu().numpy()
     counts = zip(selection.from_text.tolist(), selection.from_saliency.tolist(), strict=True)
-    seen: list[list[_Seen]] = [[] for _ in samples]
-    for look, row, row_cues, (from_text, from_saliency) in zip(looks, mask, cues, counts, strict=True):
+    by_sample: list[list[_Kept]] = [[] for _ in samples]
+    for image, row, row_cues, (from_text, from_saliency) in zip(images, mask, cues, counts, strict=True):
         kept = np.flatnonzero(row).astype(np.int32)
-        seen[look.sample].append(_Seen(look, kept, row_cues[kept], from_text, from_saliency))
+        by_sample[image.sample].append(
+            _Kept(image=image, tokens=kept, cues=row_cues[kept], from_text=from_text, from_saliency=from_saliency)
+        )
     prompt_tokens = {row: n for group in groups for row, n in zip(group.rows, group.lengths.tolist(), strict=True)}
     padded = {row: group.embeds.shape[1] for group in groups for row in group.rows}
     return [
@@ -233,7 +240,7 @@ def _labels(
             answer=processing.decode(answer.ids),
             finish_reason=answer.finish_reason,
             mean_logprob=answer.mean_logprob,
-            **_kept(seen[row]),
+            **_kept(by_sample[row]),
             prompt_tokens=prompt_tokens[row],
             padded_tokens=padded[row],
             output_tokens=len(answer.ids),
@@ -244,34 +251,34 @@ def _labels(
     ]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """What is kept of a look: `kept` and `cues` [kept_tokens], and how many for either cue."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Kept:
+    """What is kept of an image: `tokens` and `cues` [kept_tokens], and how many for either cue."""
 
-    look: Look
-    kept: np.ndarray
+    image: PromptImage
+    tokens: np.ndarray
     cues: np.ndarray
     from_text: int
     from_saliency: int
 
 
-def _kept(seen: Sequence[_Seen]) -> dict[str, Any]:
-    """What a label says of the visual tokens of its sample's pictures."""
-    counts = [each.look.geometry.visual_tokens for each in seen]
+def _kept(images: Sequence[_Kept]) -> dict[str, Any]:
+    """What a label says of the visual tokens of its sample's images."""
+    counts = [each.image.geometry.visual_tokens for each in images]
     starts = np.cumsum([0, *counts], dtype=np.int32)[:-1]
-    panels = [each.look.geometry.panels for each in seen]
+    panels = [each.image.geometry.panels for each in images]
     nothing = np.empty(0, np.int32)
     return {
         "visual_tokens": sum(counts),
-        "kept_tokens": sum(len(each.kept) for each in seen),
+        "kept_tokens": sum(len(each.tokens) for each in images),
         "kept_indices": np.concatenate(
-            [nothing, *(each.kept + start for each, start in zip(seen, starts, strict=True))]
+            [nothing, *(each.tokens + start for each, start in zip(images, starts, strict=True))]
         ),
-        "kept_cues": np.concatenate([nothing.astype(np.int8), *(each.cues for each in seen)]),
-        "from_text": sum(each.from_text for each in seen),
-        "from_saliency": sum(each.from_saliency for each in seen),
+        "kept_cues": np.concatenate([nothing.astype(np.int8), *(each.cues for each in images)]),
+        "from_text": sum(each.from_text for each in images),
+        "from_saliency": sum(each.from_saliency for each in images),
         "grid": tuple(panel for each in panels for panel in each),
-        "parts": tuple(Part(len(p), n, len(each.kept)) for p, n, each in zip(panels, counts, seen, strict=True)),
+        "parts": tuple(Part(len(p), n, len(each.tokens)) for p, n, each in zip(panels, counts, images, strict=True)),
     }
 
 

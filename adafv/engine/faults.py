@@ -28,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def is_spent(error: BaseException) -> bool:
+def breaks_device(error: BaseException) -> bool:
     """Whether `error` left the device unusable for this process."""
     if is_out_of_memory(error):
         return False
@@ -38,8 +38,8 @@ def is_spent(error: BaseException) -> bool:
     )
 
 
-class Fitting:
-    """Cuts batches into parts that fit.
+class BatchSplitter:
+    """Splits batches into parts that fit the device's memory.
 
     Attributes:
         limit: most samples that are labelled at once.

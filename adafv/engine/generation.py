@@ -1,6 +1,6 @@
-"""Answering: prompts are read in groups of like length, then all rows of the batch take their steps together.
+"""Answering: prefill in groups of like length, then all rows of the batch take their decoding steps together.
 
-The loop is ours, since transformers' `generate` reads a whole batch at its longest prompt's length, copies all keys and
+The loop is ours, since transformers' `generate` pads a whole batch to its longest prompt's length, copies all keys and
 values at each token (see `cache`), goes on computing rows that have ended, and asks the device at each step whether to
 go on. What a model's generation config asks for (penalties, suppressed tokens, warpers) is transformers' own.
 
@@ -30,6 +30,7 @@ from transformers import (
 from adafv.engine.cache import BatchCache
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
+from adafv.internals import logits_processors
 from adafv.models import Adapter
 
 # Ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
@@ -54,8 +55,8 @@ class Generator:
         config = generation_config(adapter, options)
         self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
-        self._witness = _Witness()
-        self._processors = processors(adapter, config, self._witness)
+        self._raw_scores = _RawScores()
+        self._processors = processors(adapter, config, self._raw_scores)
         self._penalty: _Penalty | None = None
         for place, one in enumerate(self._processors):
             if isinstance(one, RepetitionPenaltyLogitsProcessor):
@@ -72,62 +73,64 @@ class Generator:
         seeds: Sequence[int],
         on_prefilled: Callable[[], None],
         on_step: Callable[[], None],
-        words: Sequence[np.ndarray] = (),
+        prompt_ids: Sequence[np.ndarray] = (),
     ) -> list[Answer]:
         """Answer a batch.
 
         Args:
             groups: the B prompts.
             seeds: of each sample, in the batch's order, for sampling; greedy decoding ignores them.
-            on_prefilled: called when all prompts' reading is queued.
-            on_step: called when a group's reading, and when a step of all rows, is queued.
-            words: int [T] each, the tokens of the samples' prompts, in the batch's order, which a repetition penalty is
-                for as well; without them it is for the answers' alone.
+            on_prefilled: called when all prompts' prefill is queued.
+            on_step: called when a group's prefill, and when a step of all rows, is queued.
+            prompt_ids: int [T] each, the tokens of the samples' prompts, in the batch's order, which a repetition
+                penalty applies to as well; without them it applies to the answers' tokens only.
 
         Returns:
             The answers in the batch's order.
         """
         order = [row for group in groups for row in group.rows]
-        luck = self._luck([seeds[row] for row in order])
+        draws = self._draws([seeds[row] for row in order])
         if self._penalty is not None:
-            self._penalty.begin([words[row] for row in order] if words else [], self._device)
+            self._penalty.begin([prompt_ids[row] for row in order] if prompt_ids else [], self._device)
         width = max(group.embeds.shape[1] for group in groups)
         cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
-        scores = self._read(groups, cache, on_step)
+        scores = self._prefill(groups, cache, on_step)
         on_prefilled()
         lengths = torch.cat([group.lengths for group in groups])
         following = [group.following for group in groups if group.following is not None]
-        cache.answer(width, lengths, torch.cat(following) if following else None)
-        gaps = self._have_gaps(lengths, width, groups)
-        tokens, logprobs = self._answer(scores, cache, gaps, luck, on_step)
+        cache.begin_decode(width, lengths, torch.cat(following) if following else None)
+        masked = self._needs_mask(lengths, width, groups)
+        tokens, logprobs = self._decode(scores, cache, masked, draws, on_step)
         found = zip(order, tokens.tolist(), logprobs.tolist(), strict=True)
         answers = {row: self._cut(ids, each) for row, ids, each in found}
         return [answers[row] for row in range(len(order))]
 
-    def _read(self, groups: Sequence[Prompts], cache: BatchCache, on_step: Callable[[], None]) -> Tensor:
+    def _prefill(self, groups: Sequence[Prompts], cache: BatchCache, on_step: Callable[[], None]) -> Tensor:
         """[B, V]: the scores behind each prompt."""
         scores, first = [], 0
         for group in groups:
             count, length, _ = group.embeds.shape
-            cache.read(first, count, length)
+            cache.begin_prefill(first, count, length)
             positions = group.positions
             if positions is None:
                 positions = torch.arange(length, device=self._device).expand(count, -1)
-            hidden = self._adapter.read(group.embeds, positions, None, cache, group.deepstack)
+            hidden = self._adapter.forward(group.embeds, positions, None, cache, group.deepstack)
             last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
             scores.append(self._adapter.score(hidden.gather(1, last).squeeze(1)))
             first += count
             on_step()
         return torch.cat(scores)
 
-    def _have_gaps(self, lengths: Tensor, width: int, groups: Sequence[Prompts]) -> bool:
-        """Whether some prompt is shorter than the longest; where only the device knows, it may be."""
+    def _needs_mask(self, lengths: Tensor, width: int, groups: Sequence[Prompts]) -> bool:
+        """Whether some prompt is shorter than the longest, so that decoding has to mask what is behind it. True where
+        only the device knows.
+        """
         if any(group.embeds.shape[1] < width for group in groups) or self._device.type != "cpu":
             return True
         return bool((lengths < width).any())
 
-    def _answer(
-        self, scores: Tensor, cache: BatchCache, gaps: bool, luck: Tensor | None, on_step: Callable[[], None]
+    def _decode(
+        self, scores: Tensor, cache: BatchCache, masked: bool, draws: Tensor | None, on_step: Callable[[], None]
     ) -> tuple[Tensor, Tensor]:
         """int64 and float32 [B, S], the tokens and their log-probabilities; what follows an end is of no account."""
         rows = len(scores)
@@ -135,13 +138,13 @@ class Generator:
         logprobs = torch.zeros(rows, self._steps, device=self._device)
         alive = torch.arange(rows, device=self._device)  # which rows are still in the batch
         ended = torch.zeros(rows, dtype=torch.bool, device=self._device)
-        lookout = _Lookout()
+        watcher = _EndWatcher()
         for step in range(self._steps):
-            chosen, logprob = self._choose(tokens[alive, :step], scores, None if luck is None else luck[alive, step])
+            chosen, logprob = self._choose(tokens[alive, :step], scores, None if draws is None else draws[alive, step])
             tokens[alive, step], logprobs[alive, step] = chosen, logprob
             ended = ended | (chosen[:, None] == self._end_ids).any(dim=1)
             on_step()
-            flags = lookout.look(ended)
+            flags = watcher.check(ended)
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
             if flags is not None and sum(flags) >= _LEAVING * len(flags):
@@ -151,31 +154,33 @@ class Generator:
                 cache.keep(stay)
                 if self._penalty is not None:
                     self._penalty.keep(stay)
-                lookout.forget()
-            scores = self._step(chosen, cache, gaps)
+                watcher.reset()
+            scores = self._step(chosen, cache, masked)
         return tokens, logprobs
 
-    def _step(self, chosen: Tensor, cache: BatchCache, gaps: bool) -> Tensor:
+    def _step(self, chosen: Tensor, cache: BatchCache, masked: bool) -> Tensor:
         """[b, V]: the scores behind `chosen`, int64 [b]."""
         positions = cache.advance()
         embeds = self._adapter.embed(chosen[:, None])
-        hidden = self._adapter.read(embeds, positions, cache.seen() if gaps else None, cache)
+        hidden = self._adapter.forward(embeds, positions, cache.mask() if masked else None, cache)
         return self._adapter.score(hidden[:, -1])
 
-    def _choose(self, answers: Tensor, scores: Tensor, luck: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _choose(self, answers: Tensor, scores: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next token of each row, int64 [b], and its log-probability before any warping, float32 [b]."""
         scores = self._processors(cast(torch.LongTensor, answers), cast(torch.FloatTensor, scores.float()))
-        if luck is None:
+        if draws is None:
             chosen = scores.argmax(dim=1)
         else:  # where the cumulated probability passes a number between 0 and 1
             passed = scores.softmax(dim=1).cumsum(dim=1)
-            chosen = torch.searchsorted(passed, luck[:, None] * passed[:, -1:], right=True).squeeze(1)
+            chosen = torch.searchsorted(passed, draws[:, None] * passed[:, -1:], right=True).squeeze(1)
             chosen = chosen.clamp_max(scores.shape[1] - 1)
-        before = self._witness.scores
+        before = self._raw_scores.scores
         return chosen, before.gather(1, chosen[:, None]).squeeze(1) - before.logsumexp(dim=1)
 
-    def _luck(self, seeds: Sequence[int]) -> Tensor | None:
-        """float32 [B, S], uniform in [0, 1), a row from each seed: so that a sample draws the same in every batch."""
+    def _draws(self, seeds: Sequence[int]) -> Tensor | None:
+        """float32 [B, S], uniform in [0, 1), a row from each seed: so that a sample draws the same in every batch. None
+        for greedy decoding.
+        """
         if not self._sampling:
             return None
         drawn = [torch.rand(self._steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -189,34 +194,36 @@ class Generator:
 
 
 class _Penalty(LogitsProcessor):
-    """A repetition penalty, for the words of the prompts as well: transformers' `generate` takes them for the beginning
-    of the answers. To the other processors an answer is all there is.
+    """A repetition penalty, for the tokens of the prompts as well: transformers' `generate` takes them for the
+    beginning of the answers. The other processors see the answer only.
     """
 
     def __init__(self, inner: RepetitionPenaltyLogitsProcessor) -> None:
         self._inner = inner
-        self._words: Tensor | None = None
+        self._prompts: Tensor | None = None
 
-    def begin(self, words: Sequence[np.ndarray], device: torch.device) -> None:
-        """Next come answers to prompts of these words; or, if there are none, to prompts that are not known."""
-        self._words = None
-        if words:
-            longest = max(map(len, words))
+    def begin(self, prompt_ids: Sequence[np.ndarray], device: torch.device) -> None:
+        """Start a batch of answers to these prompts; if there are none, to prompts that are not known."""
+        self._prompts = None
+        if prompt_ids:
+            longest = max(map(len, prompt_ids))
             # Filled up with what is penalised in any case, and once however often it is there.
-            filled = np.stack([np.pad(row.astype(np.int64), (0, longest - len(row)), mode="edge") for row in words])
-            self._words = torch.from_numpy(filled).to(device, non_blocking=True)
+            filled = np.stack(
+                [np.pad(row.astype(np.int64), (0, longest - len(row)), mode="edge") for row in prompt_ids]
+            )
+            self._prompts = torch.from_numpy(filled).to(device, non_blocking=True)
 
     def keep(self, rows: Tensor) -> None:
-        if self._words is not None:
-            self._words = self._words[rows]
+        if self._prompts is not None:
+            self._prompts = self._prompts[rows]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        seen = input_ids if self._words is None else torch.cat([self._words, input_ids], dim=1)
+        seen = input_ids if self._prompts is None else torch.cat([self._prompts, input_ids], dim=1)
         return self._inner(cast(torch.LongTensor, seen), scores)
 
 
-class _Witness(LogitsProcessor):
-    """Changes nothing. Stands behind what a generation config does to scores, and before warpers."""
+class _RawScores(LogitsProcessor):
+    """Keeps the scores behind what a generation config does to them, and before warpers. Changes nothing."""
 
     scores: Tensor  # float32 [b, V], of the newest step
 
@@ -225,44 +232,37 @@ class _Witness(LogitsProcessor):
         return scores
 
 
-class _Lookout:
-    """Tells the host which rows have ended: at once where asking costs nothing, else as soon as the device has told."""
+class _EndWatcher:
+    """Tells the host which rows have ended, without waiting for the device: on a GPU by copies that arrive later."""
 
     def __init__(self) -> None:
-        self._coming: tuple[Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def look(self, ended: Tensor) -> list[bool] | None:
-        """Which rows had ended when the news that has just come was sent; None if none has come. Sends new ones."""
+    def check(self, ended: Tensor) -> list[bool] | None:
+        """Which rows had ended by the copy that has just arrived; None if none has. Starts the next copy."""
         if ended.device.type != "cuda":
             return ended.tolist()
-        news = None
-        if self._coming is not None:
-            if not self._coming[1].query():
+        arrived = None
+        if self._pending is not None:
+            if not self._pending[1].query():
                 return None
-            news = self._coming[0].tolist()
+            arrived = self._pending[0].tolist()
         copied = torch.empty(ended.shape, dtype=torch.bool, pin_memory=True).copy_(ended, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._coming = copied, event
-        return news
+        self._pending = copied, event
+        return arrived
 
-    def forget(self) -> None:
-        """What is coming is of a batch that is no more."""
-        self._coming = None
+    def reset(self) -> None:
+        """Drop the copy under way: the batch has other rows now."""
+        self._pending = None
 
 
-def processors(adapter: Adapter, config: GenerationConfig, witness: LogitsProcessor) -> LogitsProcessorList:
-    """What `config` does to scores. Which processors that takes, and in which order, transformers tells nobody."""
-    model = cast(Any, adapter.model)
-    model._prepare_special_tokens(config, device=adapter.model.device)
+def processors(adapter: Adapter, config: GenerationConfig, raw_scores: LogitsProcessor) -> LogitsProcessorList:
+    """What `config` does to scores, in transformers' own order; `raw_scores` stands before the warpers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")  # see `_Penalty`
-        return model._get_logits_processor(
-            generation_config=config,
-            input_ids_seq_length=0,  # processors see the answer alone, as with embeddings for a prompt
-            logits_processor=LogitsProcessorList([witness]),
-            device=adapter.model.device,
-        )
+        return logits_processors(adapter.model, config, LogitsProcessorList([raw_scores]))
 
 
 def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:

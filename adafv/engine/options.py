@@ -21,8 +21,8 @@ class EngineOptions:
 
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
-        keep: fraction of each picture's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
-        keep_tokens: a count instead of a fraction, of each picture; one with fewer tokens keeps all of them.
+        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
@@ -92,8 +92,8 @@ class EngineOptions:
 
         return (STRATEGIES if self.text_tower is None else WITH_TEXT_TOWER)[self.strategy]
 
-    def budget(self, visual_tokens: int) -> int:
-        """K, the number of visual tokens to keep of `visual_tokens` (N)."""
+    def kept_of(self, visual_tokens: int) -> int:
+        """K, how many of an image's `visual_tokens` (N) to keep."""
         if self.strategy == "none":
             return visual_tokens
         if self.keep_tokens is not None:

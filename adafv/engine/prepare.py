@@ -12,7 +12,7 @@ from PIL import Image
 
 from adafv.counting import Sizes
 from adafv.engine.options import EngineOptions
-from adafv.engine.sample import Picture, Sample
+from adafv.engine.sample import PreparedImage, Sample
 from adafv.engine.vllm import check_family
 from adafv.models import Geometry, Processing, check_quantization, check_text_tower, load_processing, sizes_of
 from adafv.turn import Turn
@@ -68,7 +68,7 @@ class Preparer:
         """Make a sample of RGB images and a conversation, of which the last turn is to be answered.
 
         Args:
-            images: as many as the turns show, in their order; none for text alone.
+            images: as many as the turns show, in their order; none where there is only text.
 
         Raises:
             PrepareError: the prompt can't be asked.
@@ -80,8 +80,8 @@ class Preparer:
             raise ValueError(f"the turns show {shown} images and {len(images)} are given")
         if any(_is_surrogate(letter) for turn in turns for part in turn.parts for letter in part or ""):
             raise PrepareError("prompt_encoding", "the prompt contains an unpaired surrogate, which no tokenizer reads")
-        alone = len(images) == 1
-        geometries = [self._processing.geometry((image.height, image.width), alone=alone) for image in images]
+        single = len(images) == 1
+        geometries = [self._processing.geometry((image.height, image.width), single) for image in images]
         own = sum((part or "").count(self._processing.placeholder) for turn in turns for part in turn.parts)
         prompt = self._processing.conversation(turns, geometries)
         if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
@@ -89,15 +89,15 @@ class Preparer:
         if not len(prompt.question):
             raise PrepareError("prompt_empty", "the prompt is empty")
         self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries)
-        pictures = (self._picture(*each, alone) for each in zip(images, geometries, strict=True))
-        return Sample(id, tuple(pictures), prompt.input_ids, prompt.question)
+        prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
+        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, question=prompt.question)
 
-    def _picture(self, image: Image.Image, geometry: Geometry, alone: bool) -> Picture:
-        size, crops = (image.height, image.width), self._processing.crops(image, alone)
+    def _prepared(self, image: Image.Image, geometry: Geometry, single: bool) -> PreparedImage:
+        size, crops = (image.height, image.width), self._processing.crops(image, single)
         if len(crops) != geometry.crops:
             raise ValueError(f"the processor made {len(crops)} crops and the model expects {geometry.crops}")
         key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
-        return Picture(crops, size, key, geometry.visual_tokens)
+        return PreparedImage(crops=crops, size=size, key=key, visual_tokens=geometry.visual_tokens)
 
     def _check_length(self, text: int, geometries: Sequence[Geometry]) -> None:
         """Raise a PrepareError if so many text tokens, the images and the answer exceed the model's context."""
@@ -112,7 +112,7 @@ class Preparer:
 
     def _longest(self, geometry: Geometry) -> int:
         """How many positions an image takes at most, pruned."""
-        keep = self._options.budget(geometry.visual_tokens)
+        keep = self._options.kept_of(geometry.visual_tokens)
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
         return kept if geometry.positions is None else max(kept, geometry.extent)

@@ -1,7 +1,7 @@
 """Visual tokens to kept tokens: the cues that the strategy asks for, for each question, and its choice.
 
-All pictures of a batch at once on an accelerator; one by one on a CPU, so that no matrix product spans two of them and
-a picture's cues are the same bits in every batch.
+All images of a batch at once on an accelerator; one by one on a CPU, so that no matrix product spans two of them and
+an image's cues are the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -10,125 +10,120 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from adafv.engine.look import Look
-from adafv.models import Adapter, Encoded, Processing, Reading
+from adafv.engine.padding import padded
+from adafv.engine.prompt_image import PromptImage
+from adafv.models import Adapter, Encoded, Processing, TextFeatures
 from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
 
-# Cues that only the text tower can give.
-_READ = frozenset({"clip_text", "clip_words"})
+_FROM_TEXT_TOWER = frozenset({"clip_text", "clip_words"})
 
 
 class Pruner:
-    """Prunes the pictures of a batch, each for its question.
+    """Prunes the images of a batch, each for its question.
 
     Args:
-        together: whether the pictures of a batch are pruned together.
+        together: whether the images of a batch are pruned together.
     """
 
     def __init__(self, adapter: Adapter, processing: Processing, strategy: Strategy, together: bool) -> None:
-        if strategy.needs & _READ and adapter.text_tower is None:
+        if strategy.needs & _FROM_TEXT_TOWER and adapter.text_tower is None:
             raise ValueError(f"strategy {strategy.name!r} needs a text tower here, and the adapter has none")
         self._adapter, self._processing, self._strategy = adapter, processing, strategy
         self._together, self._device = together, adapter.model.device
 
-    def __call__(self, looks: Sequence[Look], images: Sequence[Encoded]) -> tuple[Selection, list[Encoded]]:
-        """The kept tokens [V, N] of V looks, and the images as the language model is to see them: where the strategy
-        merged tokens, a look has an image of its own.
+    def __call__(self, images: Sequence[PromptImage], encoded: Sequence[Encoded]) -> tuple[Selection, list[Encoded]]:
+        """The kept tokens [V, N] of V images, and the images' tables as the language model is to see them: where the
+        strategy merged tokens, an image has a table of its own.
 
         Args:
-            images: of each look, as encoded.
+            encoded: the table of each image.
         """
-        if not looks:
+        if not images:
             nothing = torch.empty(0, 0, dtype=torch.bool, device=self._device)
-            return Selection(nothing, nothing, nothing, nothing.long().sum(dim=1)), []
-        readings = self._read(looks)
-        step = len(looks) if self._together else 1
+            errors = nothing.long().sum(dim=1)
+            return Selection(mask=nothing, by_text=nothing, by_saliency=nothing, errors=errors), []
+        features = self._text_features(images)
+        step = len(images) if self._together else 1
         parts: list[Selection] = []
-        seen: list[Encoded] = []
-        for start in range(0, len(looks), step):
+        shown: list[Encoded] = []
+        for start in range(0, len(images), step):
             part = slice(start, start + step)
-            cues = self._cues(looks[part], images[part], readings[part])
-            selection = self._strategy.select(cues, torch.tensor([look.keep for look in looks[part]]))
+            cues = self._cues(images[part], encoded[part], features[part])
+            selection = self._strategy.select(cues, torch.tensor([image.keep for image in images[part]]))
             parts.append(selection)
-            seen += self._merge(looks[part], images[part], selection.merged) if selection.merged else images[part]
+            shown += self._merge(images[part], encoded[part], selection.merged) if selection.merged else encoded[part]
         if len(parts) == 1:
-            return parts[0], seen
+            return parts[0], shown
         together = Selection(
-            mask=_padded([part.mask[0] for part in parts]),
-            by_text=_padded([part.by_text[0] for part in parts]),
-            by_saliency=_padded([part.by_saliency[0] for part in parts]),
-            flaws=torch.cat([part.flaws for part in parts]),
+            mask=padded([part.mask[0] for part in parts]),
+            by_text=padded([part.by_text[0] for part in parts]),
+            by_saliency=padded([part.by_saliency[0] for part in parts]),
+            errors=torch.cat([part.errors for part in parts]),
         )
-        return together, seen
+        return together, shown
 
-    def _read(self, looks: Sequence[Look]) -> list[Reading]:
-        """What the text tower makes of each look's text, which is read once where several ask the same; nothing if
-        the strategy doesn't need it.
+    def _text_features(self, images: Sequence[PromptImage]) -> list[TextFeatures]:
+        """The text tower's features of each image's text, computed once where several images have the same; none if
+        the strategy doesn't need them.
         """
         tower = self._adapter.text_tower
-        if tower is None or not self._strategy.needs & _READ:
+        if tower is None or not self._strategy.needs & _FROM_TEXT_TOWER:
             return []
-        texts = [self._processing.decode(look.text.tolist()) for look in looks]
+        texts = [self._processing.decode(image.text.tolist()) for image in images]
         distinct = list(dict.fromkeys(texts))
         passes = [distinct] if self._together else [[text] for text in distinct]
-        readings = dict(zip(distinct, (reading for group in passes for reading in tower.read(group)), strict=True))
-        return [readings[text] for text in texts]
+        found = dict(zip(distinct, (each for group in passes for each in tower.features(group)), strict=True))
+        return [found[text] for text in texts]
 
-    def _merge(self, looks: Sequence[Look], images: Sequence[Encoded], merged: Merged) -> list[Encoded]:
-        """The images with the merged tokens in the place of their targets."""
+    def _merge(self, images: Sequence[PromptImage], encoded: Sequence[Encoded], merged: Merged) -> list[Encoded]:
+        """The images' tables with the merged tokens in the place of their targets."""
         tokens = self._adapter.project(merged.hidden)  # [B, C, D]
         out = []
-        for image, at, targets, new in zip(images, self._sources(looks), merged.targets, tokens, strict=True):
-            # What has no target goes to a row behind the image's, which is cut off.
-            place = torch.where(targets < 0, len(image.tokens), at[targets.clamp_min(0)])
-            table = torch.cat([image.tokens, new[:1]]).index_copy(0, place, new)[:-1]
-            out.append(Encoded(table, image.saliency, deepstack=image.deepstack))
+        for table, at, targets, new in zip(encoded, self._sources(images), merged.targets, tokens, strict=True):
+            # What has no target goes to a row behind the table's, which is cut off.
+            place = torch.where(targets < 0, len(table.tokens), at[targets.clamp_min(0)])
+            changed = torch.cat([table.tokens, new[:1]]).index_copy(0, place, new)[:-1]
+            out.append(Encoded(tokens=changed, saliency=table.saliency, deepstack=table.deepstack))
         return out
 
-    def _sources(self, looks: Sequence[Look]) -> list[Tensor]:
-        """int64 [N] each: where among the patches of its image each visual token stands."""
-        places = [torch.from_numpy(look.geometry.source[look.geometry.is_token]) for look in looks]
+    def _sources(self, images: Sequence[PromptImage]) -> list[Tensor]:
+        """int64 [N] each: the row of its image's table that holds each visual token."""
+        places = [torch.from_numpy(image.geometry.source[image.geometry.is_token]) for image in images]
         return [place.to(self._device, non_blocking=True) for place in places]
 
-    def _cues(self, looks: Sequence[Look], images: Sequence[Encoded], readings: Sequence[Reading]) -> Cues:
+    def _cues(
+        self, images: Sequence[PromptImage], encoded: Sequence[Encoded], features: Sequence[TextFeatures]
+    ) -> Cues:
         """The cues that the strategy needs, in the packed order of the N visual tokens."""
         needs = self._strategy.needs
-        sources = self._sources(looks)
-        cues = {"valid": _padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
+        sources = self._sources(images)
+        cues = {"valid": padded([torch.ones_like(source, dtype=torch.bool) for source in sources])}
         for name in needs & {"saliency", "keys", "hidden", "clip_visual"}:
-            cues[name] = _gathered([getattr(image, name) for image in images], sources)
+            cues[name] = _gathered([getattr(table, name) for table in encoded], sources)
         if needs & {"visual", "similarity"}:
-            cues["visual"] = _gathered([image.tokens for image in images], sources)
+            cues["visual"] = _gathered([table.tokens for table in encoded], sources)
         if needs & {"text", "similarity"}:
-            ids = [torch.from_numpy(look.text).to(self._device, non_blocking=True) for look in looks]
-            cues["text_valid"] = _padded([torch.ones_like(row, dtype=torch.bool) for row in ids])
-            cues["text"] = self._adapter.embed(_padded(ids))
+            ids = [torch.from_numpy(image.text).to(self._device, non_blocking=True) for image in images]
+            cues["text_valid"] = padded([torch.ones_like(row, dtype=torch.bool) for row in ids])
+            cues["text"] = self._adapter.embed(padded(ids))
         if "similarity" in needs:
             cues["similarity"] = text_similarity(cues["text"], cues["visual"], cues["text_valid"], cues["valid"])
         if "clip_text" in needs:
-            cues["clip_text"] = torch.stack([reading.whole for reading in readings])
+            cues["clip_text"] = torch.stack([each.whole for each in features])
         if "clip_words" in needs:
-            words = [reading.words for reading in readings]
-            cues["clip_words"] = _padded(words)
-            cues["clip_words_valid"] = _padded([torch.ones_like(row[:, 0], dtype=torch.bool) for row in words])
+            words = [each.words for each in features]
+            cues["clip_words"] = padded(words)
+            cues["clip_words_valid"] = padded([torch.ones_like(row[:, 0], dtype=torch.bool) for row in words])
         for name in needs & {"neighbours", "places"}:
-            rows = [torch.from_numpy(getattr(look.geometry, name)) for look in looks]
-            cues[name] = _padded(rows, -1).to(self._device, non_blocking=True)
+            rows = [torch.from_numpy(getattr(image.geometry, name)) for image in images]
+            cues[name] = padded(rows, -1).to(self._device, non_blocking=True)
         if "seeds" in needs:
-            seeds = torch.tensor([look.seed for look in looks])
+            seeds = torch.tensor([image.seed for image in images])
             cues["seeds"] = seeds.to(self._device, non_blocking=True)
         return Cues(**cues)
 
 
 def _gathered(tables: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """[B, longest, ...]: of each table the rows that stand at its places."""
-    return _padded([table.index_select(0, at) for table, at in zip(tables, places, strict=True)])
-
-
-def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
-    """[B, longest, ...], rows filled up at the end."""
-    if len(rows) == 1:
-        return rows[0][None]  # no copy
-    return pad_sequence(list(rows), batch_first=True, padding_value=value)
+    """[B, longest, ...]: the rows of each table that stand at its places."""
+    return padded([table.index_select(0, at) for table, at in zip(tables, places, strict=True)])

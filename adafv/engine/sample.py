@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out: `Sample`, `Label`.
 
-A `Sample` is one question about its pictures, often one, ready for the device: each picture cut into uint8 crops as the
+A `Sample` is one question about its images, often one, ready for the device: each image cut into uint8 crops as the
 model's own processor cuts it, the prompt tokenised with the model's own chat template. It is made on a CPU by
 `adafv.engine.prepare.Preparer` and holds no torch tensor, so that it travels between processes cheaply.
 
@@ -19,14 +19,14 @@ import numpy as np
 from adafv.models.geometry import Panel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """An image, prepared.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PreparedImage:
+    """An image, cut into crops for one model.
 
     Attributes:
         crops: uint8 [C, 3, H, W], the image as the model's processor crops and resizes it, not yet normalised.
         size: (height, width) of the whole image in pixels.
-        key: equal for the same pixels; such pictures are encoded once per batch.
+        key: equal for the same pixels; such images are encoded once per batch.
         visual_tokens: N, how many visual tokens the model would see unpruned (newline embeddings not counted).
     """
 
@@ -36,35 +36,35 @@ class Picture:
     visual_tokens: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sample:
     """One question, prepared.
 
     Attributes:
         id: the row's id; seeds the strategy `random`.
-        pictures: that the prompt shows, in its order; none where it is text alone.
-        input_ids: int32 [T], the templated prompt with a placeholder for each run of each picture's visual tokens.
+        images: those that the prompt shows, in its order; none where it is only text.
+        input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
         question: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
     """
 
     id: str
-    pictures: tuple[Picture, ...]
+    images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
     question: np.ndarray
 
     @property
     def visual_tokens(self) -> int:
-        """N of all pictures."""
-        return sum(picture.visual_tokens for picture in self.pictures)
+        """N of all images."""
+        return sum(image.visual_tokens for image in self.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a label says of one of its sample's pictures.
+    """What a label says of one of its sample's images.
 
     Attributes:
-        panels: how many panels of the label's grid are the picture's.
+        panels: how many panels of the label's grid are the image's.
         visual_tokens: how many of the sample's visual tokens; kept_tokens: how many of them were kept.
     """
 
@@ -73,7 +73,7 @@ class Part:
     kept_tokens: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Label:
     """The answer to one sample, what it was based on, and what it cost.
 
@@ -82,14 +82,14 @@ class Label:
         answer: the decoded text, without special tokens, stripped.
         finish_reason: `stop` (the model ended the answer) or `length` (`max_new_tokens` did).
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
-        visual_tokens: N, those of all pictures; `kept_tokens`: how many of them the language model saw.
-        kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, picture after picture, ascending.
+        visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
+        kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, image after image, ascending.
         kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
         from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
-        grid: where the N tokens lie on the pictures, picture after picture.
-        parts: of each picture in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
-        prompt_tokens: length of the sequence the language model read, kept visual tokens included.
-        padded_tokens: the positions that it took in its group's reading, padding included.
+        grid: where the N tokens lie on the images, image after image.
+        parts: one for each image in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
+        prompt_tokens: length of the language model's prompt, kept visual tokens included.
+        padded_tokens: the positions that it took in its group's prefill, padding included.
         output_tokens: tokens generated, the end token included.
         batch_size: how many samples shared the batch.
         encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times.

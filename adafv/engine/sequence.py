@@ -1,15 +1,15 @@
-"""What the language model reads: each prompt with its kept visual tokens where the placeholders stood.
+"""The language model's input: each prompt with its kept visual tokens where the placeholders stood.
 
-A prompt is text, and runs of visual tokens where its placeholders stand. Most families have a run for each picture,
-newline embeddings included; some have text within a picture, and so several runs (`Geometry.runs`).
+A prompt is text, and runs of visual tokens where its placeholders stand. Most families have a run for each image,
+newline embeddings included; some have text within an image, and so several runs (`Geometry.runs`).
 
 Which tokens are kept is known on the device only, and the host must not ask. So the host lays out every sample's whole
 unpruned sequence as slots, each pointing at an embedding and at the flag that says whether it stays; the device sorts
 the slots by flag, stably, which moves what is dropped to the right and leaves the rest in order; and the host cuts the
 right off at a length that it knows from the budgets alone.
 
-Sequences are read in groups of like length, so that next to nothing is padding. Padding stands on the right: there no
-token can see it, since each sees only those before it, and reading needs no mask.
+Prefill takes sequences in groups of like length, so that next to nothing is padding. Padding stands on the right: there
+no token can see it, since each sees only those before it, and prefill needs no mask.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adafv.engine.look import Look
+from adafv.engine.padding import padded
+from adafv.engine.prompt_image import PromptImage
 from adafv.models import Geometry
 
-# The batch's flags: always there, never there, then N for each look, its visual tokens', then one for each newline.
+# The batch's flags: always there, never there, then N for each image, its visual tokens', then one for each newline.
 _ALWAYS, _NEVER, _FIRST_TOKEN = 0, 1, 2
 
-# At most this share of what a group reads may be padding.
+# At most this share of a group's positions may be padding.
 _PADDING = 0.05
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompts:
-    """Sequences that are read together.
+    """Sequences that go through prefill together.
 
     Attributes:
         rows: which samples of the batch they are.
@@ -52,13 +53,13 @@ class Prompts:
     deepstack: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Layout:
-    """The unpruned sequences of a batch of B samples, S slots each. They have V pictures to look at.
+    """The unpruned sequences of a batch of B samples, S slots each. They show V images.
 
     Attributes:
         source: int64 [B, S], the embedding that a slot holds: r for row r of the sample's visual tokens as encoded, its
-            pictures' one after the other, -1 - r for row r of the texts'.
+            images' one after the other, -1 - r for row r of the texts'.
         flag: int64 [B, S], which of the batch's flags says whether it stays.
         newline_of: int64 [V, N], the newline that a visual token keeps alive, counted over the batch, or `newlines`.
         newlines: how many newlines the batch has.
@@ -85,7 +86,8 @@ class Layout:
     def assemble(
         self,
         stays: Tensor,
-        images: Sequence[Tensor],
+        *,
+        visual: Sequence[Tensor],
         text: Tensor,
         rows: list[int],
         deepstack: Sequence[Tensor] = (),
@@ -94,7 +96,7 @@ class Layout:
 
         Args:
             stays: bool [B, S].
-            images: [R, D] each, the visual tokens of each of the B samples; no row where it has no picture.
+            visual: [R, D] each, the visual tokens of each of the B samples; no row where it has no image.
             text: [R, D], the embeddings of all prompts, and the newline's behind them.
             rows: which samples.
             deepstack: [R, S, D] each, what goes with the visual tokens of each of the B samples, if anything does.
@@ -104,29 +106,29 @@ class Layout:
         slots = stays[at].byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
         present = stays[at].gather(1, slots)
         source = self.source[at].gather(1, slots)
-        # Each from its own pictures: a table of all would be a copy of every token that was encoded.
+        # Each from its own images: a table of all would be a copy of every token that was encoded.
         patches = [*zip(rows, source.clamp_min(0), strict=True)]
-        visual = torch.stack([_table(images[row], text).index_select(0, places) for row, places in patches])
-        embeds = torch.where(source[:, :, None] < 0, text[(-1 - source).clamp_min(0)], visual)
+        tokens = torch.stack([_table(visual[row], text).index_select(0, places) for row, places in patches])
+        embeds = torch.where(source[:, :, None] < 0, text[(-1 - source).clamp_min(0)], tokens)
         added = [deepstack[row].index_select(0, places) for row, places in patches] if deepstack else []
         shown = (present & (source >= 0))[:, :, None]
         return Prompts(
-            rows,
-            embeds * present[:, :, None],
-            present.sum(dim=1),
-            None if self.positions is None else self.positions[:, at].gather(2, slots.expand(3, -1, -1)),
-            None if self.following is None else self.following[at],
-            torch.stack(added).movedim(2, 0) * shown if added else None,
+            rows=rows,
+            embeds=embeds * present[:, :, None],
+            lengths=present.sum(dim=1),
+            positions=None if self.positions is None else self.positions[:, at].gather(2, slots.expand(3, -1, -1)),
+            following=None if self.following is None else self.following[at],
+            deepstack=torch.stack(added).movedim(2, 0) * shown if added else None,
         )
 
 
-def _table(image: Tensor, text: Tensor) -> Tensor:
-    """`image`, or where it has no row anything that has one: slots of text are looked up as well, and thrown away."""
-    return image if len(image) else text
+def _table(visual: Tensor, text: Tensor) -> Tensor:
+    """`visual`, or `text` where that has no row: slots of text are looked up as well, and thrown away."""
+    return visual if len(visual) else text
 
 
 def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Sort sequences by length into groups that are read together.
+    """Sort sequences by length into groups that go through prefill together.
 
     Args:
         lengths: of each sequence.
@@ -149,10 +151,11 @@ def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def lay_out(
+    *,
     lengths: Sequence[int],
     places: Sequence[np.ndarray],
-    looks: Sequence[Look],
-    encoded: Sequence[int],
+    images: Sequence[PromptImage],
+    table_lengths: Sequence[int],
     newlines: str,
     device: torch.device,
 ) -> Layout:
@@ -161,36 +164,36 @@ def lay_out(
     Args:
         lengths: of each of the B prompts, placeholders not expanded. Their embeddings stand one after the other, and
             behind them the newline's.
-        places: where in each its placeholders stand, whose places its pictures' runs take in turn.
-        looks: the samples' pictures, one after the other.
-        encoded: how many rows each look has as encoded.
-        newlines: `drop` or `rows`, see `EngineOptions`. A picture that is not pruned keeps all of them.
+        places: where in each its placeholders stand, whose places its images' runs take in turn.
+        images: the samples' images, one after the other.
+        table_lengths: how many rows each image has as encoded.
+        newlines: `drop` or `rows`, see `EngineOptions`. An image that is not pruned keeps all of them.
     """
-    width = max((look.geometry.visual_tokens for look in looks), default=0)
-    count = sum(look.geometry.newlines for look in looks)
+    width = max((image.geometry.visual_tokens for image in images), default=0)
+    count = sum(image.geometry.newlines for image in images)
     runs: list[list[np.ndarray]] = [[] for _ in lengths]
     tables, longest = [0] * len(lengths), [length - len(at) for length, at in zip(lengths, places, strict=True)]
     owners, newline = [], 0
-    for number, (look, rows) in enumerate(zip(looks, encoded, strict=True)):
-        geometry, row = look.geometry, look.sample
-        policy = "all" if look.keep == geometry.visual_tokens else newlines
-        first = _FIRST_TOKEN + number * width, _FIRST_TOKEN + len(looks) * width + newline
+    for number, (image, rows) in enumerate(zip(images, table_lengths, strict=True)):
+        geometry, row = image.geometry, image.sample
+        policy = "all" if image.keep == geometry.visual_tokens else newlines
+        first = _FIRST_TOKEN + number * width, _FIRST_TOKEN + len(images) * width + newline
         source = np.where(geometry.is_token, geometry.source + tables[row], -1 - sum(lengths))
         slots = np.stack([source, _flags(geometry, *first, policy)])  # [2, L]
         runs[row] += np.split(slots, geometry.cuts, axis=1)
         owners.append(_newline_owners(geometry, newline, count))
         tables[row] += rows
         newline += geometry.newlines
-        longest[row] += look.keep
-        longest[row] += {"all": geometry.newlines, "rows": min(geometry.newlines, look.keep), "drop": 0}[policy]
+        longest[row] += image.keep
+        longest[row] += {"all": geometry.newlines, "rows": min(geometry.newlines, image.keep), "drop": 0}[policy]
     texts = np.stack([-1 - np.arange(sum(lengths)), np.full(sum(lengths), _ALWAYS)])
     prompts = np.split(texts, np.cumsum(lengths)[:-1], axis=1)
-    whole = [_joined(*each) for each in zip(prompts, places, runs, strict=True)]
-    positions, following = _positions(lengths, places, looks, device)
+    whole = [_spliced(*each) for each in zip(prompts, places, runs, strict=True)]
+    positions, following = _positions(lengths, places, images, device)
     return Layout(
-        source=_padded([source for source, _ in whole], 0).to(device, non_blocking=True),
-        flag=_padded([flag for _, flag in whole], _NEVER).to(device, non_blocking=True),
-        newline_of=_padded(owners, count).to(device, non_blocking=True),
+        source=_stacked([source for source, _ in whole], 0).to(device, non_blocking=True),
+        flag=_stacked([flag for _, flag in whole], _NEVER).to(device, non_blocking=True),
+        newline_of=_stacked(owners, count).to(device, non_blocking=True),
         newlines=count,
         lengths=tuple(longest),
         positions=positions,
@@ -199,32 +202,32 @@ def lay_out(
 
 
 def _positions(
-    lengths: Sequence[int], places: Sequence[np.ndarray], looks: Sequence[Look], device: torch.device
+    lengths: Sequence[int], places: Sequence[np.ndarray], images: Sequence[PromptImage], device: torch.device
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """`positions` and `following` of a `Layout`. An image says where its own places lie, and what follows comes behind
     its extent. Arguments as for `lay_out`; an image is one run.
     """
-    if all(look.geometry.positions is None for look in looks):
+    if all(image.geometry.positions is None for image in images):
         return None, None
-    images: list[list[Geometry]] = [[] for _ in lengths]
-    for look in looks:
-        images[look.sample].append(look.geometry)
+    by_sample: list[list[Geometry]] = [[] for _ in lengths]
+    for image in images:
+        by_sample[image.sample].append(image.geometry)
     rows, following = [], []
-    for length, at, shown in zip(lengths, places, images, strict=True):
+    for length, at, geometries in zip(lengths, places, by_sample, strict=True):
         row, start = [], 0
-        for words, image in zip(np.diff([-1, *at, length]) - 1, [*shown, None], strict=True):
+        for words, geometry in zip(np.diff([-1, *at, length]) - 1, [*geometries, None], strict=True):
             row.append(np.broadcast_to(np.arange(start, start + words), (3, words)))
             start += int(words)
-            if image is not None and image.positions is not None:
-                row.append(start + image.positions)
-                start += image.extent
+            if geometry is not None and geometry.positions is not None:
+                row.append(start + geometry.positions)
+                start += geometry.extent
         rows.append(np.concatenate(row, axis=1))
         following.append(start)
-    positions = torch.stack([_padded([row[axis] for row in rows], 0) for axis in range(3)])
+    positions = torch.stack([_stacked([row[axis] for row in rows], 0) for axis in range(3)])
     return positions.to(device, non_blocking=True), torch.tensor(following).to(device, non_blocking=True)
 
 
-def _joined(text: np.ndarray, places: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
+def _spliced(text: np.ndarray, places: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
     """int64 [2, S]: the slots of `text` [2, T] with those of a run in each of the `places`."""
     before, *pieces = np.split(text, places, axis=1)
     behind = (part for run, piece in zip(runs, pieces, strict=True) for part in (run, piece[:, 1:]))
@@ -243,19 +246,16 @@ def _flags(geometry: Geometry, token: int, newline: int, policy: str) -> np.ndar
     return flags
 
 
-def _newline_owners(geometry: Geometry, first: int, nobody: int) -> np.ndarray:
-    """int64 [N]: which newline ends each visual token's row, the image's being counted from `first` on; `nobody` for
-    the base crop, whose rows have none."""
+def _newline_owners(geometry: Geometry, first: int, no_newline: int) -> np.ndarray:
+    """int64 [N]: which newline ends each visual token's row, the image's being counted from `first` on; `no_newline`
+    for the base crop, whose rows have none."""
     before = np.cumsum(~geometry.is_token)[geometry.is_token]
     last = geometry.panels[-1]
     in_last_panel = np.arange(len(before)) >= len(before) - last.rows * last.columns
     ended = in_last_panel & (before < geometry.newlines)
-    return np.where(ended, first + before, nobody)
+    return np.where(ended, first + before, no_newline)
 
 
-def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
+def _stacked(rows: Sequence[np.ndarray], value: int) -> Tensor:
     """int64 [B, longest], rows filled up on the right."""
-    out = np.full((len(rows), max(map(len, rows), default=0)), value, dtype=np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(out)
+    return padded([torch.from_numpy(row) for row in rows], value) if rows else torch.empty(0, 0, dtype=torch.int64)

@@ -1,6 +1,6 @@
-"""The other back end: vLLM's engine reads the pruned prompts, as embeddings, and answers.
+"""The other back end: vLLM's engine takes the pruned prompts, as embeddings, and answers.
 
-Encoding and pruning stay ours, so vLLM never sees an image. It is given the language model alone: its configuration as
+Encoding and pruning stay ours, so vLLM never sees an image. It is given the language model only: its configuration as
 if it were a checkpoint of its own, and its weights out of the whole checkpoint (see `vllm_weights`). vLLM's classes for
 LLaVA would load the vision tower again, and want torchvision.
 
@@ -34,7 +34,7 @@ from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.models import Adapter, Processing
 
-# What vLLM reads from the environment when it starts. A job calls nobody at home, and opens no port to the network.
+# What vLLM takes from the environment when it starts. A job sends no usage statistics, and opens no port to others.
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 # On a GPU vLLM takes so much of what the tower left free; the rest is for encoding and pruning.
@@ -45,7 +45,7 @@ _CPU_CONTEXTS, _CPU_SHARE = 16, 0.25
 
 
 def check_family(processing: Processing) -> None:
-    """Raise a ValueError for a model that vLLM can't run on embeddings alone. Needs neither weights nor vLLM."""
+    """Raise a ValueError for a model that vLLM can't run on embeddings only. Needs neither weights nor vLLM."""
     if not processing.family.plain_positions:
         raise ValueError(
             f"backend 'vllm' counts the positions of embeddings one by one, and a {processing.config.model_type} "
@@ -65,7 +65,7 @@ class VllmGenerator:
         adapter: its loaded front part (see `load_adapter`), on the device that vLLM is to use.
         options: how to decode.
         memory_share: how much of the device's free memory vLLM may take: on a GPU for the language model's weights and
-            the cache of keys and values, by default 0.8; on a CPU for the cache alone, by default what 16 whole
+            the cache of keys and values, by default 0.8; on a CPU for the cache only, by default what 16 whole
             contexts need, but at most 0.25.
 
     Raises:
@@ -96,15 +96,15 @@ class VllmGenerator:
         seeds: Sequence[int],
         on_prefilled: Callable[[], None],
         on_step: Callable[[], None],
-        words: Sequence[np.ndarray] = (),
+        prompt_ids: Sequence[np.ndarray] = (),
     ) -> list[Answer]:
         """Answer a batch. Arguments and answers as for `Generator`, but `on_prefilled` is called when the last of the
-        prompts has its first token: vLLM reads some prompts while it answers others. Nobody asks for `words`, since
-        penalties are refused.
+        prompts has its first token: vLLM's prefill of some prompts overlaps with the decoding of others. `prompt_ids`
+        are not used, since penalties are refused.
         """
         tokens: list[list[int]] = [[] for _ in seeds]
         logprobs: list[list[float]] = [[] for _ in seeds]
-        reading = True
+        prefilling = True
         try:
             self._ask(groups, seeds)
             while self._engine.has_unfinished_requests():
@@ -116,8 +116,8 @@ class VllmGenerator:
                     chosen = zip(new.token_ids, new.logprobs, strict=True)
                     logprobs[row] += [known[token].logprob for token, known in chosen]
                 on_step()
-                if reading and all(tokens):
-                    reading = False
+                if prefilling and all(tokens):
+                    prefilling = False
                     on_prefilled()
         finally:
             if self._engine.has_unfinished_requests():  # after an error: the next batch is to find the engine idle
@@ -136,14 +136,14 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        luck = {"top_p": self._options.top_p, "seed": seed % 2**63} if self._options.temperature > 0 else {}
+        drawing = {"top_p": self._options.top_p, "seed": seed % 2**63} if self._options.temperature > 0 else {}
         return SamplingParams(
             temperature=self._options.temperature,
-            **luck,
+            **drawing,
             max_tokens=self._options.max_new_tokens,
             stop_token_ids=sorted(self._ends),
             ignore_eos=True,  # which vLLM would take from the language model's configuration
-            logprobs=0,  # of the chosen token alone, before any warping
+            logprobs=0,  # of the chosen token only, before any warping
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -230,7 +230,7 @@ def _check_device(device: torch.device, gpus: int) -> None:
 
 
 def _language_model(path: str) -> PretrainedConfig:
-    """The configuration of the checkpoint's language model, as a checkpoint of it alone would have it."""
+    """The configuration of the checkpoint's language model, as a checkpoint of only that model would have it."""
     whole = AutoConfig.from_pretrained(path, trust_remote_code=False)
     text = whole.get_text_config()
     text.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text.model_type]]

@@ -33,7 +33,7 @@ class Extension:
 
 @register_model_loader(LOAD_FORMAT)
 class LanguageModelLoader(DefaultModelLoader):
-    """Reads safetensors only, and of these the language model's, by the names of a checkpoint of it alone."""
+    """Reads safetensors only, and of these the language model's, by the names that its own checkpoint would have."""
 
     def __init__(self, load_config: Any) -> None:
         super().__init__(replace(load_config, load_format="safetensors"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adafv.exporting.formats import FORMATS, Exported, Labels
 from adafv.exporting.images import Images
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 
 def export(

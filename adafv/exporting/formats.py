@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 
 import adafv
 from adafv.exporting.images import Images
+from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs import schema
 from adafv.pipeline.outputs.ledger import DIGEST
 from adafv.pipeline.outputs.reader import read_labels
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
 LISTS = ("kept_indices", "kept_cues", "grid")  # columns that only make sense together, and are longer than all others

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.storage import has_scheme
+from adafv.pipeline.uris import has_scheme
 
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves what lies under its document root
 

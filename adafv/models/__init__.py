@@ -1,6 +1,6 @@
 """Where a model family's visual tokens, cues and geometry come from: one adapter per family, over transformers.
 
-attention    SDPA that also returns saliency, registered as one of transformers' attention functions
+vision_attention    SDPA that also returns saliency, registered as one of transformers' attention functions
 tower        a vision tower, cut off behind the layer that feeds the projector
 geometry     where each visual token lies in the packed sequence and on the image
 adapter      what the engine asks of every family
@@ -9,19 +9,19 @@ llava, llava_next, llava_onevision, internvl, idefics3, qwen2_5_vl, qwen3_vl
 qwen         what the last two have in common
 packing      weights laid out once for oneDNN, on a CPU
 quantization the language model's weights in fewer bits
-reading      the attention that it reads prompts with
-text_tower   the half of CLIP that reads, for the strategies that want it
+language_attention  the language model's attention, in prefill and in decoding steps
+text_tower   CLIP's text tower, for the strategies that need it
 processing   image to uint8 crops, prompt to token ids, by the model's own processor; needs no weights
 loading      from a folder or hub id to a `Processing`, an `Adapter` or a `TextTower`
 """
 
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
+from adafv.models.language_attention import best_attention
 from adafv.models.loading import check_text_tower, load_adapter, load_processing, load_text_tower, sizes_of
 from adafv.models.processing import Processing, Prompt
 from adafv.models.quantization import check_quantization
-from adafv.models.reading import best_attention
-from adafv.models.text_tower import Reading, TextTower
+from adafv.models.text_tower import TextFeatures, TextTower
 
 __all__ = [
     "Adapter",
@@ -30,7 +30,7 @@ __all__ = [
     "Panel",
     "Processing",
     "Prompt",
-    "Reading",
+    "TextFeatures",
     "TextTower",
     "best_attention",
     "check_quantization",

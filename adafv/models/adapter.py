@@ -21,11 +21,11 @@ from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from adafv.counting import Sizes
 from adafv.models.geometry import Geometry
-from adafv.models.reading import best_attention, read_with
+from adafv.models.language_attention import best_attention, use_attention
 from adafv.models.text_tower import TextTower
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encoded:
     """Encoded crops, not yet packed.
 
@@ -86,7 +86,7 @@ class Adapter(ABC):
         self.model = model
         self.text_tower: TextTower | None = None
         self._normalisation = normalisation.to(model.device)
-        read_with(model.get_decoder(), best_attention(model.device, model.dtype))
+        use_attention(model.get_decoder(), best_attention(model.device, model.dtype))
 
     @classmethod
     @abstractmethod
@@ -105,9 +105,9 @@ class Adapter(ABC):
         return crops.reshape(-1, *crops.shape[-3:])
 
     @classmethod
-    def among_others(cls, image_processor: Any) -> Any:
-        """The image processor as it treats an image of which the prompt shows several. It makes crops, and `geometry`
-        knows it. By default it treats it no other way.
+    def multi_image_processor(cls, image_processor: Any) -> Any:
+        """The image processor for prompts that show several images. It makes crops, and `geometry` knows it. By
+        default it is the same.
         """
         return image_processor
 
@@ -141,8 +141,8 @@ class Adapter(ABC):
         tower, `clip_visual` if `also` names them.
         """
 
-    def encode_packed(self, pictures: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
-        """`encode` of several pictures that differ in size, in one pass. Only families where `sizes_vary` have it."""
+    def encode_packed(self, images: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
+        """`encode` of several images that differ in size, in one pass. Only families where `sizes_vary` have it."""
         raise NotImplementedError(f"{type(self).__name__} encodes crops of one size")
 
     @abstractmethod
@@ -176,22 +176,22 @@ class Adapter(ABC):
         """How many layers the language model has."""
         return self.model.config.get_text_config().num_hidden_layers
 
-    def read(
-        self, embeds: Tensor, positions: Tensor, seen: Tensor | None, cache: Cache, deepstack: Tensor | None = None
+    def forward(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache, deepstack: Tensor | None = None
     ) -> Tensor:
         """[B, T, D]: the language model's last hidden states of new positions, whose keys and values go into `cache`.
 
         Args:
             embeds: [B, T, D], input embeddings.
             positions: int64 [B, T], their places in their sequences; [3, B, T] where positions aren't plain.
-            seen: bool [B, 1, T, columns of the cache], what each may look at; None where it is all up to itself.
+            mask: bool [B, 1, T, columns of the cache], True where a position attends; None where all are causal.
             deepstack: [S, B, T, D], what is added behind each of the first S layers, if anything is.
         """
         added = {} if deepstack is None else {"deepstack_visual_embeds": [*deepstack]}
         return self.language_model(
             inputs_embeds=embeds,
             position_ids=positions,
-            attention_mask=seen,
+            attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             **added,

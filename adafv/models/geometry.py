@@ -1,7 +1,7 @@
-"""Where visual tokens lie: in the packed sequence that the language model reads, and on the image.
+"""Where visual tokens lie: in the language model's packed sequence, and on the image.
 
 Any-resolution models cut an image into crops, encode each, and pack the patches: the base crop, then the other crops'
-patches row by row over the whole picture, without padding, a newline embedding after each row. We never re-derive
+patches row by row over the whole image, without padding, a newline embedding after each row. We never re-derive
 that order. The model's own packing code is run over an index tensor instead, and what comes out says for each place of
 the sequence which patch of which crop stands there.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
     """A rectangle of visual tokens, row-major, and the part of the image it covers.
 
@@ -32,7 +32,7 @@ class Panel:
     right: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Geometry:
     """The packed sequence of one image size.
 
@@ -102,23 +102,30 @@ def _neighbours(sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
     return np.concatenate(windows)
 
 
-def tiled(rows: int, columns: int, aside: int, seen: float, apart: bool = False) -> Geometry:
+def tiled(rows: int, columns: int, per_side: int, covered: float, text_between: bool = False) -> Geometry:
     """An image that is stretched to a whole number of tiles, which come row by row, and behind them the whole image
     as one more crop. Where one tile is enough, it is the whole image.
 
     Args:
         rows, columns: of tiles.
-        aside: how many visual tokens stand side by side in a crop.
-        seen: which share of a crop's side they cover: what is left over is at its right and bottom.
-        apart: whether the prompt has text between the crops.
+        per_side: how many visual tokens stand side by side in a crop.
+        covered: which share of a crop's side they cover: what is left over is at its right and bottom.
+        text_between: whether the prompt has text between the crops.
     """
-    panels = [
-        Panel(aside, aside, row / rows, column / columns, (row + seen) / rows, (column + seen) / columns)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    if len(panels) > 1:
-        panels.append(Panel(aside, aside, 0.0, 0.0, seen, seen))
-    per_crop = aside * aside
-    cuts = tuple(range(per_crop, per_crop * len(panels), per_crop)) if apart else ()
-    return Geometry(len(panels), np.arange(per_crop * len(panels)), tuple(panels), cuts)
+    places = [(row, column, rows, columns) for row in range(rows) for column in range(columns)]
+    if len(places) > 1:
+        places.append((0, 0, 1, 1))
+    panels = tuple(
+        Panel(
+            rows=per_side,
+            columns=per_side,
+            top=row / down,
+            left=column / across,
+            bottom=(row + covered) / down,
+            right=(column + covered) / across,
+        )
+        for row, column, down, across in places
+    )
+    per_crop = per_side * per_side
+    cuts = tuple(range(per_crop, per_crop * len(panels), per_crop)) if text_between else ()
+    return Geometry(crops=len(panels), source=np.arange(per_crop * len(panels)), panels=panels, cuts=cuts)

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: tiles and the whole picture through SigLIP, squares of patches merged into one visual token.
+"""Idefics3 and SmolVLM: tiles and the whole image through SigLIP, squares of patches merged into one visual token.
 
 SigLIP has no [CLS]. Saliency is the attention that each patch receives, averaged over all of its crop's patches and the
 heads, in the last layer, and a visual token's is the mean of the patches that are merged into it (`scale_factor`
@@ -31,11 +31,11 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, tiled
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, patched, patches_aside, whole
+from adafv.models.tower import Tower, patch_coverage, patches_per_side, square_side
 
 
 class Idefics3Adapter(Adapter):
-    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`, for pictures."""
+    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`, for images."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (Idefics3ImageProcessorPil, SmolVLMImageProcessorPil)
 
@@ -44,19 +44,19 @@ class Idefics3Adapter(Adapter):
         inner = cast(Any, model).model
         self._connector: nn.Module = inner.connector.modality_projection
         self._tower = Tower(inner.vision_model, [model.config.vision_config.num_hidden_layers], leading=0)
-        self._aside = patches_aside(model.config)
-        patches = torch.arange(self._aside**2, device=model.device)
+        self._per_side = patches_per_side(model.config)
+        patches = torch.arange(self._per_side**2, device=model.device)
         self._merged = _shuffled(model.config, patches[None, :, None])[0]
         pack(model)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
-        side, tile = whole(config.vision_config.image_size), image_processor.max_image_size["longest_edge"]
+        side, tile = square_side(config.vision_config.image_size), image_processor.max_image_size["longest_edge"]
         if side != tile:
             raise ValueError(f"the image processor makes tiles of {tile} pixels, and the vision tower sees {side}")
         rows, columns = _tiles(image_processor, image_size)
-        aside = patches_aside(config) // config.scale_factor
-        return tiled(rows, columns, aside, seen=patched(config), apart=True)
+        per_side = patches_per_side(config) // config.scale_factor
+        return tiled(rows, columns, per_side, patch_coverage(config), text_between=True)
 
     @classmethod
     def sizes(cls, config: PretrainedConfig) -> Sizes:
@@ -82,15 +82,15 @@ class Idefics3Adapter(Adapter):
     @torch.inference_mode()
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
         # All of them, which the tower would find out on the host.
-        shown = torch.ones(len(crops), self._aside, self._aside, dtype=torch.bool, device=crops.device)
+        shown = torch.ones(len(crops), self._per_side, self._per_side, dtype=torch.bool, device=crops.device)
         pixels = self.normalise(crops)
         states, saliency, keys = self._tower(pixels, keys="keys" in also, patch_attention_mask=shown)
         hidden = _shuffled(self.model.config, states)
         return Encoded(
-            self._connector(hidden),
-            saliency[:, self._merged].mean(dim=2),
-            None if keys is None else keys[:, self._merged].mean(dim=2),
-            hidden if "hidden" in also else None,
+            tokens=self._connector(hidden),
+            saliency=saliency[:, self._merged].mean(dim=2),
+            keys=None if keys is None else keys[:, self._merged].mean(dim=2),
+            hidden=hidden if "hidden" in also else None,
         )
 
     @torch.inference_mode()
@@ -104,7 +104,7 @@ def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:
 
 
 def _tiles(image_processor: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tiles that an image is split into, by the processor's own code run on shapes alone; 1 and 1
+    """Rows and columns of tiles that an image is split into, by the processor's own code run on shapes; 1 and 1
     where it is not split.
     """
     if not image_processor.do_image_splitting:

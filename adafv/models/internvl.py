@@ -23,11 +23,11 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, tiled
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patched, patches_aside
+from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side
 
 
 class InternVLAdapter(Adapter):
-    """`InternVLForConditionalGeneration`, for pictures."""
+    """`InternVLForConditionalGeneration`, for images."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (GotOcr2ImageProcessorPil,)
     image_arguments: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
@@ -47,7 +47,7 @@ class InternVLAdapter(Adapter):
             attention="attention",
             norm=None if depth == layers else "layernorm",  # which the projector sees behind the last layer only
         )
-        patches = torch.arange(patches_aside(model.config) ** 2, device=model.device)
+        patches = torch.arange(patches_per_side(model.config) ** 2, device=model.device)
         self._merged = _shuffled(model.config, patches[None, :, None])[0]
         pack(model)
 
@@ -59,8 +59,8 @@ class InternVLAdapter(Adapter):
             tile = image_processor.size.height, image_processor.size.width
             least, most = image_processor.min_patches, image_processor.max_patches
             columns, rows = get_optimal_tiled_canvas(image_size, tile, least, most)
-        aside = int(patches_aside(config) * config.downsample_ratio)
-        return tiled(rows, columns, aside, seen=patched(config))
+        per_side = int(patches_per_side(config) * config.downsample_ratio)
+        return tiled(rows, columns, per_side, patch_coverage(config))
 
     @classmethod
     def sizes(cls, config: PretrainedConfig) -> Sizes:
@@ -76,10 +76,10 @@ class InternVLAdapter(Adapter):
         states, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
         hidden = _shuffled(self.model.config, states)
         return Encoded(
-            self._projector(hidden),
-            saliency[:, self._merged].mean(dim=2),
-            None if keys is None else keys[:, self._merged].mean(dim=2),
-            hidden if "hidden" in also else None,
+            tokens=self._projector(hidden),
+            saliency=saliency[:, self._merged].mean(dim=2),
+            keys=None if keys is None else keys[:, self._merged].mean(dim=2),
+            hidden=hidden if "hidden" in also else None,
         )
 
     @torch.inference_mode()
@@ -100,6 +100,6 @@ def refuse_unsupported(config: PretrainedConfig) -> None:
 
 def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:
     """[C, P', D · P / P']: patches [C, P, D] side by side, by the model's own code."""
-    side = patches_aside(config)
+    side = patches_per_side(config)
     square = patches.reshape(len(patches), side, side, -1)
     return InternVLModel.pixel_shuffle(cast(Any, None), square, scale_factor=config.downsample_ratio).flatten(1, 2)

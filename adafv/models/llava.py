@@ -1,7 +1,7 @@
 """LLaVA-1.5: one crop, a CLIP or SigLIP tower, a two-layer projector.
 
 Both cues are the paper's. Saliency is the [CLS] row of the layer whose output feeds the projector
-(`vision_feature_layer`, -2 as published): [CLS] was trained to sum the picture up. A SigLIP tower (llava-interleave)
+(`vision_feature_layer`, -2 as published): [CLS] was trained to sum the image up. A SigLIP tower (llava-interleave)
 has no [CLS]; there it is the attention that each patch receives from all. Similarity is the cosine between the
 question's input embeddings and the projected patches: the projector was trained to put them into one space.
 
@@ -28,7 +28,7 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patched, patches_aside
+from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side
 
 CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
 _STRATEGY = {CLIP: "default", SIGLIP: "full"}
@@ -53,16 +53,17 @@ class LlavaAdapter(Adapter):
             inner.vision_tower,
             feature_depths(model.config),
             leading=0 if is_siglip else 1,
-            norm="post_layernorm" if is_siglip else None,  # CLIP's is for [CLS] alone
+            norm="post_layernorm" if is_siglip else None,  # CLIP's is for [CLS] only
         )
         pack(model)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
-        side, share = patches_aside(config), patched(config)
+        side, share = patches_per_side(config), patch_coverage(config)
         top, left, bottom, right = _covered(image_processor, image_size)
-        panel = Panel(side, side, top, left, top + (bottom - top) * share, left + (right - left) * share)
+        bottom, right = top + (bottom - top) * share, left + (right - left) * share
+        panel = Panel(rows=side, columns=side, top=top, left=left, bottom=bottom, right=right)
         return Geometry(crops=1, source=np.arange(side * side), panels=(panel,))
 
     @classmethod
@@ -78,9 +79,13 @@ class LlavaAdapter(Adapter):
     @torch.inference_mode()
     def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
         hidden, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
-        kept = hidden if "hidden" in also else None
-        shared = self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None
-        return Encoded(self._projector(hidden), saliency, keys, kept, shared)
+        return Encoded(
+            tokens=self._projector(hidden),
+            saliency=saliency,
+            keys=keys,
+            hidden=hidden if "hidden" in also else None,
+            clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
+        )
 
     @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:

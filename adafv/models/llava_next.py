@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: LLaVA with any-resolution crops, unpadding, and a newline embedding after each row of the picture.
+"""LLaVA-NeXT: LLaVA with any-resolution crops, unpadding, and a newline embedding after each row of the image.
 
 The cues are LLaVA's. Each crop has a [CLS] of its own: saliency compares the patches of one crop by what that crop
 shows, and base crop and tiles by how much of their attention goes to patches at all.
@@ -20,9 +20,9 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, i
 
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.llava import LlavaAdapter, refuse_unsupported
-from adafv.models.tower import patched, patches_aside
+from adafv.models.tower import patch_coverage, patches_per_side
 
-_NEWLINE = -1
+NEWLINE = -1  # what stands for one in a `Geometry.source`
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -34,11 +34,12 @@ class LlavaNextAdapter(LlavaAdapter):
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
-        side = patches_aside(config)
+        side = patches_per_side(config)
         source = _pack(config, torch.arange(crops * side * side).view(crops, side * side, 1), image_size)
-        rows = int((source == _NEWLINE).sum())
+        rows = int((source == NEWLINE).sum())
         columns = (len(source) - side * side) // rows - 1 if rows else 0
-        return Geometry(crops, source, (base_panel(config), *tiles_panel(config, image_size, rows, columns)))
+        panels = base_panel(config), *tiles_panel(config, image_size, rows, columns)
+        return Geometry(crops=crops, source=source, panels=panels)
 
     @property
     def newline(self) -> Tensor | None:
@@ -52,7 +53,7 @@ def _pack(config: PretrainedConfig, index: Tensor, image_size: tuple[int, int]) 
         [index],
         image_sizes=[list(image_size)],
         vision_feature_select_strategy="default",
-        image_newline=torch.tensor([_NEWLINE]),
+        image_newline=torch.tensor([NEWLINE]),
     )
     return packed[0].squeeze(-1).numpy()
 
@@ -61,9 +62,9 @@ def base_panel(config: PretrainedConfig) -> Panel:
     """The base crop's: the whole image, stretched to a square. Where its side is no multiple of the patch's, pixels are
     left over at the right and at the bottom.
     """
-    side = patches_aside(config)
-    end = patched(config)
-    return Panel(side, side, 0.0, 0.0, end, end)
+    side = patches_per_side(config)
+    end = patch_coverage(config)
+    return Panel(rows=side, columns=side, top=0.0, left=0.0, bottom=end, right=end)
 
 
 def tiles_panel(config: PretrainedConfig, image_size: tuple[int, int], rows: int, columns: int) -> tuple[Panel, ...]:
@@ -78,10 +79,10 @@ def tiles_panel(config: PretrainedConfig, image_size: tuple[int, int], rows: int
     canvas = select_best_resolution(image_size, config.image_grid_pinpoints)
     blank = np.broadcast_to(np.uint8(0), (3, *image_size))  # only its shape is read
     drawn = get_patch_output_size(blank, canvas, input_data_format=ChannelDimension.FIRST)
-    patch = config.vision_config.image_size / patches_aside(config)  # with its share of what is left over
+    patch = config.vision_config.image_size / patches_per_side(config)  # with its share of what is left over
     top, bottom = _span(rows, canvas[0], drawn[0], patch)
     left, right = _span(columns, canvas[1], drawn[1], patch)
-    return (Panel(rows, columns, top, left, bottom, right),)
+    return (Panel(rows=rows, columns=columns, top=top, left=left, bottom=bottom, right=right),)
 
 
 def _span(patches: int, canvas: int, drawn: int, patch: float) -> tuple[float, float]:

@@ -1,14 +1,14 @@
-"""LLaVA-OneVision: LLaVA-NeXT's crops with a SigLIP tower, and large pictures' patches interpolated to fewer.
+"""LLaVA-OneVision: LLaVA-NeXT's crops with a SigLIP tower, and large images' patches interpolated to fewer.
 
 SigLIP has no [CLS]. Saliency is the attention that each patch receives, averaged over all of its crop's patches and
 the heads, in the layer that feeds the projector. Similarity is LLaVA's.
 
-A picture of more patches than `vision_aspect_ratio` allows (`anyres_max_9`: nine crops' worth) has its tiles' projected
+An image of more patches than `vision_aspect_ratio` allows (`anyres_max_9`: nine crops' worth) has its tiles' projected
 patches interpolated bilinearly to so many. Such a visual token is made of up to four patches: its saliency, keys and
 hidden state are made of theirs with the same weights, by the model's own code. (Projecting an interpolated hidden state
 is not the same as interpolating projected ones; only strategies that merge tokens do so.)
 
-Of several pictures in a prompt each is padded to a square and is one crop, with one newline behind it.
+Where a prompt shows several images, each is padded to a square and is one crop, with one newline behind it.
 """
 
 from __future__ import annotations
@@ -33,43 +33,41 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 from adafv.models.adapter import Encoded
 from adafv.models.geometry import Geometry
 from adafv.models.llava import refuse_unsupported
-from adafv.models.llava_next import LlavaNextAdapter, base_panel, tiles_panel
-from adafv.models.tower import patches_aside
-
-_NEWLINE = -1
+from adafv.models.llava_next import NEWLINE, LlavaNextAdapter, base_panel, tiles_panel
+from adafv.models.tower import patches_per_side
 
 
 class LlavaOnevisionAdapter(LlavaNextAdapter):
-    """`LlavaOnevisionForConditionalGeneration`, for pictures."""
+    """`LlavaOnevisionForConditionalGeneration`, for images."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (LlavaOnevisionImageProcessorPil,)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
-        if isinstance(image_processor, _AmongOthers):
-            return _padded(config, image_size)
+        if isinstance(image_processor, _MultiImageProcessor):
+            return _padded_to_square(config, image_size)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
-        side = patches_aside(config)
+        side = patches_per_side(config)
         index = torch.arange(crops * side * side, dtype=torch.float64).view(crops, side * side, 1)
-        packed = _pack(config, index, image_size, torch.tensor([_NEWLINE])).squeeze(-1).numpy()
-        ends = packed == _NEWLINE
-        whole = _unpadded(config, image_size)
+        packed = _pack(config, index, image_size, torch.tensor([NEWLINE])).squeeze(-1).numpy()
+        ends = packed == NEWLINE
+        size = _unpadded(config, image_size)
         rows = int(ends.sum())
         columns = (len(packed) - side * side) // rows - 1 if rows else 0
         source = packed.astype(np.int64)
-        if (rows, columns) != whole:  # interpolated: rows of the table behind the patches, see `arrange`
+        if (rows, columns) != size:  # interpolated: rows of the table behind the patches, see `arrange`
             made = ~ends & (np.arange(len(packed)) >= side * side)
             source[made] = crops * side * side + np.arange(rows * columns)
-        panels = (replace(panel, rows=rows, columns=columns) for panel in tiles_panel(config, image_size, *whole))
-        return Geometry(crops, source, (base_panel(config), *panels))
+        panels = (replace(panel, rows=rows, columns=columns) for panel in tiles_panel(config, image_size, *size))
+        return Geometry(crops=crops, source=source, panels=(base_panel(config), *panels))
 
     @classmethod
-    def among_others(cls, image_processor: Any) -> Any:
-        return _AmongOthers(image_processor)
+    def multi_image_processor(cls, image_processor: Any) -> Any:
+        return _MultiImageProcessor(image_processor)
 
     def arrange(self, image: Encoded, geometry: Geometry, image_size: tuple[int, int]) -> Encoded:
-        side = patches_aside(self.model.config)
+        side = patches_per_side(self.model.config)
         if geometry.source.max() < geometry.crops * side * side:
             return image
         values = {field.name: getattr(image, field.name) for field in fields(image)}
@@ -82,7 +80,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         return Encoded(**tables)
 
 
-class _AmongOthers:
+class _MultiImageProcessor:
     """The image processor, told that its image is not the only one."""
 
     def __init__(self, image_processor: Any) -> None:
@@ -92,8 +90,8 @@ class _AmongOthers:
         return {"pixel_values": self._images([[image, self._other]], **arguments)["pixel_values"][:1]}
 
 
-def _padded(config: PretrainedConfig, image_size: tuple[int, int]) -> Geometry:
-    """Of an image that is padded to a square, in its middle, and is one crop."""
+def _padded_to_square(config: PretrainedConfig, image_size: tuple[int, int]) -> Geometry:
+    """The geometry of an image in the middle of a square of padding, which is one crop."""
     whole, square = base_panel(config), max(image_size)
     ends = []
     for pixels in image_size:
@@ -101,7 +99,8 @@ def _padded(config: PretrainedConfig, image_size: tuple[int, int]) -> Geometry:
         ends.append((-before / pixels, (whole.bottom * square - before) / pixels))
     (top, bottom), (left, right) = ends
     panel = replace(whole, top=top, left=left, bottom=bottom, right=right)
-    return Geometry(1, np.append(np.arange(panel.rows * panel.columns), _NEWLINE), (panel,))
+    source = np.append(np.arange(panel.rows * panel.columns), NEWLINE)
+    return Geometry(crops=1, source=source, panels=(panel,))
 
 
 def _pack(
@@ -121,6 +120,6 @@ def _pack(
 def _unpadded(config: PretrainedConfig, image_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of patches that unpadding leaves of the tiles, before any interpolation."""
     tall, wide = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
-    side = patches_aside(config)
+    side = patches_per_side(config)
     rows, columns = unpad_image(torch.empty(1, tall * side, wide * side), image_size).shape[1:]
     return rows, columns

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from adafv.counting import Sizes
+from adafv.internals import ignoring_weights
 from adafv.models.adapter import Adapter
 from adafv.models.idefics3 import Idefics3Adapter
 from adafv.models.internvl import InternVLAdapter
@@ -62,10 +63,15 @@ def load_processing(path: str) -> Processing:
     family = _family(config)
     settings, _ = ProcessorMixin.get_processor_dict(path)
     template = settings.get("chat_template")
-    images, tokenizer = _image_processor(path, family), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    image_processor = _image_processor(path, family)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     try:
         return Processing(
-            family, config, images, tokenizer, template["default"] if isinstance(template, dict) else template
+            family=family,
+            config=config,
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            chat_template=template["default"] if isinstance(template, dict) else template,
         )
     except Exception as error:  # the template is a program, run in transformers' sandbox: it may raise anything
         raise ValueError(f"the model's chat template can't be used: {type(error).__name__}: {error}") from error
@@ -101,6 +107,7 @@ def load_adapter(
     processing: Processing,
     device: torch.device,
     dtype: torch.dtype,
+    *,
     language_model: bool = True,
     quantized: str | None = None,
 ) -> Adapter:
@@ -108,7 +115,7 @@ def load_adapter(
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
-            own. What comes before them is there, the input embeddings too; `read` and `score` are not to be called.
+            own. What comes before them is there, the input embeddings too; `forward` and `score` are not to be called.
         quantized: `int8` or `int4`, for the language model's layers.
     """
     config = copy.deepcopy(processing.config)
@@ -119,7 +126,7 @@ def load_adapter(
         text.num_hidden_layers = 0
         if getattr(text, "layer_types", None):
             text.layer_types = []
-        model_class = _without_layers(model_class)
+        model_class = ignoring_weights(model_class, [r"(language|text)_model\.(model\.)?layers\."])
     model: Any = model_class.from_pretrained(
         path,
         config=config,
@@ -133,17 +140,6 @@ def load_adapter(
     if quantized is not None:
         quantize(model.get_decoder(), quantized, device, dtype)
     return processing.family(model.to(device).eval(), processing.normalisation())
-
-
-def _without_layers(model_class: Any) -> Any:
-    """The class, but it doesn't report that it has no place for the language model's layers. transformers knows the
-    checkpoint's names for weights only where class and module are its own, so these stay what they are.
-    """
-    changes = {
-        "__module__": model_class.__module__,
-        "_keys_to_ignore_on_load_unexpected": [r"(language|text)_model\.(model\.)?layers\."],
-    }
-    return type(model_class.__name__, (model_class,), changes)
 
 
 def check_text_tower(path: str, processing: Processing) -> Any:
@@ -169,7 +165,7 @@ def check_text_tower(path: str, processing: Processing) -> Any:
         )
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     known = config.text_config.vocab_size
-    if len(tokenizer) != known:  # where its files are missing, transformers makes one of the special tokens alone
+    if len(tokenizer) != known:  # where its files are missing, transformers makes one of only the special tokens
         raise ValueError(
             f"text tower {path} has a tokenizer of {len(tokenizer)} tokens and a text model of {known}; are the "
             "tokenizer's files missing?"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
+from adafv.internals import onednn_linear
 from adafv.onednn import is_packable, lay_out, product
 
 
@@ -44,7 +44,7 @@ class PackedQuickGeluMlp(nn.Module):
         self._second = product(second.weight.detach() / self._SCALE, _bias(second))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._second(torch.ops.mkldnn._linear_pointwise(x, self._first, self._bias, "swish", [], ""))
+        return self._second(onednn_linear(x, self._first, self._bias, "swish"))
 
 
 def pack(model: nn.Module) -> None:

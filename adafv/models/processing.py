@@ -26,8 +26,8 @@ from adafv.models.adapter import Adapter
 from adafv.models.geometry import Geometry
 from adafv.turn import Turn
 
-# A private-use character that stands for each text of the question while the template's own text around is found out.
-_STAND_IN = "\ue000"
+# A private-use character in the place of each text of the question while the template's own text around is found out.
+_MARKER = "\ue000"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +51,8 @@ class Processing:
     Args:
         family: the adapter class, for its geometry.
         config: the model's configuration.
-        images: its image processor, one of `family.image_processors`.
-        tokenizer: a fast one, which tells where in the text each token stands.
+        image_processor: one of `family.image_processors`.
+        tokenizer: a fast one, which gives each token's place in the text.
         chat_template: Jinja, or None.
 
     Attributes:
@@ -60,14 +60,20 @@ class Processing:
     """
 
     def __init__(
-        self, family: type[Adapter], config: PretrainedConfig, images: Any, tokenizer: Any, chat_template: str | None
+        self,
+        *,
+        family: type[Adapter],
+        config: PretrainedConfig,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None,
     ) -> None:
         self.family, self.config, self.tokenizer = family, config, tokenizer
-        self._images, self._template = images, chat_template
-        self._among_others = family.among_others(images)
+        self._image_processor, self._template = image_processor, chat_template
+        self._multi_image_processor = family.multi_image_processor(image_processor)
         self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self._frame = lru_cache(maxsize=16)(self._render)
-        if self._frame((Turn.asking(_STAND_IN),)).count(self.placeholder) != 1:
+        if self._frame((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
             raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
 
@@ -81,22 +87,25 @@ class Processing:
         window = getattr(text, "sliding_window", None) if "sliding_attention" in kinds else None
         return min(text.max_position_embeddings, window or text.max_position_embeddings)
 
-    def crops(self, image: Image.Image, alone: bool = True) -> np.ndarray:
-        """uint8 [C, 3, H, W], the RGB image as the processor resizes and cuts it, where it is the prompt's only one or
-        not.
+    def crops(self, image: Image.Image, single: bool = True) -> np.ndarray:
+        """uint8 [C, 3, H, W], the RGB image as the processor resizes and cuts it.
+
+        Args:
+            single: whether the prompt shows no other image.
         """
-        crops = self.family.crops(self._images if alone else self._among_others, image)
+        crops = self.family.crops(self._processor(single), image)
         if crops.dtype != np.uint8:
             raise ValueError(f"the image processor returned {crops.dtype} pixels; uint8 was expected before rescaling")
         return np.ascontiguousarray(crops)
 
     def normalisation(self) -> Tensor:
         """float32 [3, 256]: what the processor makes of each uint8 value of each channel."""
+        processor = self._image_processor
         values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-        if self._images.do_rescale:
-            values = self._images.rescale(values, self._images.rescale_factor)
-        if self._images.do_normalize:
-            values = self._images.normalize(values, self._images.image_mean, self._images.image_std)
+        if processor.do_rescale:
+            values = processor.rescale(values, processor.rescale_factor)
+        if processor.do_normalize:
+            values = processor.normalize(values, processor.image_mean, processor.image_std)
         return torch.tensor(np.asarray(values), dtype=torch.float32).view(3, 256)
 
     def prompt(self, question: str, images: Sequence[Geometry]) -> Prompt:
@@ -110,11 +119,11 @@ class Processing:
             ValueError: the template changes its own text with the question.
         """
         *earlier, last = turns
-        asked = Turn(last.role, tuple(None if part is None else _STAND_IN for part in last.parts))
+        asked = Turn(last.role, tuple(None if part is None else _MARKER for part in last.parts))
         text, frame = self._render(turns), self._frame((*earlier, asked))
-        if text.count(self.placeholder) == len(images):  # else a text brings its own: nobody will ask that
+        if text.count(self.placeholder) == len(images):  # else a text brings its own, which the caller refuses
             texts = [self.family.image_text(self.config, self.tokenizer, geometry) for geometry in images]
-            text, frame = (_filled(each, self.placeholder, texts) for each in (text, frame))
+            text, frame = (_with_texts(each, self.placeholder, texts) for each in (text, frame))
         bos = self.tokenizer.bos_token
         encoded = self.tokenizer(
             text,
@@ -124,7 +133,7 @@ class Processing:
         )
         starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
         inside = np.zeros(len(starts), dtype=bool)
-        for start, end in _between(text, frame.split(_STAND_IN)):
+        for start, end in _between(text, frame.split(_MARKER)):
             inside |= (starts < end) & (ends > start) & (starts < ends)
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         return Prompt(ids, np.flatnonzero(inside).astype(np.int32), len(self.image_places(ids)))
@@ -146,16 +155,19 @@ class Processing:
             messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
         )
 
-    def _geometry(self, image_size: tuple[int, int], alone: bool = True) -> Geometry:
-        """Of an image of (height, width) pixels, where it is the prompt's only one or not."""
-        return self.family.geometry(self.config, self._images if alone else self._among_others, image_size)
+    def _processor(self, single: bool) -> Any:
+        return self._image_processor if single else self._multi_image_processor
+
+    def _geometry(self, image_size: tuple[int, int], single: bool = True) -> Geometry:
+        """The geometry of an image of (height, width) pixels; `single` if the prompt shows no other."""
+        return self.family.geometry(self.config, self._processor(single), image_size)
 
 
 def _content(part: str | None) -> dict[str, str]:
     return {"type": "image"} if part is None else {"type": "text", "text": part}
 
 
-def _filled(text: str, placeholder: str, texts: Sequence[str]) -> str:
+def _with_texts(text: str, placeholder: str, texts: Sequence[str]) -> str:
     """`text` with the placeholders replaced, in their order."""
     pieces = text.split(placeholder)
     return pieces[0] + "".join(new + piece for new, piece in zip(texts, pieces[1:], strict=True))

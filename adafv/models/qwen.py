@@ -2,14 +2,14 @@
 
 An image isn't cut. It is resized, so that both sides are whole numbers of tokens and its pixels stay between two
 limits, and every patch of it goes through the tower. A merger then makes one visual token of each block of 2 x 2
-patches. So crops are one picture, [1, 3, H, W], of whatever size, and pictures of several sizes go through the tower as
-one sequence, in which each sees itself alone. What the processor does behind resizing is done on the device: pixels are
-normalised, and put in the order of patches and blocks, twice, as if the image were a film of two frames.
+patches. So crops are one image, [1, 3, H, W], of whatever size, and images of several sizes go through the tower as one
+sequence, in which each attends to itself only. What the processor does behind resizing is done on the device: pixels
+are normalised, and put in the order of patches and blocks, twice, as if the image were a film of two frames.
 
 **Saliency.** The tower has no [CLS]. What a patch is worth to the others stands in its column of the attention matrix:
 the mean of the attention that it receives from all patches of its image, itself among them, over all heads. A token's
 is the mean over its four patches. The layer is the last one in which every patch sees the whole image: it is nearest to
-what the language model reads, and attention within a window doesn't compare what is in different windows. `keys` are
+what the language model gets, and attention within a window doesn't compare what is in different windows. `keys` are
 averaged over the four patches as well; `hidden` are the four patches' states side by side, as the merger takes them.
 
 **Text relevance** is every family's: similarity of the question's input embeddings and the merger's tokens.
@@ -35,18 +35,18 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
-from adafv.models.attention import capture
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
+from adafv.models.vision_attention import capture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What the tower would work out of the pictures' sizes on the device, and wait for; made on the host instead.
+class TowerInputs:
+    """Arguments of the tower that it would work out of the images' sizes on the device, and wait for; made on the host.
 
     Attributes:
-        tensors: further arguments of the tower, by name, for the device.
-        lengths: likewise, of which the host makes lists.
+        tensors: by name, for the device.
+        lengths: by name, to stay on the host, which makes lists of them.
         order: int64 [N], where among the tower's tokens each visual token stands; None where it is the same place.
     """
 
@@ -56,7 +56,7 @@ class Plan:
 
 
 class QwenAdapter(Adapter):
-    """A Qwen-VL model with a tower that takes pictures of any size."""
+    """A Qwen-VL model with a tower that takes images of any size."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (Qwen2VLImageProcessorPil,)
     inner_class: ClassVar[Any]  # transformers' model without its head, whose code tells where tokens lie
@@ -81,10 +81,10 @@ class QwenAdapter(Adapter):
             ValueError: there is none.
         """
 
-    def plan(self, grid: Tensor) -> Plan:
-        """For pictures of which `grid`, int64 [n, 3], has the frames, rows and columns of patches."""
+    def tower_inputs(self, grid: Tensor) -> TowerInputs:
+        """For images of which `grid`, int64 [n, 3], has the frames, rows and columns of patches."""
         positions = get_vision_position_ids(grid, self._vision.spatial_merge_size)
-        return Plan({"position_ids": positions}, {"cu_seqlens": get_vision_cu_seqlens(grid)})
+        return TowerInputs({"position_ids": positions}, {"cu_seqlens": get_vision_cu_seqlens(grid)})
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
@@ -102,7 +102,7 @@ class QwenAdapter(Adapter):
         return Geometry(
             crops=1,
             source=np.arange(rows * columns),
-            panels=(Panel(rows, columns, 0.0, 0.0, 1.0, 1.0),),  # the whole image, stretched by half a token at most
+            panels=(_whole_image(rows, columns),),
             positions=cls.inner_class.get_vision_position_ids(None, 0, grid, 1, merge).numpy(),
         )
 
@@ -120,26 +120,26 @@ class QwenAdapter(Adapter):
         return self.encode_packed([crops], also)[0]
 
     @torch.inference_mode()
-    def encode_packed(self, pictures: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
+    def encode_packed(self, images: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
         patch = self._vision.patch_size
-        grid = torch.tensor([[1, *(side // patch for side in picture.shape[2:])] for picture in pictures])
+        grid = torch.tensor([[1, *(side // patch for side in image.shape[2:])] for image in images])
         tokens = (grid.prod(dim=1) // self._vision.spatial_merge_size**2).tolist()
-        plan = self.plan(grid)
-        tensors = {name: self._moved(value) for name, value in plan.tensors.items()}
-        self._attention.notes, self._attention.returns_keys = [], "keys" in also
-        out = self._tower(torch.cat([self.patches(each) for each in pictures]), grid, **tensors, **plan.lengths)
-        notes, self._attention.notes = self._attention.notes, None
-        values = {"saliency": self._blocks(torch.cat([note.saliency[0] for note in notes])).mean(dim=1)}
+        inputs = self.tower_inputs(grid)
+        tensors = {name: self._moved(value) for name, value in inputs.tensors.items()}
+        self._attention.captured, self._attention.returns_keys = [], "keys" in also
+        out = self._tower(torch.cat([self.patches(each) for each in images]), grid, **tensors, **inputs.lengths)
+        captured, self._attention.captured = self._attention.captured, None
+        values = {"saliency": self._blocks(torch.cat([each.saliency[0] for each in captured])).mean(dim=1)}
         if "keys" in also:
-            values["keys"] = self._blocks(torch.cat([note.keys[0] for note in notes])).mean(dim=1)
+            values["keys"] = self._blocks(torch.cat([each.keys[0] for each in captured])).mean(dim=1)
         if "hidden" in also:
             values["hidden"] = self._blocks(out.last_hidden_state).flatten(1)
-        if plan.order is not None:
-            order = self._moved(plan.order)
+        if inputs.order is not None:
+            order = self._moved(inputs.order)
             values = {name: value[order] for name, value in values.items()}
         values |= {"tokens": out.pooler_output} | self.deepstack(out)
         parts = {name: value[None].split(tokens, dim=1) for name, value in values.items()}
-        return [Encoded(**{name: part[number] for name, part in parts.items()}) for number in range(len(pictures))]
+        return [Encoded(**{name: part[number] for name, part in parts.items()}) for number in range(len(images))]
 
     def _blocks(self, patches: Tensor) -> Tensor:
         """[tokens, patches of a token, …] of [patches, …]."""
@@ -149,14 +149,14 @@ class QwenAdapter(Adapter):
         return value.to(self.model.device, non_blocking=True)
 
     def patches(self, crops: Tensor) -> Tensor:
-        """[patches, values]: a picture, uint8 [1, 3, H, W], as the processor hands it to the tower."""
+        """[patches, values]: an image, uint8 [1, 3, H, W], as the processor hands it to the tower."""
         patch, merge, frames = (
             self._vision.patch_size,
             self._vision.spatial_merge_size,
             self._vision.temporal_patch_size,
         )
         blocks = self.normalise(crops)[0].unflatten(2, (-1, merge, patch)).unflatten(1, (-1, merge, patch))
-        # Of channel, row of blocks, row in the block, y, column of blocks, column in the block, x.
+        # Axes: channel, row of blocks, row in the block, y, column of blocks, column in the block, x.
         rows = blocks.permute(1, 4, 2, 5, 0, 3, 6).flatten(0, 3)
         return rows[:, :, None].expand(-1, -1, frames, -1, -1).flatten(1)
 
@@ -168,6 +168,11 @@ class QwenAdapter(Adapter):
     def project(self, hidden: Tensor) -> Tensor:
         states = hidden.to(self.model.dtype).unflatten(-1, (-1, self._vision.hidden_size))
         return self._tower.merger(states.flatten(0, -2)).view(*hidden.shape[:-1], -1)
+
+
+def _whole_image(rows: int, columns: int) -> Panel:
+    """A panel over the whole image, which was stretched by half a token at most."""
+    return Panel(rows=rows, columns=columns, top=0.0, left=0.0, bottom=1.0, right=1.0)
 
 
 def _linear(patches: nn.Conv3d) -> nn.Linear:

@@ -3,7 +3,7 @@
 The tower puts the tokens of a window together before its first layer, and back in order behind the merger. Saliency is
 that of the last layer that sees the whole image (`fullatt_block_indexes`), the tower's last as published.
 
-transformers calls attention for each window by itself, sixteen times and more for a picture, which leaves an
+transformers calls attention for each window by itself, sixteen times and more for an image, which leaves an
 accelerator idle. So we put an image's whole windows before those that its edges cut off, and say that they are one:
 attention gets them together, cuts them apart and does all of them at once.
 """
@@ -19,8 +19,8 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.vision_utils import get_vision_window_index
 
-from adafv.models.attention import sdpa_with_saliency
-from adafv.models.qwen import Plan, QwenAdapter
+from adafv.models.qwen import QwenAdapter, TowerInputs
+from adafv.models.vision_attention import sdpa_with_saliency
 
 _NAME = "sdpa_by_windows"
 
@@ -50,20 +50,20 @@ class Qwen25VLAdapter(QwenAdapter):
             )
         return max(whole)
 
-    def plan(self, grid: Tensor) -> Plan:
-        vision, plan = self._vision, super().plan(grid)
+    def tower_inputs(self, grid: Tensor) -> TowerInputs:
+        vision, inputs = self._vision, super().tower_inputs(grid)
         index, ends = get_vision_window_index(grid, vision.spatial_merge_size, vision.window_size, vision.patch_size)
-        picture = torch.searchsorted(plan.lengths["cu_seqlens"], ends[:-1], right=True)
+        image = torch.searchsorted(inputs.lengths["cu_seqlens"], ends[:-1], right=True)
         lengths = ends.diff()
-        order = torch.argsort(2 * picture + (lengths < self._window), stable=True)
+        order = torch.argsort(2 * image + (lengths < self._window), stable=True)
         windows = index.split((lengths // vision.spatial_merge_size**2).tolist())
         index = torch.cat([windows[number] for number in order])
-        picture, lengths = picture[order], lengths[order]
-        joined = (picture.diff() == 0) & (lengths[1:] == self._window)  # as the windows before them then are
+        image, lengths = image[order], lengths[order]
+        joined = (image.diff() == 0) & (lengths[1:] == self._window)  # as the windows before them then are
         ends = lengths.cumsum(0, dtype=torch.int32)[F.pad(~joined, (0, 1), value=True)]
-        return Plan(
-            plan.tensors | {"window_index": index},
-            plan.lengths | {"cu_window_seqlens": F.pad(ends, (1, 0))},
+        return TowerInputs(
+            inputs.tensors | {"window_index": index},
+            inputs.lengths | {"cu_window_seqlens": F.pad(ends, (1, 0))},
             torch.argsort(index),
         )
 

@@ -18,7 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
-from adafv.models.qwen import Plan, QwenAdapter
+from adafv.internals import replace_deepstack
+from adafv.models.qwen import QwenAdapter, TowerInputs
 
 
 class Qwen3VLAdapter(QwenAdapter):
@@ -28,14 +29,14 @@ class Qwen3VLAdapter(QwenAdapter):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
-        cast(Any, model).model.language_model._deepstack_process = _add
+        replace_deepstack(cast(Any, model).model.language_model, _add)
 
     @classmethod
     def saliency_layer(cls, config: PretrainedConfig) -> int:
         return config.vision_config.depth - 1
 
-    def plan(self, grid: Tensor) -> Plan:
-        tower, plan = self._tower, super().plan(grid)
+    def tower_inputs(self, grid: Tensor) -> TowerInputs:
+        tower, inputs = self._tower, super().tower_inputs(grid)
         indices, weights = get_vision_interpolation_indices_and_weights(
             grid,
             tower.num_grid_per_side,
@@ -43,7 +44,7 @@ class Qwen3VLAdapter(QwenAdapter):
             tower.interpolation_align_corners,
             tower.spatial_merge_size,
         )
-        return Plan(plan.tensors | {"interp_indices": indices, "interp_weights": weights}, plan.lengths)
+        return TowerInputs(inputs.tensors | {"interp_indices": indices, "interp_weights": weights}, inputs.lengths)
 
     def deepstack(self, out: Any) -> dict[str, Tensor]:
         return {"deepstack": torch.stack(out.deepstack_features, dim=1)} if out.deepstack_features else {}

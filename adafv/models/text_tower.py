@@ -1,4 +1,4 @@
-"""CLIP's text tower: a question, in the space in which CLIP compares pictures with words.
+"""CLIP's text tower: a question, in the space in which CLIP compares images with words.
 
 A LLaVA model has CLIP's vision tower, and not the text tower that was trained beside it. CDPruner and EADP take it from
 the CLIP checkpoint, and with it what leads the vision tower's states into the common space: the last layer norm and the
@@ -6,10 +6,10 @@ visual projection. CLIP applies these to [CLS] behind its last layer. Both autho
 the feature layer, the second to last in LLaVA, and so do we. What comes of that is told in `pruning.relevance`.
 
 The layer norm is the CLIP checkpoint's even where the model's own vision tower has one. The norm and the projection
-were trained as a pair. LLaVA's copy stands behind the layers that LLaVA reads: no training of LLaVA's reaches it, so
+were trained as a pair. LLaVA's copy stands behind the layers that LLaVA uses: no training of LLaVA's reaches it, so
 that it is either the same or, where a checkpoint lacks it, made of random numbers.
 
-A text tower reads 77 tokens at once, a start and an end token among them. A longer question is read in segments of 75,
+A text tower takes 77 tokens at once, a start and an end token among them. A longer question is cut into segments of 75,
 each with a start and an end of its own, as if it were a question by itself. (The authors cut the whole sequence every
 77 tokens: only the first segment has a start, only the last one an end, and the last is filled up with words.)
 
@@ -32,7 +32,7 @@ from transformers import CLIPModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
+class TextFeatures:
     """A question of T words (CLIP's tokens) in the common space, of E channels.
 
     Attributes:
@@ -68,11 +68,11 @@ class TextTower:
         return self._visual_projection(self._layer_norm(hidden.float()))
 
     @torch.inference_mode()
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """Read the texts together. Which others stand beside a text changes no more than the last bits."""
+    def features(self, texts: Sequence[str]) -> list[TextFeatures]:
+        """Encode the texts together. Which others stand beside a text changes no more than the last bits."""
         questions = [self._segments(text) for text in texts]
         states = iter(self._states([segment for segments in questions for segment in segments]))
-        return [_reading(list(islice(states, len(segments)))) for segments in questions]
+        return [_joined(list(islice(states, len(segments)))) for segments in questions]
 
     def _segments(self, text: str) -> list[list[int]]:
         """The text's token ids, without start and end, in segments that the text model has room for."""
@@ -88,8 +88,8 @@ class TextTower:
         return [states[row, 1 : len(segment) + 2] for row, segment in enumerate(segments)]
 
 
-def _reading(segments: Sequence[Tensor]) -> Reading:
+def _joined(segments: Sequence[Tensor]) -> TextFeatures:
     """One question's segments, each with its end token last."""
     ends = torch.stack([segment[-1] for segment in segments])
     words = torch.cat([segment[:-1] for segment in segments])
-    return Reading(F.normalize(ends, dim=-1).mean(dim=0), words if len(words) else ends)
+    return TextFeatures(whole=F.normalize(ends, dim=-1).mean(dim=0), words=words if len(words) else ends)

@@ -1,6 +1,6 @@
 """A vision tower, cut off behind the layer that feeds the projector: features, and the saliency of each patch.
 
-What comes behind that layer is dropped, since nothing reads it: on LLaVA one of 24 layers, and the pooling head.
+What comes behind that layer is dropped, since nothing uses it: on LLaVA one of 24 layers, and the pooling head.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from adafv.models.attention import capture
+from adafv.models.vision_attention import capture
 
 
 class Features(NamedTuple):
     """What the tower makes of C crops of P patches.
 
     Attributes:
-        states: [C, P, H], without [CLS]; of several feature layers side by side.
+        states: [C, P, H], without [CLS]; those of several feature layers side by side.
         saliency: float32 [C, P], of the deepest feature layer.
         keys: float32 [C, P, E], of the same attention, averaged over the heads; if asked for.
     """
@@ -36,7 +36,7 @@ class Tower:
         model: the vision model.
         layers: the name of its encoder's list of layers.
         attention: the name of a layer's attention.
-        depths: how many layers lie below each output that the projector reads.
+        depths: how many layers lie below each output that the projector takes.
         leading: 1 if the tower has [CLS], 0 if not.
         norm: the name of a norm behind the last layer that the projector does not see, if the tower has one.
     """
@@ -85,19 +85,19 @@ def feature_depths(config: PretrainedConfig) -> list[int]:
     return depths
 
 
-def patches_aside(config: PretrainedConfig) -> int:
+def patches_per_side(config: PretrainedConfig) -> int:
     """How many patches stand side by side in a crop, of those that fit wholly."""
     vision = config.vision_config
-    return whole(vision.image_size) // whole(vision.patch_size)
+    return square_side(vision.image_size) // square_side(vision.patch_size)
 
 
-def patched(config: PretrainedConfig) -> float:
+def patch_coverage(config: PretrainedConfig) -> float:
     """Which share of a crop's side its patches cover. What is left over is at the right and at the bottom."""
     vision = config.vision_config
-    return patches_aside(config) * whole(vision.patch_size) / whole(vision.image_size)
+    return patches_per_side(config) * square_side(vision.patch_size) / square_side(vision.image_size)
 
 
-def whole(size: int | Sequence[int]) -> int:
+def square_side(size: int | Sequence[int]) -> int:
     """One side of a square that a configuration gives by one side or by both.
 
     Raises:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from adafv.internals import onednn_has_bfloat16, onednn_linear, onednn_weight
 
 # What kernels the layout is for is chosen by the number of rows. With so many it is good from ten rows to thousands.
 _ROWS = 256
@@ -27,12 +28,12 @@ def product(matrix: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Te
     if not is_packable(matrix):
         return lambda x: F.linear(x, matrix, bias)
     laid_out = lay_out(matrix)
-    return lambda x: _by_onednn(x, laid_out, bias)
+    return lambda x: onednn_linear(x, laid_out, bias)
 
 
 def lay_out(matrix: Tensor) -> Tensor:
     """A matrix [N, E] that `is_packable`, as oneDNN's kernels read it: for operators of torch that call them."""
-    return torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
+    return onednn_weight(matrix, _ROWS)
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
@@ -41,14 +42,9 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     if is_small or not is_packable(left) or left.dtype != right.dtype:
         return left @ right.transpose(-1, -2)
     out = left.new_empty(*left.shape[:-1], right.shape[-2])
-    for index in np.ndindex(left.shape[:-2]):
-        out[index] = _by_onednn(left[index].contiguous(), right[index].contiguous())
+    for index in np.ndindex(left.shape[:-2]):  # contiguous, or oneDNN takes a kernel that is hundreds of times as slow
+        out[index] = onednn_linear(left[index].contiguous(), right[index].contiguous(), None)
     return out
-
-
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Of contiguous operands, or oneDNN takes a kernel that is hundreds of times as slow."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def is_packable(matrix: Tensor) -> bool:
@@ -62,5 +58,4 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    supported = cast(Any, torch.ops.mkldnn)
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and supported._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn_has_bfloat16())

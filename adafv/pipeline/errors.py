@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adafv.pipeline.rejects import redact, safe_message
+from adafv.pipeline.redaction import redact
 
 
 class JobError(Exception):
@@ -18,11 +18,3 @@ class UsageError(JobError):
 
 class RunError(JobError):
     """The run could not be begun or finished (exit status 1). Running the same command again resumes it."""
-
-
-def store_error(problem: str, error: Exception) -> JobError:
-    """What ends a run that can't begin for an error of a store: its absence passes, a wrong option doesn't."""
-    from adafv.pipeline.s3 import is_away  # here: benchmarks of the engine run where there is no S3 client
-
-    kind = RunError if is_away(error) else UsageError
-    return kind(f"{problem}: {safe_message(str(error))}")

@@ -1,32 +1,24 @@
 """All options of a job: one frozen dataclass, from which the command line and the configuration file follow.
 
-A field's metadata is its line of `--help`. A YAML file given with `--config` uses the same names; it is turned into
-arguments that stand before those of the command line, so that it goes through the same checks and the command line
-wins. The checks of values are in `__post_init__`; those of the engine's options are the engine's own.
+A field's metadata is its line of `--help`; `arguments` parses. The checks of values are in `__post_init__`; those of
+the engine's options are the engine's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import string
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import MISSING, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.hook import public_hook
-from adafv.pipeline.prices import KINDS
-from adafv.pipeline.rejects import redact
-from adafv.pipeline.storage import split_s3
+from adafv.pipeline.uris import split_s3
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions
 
+PRICE_KINDS = ("on-demand", "spot")
 ENGINE = (
     "strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "text_tower", "newlines", "temperature", "top_p",
     "seed", "quantize", "backend",
@@ -260,7 +252,7 @@ class JobOptions:
         _require(
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
-        _require(self.price_kind in KINDS, "price_kind", self.price_kind, " or ".join(KINDS))
+        _require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
         for name in ("max_cost", "max_hours"):
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, name, value, "above 0")
@@ -320,160 +312,12 @@ class JobOptions:
             name, _, rest = str(error).partition(" ")
             raise UsageError(f"--{name.replace('_', '-')} {rest}") from error
 
-    def public(self) -> dict[str, Any]:
-        """The options as the run's file records them: no secrets, which only URIs could hold."""
-        hook = None if self.on_finish is None else public_hook(self.on_finish)
-        values = asdict(self) | {"input": [redact(uri) for uri in self.input], "on_finish": hook}
-        return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
-
 
 def budget_name(strategy: str, keep: float) -> str:
     """What the output of a budget is called that stands beside those of others, as after a calibration."""
     return strategy if strategy == "none" else f"{strategy}-{keep:g}"
 
 
-def parse_strategies(text: str) -> list[str]:
-    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there."""
-    from adafv.pruning import STRATEGIES  # here: it imports torch
-
-    names = list(STRATEGIES) if text == "all" else text.split(",")
-    unknown = [name for name in names if name not in STRATEGIES]
-    if unknown:
-        raise UsageError(
-            f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(STRATEGIES)}, and 'all'"
-        )
-    return [name for name in STRATEGIES if name in names and name != "none"]
-
-
-def parse_keeps(text: str) -> list[float]:
-    """Fractions to keep, comma-separated, as they stand, each once."""
-    try:
-        keeps = [float(part) for part in text.split(",")]
-    except ValueError:
-        keeps = [0.0]
-    if not all(0 < keep <= 1 for keep in keeps):
-        raise UsageError(f"--keep is {text!r}; it must be fractions above 0 and at most 1, such as 0.5,0.25,0.1,0.05")
-    return list(dict.fromkeys(keeps))
-
-
 def _require(holds: bool, name: str, value: object, demand: str) -> None:
     if not holds:
         raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {demand}")
-
-
-def parse_options(arguments: Sequence[str], description: str, epilog: str) -> JobOptions:
-    """The options of a command line, with those of its `--config` file underneath.
-
-    Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know.
-    """
-    return job_options(parse_arguments(make_parser(description, epilog), arguments))
-
-
-def parse_arguments(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], decided: Collection[str] = ()
-) -> dict[str, Any]:
-    """The values of a command line by name, with those of its `--config` file underneath.
-
-    Args:
-        decided: names of options in the file that count for nothing, since the command decides them.
-    """
-    known, _ = _config_parser().parse_known_args(arguments)
-    under = _config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
-    values = vars(parser.parse_args([*under, *arguments]))
-    del values["config"]
-    if not values["input"] or not values["output"]:
-        raise UsageError("--input and --output are needed: on the command line or in the --config file")
-    return values
-
-
-def job_options(values: Mapping[str, Any]) -> JobOptions:
-    """The job's part of a command line's values."""
-    own = {item.name: values[item.name] for item in fields(JobOptions) if item.name in values}
-    return JobOptions(**own | {"input": tuple(own["input"])})
-
-
-def _config_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser
-
-
-def make_parser(description: str, epilog: str, without: Collection[str] = ()) -> argparse.ArgumentParser:
-    """A parser of a job's options, but those named in `without`."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
-    groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "ending", "access")}
-    for item in fields(JobOptions):
-        if item.name not in without:
-            add_option(groups[item.metadata["group"]], item)
-    return parser
-
-
-def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
-    """Add the option of a field of `JobOptions`. `shown`: how its help tells the default."""
-    parser.add_argument(flag(item.name), **_argument(item, shown))
-
-
-def new_file(text: str) -> Path:
-    """An option's file, to be written when the work is done: its folder is there, or that would be lost."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
-    return path
-
-
-def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
-    """What argparse is to know of a field."""
-    kind, default = item.metadata["type"], None if item.default is MISSING else item.default
-    text = item.metadata["help"].replace("%", "%%")
-    if item.name == "input":
-        return {"nargs": "+", "action": "extend", "metavar": item.metadata["metavar"], "help": text}
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
-    text += "" if default is None or "default" in text else " " + shown.format(default)
-    return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _named(arguments: Sequence[str]) -> set[str]:
-    """The names of the options that stand on the command line."""
-    flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
-
-
-def _config_arguments(path: Path, named: set[str], decided: Collection[str]) -> list[str]:
-    """The YAML file as arguments, without what the command line overrides, or the command decides."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {path} can't be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold option names and values, such as 'keep: 0.1'")
-    known = {item.name: item for item in fields(JobOptions)}
-    unknown = [str(name) for name in values if str(name).replace("-", "_") not in known]
-    if unknown:
-        names = ", ".join(name.replace("_", "-") for name in known)
-        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
-    overridden = named | set(decided) | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
-    arguments: list[str] = []
-    for name, value in values.items():
-        item = known[str(name).replace("-", "_")]
-        if item.name not in overridden and value is not None:
-            arguments += _config_argument(item, value, path)
-    return arguments
-
-
-def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
-    name = flag(item.name)
-    if item.metadata["type"] is bool and isinstance(value, bool):
-        return [name if value else "--no-" + name.removeprefix("--")]
-    if item.name == "input" and isinstance(value, list) and value:
-        return [name, *(str(uri) for uri in value)]
-    if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
-        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
-    return [f"{name}={value}"]

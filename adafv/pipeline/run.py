@@ -18,40 +18,40 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray._private.worker
 import ray.data
 import ray.exceptions
 
-from adafv.pipeline.budget import Budget, Watch
-from adafv.pipeline.errors import JobError, RunError, UsageError, store_error
-from adafv.pipeline.forecast import Forecast, find_measured
-from adafv.pipeline.gate import Gate
-from adafv.pipeline.hook import open_hook
+from adafv.pipeline.control.gate import Gate
+from adafv.pipeline.control.resources import Resources, allot
+from adafv.pipeline.control.roster import Roster
+from adafv.pipeline.control.session import RaySession, cause_of, is_ours_alone
+from adafv.pipeline.errors import JobError, RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
-from adafv.pipeline.metrics import Metrics, address
+from adafv.pipeline.limits import Limits, LimitWatch
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.outputs.ledger import Ledger, read_ledger
 from adafv.pipeline.outputs.recipe import check_recipe, settle_recipe
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.plan import Plan, make_plan
-from adafv.pipeline.prices import Price, Tariff, read_prices
-from adafv.pipeline.progress import Progress
-from adafv.pipeline.rejects import redact, safe_message
-from adafv.pipeline.resources import Resources, allot
-from adafv.pipeline.roster import Roster
-from adafv.pipeline.session import RaySession, cause_of, is_ours_alone
+from adafv.pipeline.planning.plan import Plan, find_measured
+from adafv.pipeline.planning.worklist import Worklist, make_worklist
+from adafv.pipeline.record.hook import open_hook
+from adafv.pipeline.record.metrics import Metrics, address
+from adafv.pipeline.record.prices import Price, Tariff, read_prices
+from adafv.pipeline.record.progress import Progress
+from adafv.pipeline.record.run_record import RunRecord, public_options
+from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.sources import formats
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.records import Columns
-from adafv.pipeline.storage import S3_ERRORS, Storage
+from adafv.pipeline.store.output import Output, open_output
+from adafv.pipeline.store.s3 import S3_ERRORS, store_error
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
-from adafv.pipeline.summary import Run
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
-from adafv.pipeline.workers.model import pinned
+from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
 LOG = logging.getLogger("adafv")
@@ -67,7 +67,7 @@ class RunResult:
     """
 
     status: int
-    run: Run
+    run: RunRecord
     sample: Ledger | None = None
 
 
@@ -98,25 +98,25 @@ def run(
             return job.run(units)
 
 
-def forecast(options: JobOptions, measured: str | None = None) -> Forecast:
+def plan(options: JobOptions, measured: str | None = None) -> Plan:
     """What a run would do and take, by what is measured in an output or a calibration, or in the job's own output.
     Writes nothing.
 
     Raises:
         UsageError: the options can't be carried out, or nothing is measured.
     """
-    options = _pinned(options)
+    options = _at_commit(options)
     storage, output, columns, units = _open(options)
     prices, speed = _prices(options), find_measured(options, measured, storage)
     with RaySession():
         resources = _resources(options)
         tariff = _tariff(options, prices, resources)
         start = time.monotonic()
-        plan = Job(options, storage, output, columns, resources, tariff, Labelling, Preparing).plan(units)
+        worklist = Job(options, storage, output, columns, resources, tariff, Labelling, Preparing).worklist(units)
         planning = time.monotonic() - start
     given = options.worker_range()
-    return Forecast(
-        plan.rows, plan.skipped, planning, speed,
+    return Plan(
+        worklist.rows, worklist.skipped, planning, speed,
         workers=given[1] if given else speed.workers,
         price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
         max_cost=options.max_cost,
@@ -179,16 +179,16 @@ class Job:
         handler: Callable[[WorkerOptions], Handler],
         preparing: Callable[[Preparation], Handler],
     ) -> None:
-        options = _pinned(options)
+        options = _at_commit(options)
         self._options, self._storage, self._output = options, storage, output
         self._columns, self._resources, self._handler, self._tariff = columns, resources, handler, tariff
         self._preparing = preparing
         self._model = options.model
         self._engine = options.engine_options(resources.device)
         run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-        self._run = Run(run_id, options.public(), tariff, output.uri, resources)
+        self._run = RunRecord(run_id, public_options(options), tariff, output.uri, resources)
         self._lease = Lease(output, run_id)
-        self._budget, self._started = Budget.of(options, tariff), time.monotonic()
+        self._limits, self._started = Limits.of(options, tariff), time.monotonic()
         self.ended: dict[str, Any] | None = None
 
     def run(self, units: list[formats.Unit]) -> RunResult:
@@ -204,14 +204,16 @@ class Job:
         """The run, with the lease in hand: the ledger can't change between reading it and adding to it."""
         self._output.sweep()
         start = time.monotonic()
-        plan = self._plan(units)
+        worklist = self._worklist(units)
         self._run.plan_seconds = time.monotonic() - start
-        self._run.input, self._run.skipped = plan.rows, plan.skipped
-        LOG.info("%s rows, %s done before, %s to do", f"{plan.rows:,}", f"{plan.skipped:,}", f"{plan.to_do:,}")
+        self._run.input, self._run.skipped = worklist.rows, worklist.skipped
+        LOG.info(
+            "%s rows, %s done before, %s to do", f"{worklist.rows:,}", f"{worklist.skipped:,}", f"{worklist.to_do:,}"
+        )
         self._begin()
         failure: str | None = "interrupted"
         try:
-            failure = self._stream(plan)
+            failure = self._stream(worklist)
         finally:
             self._end(failure)
         if failure is not None:
@@ -220,35 +222,35 @@ class Job:
             status = TOO_MANY_REJECTS
         else:
             status = 0 if self._run.stopped_by is None else STOPPED
-        return RunResult(status, self._run, plan.sample)
+        return RunResult(status, self._run, worklist.sample)
 
-    def plan(self, units: list[formats.Unit]) -> Plan:
+    def worklist(self, units: list[formats.Unit]) -> Worklist:
         """What a run would do, found without the lease, so that another job may be adding to the output."""
         try:
             check_recipe(self._output, self._options)
         except (*S3_ERRORS, OSError) as error:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
-        return self._plan(units)
+        return self._worklist(units)
 
-    def _plan(self, units: list[formats.Unit]) -> Plan:
+    def _worklist(self, units: list[formats.Unit]) -> Worklist:
         try:
             ledger = read_ledger(self._output, self._options.retry_rejects)
         except (*S3_ERRORS, OSError, pa.ArrowException) as error:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
-        plan = make_plan(
+        worklist = make_worklist(
             units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus,
             self._options.sample, self._options.sample_adjacent,
         )  # fmt: skip
-        if not plan.rows:
+        if not worklist.rows:
             raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows")
-        return plan
+        return worklist
 
     def _check_model(self) -> None:
         """Fail here, with a message that names the model, rather than in every worker; note its version and sizes."""
         try:
-            self._model = pinned(self._options.model, self._storage, self._options.revision)
+            self._model = at_version(self._options.model, self._storage, self._options.revision)
             if self._options.text_tower is not None:
-                self._engine = replace(self._engine, text_tower=pinned(self._options.text_tower, self._storage))
+                self._engine = replace(self._engine, text_tower=at_version(self._options.text_tower, self._storage))
             self._run.sizes = load_preparer(self._model, self._engine, self._storage).sizes
         except (OSError, ValueError, *S3_ERRORS) as error:
             tower = self._options.text_tower
@@ -266,14 +268,14 @@ class Job:
     def _unwritable(self, error: Exception) -> JobError:
         return store_error(f"--output {self._output.uri} can't be written", error)
 
-    def _stream(self, plan: Plan) -> str | None:
+    def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
         sink = Sink(self._output, self._run.run_id)
         self._run.tally = sink.tally
-        if not plan.to_do:
+        if not worklist.to_do:
             return None
         try:
-            self._consume(plan, sink)
+            self._consume(worklist, sink)
         except ray.exceptions.RayError as error:
             LOG.error("%s", redact(str(error)))
             failure = safe_message(cause_of(error))
@@ -282,7 +284,7 @@ class Job:
         except RunError as error:  # the lease is lost
             failure = str(error)
         else:
-            came, went = f"{sink.tally.rows:,}", f"{plan.to_do:,}"
+            came, went = f"{sink.tally.rows:,}", f"{worklist.to_do:,}"
             if self._run.stopped_by is not None:
                 return None
             return None if came == went else f"{went} rows went in and {came} came out; did the input change?"
@@ -291,20 +293,29 @@ class Job:
         gc.collect()
         return failure
 
-    def _consume(self, plan: Plan, sink: Sink) -> None:
-        metrics = Metrics(self._run.run_id, self._options.strategy, plan.to_do)
+    def _consume(self, worklist: Worklist, sink: Sink) -> None:
+        metrics = Metrics(self._run.run_id, self._options.strategy, worklist.to_do)
         LOG.info("metrics: %s", address() or "none, Ray collects none here")
-        gate = Gate() if self._budget.is_limited else None
+        gate = Gate() if self._limits.is_limited else None
         start, self._run.arrivals.since = time.monotonic(), time.time()
         try:
             with contextlib.ExitStack() as stack:
                 roster = Roster(self._resources.worker_gpus)
-                progress = stack.enter_context(Progress(sink, metrics, plan.to_do, self._tariff, roster))
+                progress = stack.enter_context(
+                    Progress(
+                        tally=sink.tally,
+                        write_due=sink.write_due,
+                        metrics=metrics,
+                        to_do=worklist.to_do,
+                        tariff=self._tariff,
+                        roster=roster,
+                    )
+                )
                 if gate is not None:
                     stack.enter_context(
-                        self._watched(Watch(self._budget, sink.tally, gate, self._started, roster), plan)
+                        self._watched(LimitWatch(self._limits, sink.tally, gate, self._started, roster), worklist)
                     )
-                for table in self._dataset(plan, gate).iter_batches(batch_size=None, batch_format="pyarrow"):
+                for table in self._dataset(worklist, gate).iter_batches(batch_size=None, batch_format="pyarrow"):
                     before = sink.tally.labelled
                     sink.add(table)
                     if sink.tally.labelled > before:
@@ -322,7 +333,7 @@ class Job:
                 metrics.publish(sink.tally, self._run.worker_seconds, self._run.cost_usd)
 
     @contextlib.contextmanager
-    def _watched(self, watch: Watch, plan: Plan) -> Iterator[None]:
+    def _watched(self, watch: LimitWatch, worklist: Worklist) -> Iterator[None]:
         """Notes what stopped the run. A limit that was reached when all rows were in hand has stopped nothing."""
         try:
             with watch:
@@ -331,7 +342,7 @@ class Job:
             if not watch.gave_up:
                 raise
         finally:
-            if self._run.tally.rows < plan.to_do:
+            if self._run.tally.rows < worklist.to_do:
                 self._run.stopped_by = watch.stopped_by
 
     def _end(self, failure: str | None) -> None:
@@ -347,10 +358,10 @@ class Job:
                 raise RunError(problem) from error
             LOG.warning("%s", problem)
 
-    def _dataset(self, plan: Plan, gate: Gate | None) -> ray.data.Dataset:
+    def _dataset(self, worklist: Worklist, gate: Gate | None) -> ray.data.Dataset:
         options, resources = self._options, self._resources
         low, high = resources.workers
-        many = rows_per_block(plan.to_do, high or low, resources.batch_size)
+        many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
         reading = Reading(self._storage, self._columns, gate, many)
         fetching = Fetching(Fetcher(self._storage, options.max_image_bytes, options.allow_http), gate)
         preparing = Preparation.of(options, self._model, self._engine, self._storage, self._preparing)
@@ -358,10 +369,10 @@ class Job:
             options.model, self._model, self._engine, self._storage, self._run.run_id, self._tariff,
             resources.threads, options.batch_timeout, self._handler, gate,
         )  # fmt: skip
-        return stream(plan, reading, fetching, preparing, worker, resources)
+        return stream(worklist, reading, fetching, preparing, worker, resources)
 
 
-def _pinned(options: JobOptions) -> JobOptions:
+def _at_commit(options: JobOptions) -> JobOptions:
     """`options` with the commit of the hub's model as their revision.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The stages that rows go through in Ray Data, from a plan's tasks to results.
+"""The stages that rows go through in Ray Data, from a worklist's tasks to results.
 
     read (a task per unit) -> fetch and prepare (CPU tasks) -> label (actors)
 
@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from adafv.pipeline.gate import Gate
+from adafv.internals import set_last_stage_cpus
+from adafv.pipeline.control.gate import Gate
+from adafv.pipeline.control.resources import Resources
+from adafv.pipeline.control.session import settle
 from adafv.pipeline.images.fetch import Fetcher
-from adafv.pipeline.plan import DONE, REPEATED, UNDRAWN, UNREAD, Plan, Task
+from adafv.pipeline.planning.worklist import DONE, REPEATED, UNDRAWN, UNREAD, Task, Worklist
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.resources import Resources
-from adafv.pipeline.session import settle
 from adafv.pipeline.sources import formats, rows
 from adafv.pipeline.sources.rows import Columns, Row, row_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import Worker, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
 
@@ -35,17 +36,17 @@ GROW_AT = 2.5  # calls that each worker has on average when another is started: 
 
 
 def stream(
-    plan: Plan,
+    worklist: Worklist,
     reading: Reading,
     fetching: Fetching,
     preparing: Preparation,
     worker: WorkerOptions,
     resources: Resources,
 ) -> ray.data.Dataset:
-    """What comes of the rows of `plan`: labels and rejects (`outputs.schema.RESULTS`), in any order."""
+    """What comes of the rows of `worklist`: labels and rejects (`outputs.schema.RESULTS`), in any order."""
     settle(GROW_AT / CALLS_PER_WORKER)
     low, high = resources.workers
-    tasks = [{"task": pickle.dumps(task)} for task in plan.tasks]
+    tasks = [{"task": pickle.dumps(task)} for task in worklist.tasks]
     blocks = (
         ray.data.from_items(tasks, override_num_blocks=min(len(tasks), max(200, 8 * (high or low))))
         .map_batches(reading.__call__, batch_size=1, batch_format="pyarrow", num_cpus=resources.read_cpus)
@@ -53,7 +54,7 @@ def stream(
     )
     # Cutting into blocks would be a stage of its own, for which Ray reserves a whole CPU, and which starves where
     # workers leave less. With the reservation of the reading stage it becomes a part of it. Ray has no option.
-    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = resources.read_cpus  # type: ignore[attr-defined]
+    set_last_stage_cpus(blocks, resources.read_cpus)
     return (
         blocks
         .map_batches(fetching.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
@@ -84,7 +85,7 @@ def rows_per_block(rows: int, workers: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Reading:
-    """The reading stage: the records of a task's unit that the plan has a use for."""
+    """The reading stage: the records of a task's unit that the worklist has a use for."""
 
     storage: Storage
     columns: Columns

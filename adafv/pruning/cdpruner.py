@@ -5,7 +5,7 @@ relevance, scaled to [0, 1] per sample, and the cosine is that of the projected 
 is the squared volume that its tokens span, times their relevance: it grows with both. A set of K with a large
 determinant is found greedily: each step takes the token that multiplies the determinant by most.
 
-That factor is d²_i = r_i² · u_i, where u_i is the part of the unit token that lies outside the span of the chosen.
+The factor is d²_i = r_i² · u_i, where u_i is the part of the unit token that lies outside the span of the chosen.
 u is kept up to date by Gram-Schmidt: with c_t the chosen tokens' orthogonal directions as the others see them,
 
     e = (cos_j - Σ_t c_tj · c_t) / sqrt(u_j),    u -= e²    after token j was taken, and e is the next c.
@@ -25,9 +25,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
+from adafv.pruning.greedy import Picks, cosines, row, score_errors, token_budget
 from adafv.pruning.relevance import min_max
-from adafv.pruning.selection import Selection, undivided
+from adafv.pruning.selection import Selection, without_cues
 
 # Squared sine under which a token lies in the span of the chosen: float32 can't tell smaller ones from 0.
 _IN_SPAN = 1e-5
@@ -44,8 +44,8 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, flaws = token_budget(visual, keep, valid)
-    flaws = flaws | score_flaws(relevance, budget, "relevance")
+    budget, errors = token_budget(visual, keep, valid)
+    errors = errors | score_errors(relevance, budget, "relevance")
     scaled = min_max(relevance, budget.valid)
     similarity = cosines(visual, budget.valid)
     rows, tokens = relevance.shape
@@ -61,4 +61,4 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
         direction = left / outside.gather(1, token).clamp_min(_IN_SPAN).sqrt()
         directions[:, step] = direction.masked_fill(in_span.gather(1, token), 0.0)
         outside = outside - directions[:, step].square()
-    return undivided(picks.mask, budget, flaws)
+    return without_cues(picks.mask, budget, errors)

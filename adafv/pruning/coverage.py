@@ -42,9 +42,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adafv.pruning.directions import Directions
-from adafv.pruning.greedy import score_flaws, token_budget
+from adafv.pruning.greedy import score_errors, token_budget
 from adafv.pruning.relevance import blur
-from adafv.pruning.selection import Budget, Selection, filled, undivided
+from adafv.pruning.selection import Selection, TokenBudget, filled, without_cues
 
 _SALIENCY = 0.5  # b
 _QUESTION = 5.0  # q
@@ -72,21 +72,21 @@ def coverage(
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     visual = Directions.of(visual)
-    budget, flaws = token_budget(visual, keep, valid)
-    flaws = flaws | score_flaws(presence, budget, "presence") | score_flaws(question, budget, "question")
+    budget, errors = token_budget(visual, keep, valid)
+    errors = errors | score_errors(presence, budget, "presence") | score_errors(question, budget, "question")
     presence, question = (filled(each.float(), budget.valid, 0.0) for each in (presence, question))
     if presence.device.type != "cpu":
         mask, asked = _in_rounds(visual, presence, question, budget)
-        return Selection(mask, mask & asked, mask & ~asked, flaws)
-    undivided(budget.valid, budget, flaws)  # raises where there are flaws
+        return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
+    without_cues(budget.valid, budget, errors)  # raises where there are errors
     mask, asked = torch.zeros_like(budget.valid), torch.zeros_like(budget.valid)
     for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
-        alone = Budget.of(budget.keep[one], budget.valid[one])
-        mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], alone)
-    return Selection(mask, mask & asked, mask & ~asked, flaws)
+        single = TokenBudget.of(budget.keep[one], budget.valid[one])
+        mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], single)
+    return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
 
 
-def _in_rounds(visual: Directions, presence: Tensor, question: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
+def _in_rounds(visual: Directions, presence: Tensor, question: Tensor, budget: TokenBudget) -> tuple[Tensor, Tensor]:
     """bool [B, N] each: the kept tokens, and those that serve the question most. No value is asked for on the host."""
     free = budget.valid
     likeness = _Likeness(visual, free)
@@ -103,7 +103,7 @@ def _in_rounds(visual: Directions, presence: Tensor, question: Tensor, budget: B
     return budget.valid & ~free, for_text
 
 
-def _schedule(budget: Budget) -> Tensor:
+def _schedule(budget: TokenBudget) -> Tensor:
     """bool [R, B, T]: in each of at most R rounds, whether a row still keeps a first, a second, ... of T tokens."""
     most = max(-(-budget.bound // _AT_ONCE), _ROUNDS)
     keep = budget.keep[:, None]
@@ -134,7 +134,7 @@ class _Likeness:
         return served.flatten(1)[:, :tokens]
 
     def best_apart(self, serves: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Of the tokens that serve most [B, N], those that no better one is like, the best first.
+        """The tokens that serve most [B, N], without those that a better one is like, the best first.
 
         Returns:
             (int64 [B, count] the tokens, float32 [B, count, N] their k with all tokens).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.greedy import Picks, cosines, row, token_budget
-from adafv.pruning.selection import Selection, undivided
+from adafv.pruning.selection import Selection, without_cues
 
 
 def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) -> Selection:
@@ -24,7 +24,7 @@ def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) ->
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, flaws = token_budget(visual, keep, valid)
+    budget, errors = token_budget(visual, keep, valid)
     similarity = cosines(visual, budget.valid)
     similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # nobody is their own neighbour
     nearest = similarity.masked_fill_(~budget.valid[:, None, :], -torch.inf).amax(dim=2)
@@ -32,4 +32,4 @@ def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) ->
     closest = row(similarity, picks.take(-nearest))  # [B, N], the largest cosine with a chosen token
     for _ in range(1, budget.bound):
         closest = torch.maximum(closest, row(similarity, picks.take(-closest)))
-    return undivided(picks.mask, budget, flaws)
+    return without_cues(picks.mask, budget, errors)

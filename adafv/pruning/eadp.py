@@ -1,8 +1,8 @@
-"""EADP: the tokens that stand in best for all that is relevant (arXiv 2607.02484).
+"""EADP: the tokens that best represent all that is relevant (arXiv 2607.02484).
 
 Token j's relevance is half its cosine with the whole question and half its cosine with the words that name something
 (`relevance.focused_cosine`), scaled to [0, 1], blurred over the neighbours on the image, and raised to a power, which
-sharpens it again: w_j. Then K tokens S are chosen to stand in for all:
+sharpens it again: w_j. Then K tokens S are chosen to represent all:
 
     maximise  Σ_j w_j · max over i in S of cos(i, j)
 
@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, score_flaws, token_budget
+from adafv.pruning.greedy import Picks, cosines, row, score_errors, token_budget
 from adafv.pruning.relevance import blur, focused_cosine, min_max
-from adafv.pruning.selection import Budget, Selection, undivided
+from adafv.pruning.selection import Selection, TokenBudget, without_cues
 
 _WHOLE = 0.5
 _POWER = 5
@@ -54,21 +54,21 @@ def eadp(
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, flaws = token_budget(visual, keep, valid)
-    flaws = flaws | score_flaws(relevance, budget, "relevance")
+    budget, errors = token_budget(visual, keep, valid)
+    errors = errors | score_errors(relevance, budget, "relevance")
     if neighbours.shape != (*visual.shape[:2], 9):
         raise ValueError(
             f"neighbours is {list(neighbours.shape)}; it must be [B, N, 9], with visual {list(visual.shape)}"
         )
     weight = blur(min_max(relevance, budget.valid), neighbours).pow(_POWER).masked_fill(~budget.valid, 0.0)
-    mask = _stand_ins(cosines(visual, budget.valid), weight, budget)
-    return undivided(mask, budget, flaws)
+    mask = _facility_location(cosines(visual, budget.valid), weight, budget)
+    return without_cues(mask, budget, errors)
 
 
-def _stand_ins(similarity: Tensor, weight: Tensor, budget: Budget) -> Tensor:
+def _facility_location(similarity: Tensor, weight: Tensor, budget: TokenBudget) -> Tensor:
     """bool [B, N]: greedy maximisation of Σ_j weight_j · max over the chosen of similarity_ij.
 
-    A token's gain falls only by those that the token taken last stands in for better than any before, and they become
+    A token's gain falls only by those that the token taken last represents better than any before, and they become
     few. So gains are kept, and lowered by what was lost on those; finding them costs nothing on a CPU. An
     accelerator would have to be waited for, so there all are gone through.
     """

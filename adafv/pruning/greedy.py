@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adafv.pruning.directions import Directions
-from adafv.pruning.selection import Budget, value_flaws
+from adafv.pruning.selection import TokenBudget, value_errors
 
 
 class Picks:
@@ -21,7 +21,7 @@ class Picks:
         mask: bool [B, N], True where a token is chosen.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: TokenBudget) -> None:
         self.budget = budget
         self._taken = 0
         self.mask = torch.zeros_like(budget.valid)
@@ -38,8 +38,8 @@ class Picks:
         return token
 
 
-def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None) -> tuple[Budget, Tensor]:
-    """The budget, and the flaws [B] of `keep` and of `visual`, float [B, N, D] or the directions.
+def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None) -> tuple[TokenBudget, Tensor]:
+    """The budget, and what is wrong [B] with `keep` and with `visual`, float [B, N, D] or the directions.
 
     Raises:
         ValueError: shapes that don't fit.
@@ -52,19 +52,19 @@ def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor 
         valid = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
     if valid.shape != visual.shape[:2]:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
-    budget = Budget.of(keep, valid)
-    return budget, budget.flaws() | value_flaws(directions.length, valid, "visual")
+    budget = TokenBudget.of(keep, valid)
+    return budget, budget.errors() | value_errors(directions.length, valid, "visual")
 
 
-def score_flaws(score: Tensor, budget: Budget, name: str) -> Tensor:
-    """int64 [B]: the flaws of what is called `name`, float [B, N], a number for each token.
+def score_errors(score: Tensor, budget: TokenBudget, name: str) -> Tensor:
+    """int64 [B]: what is wrong with the scores of that `name`, float [B, N], a number for each token.
 
     Raises:
         ValueError: another shape.
     """
     if score.shape != budget.valid.shape:
         raise ValueError(f"{name} is {list(score.shape)}; it must be {list(budget.valid.shape)}, one for each token")
-    return value_flaws(score, budget.valid, name)
+    return value_errors(score, budget.valid, name)
 
 
 def cosines(visual: Tensor, valid: Tensor) -> Tensor:

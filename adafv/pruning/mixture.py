@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.pruning.selection import Budget, Order, Selection, cue_flaws, prefix_sums
+from adafv.pruning.selection import Order, Selection, TokenBudget, cue_errors, prefix_sums
 
 
 def mix(
@@ -44,7 +44,7 @@ def mix(
         ValueError: shapes that differ, `reserve` out of range; on a CPU also K under 1 or over the valid tokens, NaN,
             infinite or negative values. On an accelerator these are raised by `Selection.check`.
     """
-    budget, flaws = _checked(saliency, similarity, keep, valid, reserve)
+    budget, errors = _checked(saliency, similarity, keep, valid, reserve)
     text, salient = Order.of(similarity, budget.valid), Order.of(saliency, budget.valid)
     least = _reserved(budget.keep, reserve)[:, None]  # [B, 1]
     i = torch.arange(budget.bound + 1, device=saliency.device)[None]  # [1, I]
@@ -53,7 +53,7 @@ def mix(
     admissible = (i >= least) & (i <= budget.keep[:, None]) & (j >= least)
     chosen = _argmax_last(value, admissible)
     from_saliency = j.gather(1, chosen[:, None]).squeeze(1)
-    return _united(text.top(chosen), salient.top(from_saliency), budget, flaws)
+    return _united(text.top(chosen), salient.top(from_saliency), budget, errors)
 
 
 def mix_paper(
@@ -61,12 +61,13 @@ def mix_paper(
 ) -> Selection:
     """The published rule: reserve first, then divide what is left, then drop duplicates.
 
-    The first r of each order are kept. Of the K' = K - 2r that are left, the next i' by text and the next j' = K' - i'
-    by saliency maximise the product of their sums. Tokens that both cues chose stand once, so up to half of K is lost.
+    The first r of each order are kept. The other K' = K - 2r go to the next i' by text and the next j' = K' - i' by
+    saliency, so that the product of their sums is largest. Tokens that both cues chose count once, so up to half of
+    K is lost.
 
     Arguments and errors as for `mix`; `from_text` is r + i', `from_saliency` r + j'.
     """
-    budget, flaws = _checked(saliency, similarity, keep, valid, reserve)
+    budget, errors = _checked(saliency, similarity, keep, valid, reserve)
     text, salient = Order.of(similarity, budget.valid), Order.of(saliency, budget.valid)
     least = _reserved(budget.keep, reserve)[:, None]  # [B, 1]
     i = torch.arange(budget.bound + 1, device=saliency.device).expand(len(least), -1)  # [B, I], r included
@@ -74,16 +75,18 @@ def mix_paper(
     text_sums, salient_sums = (prefix_sums(_behind(order, least)) for order in (text, salient))
     value = text_sums[:, : budget.bound + 1] * salient_sums.gather(1, j.clamp(0, saliency.shape[1]))
     chosen = _argmax_last(value, (i >= least) & (j >= least))
-    return _united(text.top(chosen), salient.top(budget.keep - chosen), budget, flaws)
+    return _united(text.top(chosen), salient.top(budget.keep - chosen), budget, errors)
 
 
-def _united(by_text: Tensor, by_saliency: Tensor, budget: Budget, flaws: Tensor) -> Selection:
+def _united(by_text: Tensor, by_saliency: Tensor, budget: TokenBudget, errors: Tensor) -> Selection:
     """T_i ∪ A_j, of bool [B, N]."""
     by_text, by_saliency = by_text & budget.valid, by_saliency & budget.valid
-    return Selection(by_text | by_saliency, by_text, by_saliency, flaws).checked_if_cheap()
+    return Selection(
+        mask=by_text | by_saliency, by_text=by_text, by_saliency=by_saliency, errors=errors
+    ).checked_if_cheap()
 
 
-def _largest_j(text: Order, salient: Order, budget: Budget) -> Tensor:
+def _largest_j(text: Order, salient: Order, budget: TokenBudget) -> Tensor:
     """int64 [B, I]: for each i = 0 … bound the largest j with |T_i ∪ A_j| ≤ K, which is then K wherever i ≤ K.
 
     |T_i ∪ A_j| is i plus the number of tokens outside T_i among the first j by saliency. It never falls as j grows, so
@@ -97,7 +100,7 @@ def _largest_j(text: Order, salient: Order, budget: Budget) -> Tensor:
     place = text.rank.gather(1, salient.tokens)  # [B, N], rank by text of the j-th by saliency
     blocks = F.pad(place, (0, count * width - tokens), value=tokens).view(rows, count, width)
     i = torch.arange(budget.bound + 1, device=place.device)  # [I]
-    keep = budget.keep.clamp(max=tokens)[:, None]  # [B, 1]; over N is a flaw, reported, and must not index outside
+    keep = budget.keep.clamp(max=tokens)[:, None]  # [B, 1]; over N is an error, reported, and must not index outside
 
     by_place = torch.zeros(rows, count, len(i), dtype=torch.int64, device=place.device)
     by_place.scatter_add_(2, blocks.clamp(max=budget.bound), torch.ones_like(blocks))
@@ -130,8 +133,8 @@ def _reserved(keep: Tensor, reserve: float) -> Tensor:
 
 def _checked(
     saliency: Tensor, similarity: Tensor, keep: int | Tensor, valid: Tensor | None, reserve: float
-) -> tuple[Budget, Tensor]:
-    """The budget, and the flaws [B] of the values, which only the device knows."""
+) -> tuple[TokenBudget, Tensor]:
+    """The budget, and what is wrong [B] with the values, which only the device knows."""
     if saliency.dim() != 2 or saliency.shape != similarity.shape:
         raise ValueError(f"saliency {list(saliency.shape)} and similarity {list(similarity.shape)} must both be [B, N]")
     if valid is None:
@@ -140,6 +143,6 @@ def _checked(
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(saliency.shape)} like the cues")
     if not 0 <= reserve <= 0.5:
         raise ValueError(f"reserve is {reserve}; it must lie in [0, 0.5], since each of two cues gets it")
-    budget = Budget.of(keep, valid)
-    flaws = budget.flaws() | cue_flaws(saliency, valid, "saliency") | cue_flaws(similarity, valid, "similarity")
-    return budget, flaws
+    budget = TokenBudget.of(keep, valid)
+    errors = budget.errors() | cue_errors(saliency, valid, "saliency") | cue_errors(similarity, valid, "similarity")
+    return budget, errors

@@ -1,8 +1,8 @@
 """What every strategy returns, and the checks and orderings that they share.
 
 Input is checked without waiting for the device. Shapes are known on the host and are checked at once. Whether a value
-is NaN is known on the device only, and asking would stall its queue, so there each row's flaws are noted in
-`Selection.flaws`, and `Selection.check` raises when the host reads the result back anyway. On a CPU nothing is
+is NaN is known on the device only, and asking would stall its queue, so there each row's errors are noted in
+`Selection.errors`, and `Selection.check` raises when the host reads the result back anyway. On a CPU nothing is
 stalled by asking, so there every function raises by itself.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bit i of `flaws` is set where the sentence i holds.
-_FLAWS = (
+# Bit i of `Selection.errors` is set where sentence i holds.
+_ERRORS = (
     "saliency is NaN or infinite",
     "similarity is NaN or infinite",
     "saliency is negative",
@@ -43,7 +43,7 @@ class Merged:
     hidden: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Selection:
     """The kept tokens of a batch.
 
@@ -51,14 +51,14 @@ class Selection:
         mask: bool [B, N], True where a token is kept.
         by_text, by_saliency: bool [B, N], for which cue it is kept: for either, for both, or for neither where the
             rule asks for something else.
-        flaws: int64 [B], 0 where the row's input was good; see `check`.
+        errors: int64 [B], what is wrong with the row's input, as bits; 0 where it was good; see `check`.
         merged: what kept tokens became that others were merged into; None for strategies that merge nothing.
     """
 
     mask: Tensor
     by_text: Tensor
     by_saliency: Tensor
-    flaws: Tensor
+    errors: Tensor
     merged: Merged | None = None
 
     @property
@@ -75,12 +75,12 @@ class Selection:
         """Return self if the input was good. Waits for the device.
 
         Raises:
-            ValueError: naming the first flawed row and what was wrong with it.
+            ValueError: naming the first wrong row and what was wrong with it.
         """
-        flaws = self.flaws.tolist()
-        for row, bits in enumerate(flaws):
+        errors = self.errors.tolist()
+        for row, bits in enumerate(errors):
             if bits:
-                wrong = [sentence for bit, sentence in enumerate(_FLAWS) if bits >> bit & 1]
+                wrong = [sentence for bit, sentence in enumerate(_ERRORS) if bits >> bit & 1]
                 raise ValueError(f"row {row}: {'; '.join(wrong)}")
         return self
 
@@ -90,7 +90,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Budget:
+class TokenBudget:
     """How many tokens each row keeps, and which of its tokens are real.
 
     Attributes:
@@ -104,7 +104,7 @@ class Budget:
     valid: Tensor
 
     @classmethod
-    def of(cls, keep: int | Tensor, valid: Tensor) -> Budget:
+    def of(cls, keep: int | Tensor, valid: Tensor) -> TokenBudget:
         """Bring `keep`, an int or an int tensor [B] on any device, to the device of `valid`, bool [B, N].
 
         Raises:
@@ -125,8 +125,8 @@ class Budget:
         full = torch.full((rows,), keep, dtype=torch.int64, device=valid.device)
         return cls(full, min(max(keep, 0), tokens), valid)
 
-    def flaws(self) -> Tensor:
-        """int64 [B]: the flaws of `keep` itself."""
+    def errors(self) -> Tensor:
+        """int64 [B]: what is wrong with `keep` itself."""
         return (self.keep < 1).long() << 4 | (self.keep > self.valid.sum(dim=1)).long() << 5
 
 
@@ -137,21 +137,21 @@ def filled(values: Tensor, valid: Tensor, fill: float) -> Tensor:
     return values if valid.device.type == "cpu" and valid.all() else values.masked_fill(~valid, fill)
 
 
-def undivided(mask: Tensor, budget: Budget, flaws: Tensor) -> Selection:
-    """The tokens of `mask`, bool [B, N], kept by a rule that doesn't divide its budget between the cues."""
+def without_cues(mask: Tensor, budget: TokenBudget, errors: Tensor) -> Selection:
+    """The tokens of `mask`, bool [B, N], kept by a rule that doesn't say which cue a token is kept for."""
     nothing = torch.zeros_like(mask)
-    return Selection(mask & budget.valid, nothing, nothing, flaws).checked_if_cheap()
+    return Selection(mask=mask & budget.valid, by_text=nothing, by_saliency=nothing, errors=errors).checked_if_cheap()
 
 
-def cue_flaws(cue: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: the flaws of `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
+def cue_errors(cue: Tensor, valid: Tensor, name: str) -> Tensor:
+    """int64 [B]: what is wrong with `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
     shift = ("saliency", "similarity").index(name)
     negative = ((cue < 0) & valid).any(dim=1)
     return _unbounded(cue, valid).long() << shift | negative.long() << (shift + 2)
 
 
-def value_flaws(values: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: the flaws of what is called `name`, [B, N] or [B, N, D], where `valid`."""
+def value_errors(values: Tensor, valid: Tensor, name: str) -> Tensor:
+    """int64 [B]: what is wrong with the values of that `name`, [B, N] or [B, N, D], where `valid`."""
     shift = 6 + ("visual", "relevance", "keys", "hidden", "presence", "question").index(name)
     return _unbounded(values, valid).long() << shift
 
@@ -179,7 +179,7 @@ class Order:
     @classmethod
     def of(cls, cue: Tensor, valid: Tensor) -> Order:
         """Order the tokens by `cue`, non-negative [B, N]."""
-        # Cues are non-negative, so -1 puts padding behind every token. NaN is reported as a flaw, not ordered.
+        # Cues are non-negative, so -1 puts padding behind every token. NaN is reported as an error, not ordered.
         values, tokens = torch.where(valid, cue.float(), -1.0).sort(dim=1, descending=True, stable=True)
         places = torch.arange(cue.shape[1], device=cue.device).expand_as(tokens)
         return cls(tokens, torch.empty_like(tokens).scatter_(1, tokens, places), values.clamp_min(0.0))

@@ -13,7 +13,7 @@ A strategy says which cues it `needs`, so that the engine computes no other. `ST
     visionzip    the most salient, and a few that the others are merged into (arXiv 2412.04467)
     divprune     the K that lie furthest from each other (arXiv 2503.02175)
     cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
-    eadp         facility location: the K that stand in best for what is relevant (arXiv 2607.02484)
+    eadp         facility location: the K that best represent what is relevant (arXiv 2607.02484)
     adafv-plus   proportional coverage of what is asked for, salient, or merely there: a rule of ours
 """
 
@@ -33,7 +33,7 @@ from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp, guidance
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.relevance import mean_cosine, opposed_cosine
-from adafv.pruning.selection import Budget, Order, Selection, cue_flaws, undivided
+from adafv.pruning.selection import Order, Selection, TokenBudget, cue_errors, without_cues
 from adafv.pruning.visionzip import visionzip
 
 
@@ -87,36 +87,39 @@ class Strategy:
 
 def _none(cues: Cues, keep: int | Tensor) -> Selection:
     nothing = torch.zeros_like(cues.valid)
-    return Selection(cues.valid, nothing, nothing, torch.zeros_like(nothing[:, 0], dtype=torch.int64))
+    errors = torch.zeros_like(nothing[:, 0], dtype=torch.int64)
+    return Selection(mask=cues.valid, by_text=nothing, by_saliency=nothing, errors=errors)
 
 
 def _random(cues: Cues, keep: int | Tensor) -> Selection:
-    budget = Budget.of(keep, cues.valid)
+    budget = TokenBudget.of(keep, cues.valid)
     noise = _hash(_needed(cues.seeds, "seeds")[:, None] + _position(cues.valid))
-    return undivided(Order.of(noise, cues.valid).top(budget.keep), budget, budget.flaws())
+    return without_cues(Order.of(noise, cues.valid).top(budget.keep), budget, budget.errors())
 
 
 def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
-    budget = Budget.of(keep, cues.valid)
+    budget = TokenBudget.of(keep, cues.valid)
     wanted, total = budget.keep[:, None], cues.valid.sum(dim=1, keepdim=True).clamp_min(1)
     # Token t is kept where a line of slope K/N, started half a step early, crosses an integer: K times in all.
     place = _position(cues.valid)
     crossings = [(2 * (place + shift) * wanted + total) // (2 * total) for shift in (0, 1)]
-    return undivided(crossings[1] > crossings[0], budget, budget.flaws())
+    return without_cues(crossings[1] > crossings[0], budget, budget.errors())
 
 
 def _saliency(cues: Cues, keep: int | Tensor) -> Selection:
     saliency = _needed(cues.saliency, "saliency")
     mask, budget = _top(saliency, keep, cues.valid)
-    flaws = budget.flaws() | cue_flaws(saliency, cues.valid, "saliency")
-    return Selection(mask, torch.zeros_like(mask), mask, flaws).checked_if_cheap()
+    errors = budget.errors() | cue_errors(saliency, cues.valid, "saliency")
+    nothing = torch.zeros_like(mask)
+    return Selection(mask=mask, by_text=nothing, by_saliency=mask, errors=errors).checked_if_cheap()
 
 
 def _text(cues: Cues, keep: int | Tensor) -> Selection:
     similarity = _needed(cues.similarity, "similarity")
     mask, budget = _top(similarity, keep, cues.valid)
-    flaws = budget.flaws() | cue_flaws(similarity, cues.valid, "similarity")
-    return Selection(mask, mask, torch.zeros_like(mask), flaws).checked_if_cheap()
+    errors = budget.errors() | cue_errors(similarity, cues.valid, "similarity")
+    nothing = torch.zeros_like(mask)
+    return Selection(mask=mask, by_text=mask, by_saliency=nothing, errors=errors).checked_if_cheap()
 
 
 def _adafv(cues: Cues, keep: int | Tensor) -> Selection:
@@ -167,14 +170,14 @@ def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
     asked = question(cosine, _needed(cues.neighbours, "neighbours"), cues.valid, cues.text_valid)
     selection = coverage(visual, presence(saliency, cues.valid), asked, keep, cues.valid)
-    return replace(selection, flaws=selection.flaws | cue_flaws(saliency, cues.valid, "saliency")).checked_if_cheap()
+    return replace(selection, errors=selection.errors | cue_errors(saliency, cues.valid, "saliency")).checked_if_cheap()
 
 
-def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, Budget]:
+def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, TokenBudget]:
     """bool [B, N], the K tokens with the largest cue, and the budget."""
     if cue.shape != valid.shape:
         raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(valid.shape)} like valid")
-    budget = Budget.of(keep, valid)
+    budget = TokenBudget.of(keep, valid)
     return Order.of(cue, valid).top(budget.keep) & valid, budget
 
 

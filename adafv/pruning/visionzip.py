@@ -1,7 +1,7 @@
 """VisionZip: the most salient tokens, and a few that others are merged into (arXiv 2412.04467).
 
-Of the budget K, C = 10/64 (rounded, half up) goes to contextual tokens, D = K - C to dominant ones. The dominant are
-the D with the most [CLS] attention. Of the rest, in their order, every s-th is a target, C of them, with
+C = 10/64 (rounded, half up) of the budget K goes to contextual tokens, D = K - C to dominant ones. The dominant are
+the D with the most [CLS] attention. Every s-th of the rest, in their order, is a target, C of them, with
 s = ⌊(N - D) / C⌋. Each other token goes to the target whose key is most like its own, by the cosine of the keys at the
 feature layer, averaged over the heads; of two alike to the first. A target becomes itself plus the mean of what went to
 it, in hidden states before the projector. So a contextual token stands for many places, and a position has to be given
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.pruning.selection import Budget, Merged, Order, Selection, cue_flaws, value_flaws
+from adafv.pruning.selection import Merged, Order, Selection, TokenBudget, cue_errors, value_errors
 
 _Count = TypeVar("_Count", int, Tensor)
 
@@ -51,15 +51,21 @@ def visionzip(
         valid = torch.ones_like(saliency, dtype=torch.bool)
     if valid.shape != saliency.shape:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(saliency.shape)} like saliency")
-    budget = Budget.of(keep, valid)
-    flaws = budget.flaws() | cue_flaws(saliency, valid, "saliency") | value_flaws(keys, valid, "keys")
-    flaws = flaws | value_flaws(hidden, valid, "hidden")
+    budget = TokenBudget.of(keep, valid)
+    errors = budget.errors() | cue_errors(saliency, valid, "saliency") | value_errors(keys, valid, "keys")
+    errors = errors | value_errors(hidden, valid, "hidden")
     contextual = _contextual(budget.keep)
     dominant = Order.of(saliency, valid).top(budget.keep - contextual) & valid
     rest = valid & ~dominant
     target = _targets(rest, contextual[:, None])
     merged = _merge(target, rest & ~target, keys, hidden, max(1, _contextual(budget.bound)))
-    return Selection(dominant | target, torch.zeros_like(dominant), dominant, flaws, merged).checked_if_cheap()
+    return Selection(
+        mask=dominant | target,
+        by_text=torch.zeros_like(dominant),
+        by_saliency=dominant,
+        errors=errors,
+        merged=merged,
+    ).checked_if_cheap()
 
 
 def _contextual(keep: _Count) -> _Count:

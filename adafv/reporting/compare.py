@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from adafv.pipeline.outputs.ledger import DIGEST, digest_labels
 from adafv.pipeline.outputs.reader import read_labels
-from adafv.pipeline.storage import Storage
-from adafv.pipeline.summary import format_table
+from adafv.pipeline.record.run_record import format_table
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.report import Report
 
 EXAMPLES = 10

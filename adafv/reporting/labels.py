@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_labels
 from adafv.pipeline.outputs.reader import Place, pick_labels, read_labels
-from adafv.pipeline.outputs.schema import STAGES
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.schema import STAGES
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.outstanding import Outstanding, spread_keys
 from adafv.reporting.timeline import Timeline
 

@@ -25,12 +25,13 @@ from adafv.pipeline.errors import JobError, UsageError
 from adafv.pipeline.images.decode import memory_bound
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Isolated, StartError, work
-from adafv.pipeline.rejects import Reject, safe_message
+from adafv.pipeline.redaction import safe_message
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import READ_ERRORS, Unit, read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, row_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.drawing import Picture
 from adafv.reporting.thumbnails import Thumbnails, picture_of
 

@@ -1,7 +1,7 @@
 """What an hour of a run's workers cost.
 
 A price that the user gives counts for all runs; else that which a run was given; else that which a table
-(`adafv.pipeline.prices`) has for what the run's workers ran on. A price that isn't known is asked for, never guessed.
+(`adafv.pipeline.record.prices`) has for what its workers ran on. A price that is not known is asked for, never guessed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adafv.pipeline.prices import Price, entry_for
+from adafv.pipeline.record.prices import Price, entry_for
 from adafv.reporting.runs import Device, Run
 
 

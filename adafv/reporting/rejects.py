@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_rejects
-from adafv.pipeline.outputs.schema import REJECTS
+from adafv.pipeline.schema import REJECTS
 from adafv.reporting.outstanding import SHOWN, Outstanding, spread_keys
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
-from adafv.pipeline.prices import Price
-from adafv.pipeline.rejects import shorten
-from adafv.pipeline.storage import Storage
-from adafv.pipeline.summary import format_table
+from adafv.pipeline.record.prices import Price
+from adafv.pipeline.record.run_record import format_table
+from adafv.pipeline.redaction import shorten
+from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
 from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.rejects import RejectExamples

@@ -13,8 +13,8 @@ from typing import Any
 
 from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs.folder import Output
-from adafv.pipeline.prices import recorded_price
+from adafv.pipeline.record.prices import recorded_price
+from adafv.pipeline.store.output import Output
 
 ENDED = ("done", "stopped", "failed")
 

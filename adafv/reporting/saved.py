@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from adafv.counting import Model, Passage, Sizes
+from adafv.counting import Model, Sizes, TokenCounts
 from adafv.reporting.labels import LabelFigures, Minute
 
 UNPRUNED = "none"
@@ -97,7 +97,7 @@ def ratios(sizes: Sizes, pruned: float, unpruned: float, batch: int, outputs: in
     """
     model, outputs = Model(sizes, item=1), max(2, outputs)  # the first comes with prefill
     short, long = (
-        [Passage(round(length), round(length), outputs, visual=0, kept=0, words=0)] * batch
+        [TokenCounts(positions=round(length), padded=round(length), outputs=outputs, visual=0, kept=0, words=0)] * batch
         for length in (pruned, unpruned)
     )
     prefill = model.prefill(long).operations / model.prefill(short).operations

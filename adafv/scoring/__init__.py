@@ -1,4 +1,4 @@
-"""How answers are judged, for the project's own measurements (`bench`) and for a user's (`calibration`). numpy only.
+"""How answers are judged, for the project's own measurements (`bench`) and for a user's (`calibration`). No torch.
 
 metrics    how right an answer is, given the references
 agreement  how alike two answers are

@@ -50,7 +50,7 @@ class Bootstrap:
         self._draws = np.concatenate([block.astype(np.float32) for block in blocks])
 
     def mean(self, values: np.ndarray, chosen: np.ndarray) -> Estimate:
-        """Of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""
+        """The mean of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""
         sums = np.bincount(self._cluster, np.where(chosen, values, 0.0), self._count)
         counts = np.bincount(self._cluster, chosen, self._count)
         drawn = self._draws @ counts.astype(np.float32)
@@ -61,5 +61,5 @@ class Bootstrap:
         return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
     def difference(self, values: np.ndarray, others: np.ndarray, chosen: np.ndarray) -> Estimate:
-        """Of the means of `values` and `others`, [R] each, over the same rows."""
+        """The difference of the means of `values` and `others`, [R] each, over the same rows."""
         return self.mean(values - others, chosen)

@@ -3,9 +3,10 @@
 Where all rows agree, every draw of a bootstrap does, and its interval is a point. But 300 rows that agree don't show
 that all do. So the sample gets one more cluster, as large as the mean one: of rows worth 0 for the lower end, of rows
 worth 1 for the upper. And a draw gives each cluster a random weight, exponentially distributed, rather than a number of
-times (Rubin's Bayesian bootstrap). Of rows worth 0 or 1, each a cluster of its own, this is Clopper and Pearson's exact
-interval: where k of n are worth 1, these have a share of Beta(k, n - k + 1) in the weights of all and the one added.
-Of rows worth something in between it is Gaffke's bound (2005). Clusters, which may differ in size, weigh as a whole.
+times (Rubin's Bayesian bootstrap). For rows worth 0 or 1, each a cluster of its own, this is Clopper and Pearson's
+exact interval: where k of n are worth 1, these have a share of Beta(k, n - k + 1) in the weights of all and the one
+added. For rows worth something in between it is Gaffke's bound (2005). Clusters, which may differ in size, weigh as a
+whole.
 
 All means of one `Bounds` come from the same draws. So a mean of values none of which is lower has no lower ends.
 """
@@ -37,7 +38,7 @@ class Bounds:
         self._seed, self._draws = seed, draws
 
     def mean(self, values: np.ndarray, chosen: np.ndarray) -> Estimate:
-        """Of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""
+        """The mean of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""
         sums = np.bincount(self._cluster, np.where(chosen, values, 0.0), self._count)
         sizes = np.bincount(self._cluster, chosen, self._count)
         added = sizes.sum() / np.count_nonzero(sizes)

@@ -7,7 +7,7 @@
     f1        SQuAD's: the F1 of the words, whatever their order, without articles and punctuation
     rouge-l   ROUGE-L: the F1 of the longest sequence of words that both have in this order, others between them or not
 
-Of several references the nearest counts. Two texts without a word are alike to the last two.
+Where there are several references, the nearest counts. Two texts without a word are alike to the last two.
 
 Normalising is VQAv2's, written from its definition (https://visualqa.org/evaluation.html): lower case, no full stops
 but decimal points, digits for number words, no articles, contractions with their apostrophe, other punctuation as a
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from rapidfuzz.distance import LCSseq, Levenshtein
 
 Metric = Callable[[str, Sequence[str]], float]
 
@@ -69,7 +71,9 @@ def vqa(answer: str, references: Sequence[str]) -> float:
 def anls(answer: str, references: Sequence[str]) -> float:
     """The similarity to the nearest reference: 1 - distance / length of the longer text, 0 if that is 0.5 or less."""
     said = " ".join(answer.lower().split())
-    nearest = max(_similarity(said, " ".join(reference.lower().split())) for reference in references)
+    nearest = max(
+        Levenshtein.normalized_similarity(said, " ".join(reference.lower().split())) for reference in references
+    )
     return nearest if nearest > ANLS_LEAST else 0.0
 
 
@@ -111,21 +115,6 @@ def normalise(text: str) -> str:
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
-def _similarity(one: str, other: str) -> float:
-    longest = max(len(one), len(other))
-    return 1 - _distance(one, other) / longest if longest else 1.0
-
-
-def _distance(one: str, other: str) -> int:
-    """Levenshtein's: how many characters to insert, delete or replace."""
-    row = list(range(len(other) + 1))
-    for i, character in enumerate(one, 1):
-        previous, row[0] = row[0], i
-        for j, wanted in enumerate(other, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (character != wanted))
-    return row[-1]
-
-
 def _squad_words(text: str) -> list[str]:
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
     return _SQUAD_ARTICLE.sub(" ", plain).split()
@@ -136,25 +125,9 @@ def _word_f1(words: Sequence[str], others: Sequence[str]) -> float:
 
 
 def _lcs_f1(words: Sequence[str], others: Sequence[str]) -> float:
-    return _f1(lcs_length(words, others), words, others)
+    return _f1(LCSseq.similarity(words, others), words, others)
 
 
 def _f1(common: int, words: Sequence[str], others: Sequence[str]) -> float:
     """2 · precision · recall / (precision + recall)."""
     return 2 * common / (len(words) + len(others)) if words or others else 1.0
-
-
-def lcs_length(words: Sequence[str], others: Sequence[str]) -> int:
-    """How long the longest common subsequence is.
-
-    A row of the usual table is held as one number's bits, which are 0 where a length goes up (Hyyrö 2004), so that long
-    captions by the thousand are no matter.
-    """
-    places: dict[str, int] = defaultdict(int)
-    for place, word in enumerate(words):
-        places[word] |= 1 << place
-    full = row = (1 << len(words)) - 1
-    for word in others:
-        met = row & places.get(word, 0)
-        row = ((row + met) | (row - met)) & full
-    return len(words) - row.bit_count()

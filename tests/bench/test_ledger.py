@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 
 from adafv.bench.ledger import MIB, Measurement, table, write_data
-from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.reader import read_labels
+from adafv.pipeline.store.output import LocalOutput
 
 
 def measurement(ids: int, seconds: float) -> Measurement:

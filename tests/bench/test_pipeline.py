@@ -11,7 +11,7 @@ import pytest
 
 from adafv.bench.pipeline import Throughput, _steady, throughput_table, write_rows
 from adafv.bench.shapes import PRESETS
-from adafv.pipeline.outputs import schema
+from adafv.pipeline import schema
 from jobs.bench import main
 from tests.bench.tiny_shapes import NEXT
 

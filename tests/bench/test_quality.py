@@ -15,7 +15,7 @@ from adafv.bench.quality import contenders, entries, run, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.scoring.bootstrap import Bootstrap
 from tests.tiny_clip import build_clip
 from tests.tiny_models import Shape

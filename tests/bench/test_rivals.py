@@ -1,4 +1,4 @@
-"""The rivals do the same work: the same answers where they must be the same, and their passages as they were."""
+"""The rivals do the same work: the same answers where they must be the same, and their token counts as they were."""
 
 from __future__ import annotations
 
@@ -40,12 +40,10 @@ def test_stock_and_the_engine_answer_alike(model, questions):
     stock = answered(Stock(model, TOKENS, 5), questions)
     ours = answered(Ours(model, options(strategy="none"), 5), questions)
     assert stock.answers == ours.answers and len(set(stock.answers)) > 1
-    for theirs, own in zip(stock.passages, ours.passages, strict=True):
+    for theirs, own in zip(stock.counts, ours.counts, strict=True):
         assert (theirs.positions, theirs.visual, theirs.outputs) == (own.positions, own.visual, own.outputs)
-    longest = max(one.positions for one in stock.passages)
-    assert {one.padded for one in stock.passages} == {longest} and min(
-        one.positions for one in stock.passages
-    ) < longest
+    longest = max(one.positions for one in stock.counts)
+    assert {one.padded for one in stock.counts} == {longest} and min(one.positions for one in stock.counts) < longest
     assert set(stock.stage_ms) == set(ours.stage_ms) == set(STAGES)
     assert stock.stage_ms["prune"] == 0 and all(stock.stage_ms[stage] > 0 for stage in STAGES if stage != "prune")
 
@@ -72,10 +70,10 @@ def test_the_reference_keeps_what_the_published_rule_keeps(model, shape, questio
     ours = answered(Ours(model, options(strategy="adafv-paper", keep=0.25, text_scope="prompt"), 5), questions[:2])
     for place, question in enumerate(questions[:2]):
         reference = answered(Reference(model, 0.25, TOKENS), [question])
-        (passage,) = reference.passages
-        own = ours.passages[place]
-        assert (passage.kept, passage.visual, passage.positions) == (own.kept, own.visual, own.positions)
-        assert 0 < passage.kept <= 0.25 * passage.visual and passage.outputs == TOKENS
+        (counts,) = reference.counts
+        own = ours.counts[place]
+        assert (counts.kept, counts.visual, counts.positions) == (own.kept, own.visual, own.positions)
+        assert 0 < counts.kept <= 0.25 * counts.visual and counts.outputs == TOKENS
         assert shape.family != "llava" or reference.answers == [ours.answers[place]]
 
 

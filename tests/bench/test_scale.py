@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from adafv.bench.scale import DEVICE, RATE, Load, Scaled, Simulated, Unprepared, _part, per_row, table, write_rows
+from adafv.pipeline import schema
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.prices import Tariff
+from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import samples
 from adafv.pipeline.workers.label import WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation

@@ -13,7 +13,7 @@ from adafv.bench.ceilings import Ceilings
 from adafv.bench.rivals import Answered, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
 from adafv.bench.speed import Asked, Entrant, Settings, Turn
-from adafv.counting import Passage
+from adafv.counting import TokenCounts
 from adafv.engine import EngineOptions
 from adafv.models.packing import PackedLinear, pack
 from adafv.pipeline.errors import UsageError
@@ -77,9 +77,9 @@ def test_some_rows():
 def test_what_is_made_of_the_turns():
     """By hand: two batches of different sizes, of the median of three rounds."""
     built = subject(NEXT)
-    passages = [Passage(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
+    counts = [TokenCounts(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
     times = {"encode": 100.0, "prune": 50.0, "prefill": 200.0, "decode": 250.0}
-    batches = [Answered([""] * n, passages[:n], n, n, times) for n in (2, 1)]
+    batches = [Answered([""] * n, counts[:n], n, n, times) for n in (2, 1)]
     turns = [Turn(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
     entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
     row = speed._row(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
@@ -96,7 +96,7 @@ def test_what_is_made_of_the_turns():
 
 
 def test_shorter_answers_are_no_win():
-    batch = Answered([""], [Passage(30, 30, 2, 20, 10, 5)], 1, 1, {})
+    batch = Answered([""], [TokenCounts(positions=30, padded=30, outputs=2, visual=20, kept=10, words=5)], 1, 1, {})
     with pytest.raises(RuntimeError, match=r"ours-none answered with \[2\] tokens instead of 3"):
         speed._check("ours-none", [batch], 3)
 

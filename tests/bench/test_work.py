@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from adafv import onednn
 from adafv.bench import work
-from adafv.counting import Passage, Work
+from adafv.counting import TokenCounts, Work
 from adafv.pruning import STRATEGIES
 from adafv.pruning.strategies import Cues
 from tests.bench.tiny_shapes import NEXT, PLAIN, subject
@@ -18,8 +18,10 @@ FLOAT = 4  # bytes
 STEPS = 3
 
 
-def passages(*lengths: int) -> list[Passage]:
-    return [Passage(length, length, 1 + STEPS, visual=0, kept=0, words=0) for length in lengths]
+def counts(*lengths: int) -> list[TokenCounts]:
+    return [
+        TokenCounts(positions=length, padded=length, outputs=1 + STEPS, visual=0, kept=0, words=0) for length in lengths
+    ]
 
 
 @pytest.fixture(params=[NEXT, PLAIN], ids=lambda shape: shape.family)
@@ -44,9 +46,9 @@ def test_encoding(model):
     def encode():
         model.model.multi_modal_projector(model.model.vision_tower(pixels).last_hidden_state[:, 1:])
 
-    counted = work.count(model.config, FLOAT, "none", 4, passages(10))["encode"]
+    counted = work.count(model.config, FLOAT, "none", 4, counts(10))["encode"]
     assert counted.operations == pytest.approx(operations(encode), rel=0.01)
-    assert work.count(model.config, FLOAT, "none", 0, passages(10))["encode"] == Work(), "not even the weights are read"
+    assert work.count(model.config, FLOAT, "none", 0, counts(10))["encode"] == Work(), "not even the weights are read"
 
 
 def test_prefill_and_decode(model):
@@ -63,7 +65,7 @@ def test_prefill_and_decode(model):
             embeds = torch.randn(rows, 1, language.config.hidden_size)
             head(language(inputs_embeds=embeds, past_key_values=cache).last_hidden_state)
 
-    counted = work.count(model.config, FLOAT, "none", 1, passages(*[length] * rows))
+    counted = work.count(model.config, FLOAT, "none", 1, counts(*[length] * rows))
     later = length * (length - 1) // 2  # pairs of a position and one behind it, which eager attention computes as well
     wasted = 4 * rows * later * language.config.hidden_size * language.config.num_hidden_layers
     assert counted["prefill"].operations == pytest.approx(operations(prefill) - wasted, rel=0.01)
@@ -88,15 +90,15 @@ def test_selection(strategy, monkeypatch):
 
     config = subject(NEXT).model.config
     config.text_config.hidden_size = 16
-    passage = Passage(30, 30, 1, visual=40, kept=20, words=5)
-    counted = work.count(config, FLOAT, strategy, 1, [passage])["prune"]
+    sample = TokenCounts(positions=30, padded=30, outputs=1, visual=40, kept=20, words=5)
+    counted = work.count(config, FLOAT, strategy, 1, [sample])["prune"]
     assert counted.operations == pytest.approx(operations(select), rel=0.05)
 
 
 def test_coverage_compares_tokens_in_blocks_and_those_kept_with_all():
     config = subject(NEXT).model.config
-    passage = Passage(30, 30, 1, visual=40, kept=3, words=5)
-    counted = work.count(config, FLOAT, "adafv-plus", 1, [passage])["prune"]
+    sample = TokenCounts(positions=30, padded=30, outputs=1, visual=40, kept=3, words=5)
+    counted = work.count(config, FLOAT, "adafv-plus", 1, [sample])["prune"]
     alike, named, gains = 40 * (48 + 3) * 32, 5 * 40 * 32, 2 * (40 * 48)
     assert counted.operations == 2 * (alike + named + gains)
     assert counted.bytes == FLOAT * 40 * 32, "each visual token is read once"
@@ -104,7 +106,7 @@ def test_coverage_compares_tokens_in_blocks_and_those_kept_with_all():
 
 def test_weights_are_read_once_for_the_batch(model):
     """Two alike take as many bytes as each by itself, less the weights that they share; in decoding, at each step."""
-    alone, both = (work.count(model.config, FLOAT, "none", rows, passages(*[20] * rows)) for rows in (1, 2))
+    alone, both = (work.count(model.config, FLOAT, "none", rows, counts(*[20] * rows)) for rows in (1, 2))
     saved = {stage: 2 * alone[stage].bytes - both[stage].bytes for stage in alone}
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     seen = [tower.encoder.layers, tower.embeddings.patch_embedding, projector]
@@ -122,14 +124,14 @@ def matrices(*modules: torch.nn.Module) -> int:
 
 
 def test_decoding_reads_the_keys_and_values_there_are(model):
-    short, long = (work.count(model.config, FLOAT, "none", 1, passages(length))["decode"] for length in (20, 120))
+    short, long = (work.count(model.config, FLOAT, "none", 1, counts(length))["decode"] for length in (20, 120))
     text = model.config.text_config
     column = 2 * text.num_key_value_heads * text.head_dim * text.num_hidden_layers
     assert long.bytes - short.bytes == FLOAT * STEPS * 100 * column
 
 
 def test_a_sample_that_is_done_takes_no_more_steps(model):
-    early = [Passage(20, 20, outputs, 0, 0, 0) for outputs in (2, 4)]
+    early = [TokenCounts(positions=20, padded=20, outputs=outputs, visual=0, kept=0, words=0) for outputs in (2, 4)]
     counted, alone = (work.count(model.config, FLOAT, "none", 1, each)["decode"] for each in (early, early[1:]))
     one_step = work.count(model.config, FLOAT, "none", 1, early[:1])["decode"]
     assert counted.operations == alone.operations + one_step.operations

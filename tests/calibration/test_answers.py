@@ -6,7 +6,7 @@ import pytest
 
 from adafv.calibration.answers import read_answers
 from adafv.pipeline.outputs.ledger import Ledger, digest_id
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from tests.reporting.outputs import label, run, write
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from adafv.calibration.command import command_line
 from adafv.calibration.summary import summary
-from adafv.pipeline.options import JobOptions, parse_options
+from adafv.pipeline.arguments import parse_options
+from adafv.pipeline.options import JobOptions
 from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import budget, calibration, options
 

@@ -14,7 +14,7 @@ from adafv.calibration.truth import check_column, read_truth
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.ledger import Ledger, digest_id
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import write_jsonl
 
 ROWS = [

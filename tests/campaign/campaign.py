@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adafv.hardware import cpu_name
-from adafv.pipeline.summary import format_table, versions
+from adafv.pipeline.record.run_record import format_table, versions
 from tests.campaign.data import Verdict, check, labels, write_input
 from tests.campaign.faults import KINDS, Faults
 from tests.campaign.job import Job

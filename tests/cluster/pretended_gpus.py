@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import ray
 
+from adafv.pipeline.arguments import parse_options
+from adafv.pipeline.control.session import RaySession
 from adafv.pipeline.isolation import Handler
-from adafv.pipeline.options import parse_options
 from adafv.pipeline.run import run
-from adafv.pipeline.session import RaySession
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 
 

@@ -13,7 +13,7 @@ import yaml
 from promql_parser import AggregateExpr, MatrixSelector, VectorSelector
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
-from adafv.pipeline.metrics import COUNTERS, GAUGES, HISTOGRAMS, Meaning
+from adafv.pipeline.record.metrics import COUNTERS, GAUGES, HISTOGRAMS, Meaning
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 DASHBOARD = json.loads((CLUSTER / "grafana.json").read_text())

@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import validate_config
 
 from adafv import __version__
 from adafv.commands.label import EPILOG
-from adafv.pipeline.options import parse_options
+from adafv.pipeline.arguments import parse_options
 from tests.cluster.manifests import ROOT, kuberay_schema, manifests, problems
 
 [RAYJOB] = manifests("rayjob.yaml")

@@ -12,7 +12,7 @@ import pytest
 
 from adafv import __version__
 from adafv.commands import COMMANDS, main
-from adafv.commands.wording import as_called
+from adafv.pipeline.arguments import as_called
 
 REPOSITORY = Path(__file__).parents[2]
 

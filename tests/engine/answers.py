@@ -25,9 +25,9 @@ def batch(prompts: Sequence[torch.Tensor]) -> list[Prompts]:
     """The prompts in groups, padded on the right."""
     return [
         Prompts(
-            rows,
-            torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
-            torch.tensor([len(prompts[row]) for row in rows]),
+            rows=rows,
+            embeds=torch.nn.utils.rnn.pad_sequence([prompts[row] for row in rows], batch_first=True),
+            lengths=torch.tensor([len(prompts[row]) for row in rows]),
         )
         for rows in grouped([len(prompt) for prompt in prompts], most=120)
     ]

@@ -1,4 +1,4 @@
-"""What no prompt has written to is read all the same, with attention of 0: it must be a number."""
+"""What no prompt has written to is multiplied by attention of 0: it must be a number."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def empty_is_nan():
     torch.use_deterministic_algorithms(before)
 
 
-def test_gaps_are_zeros(empty_is_nan):
+def test_masked_columns_are_zeros(empty_is_nan):
     cache = BatchCache(depth=1, rows=3, columns=8)
     for first, count, length in ((0, 2, 3), (2, 1, 5)):  # two groups of prompts
-        cache.read(first, count, length)
+        cache.begin_prefill(first, count, length)
         cache.update(*torch.ones(2, count, 2, length, 4), layer_idx=0)
     (layer,) = cache.layers
     for each in (layer.keys, layer.values):

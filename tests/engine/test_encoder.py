@@ -61,7 +61,7 @@ def test_together_or_one_by_one_they_are_the_same(adapter, preparer, passes):
     assert len(passes) == 20
     passes.clear()
     together = Encoder(adapter, NEEDS, together=True)(samples, lambda: told.append(1))
-    crops = sum(len(sample.pictures[0].crops) for sample in samples[:20])
+    crops = sum(len(sample.images[0].crops) for sample in samples[:20])
     assert crops > 64 and passes[:-1] == [64] * (len(passes) - 1) and passes[-1] % 16 == 0
     assert crops <= sum(passes) < crops + 16 and len(told) == len(passes)
     for one, other in zip(alone, together, strict=True):

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from adafv.engine import Engine, EngineOptions, Preparer
-from adafv.engine.look import looks_of
+from adafv.engine.prompt_image import prompt_images
 from adafv.engine.pruner import Pruner
 from adafv.hardware import cpu_name
 from adafv.models import TextTower, load_adapter, load_processing
@@ -91,7 +91,7 @@ def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypat
         type(engine._adapter), "encode", lambda self, c, **_: (crops.append(len(c)), encode(self, c))[1]
     )
     monkeypatch.setattr(
-        Pruner, "_cues", lambda self, looks, *rest: (rows.append(len(looks)), cues(self, looks, *rest))[1]
+        Pruner, "_cues", lambda self, images, *rest: (rows.append(len(images)), cues(self, images, *rest))[1]
     )
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1") for i in range(4)]
     engine.label(samples)
@@ -117,9 +117,9 @@ def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
     preparer, engine = load(model, strategy="adafv", newlines="drop")
     sample = preparer.prepare("a", picture((64, 64)), "w1 w2 w3")
     (label,) = engine.label([sample])
-    adapter, geometry = engine._adapter, engine._processing.geometry(sample.pictures[0].size)
+    adapter, geometry = engine._adapter, engine._processing.geometry(sample.images[0].size)
     with torch.inference_mode():
-        tokens = adapter.encode(torch.from_numpy(sample.pictures[0].crops)).tokens.flatten(0, 1)
+        tokens = adapter.encode(torch.from_numpy(sample.images[0].crops)).tokens.flatten(0, 1)
         kept = tokens[torch.from_numpy(geometry.source[geometry.is_token][label.kept_indices])]
         text = adapter.embed(torch.from_numpy(sample.input_ids))
         at = sample.input_ids.tolist().index(engine._processing.config.image_token_id)
@@ -146,9 +146,9 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
     assemble = Engine._assemble
     engine._assemble = lambda *given: (seen.append(assemble(engine, *given)), seen[-1])[1]
     labels = engine.label(samples)
-    adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].pictures[0].size)
+    adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].images[0].size)
     with torch.inference_mode():
-        crops = torch.from_numpy(samples[0].pictures[0].crops)
+        crops = torch.from_numpy(samples[0].images[0].crops)
         image = adapter.encode(crops, also=("keys", "hidden")).patches(slice(None))
         order = torch.from_numpy(geometry.source[geometry.is_token])
         saliency, keys, hidden = (each[order] for each in (image.saliency, image.keys, image.hidden))
@@ -174,7 +174,7 @@ def test_relevance_by_the_text_tower_equals_the_slow_way(model, clip, name):
     samples = [preparer.prepare(str(i), picture((64, 64), i), text) for i, text in enumerate(questions)]
     labels, compared = engine.label(samples), 0
     for question, sample, label in zip(questions, samples, labels, strict=True):
-        (shown,) = sample.pictures
+        (shown,) = sample.images
         geometry = engine._processing.geometry(shown.size)
         order = torch.from_numpy(geometry.source[geometry.is_token])
         with torch.inference_mode():
@@ -203,8 +203,8 @@ def test_relevance_by_the_text_tower_equals_the_slow_way(model, clip, name):
 def test_a_question_asked_twice_is_read_once(model, clip, monkeypatch):
     preparer, engine = load(model, strategy="eadp", text_tower=clip)
     seen: list[str] = []
-    read = TextTower.read
-    monkeypatch.setattr(TextTower, "read", lambda self, texts: (seen.extend(texts), read(self, texts))[1])
+    features = TextTower.features
+    monkeypatch.setattr(TextTower, "features", lambda self, texts: (seen.extend(texts), features(self, texts))[1])
     engine.label([preparer.prepare(str(i), picture((64, 64), i), f"w{i % 2} w7") for i in range(4)])
     assert seen == ["w0 w7", "w1 w7"]
 
@@ -212,8 +212,8 @@ def test_a_question_asked_twice_is_read_once(model, clip, monkeypatch):
 def test_the_text_tower_reads_what_the_text_scope_names(model, clip, monkeypatch):
     preparer, engine = load(model, strategy="cdpruner", text_tower=clip, text_scope="prompt")
     seen: list[str] = []
-    read = TextTower.read
-    monkeypatch.setattr(TextTower, "read", lambda self, texts: (seen.extend(texts), read(self, texts))[1])
+    features = TextTower.features
+    monkeypatch.setattr(TextTower, "features", lambda self, texts: (seen.extend(texts), features(self, texts))[1])
     engine.label([preparer.prepare("a", picture((64, 64)), "w1 w7")])
     assert seen == ["w1 w7 ASSISTANT:"]
 
@@ -238,13 +238,13 @@ def test_each_distinct_image_is_encoded_once(model, monkeypatch):
     samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
     engine.label(samples)
     assert len(seen) == 3
-    assert len({sample.pictures[0].key for sample in samples}) == 3
+    assert len({sample.images[0].key for sample in samples}) == 3
 
 
 def test_same_pixels_of_another_size_are_another_image(model):
     preparer, _ = load(model)
     black, wide = picture((64, 64)).point(lambda _: 0), picture((64, 128)).point(lambda _: 0)
-    (one,), (other,) = preparer.prepare("a", black, "w1").pictures, preparer.prepare("b", wide, "w1").pictures
+    (one,), (other,) = preparer.prepare("a", black, "w1").images, preparer.prepare("b", wide, "w1").images
     assert one.key != other.key
 
 
@@ -262,7 +262,7 @@ def test_text_scope_prompt_sees_what_follows_the_image(model):
     preparer, narrow = load(model, strategy="text", text_scope="question")
     _, broad = load(model, strategy="text", text_scope="prompt")
     sample = preparer.prepare("a", picture((64, 64)), "w1")
-    (seen,), (more,) = (looks_of([sample], one._processing, one._options) for one in (narrow, broad))
+    (seen,), (more,) = (prompt_images([sample], one._processing, one._options) for one in (narrow, broad))
     assert seen.text.tolist() == sample.input_ids[sample.question].tolist()
     assert more.text.tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
     assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, is_spent
-from adafv.engine.faults import Fitting
+from adafv.engine import Engine, EngineOptions, Preparer, breaks_device, is_out_of_memory
+from adafv.engine.faults import BatchSplitter
 from tests.models.conftest import picture
 from tests.tiny_models import build
 
@@ -27,21 +27,21 @@ def allocator(capacity, sizes, calls):
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept():
-    fitting, calls = Fitting(), []
+    splitter, calls = BatchSplitter(), []
     label = allocator(3, {}, calls)
-    assert fitting.label(range(10), label) == [f"label {number}" for number in range(10)]
+    assert splitter.label(range(10), label) == [f"label {number}" for number in range(10)]
     assert calls == [10, 5, 2, 2, 2, 2, 2]
     calls.clear()
-    assert len(fitting.label(range(5), label)) == 5
+    assert len(splitter.label(range(5), label)) == 5
     assert calls == [2, 2, 1]
 
 
 def test_a_sample_that_does_not_fit_alone_is_the_callers_business_and_changes_nothing():
-    fitting, calls = Fitting(), []
-    fitting.limit = 8
+    splitter, calls = BatchSplitter(), []
+    splitter.limit = 8
     with pytest.raises(torch.OutOfMemoryError):
-        fitting.label(range(8), allocator(16, {5: 99}, calls))
-    assert fitting.limit == 8
+        splitter.label(range(8), allocator(16, {5: 99}, calls))
+    assert splitter.limit == 8
 
 
 def test_other_errors_pass_through():
@@ -49,7 +49,7 @@ def test_other_errors_pass_through():
         raise RuntimeError("no such thing")
 
     with pytest.raises(RuntimeError, match="no such thing"):
-        Fitting().label(range(4), label)
+        BatchSplitter().label(range(4), label)
 
 
 def test_which_errors_mean_what():
@@ -58,11 +58,11 @@ def test_which_errors_mean_what():
     assert is_out_of_memory(RuntimeError("could not create a primitive")), "oneDNN's way to say so"
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
-    assert is_spent(torch.AcceleratorError("CUDA error: device-side assert triggered"))
-    assert is_spent(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"))
-    assert is_spent(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
-    assert not is_spent(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_spent(RuntimeError("shapes differ"))
+    assert breaks_device(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+    assert breaks_device(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"))
+    assert breaks_device(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
+    assert not breaks_device(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not breaks_device(RuntimeError("shapes differ"))
 
 
 @pytest.fixture(scope="module")

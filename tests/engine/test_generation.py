@@ -67,10 +67,13 @@ def test_answers_end_at_an_end_token(adapter, prompts, ends):
 
 def test_rows_that_have_ended_leave(adapter, prompts, ends, monkeypatch):
     rows = []
-    read = type(adapter).read
-    monkeypatch.setattr(
-        type(adapter), "read", lambda self, embeds, *rest: (rows.append(embeds.shape[:2]), read(self, embeds, *rest))[1]
-    )
+    forward = type(adapter).forward
+
+    def watched(self, embeds, *rest):
+        rows.append(embeds.shape[:2])
+        return forward(self, embeds, *rest)
+
+    monkeypatch.setattr(type(adapter), "forward", watched)
     answers = ours(adapter, prompts)
     steps = [count for count, length in rows if length == 1]
     assert steps == sorted(steps, reverse=True) and steps[-1] < len(prompts)
@@ -118,6 +121,10 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(adapter, prompts, config
     """3,000 first tokens of one prompt; those that `top_p` leaves out never come."""
     draws, temperature, top_p = 3000, 0.7, 0.6
     generator = Generator(adapter, EngineOptions(max_new_tokens=1, temperature=temperature, top_p=top_p))
-    group = Prompts(list(range(draws)), prompts[0].expand(draws, -1, -1), torch.full((draws,), len(prompts[0])))
+    group = Prompts(
+        rows=list(range(draws)),
+        embeds=prompts[0].expand(draws, -1, -1),
+        lengths=torch.full((draws,), len(prompts[0])),
+    )
     answers = generator([group], range(draws), lambda: None, lambda: None)
     check_draws(answers, adapter, prompts[0], temperature, top_p, most=0.04)  # four standard deviations

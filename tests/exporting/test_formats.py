@@ -16,9 +16,9 @@ from pycocotools.coco import COCO
 
 from adafv.exporting.export import export
 from adafv.exporting.formats import FORMATS, LISTS, Labels
+from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from tests.reporting.outputs import label, run, write
 
 HOSTILE = [

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.pipeline.outputs.reader import reconcile
-from adafv.pipeline.rejects import ERRORS, MESSAGE_LIMIT
+from adafv.pipeline.redaction import MESSAGE_LIMIT
+from adafv.pipeline.rejects import ERRORS
 from tests.fuzz import images, rows
 from tests.pipeline.pictures import SOUND
 from tests.services import descendants, kill_tree, without_ray

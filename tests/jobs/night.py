@@ -12,8 +12,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from adafv.pipeline import run
-from adafv.pipeline.outputs import schema
+from adafv.pipeline import run, schema
 from adafv.pipeline.workers.label import KEPT, WorkerOptions
 from jobs.label import main
 

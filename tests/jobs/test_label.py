@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.lease import Lease
+from adafv.pipeline.store.output import LocalOutput
 from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs

@@ -13,7 +13,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from adafv import onednn
 from adafv.engine import Engine, EngineOptions, Preparer
-from adafv.models import Panel, attention, load_adapter, load_processing
+from adafv.models import Panel, load_adapter, load_processing, vision_attention
 from adafv.models.llava import LlavaAdapter
 from adafv.pruning import mix, text_similarity
 from tests.models.conftest import SHAPES, SIZES, picture
@@ -60,8 +60,8 @@ def test_long_crops_are_encoded_alike(pair, monkeypatch):
     crops = torch.from_numpy(processing.crops(picture((64, 64))))
     wanted = adapter.encode(crops)
     ran = Mock(wraps=onednn.attention)
-    monkeypatch.setattr(attention, "attention", ran)
-    monkeypatch.setattr(attention, "_LONG", 1)
+    monkeypatch.setattr(vision_attention, "attention", ran)
+    monkeypatch.setattr(vision_attention, "_LONG", 1)
     got = adapter.encode(crops)
     torch.testing.assert_close(got.tokens, wanted.tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got.saliency, wanted.saliency, rtol=1e-4, atol=1e-6)
@@ -139,7 +139,7 @@ def test_pixels_behind_the_last_whole_patch_are_no_tokens():
     config = LlavaConfig(vision_config=vision, vision_feature_select_strategy="full")
     images = SiglipImageProcessorPil(size={"height": 384, "width": 384})
     (panel,) = LlavaAdapter.geometry(config, images, (500, 300)).panels
-    assert panel == Panel(27, 27, 0.0, 0.0, 378 / 384, 378 / 384)
+    assert panel == Panel(rows=27, columns=27, top=0.0, left=0.0, bottom=378 / 384, right=378 / 384)
 
 
 def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:

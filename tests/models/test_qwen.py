@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
-from adafv.counting import Model, Passage, Sizes
+from adafv.counting import Model, Sizes, TokenCounts
 from adafv.engine import Engine, EngineOptions, Preparer
 from adafv.engine.encoder import Encoder
-from adafv.engine.look import looks_of
+from adafv.engine.prompt_image import prompt_images
 from adafv.engine.sequence import lay_out
 from adafv.models import load_adapter, load_processing, qwen2_5_vl, sizes_of
 from adafv.pruning import text_similarity
@@ -127,13 +127,12 @@ def test_answers_that_end_leave_the_others_where_they_were(path, slow, processin
 
 def test_positions_are_the_stock_models(slow, processing, path):
     _, samples, questions = engine_and_samples(path)
-    lengths = [len(sample.input_ids) for sample in samples]
-    looks = looks_of(samples, processing, EngineOptions(strategy="none"))
+    images = prompt_images(samples, processing, EngineOptions(strategy="none"))
     layout = lay_out(
-        lengths,
-        [processing.image_places(sample.input_ids) for sample in samples],
-        looks,
-        [look.geometry.visual_tokens for look in looks],
+        lengths=[len(sample.input_ids) for sample in samples],
+        places=[processing.image_places(sample.input_ids) for sample in samples],
+        images=images,
+        table_lengths=[image.geometry.visual_tokens for image in images],
         newlines="drop",
         device=torch.device("cpu"),
     )
@@ -151,7 +150,7 @@ def test_pictures_of_all_sizes_are_encoded_together_as_alone(path, adapter, monk
     needs = frozenset({"keys", "hidden"})
     _, samples, _ = engine_and_samples(path)
     alone, told = Encoder(adapter, needs, together=False)(samples, lambda: None), []
-    monkeypatch.setattr("adafv.engine.encoder._PIXELS", 2 * samples[0].pictures[0].crops.size // 3)
+    monkeypatch.setattr("adafv.engine.encoder._PIXELS", 2 * samples[0].images[0].crops.size // 3)
     together = Encoder(adapter, needs, together=True)(samples, lambda: told.append(1))
     assert 1 < len(told) < len(samples), "several pictures a pass, in several passes"
     for one, other in zip(alone, together, strict=True):
@@ -194,7 +193,7 @@ def test_half_precision_runs(path, dtype, strategy):
 
 
 def test_pixels_stay_between_the_processors_limits(path, processing):
-    images = processing._images
+    images = processing._image_processor
     for size in [*SIZES, (1000, 1500)]:
         geometry, shape = processing.geometry(size), processing.crops(Image.new("RGB", size[::-1])).shape
         side = images.patch_size * 2
@@ -229,7 +228,7 @@ def test_files_of_two_models_are_refused(processing):
     config = AutoConfig.for_model(**processing.config.to_dict())
     config.vision_config.patch_size = 14
     with pytest.raises(ValueError, match="the files are of two models"):
-        processing.family.geometry(config, processing._images, (64, 64))
+        processing.family.geometry(config, processing._image_processor, (64, 64))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,7 @@ def test_a_configuration_that_cannot_be_pruned_is_refused(processing, part, chan
     for name, value in change.items():
         setattr(getattr(config, part), name, value)
     with pytest.raises(ValueError, match=message):
-        processing.family.geometry(config, processing._images, (64, 64))
+        processing.family.geometry(config, processing._image_processor, (64, 64))
 
 
 def test_what_the_language_model_does_is_counted_and_encoding_is_not(processing):
@@ -257,8 +256,8 @@ def test_what_the_language_model_does_is_counted_and_encoding_is_not(processing)
     assert sum(weight.numel() for weight in matrices if weight.dim() > 1) == sizes.language_weights
     again = Sizes.from_json(json.loads(json.dumps(sizes.as_json())))
     assert again == sizes and again.patches is None
-    passage = Passage(positions=40, padded=40, outputs=4, visual=30, kept=6, words=3)
-    assert Model(again, 4).prefill([passage]).operations > 0
+    counts = TokenCounts(positions=40, padded=40, outputs=4, visual=30, kept=6, words=3)
+    assert Model(again, 4).prefill([counts]).operations > 0
     with pytest.raises(ValueError, match="what encoding takes is not counted"):
         Model(again, 4).encode(1)
 

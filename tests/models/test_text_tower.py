@@ -49,16 +49,16 @@ def stock(clip: Path, text: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("text", ["w", "w17 what w3?", "w" * 75])
 def test_a_question_is_read_as_stock_clip_reads_it(tower, clip, text):
-    (reading,) = tower.read([text])
+    (features,) = tower.features([text])
     pooled, states = stock(clip, text)
-    torch.testing.assert_close(reading.whole, pooled / pooled.norm())
-    torch.testing.assert_close(reading.words, states[1:-1], msg="neither the start token nor the end token")
+    torch.testing.assert_close(features.whole, pooled / pooled.norm())
+    torch.testing.assert_close(features.words, states[1:-1], msg="neither the start token nor the end token")
 
 
 def test_a_long_question_is_read_in_segments_of_75(tower, clip):
     """Each as if it were a question by itself: 75, 75 and 10 characters."""
     text = "".join("abcdefg"[i % 7] for i in range(160))
-    (reading,) = tower.read([text])
+    (features,) = tower.features([text])
     # A letter in mid-word is another token than one that ends a word, so the segments are not words of their own.
     ids = AutoTokenizer.from_pretrained(clip)(text, add_special_tokens=False)["input_ids"]
     assert len(ids) == 160
@@ -70,21 +70,21 @@ def test_a_long_question_is_read_in_segments_of_75(tower, clip):
             out = model(input_ids=torch.tensor([[start, *ids[first : first + 75], end]]))
             units.append(out.text_embeds[0] / out.text_embeds[0].norm())
             words.append(model.text_projection(out.last_hidden_state)[0, 1:-1])
-    torch.testing.assert_close(reading.whole, (units[0] + units[1] + units[2]) / 3)
-    torch.testing.assert_close(reading.words, torch.cat(words))
-    assert reading.words.shape == (160, 16)
+    torch.testing.assert_close(features.whole, (units[0] + units[1] + units[2]) / 3)
+    torch.testing.assert_close(features.words, torch.cat(words))
+    assert features.words.shape == (160, 16)
 
 
 def test_a_question_without_words_has_its_end_token(tower, clip):
-    (reading,) = tower.read([""])
+    (features,) = tower.features([""])
     pooled, _ = stock(clip, "")
-    torch.testing.assert_close(reading.words, pooled[None])
+    torch.testing.assert_close(features.words, pooled[None])
 
 
 def test_texts_read_together_are_read_as_alone(tower):
     texts = ["w1", "", "what is left of w1 ?" * 9, "w2 w3"]
-    for text, together in zip(texts, tower.read(texts), strict=True):
-        (alone,) = tower.read([text])
+    for text, together in zip(texts, tower.features(texts), strict=True):
+        (alone,) = tower.features([text])
         torch.testing.assert_close(together.whole, alone.whole)
         torch.testing.assert_close(together.words, alone.words)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from adafv.engine import Engine, EngineOptions, Preparer, Turn
 from adafv.exporting.export import export
 from adafv.pipeline.outputs.reader import reconcile
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.gallery import make_gallery
 from adafv.reporting.pictures import Access
 from adafv.reporting.report import make_report

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from adafv.pipeline import objects
-from adafv.pipeline.outputs import folder
+from adafv.pipeline.store import objects, output
 from jobs.label import main
 from tests.faulty_store import Fault, FaultyStore
 from tests.services import free_ports
@@ -21,7 +20,7 @@ def bucket(s3, monkeypatch) -> str:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
-    monkeypatch.setattr(folder, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(output, "pause", lambda attempt: 0.0)
     return s3.new_bucket()
 
 

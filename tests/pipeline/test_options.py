@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from adafv.pipeline.arguments import parse_keeps, parse_options, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, parse_keeps, parse_options, parse_strategies
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.record.run_record import public_options
 from adafv.pruning import STRATEGIES
 
 NEEDED = ["--input", "in.parquet", "--output", "out"]
@@ -137,8 +139,8 @@ def test_a_missing_config():
 
 def test_the_public_form_has_no_secrets():
     options = JobOptions(input=("https://u:hidden@h/x?sig=hidden",), output="o", s3_endpoint="http://u:hidden@h:1")
-    assert "hidden" not in str(options.public())
-    assert options.public()["s3_endpoint"] == "http://h:1"
+    assert "hidden" not in str(public_options(options))
+    assert public_options(options)["s3_endpoint"] == "http://h:1"
 
 
 def test_strategies_and_budgets_are_parsed():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.pipeline.rejects import ERRORS, MESSAGE_LIMIT, Reject, public_uri, redact
+from adafv.pipeline.redaction import MESSAGE_LIMIT, public_uri, redact
+from adafv.pipeline.rejects import ERRORS, Reject
 
 
 @pytest.mark.parametrize(

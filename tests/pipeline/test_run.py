@@ -26,12 +26,12 @@ from adafv.models import best_attention
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs.folder import open_output
-from adafv.pipeline.prices import Tariff
+from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
 from adafv.pipeline.run import Job, RunResult, run
 from adafv.pipeline.sources.records import Columns
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Reading, rows_per_block
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing

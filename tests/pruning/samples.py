@@ -19,7 +19,7 @@ _OF_THE_SAMPLE = ("seeds", "clip_text")
 def cues(rows: int, tokens: int, seed: int = 0, width: int = 6, words: int = 5) -> Cues:
     """Random cues: `rows` samples of `tokens` visual tokens each, on one panel of one row."""
     generator = torch.Generator().manual_seed(seed)
-    around = torch.from_numpy(neighbours(Panel(1, tokens, 0, 0, 1, 1)))
+    around = torch.from_numpy(neighbours((1, tokens)))
     return Cues(
         valid=torch.ones(rows, tokens, dtype=torch.bool),
         saliency=torch.rand(rows, tokens, generator=generator),
@@ -38,8 +38,10 @@ def cues(rows: int, tokens: int, seed: int = 0, width: int = 6, words: int = 5) 
     )
 
 
-def neighbours(*panels: Panel) -> np.ndarray:
-    return Geometry(crops=1, source=np.zeros(0), panels=panels).neighbours
+def neighbours(*sizes: tuple[int, int]) -> np.ndarray:
+    """Those of panels of so many rows and columns."""
+    panels = (Panel(rows=rows, columns=columns, top=0, left=0, bottom=1, right=1) for rows, columns in sizes)
+    return Geometry(crops=1, source=np.zeros(0), panels=tuple(panels)).neighbours
 
 
 def rows_of(batch: Cues, rows: slice) -> Cues:

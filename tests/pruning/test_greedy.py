@@ -10,7 +10,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from adafv.models import Panel
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
 from adafv.pruning import coverage as coverage_module
 from adafv.pruning.cdpruner import cdpruner
@@ -39,7 +38,7 @@ def samples(draw):
 
 
 def of_one(visual: torch.Tensor, text: torch.Tensor, saliency: torch.Tensor, panels: list[tuple[int, int]]) -> Cues:
-    around = neighbours(*(Panel(rows, columns, 0, 0, 1, 1) for rows, columns in panels))
+    around = neighbours(*panels)
     return Cues(
         valid=torch.ones(1, len(visual)).bool(),
         visual=visual[None],

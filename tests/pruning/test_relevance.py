@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adafv.models import Panel
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.relevance import blur, focused_cosine, mean_cosine, min_max
 from tests.pruning import oracle
@@ -42,7 +41,7 @@ def test_a_word_that_fits_one_place_counts_and_one_that_fits_all_does_not():
 def test_blur_by_the_definition(panels):
     count = sum(rows * columns for rows, columns in panels)
     score = torch.rand(1, count, generator=torch.Generator().manual_seed(0))
-    around = torch.from_numpy(neighbours(*(Panel(rows, columns, 0, 0, 1, 1) for rows, columns in panels)))[None]
+    around = torch.from_numpy(neighbours(*panels))[None]
     torch.testing.assert_close(blur(score, around)[0], torch.tensor(oracle.blurred(score[0].tolist(), panels)))
 
 

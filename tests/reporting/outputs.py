@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adafv.pipeline.outputs import schema
+from adafv.pipeline import schema
 from adafv.pipeline.rejects import ERRORS
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting import gallery
 from adafv.reporting.gallery import anchor_of, make_gallery
 from adafv.reporting.pictures import Access

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.pipeline.outputs.schema import LABELS
+from adafv.pipeline.schema import LABELS
 from adafv.reporting.labels import BINS, DECADES, PER_DECADE, RATIOS, LabelFigures
 from tests.reporting.outputs import label
 

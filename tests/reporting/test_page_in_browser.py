@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting.page import render
 from adafv.reporting.pictures import Access
 from adafv.reporting.report import make_report

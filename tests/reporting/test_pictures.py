@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from adafv.pipeline.sources import formats
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.reporting import pictures, thumbnails
 from adafv.reporting.drawing import Picture
 from adafv.reporting.pictures import Access, find_pictures

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from adafv.pipeline.outputs.folder import LocalOutput
-from adafv.pipeline.prices import read_prices
+from adafv.pipeline.record.prices import read_prices
+from adafv.pipeline.store.output import LocalOutput
 from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.report import make_report, summary
 from adafv.reporting.runs import read_runs
-from tests.pipeline.test_prices import TABLE
+from tests.pipeline.record.test_prices import TABLE
 from tests.reporting.outputs import run, write
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pyarrow as pa
 
-from adafv.pipeline.outputs.schema import REJECTS
+from adafv.pipeline.schema import REJECTS
 from adafv.reporting.outstanding import SHOWN
 from adafv.reporting.rejects import RejectExamples
 from tests.reporting.outputs import reject

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs import schema
 from adafv.reporting.outstanding import SHOWN
 from adafv.reporting.report import make_report, summary
 from tests.reporting.outputs import label, reject, run, write

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.counting import Model, Passage
+from adafv.counting import Model, TokenCounts
 from adafv.reporting.page import render
 from adafv.reporting.report import make_report, summary
 from adafv.reporting.saved import ratios
@@ -87,10 +87,10 @@ def test_the_estimate_is_right_where_times_follow_the_counts(tmp_path_factory, p
     model = Model(CPU_SMALL, item=4)
 
     def times(length: int) -> tuple[float, float]:
-        passages = [Passage(length, length, outputs, 0, 0, 0)] * batch
+        samples = [TokenCounts(positions=length, padded=length, outputs=outputs, visual=0, kept=0, words=0)] * batch
         return (
-            rates[0] * model.prefill(passages).operations / batch,
-            rates[1] * model.decode(passages).bytes / batch,
+            rates[0] * model.prefill(samples).operations / batch,
+            rates[1] * model.decode(samples).bytes / batch,
         )
 
     (prefill, decode), (slow_prefill, slow_decode) = times(prompt), times(prompt + dropped)

@@ -28,8 +28,11 @@ from botocore.exceptions import ParamValidationError
 
 from adafv.pipeline.images.http import Address, is_public, read_http
 from adafv.pipeline.images.transfer import Refused, read_within
-from adafv.pipeline.rejects import Reject, public_uri
-from adafv.pipeline.s3 import (
+from adafv.pipeline.redaction import public_uri
+from adafv.pipeline.rejects import Reject
+from adafv.pipeline.sources import rows
+from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.store.s3 import (
     DEADLINE,
     FIRST_PAUSE,
     S3_ERRORS,
@@ -42,9 +45,8 @@ from adafv.pipeline.s3 import (
     status_of,
     wish_of,
 )
-from adafv.pipeline.sources import rows
-from adafv.pipeline.sources.rows import Row
-from adafv.pipeline.storage import Storage, has_scheme, is_s3, split_s3
+from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import has_scheme, is_s3, split_s3
 
 THREADS = 16
 ATTEMPTS = 5

@@ -16,8 +16,8 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from adafv.pipeline.images.transfer import Refused, read_within
-from adafv.pipeline.rejects import public_uri
-from adafv.pipeline.s3 import wished_pause
+from adafv.pipeline.redaction import public_uri
+from adafv.pipeline.store.s3 import wished_pause
 
 Address = Callable[[str], bool]
 REDIRECTS = 5

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.s3 import DEADLINE
+from adafv.pipeline.store.s3 import DEADLINE
 
 
 class Refused(Exception):  # noqa: N818  (control flow, not an error)

@@ -27,7 +27,7 @@ from adafv.pipeline.isolation.channel import (
     table_in,
     write_table,
 )
-from adafv.pipeline.rejects import safe_message
+from adafv.pipeline.redaction import safe_message
 
 START_ATTEMPTS = 3
 START_SECONDS = 3600.0  # for loading a model, perhaps after downloading it

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from adafv.pipeline.outputs.folder import Output
-from adafv.pipeline.outputs.schema import LABELS, LATER
+from adafv.pipeline.schema import LABELS, LATER
+from adafv.pipeline.store.output import Output
 
 T = TypeVar("T", pa.Table, pa.RecordBatch)
 ROWS_AT_ONCE = 1024  # of all their columns, where a few are looked for

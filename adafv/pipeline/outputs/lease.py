@@ -31,8 +31,8 @@ import uuid
 from types import TracebackType
 
 from adafv.pipeline.errors import RunError
-from adafv.pipeline.outputs.folder import Output
-from adafv.pipeline.s3 import S3_ERRORS, describe
+from adafv.pipeline.store.output import Output
+from adafv.pipeline.store.s3 import S3_ERRORS, describe
 
 LOG = logging.getLogger("adafv")
 TTL = 120.0  # seconds until a lease that nobody renews may be taken over

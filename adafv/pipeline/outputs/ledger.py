@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.batches import read_batches
-from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.store.output import Output
 
 DIGEST = np.dtype("S16")  # compares as bytes do; trailing zeros are padding to numpy, so equality is exact all the same
 FILES_AHEAD = 16  # files of which the ids are read at once; 20,000 ids are less than a megabyte

@@ -20,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs import schema
 from adafv.pipeline.outputs.batches import pick_rows, read_batches
-from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.ledger import DIGEST, FILES_AHEAD, Ledger, digest_labels, digest_rejects
-from adafv.pipeline.rejects import safe_message
-from adafv.pipeline.storage import S3_ERRORS, Storage
+from adafv.pipeline.redaction import safe_message
+from adafv.pipeline.store.output import Output, open_output
+from adafv.pipeline.store.s3 import S3_ERRORS
+from adafv.pipeline.store.storage import Storage
 
 Place = tuple[str, int]  # a file under labels/, and the number of a row in it
 WHOLE_FILES_AHEAD = 2  # where all columns may be wanted, a file can take hundreds of megabytes

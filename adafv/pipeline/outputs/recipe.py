@@ -13,7 +13,7 @@ from typing import Any
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import ENGINE, JobOptions
-from adafv.pipeline.outputs.folder import Output
+from adafv.pipeline.store.output import Output
 
 NAME = "recipe.json"
 SINCE = {

@@ -19,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from adafv.pipeline.errors import UsageError, store_error
+from adafv.pipeline.errors import UsageError
 from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read, stamp_of
 from adafv.pipeline.sources.records import Columns
-from adafv.pipeline.storage import Storage, has_scheme
+from adafv.pipeline.store.s3 import store_error
+from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import has_scheme
 
 EXTENSIONS = {
     "parquet": (".parquet", ".pq"),

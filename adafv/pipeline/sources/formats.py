@@ -24,11 +24,12 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from adafv.pipeline.rejects import Reject, clean
+from adafv.pipeline.redaction import clean
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import expand
 from adafv.pipeline.sources.records import Columns, Record, Unreadable
 from adafv.pipeline.sources.rows import id_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 PARQUET_BATCH = 64  # rows held at once; they may carry images

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from adafv.pipeline.rejects import Reject, clean
+from adafv.pipeline.redaction import clean
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.records import Columns, Exchange, Record
 from adafv.turn import Turn
 

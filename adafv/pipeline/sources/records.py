@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.storage import has_scheme
+from adafv.pipeline.uris import has_scheme
 
 if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from adafv.pipeline.rejects import Reject, clean, public_uri
+from adafv.pipeline.redaction import clean, public_uri
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.turn import Turn

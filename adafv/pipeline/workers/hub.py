@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from adafv.embedded import EMBEDDED
-from adafv.pipeline.storage import is_s3
+from adafv.pipeline.uris import is_s3
 
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
 _WEIGHTS = "*.safetensors"
@@ -35,13 +35,13 @@ def commit_of(repository: str, revision: str | None) -> str:
     return _snapshot(repository, revision, _SMALL).name
 
 
-def pinned(repository: str, commit: str) -> str:
+def at_commit(repository: str, commit: str) -> str:
     """A name for the repository at that commit, which `downloaded` knows."""
     return f"{repository}@{commit}"
 
 
 def downloaded(name: str, weights: bool = True) -> Path | None:
-    """The folder of a `pinned` model, with its weights if they are asked for; None for any other name.
+    """The folder of a `at_commit` model, with its weights if they are asked for; None for any other name.
 
     Raises:
         OSError: as for `commit_of`, or there are no safetensors weights.

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adafv.pipeline import schema
 from adafv.pipeline.isolation import Failure, Handler, Isolated, work
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.prices import Tariff
+from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 from adafv.pipeline.workers.samples import NAMES, samples_of
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
-    from adafv.pipeline.gate import Gate
+    from adafv.pipeline.control.gate import Gate
 
 KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
 FROM_LABEL = [
@@ -187,9 +187,9 @@ class Labelling:
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
-        from adafv.engine import is_spent
+        from adafv.engine import breaks_device
 
-        return is_spent(error)
+        return breaks_device(error)
 
     def _label(self, samples: list[Sample], on_progress: Callable[[], None]) -> list[Label]:
         from adafv.engine import is_out_of_memory

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adafv.embedded import EMBEDDED, embedded_model
-from adafv.pipeline.objects import S3Object
-from adafv.pipeline.s3 import md5
-from adafv.pipeline.storage import Storage, is_s3, split_s3
+from adafv.pipeline.store.objects import S3Object
+from adafv.pipeline.store.s3 import md5
+from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import is_s3, split_s3
 from adafv.pipeline.workers import hub
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def resolve_model(name: str, storage: Storage, weights: bool = True) -> str:
         weights: whether they are needed. What prepares rows does without, and so do the nodes that do nothing else.
 
     Raises:
-        OSError: it can't be had, or is another version than `pinned` says.
+        OSError: it can't be had, or is another version than `at_version` says.
         ValueError: a file's name leaves the folder.
     """
     if name in EMBEDDED:
@@ -75,11 +76,11 @@ def resolve_text_tower(options: EngineOptions, storage: Storage, weights: bool =
     return options if tower is None else replace(options, text_tower=resolve_model(tower, storage, weights))
 
 
-def pinned(name: str, storage: Storage, commit: str | None = None) -> str:
+def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
     """`name` for a run's workers: of an s3:// prefix with its version, of a hub id with its commit, if that is given,
     of a folder with its full path, since their current folder is another. Errors as for `resolve_model`."""
     if commit is not None:
-        return hub.pinned(name, commit)
+        return hub.at_commit(name, commit)
     if is_s3(name):
         return f"{name}#{_version(_listing(name, storage))}"
     return os.path.abspath(name) if os.path.isdir(name) else name

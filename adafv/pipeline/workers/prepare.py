@@ -21,7 +21,7 @@ from adafv.pipeline.isolation import Handler, Isolated, work
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import samples
 from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
 

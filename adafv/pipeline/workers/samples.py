@@ -16,7 +16,7 @@ from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
 
 if TYPE_CHECKING:
-    from adafv.engine import Picture, Sample
+    from adafv.engine import PreparedImage, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
 PASSED_ON = ("id", "image", "question", "prompt", "fetch_ms", "error", "message")
@@ -56,19 +56,19 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
         return values
     return values | {
         NAMES: [image.name for image in row.images],
-        "pictures": [_picture_to_dict(picture) for picture in sample.pictures],
+        "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
         "asked": sample.question,
     }
 
 
-def _picture_to_dict(picture: Picture) -> dict[str, Any]:
+def _image_to_dict(image: PreparedImage) -> dict[str, Any]:
     return {
-        "crops": picture.crops.tobytes(),
-        "shape": picture.crops.shape,
-        "size": picture.size,
-        "key": picture.key,
-        "visual_tokens": picture.visual_tokens,
+        "crops": image.crops.tobytes(),
+        "shape": image.crops.shape,
+        "size": image.size,
+        "key": image.key,
+        "visual_tokens": image.visual_tokens,
     }
 
 
@@ -76,17 +76,23 @@ def samples_of(table: pa.Table) -> list[Sample]:
     """The samples in the rows of a table of `SCHEMA`, none of them a reject. Crops are views of the table's memory."""
     from adafv.engine import Sample
 
-    pictures = [tuple(map(_picture, each.values)) for each in table.column("pictures")]
+    images = [tuple(map(_image, each.values)) for each in table.column("pictures")]
     small = table.select(["id", "input_ids", "asked"]).to_pylist()
     return [
-        Sample(values["id"], shown, np.array(values["input_ids"], np.int32), np.array(values["asked"], np.int32))
-        for shown, values in zip(pictures, small, strict=True)
+        Sample(
+            id=values["id"],
+            images=shown,
+            input_ids=np.array(values["input_ids"], np.int32),
+            question=np.array(values["asked"], np.int32),
+        )
+        for shown, values in zip(images, small, strict=True)
     ]
 
 
-def _picture(scalar: pa.StructScalar) -> Picture:
-    from adafv.engine import Picture
+def _image(scalar: pa.StructScalar) -> PreparedImage:
+    from adafv.engine import PreparedImage
 
     height, width = scalar["size"].as_py()
     crops = np.frombuffer(scalar["crops"].as_buffer(), np.uint8).reshape(scalar["shape"].as_py())
-    return Picture(crops, (height, width), scalar["key"].as_py(), scalar["visual_tokens"].as_py())
+    key, visual_tokens = scalar["key"].as_py(), scalar["visual_tokens"].as_py()
+    return PreparedImage(crops=crops, size=(height, width), key=key, visual_tokens=visual_tokens)

@@ -13,9 +13,9 @@ import pytest
 from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.s3 import md5, promised_md5, wished_pause
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.s3 import md5, promised_md5, wished_pause
+from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 
 DATA = b"not really an image" * 10

@@ -11,7 +11,7 @@ import pytest
 
 from adafv.pipeline.outputs import batches as module
 from adafv.pipeline.outputs.batches import pick_rows, read_batches
-from adafv.pipeline.outputs.folder import LocalOutput
+from adafv.pipeline.store.output import LocalOutput
 from tests.pipeline.inputs import write_uris
 
 

@@ -18,10 +18,10 @@ from botocore.exceptions import EndpointConnectionError
 
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs import lease as module
-from adafv.pipeline.outputs.folder import LocalOutput, Output, open_output
 from adafv.pipeline.outputs.lease import HELD, Lease
 from adafv.pipeline.outputs.lease import TTL as REAL_TTL
-from adafv.pipeline.storage import CONNECT, READ, Storage
+from adafv.pipeline.store.output import LocalOutput, Output, open_output
+from adafv.pipeline.store.storage import CONNECT, READ, Storage
 from tests.faulty_store import Fault, FaultyStore
 from tests.services import S3Server
 
@@ -181,7 +181,7 @@ def test_a_killed_holder_on_the_same_host_is_dead_at_once(tmp_path):
     code = f"""
 import sys, time
 from adafv.pipeline.outputs.lease import Lease
-from adafv.pipeline.outputs.folder import LocalOutput
+from adafv.pipeline.store.output import LocalOutput
 with Lease(LocalOutput({str(tmp_path)!r}), "victim", 3600):
     print("held", flush=True)
     time.sleep(60)

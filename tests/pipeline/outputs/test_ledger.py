@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.ledger import DIGEST, FILES_AHEAD, Ledger, digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.storage import Storage
 from tests.pipeline.outputs.test_sink import label, reject, results
 
 # Digests that share a first byte, differ in the last only, or end in zeros, which numpy takes for padding.

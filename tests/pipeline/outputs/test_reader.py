@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs import schema
-from adafv.pipeline.outputs.folder import Output, open_output
 from adafv.pipeline.outputs.reader import pick_labels, read_labels, read_rejects, reconcile
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.output import Output, open_output
+from adafv.pipeline.store.storage import Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

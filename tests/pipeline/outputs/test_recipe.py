@@ -8,8 +8,8 @@ import pytest
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs.folder import LocalOutput
 from adafv.pipeline.outputs.recipe import recipe_of, settle_recipe
+from adafv.pipeline.store.output import LocalOutput
 
 
 @pytest.fixture

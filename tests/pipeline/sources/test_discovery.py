@@ -13,12 +13,12 @@ import pytest
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
-from adafv.pipeline.plan import scan_unit
+from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_all, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
 

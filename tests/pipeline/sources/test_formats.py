@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.pipeline import objects
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store import objects
+from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 from tests.pipeline.inputs import ROWS, write_all, write_jsonl
 from tests.pipeline.pictures import SOUND

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.plan import scan_unit
+from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import discovery, formats
 from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.turn import Turn
 from tests.pipeline.inputs import add, write_jsonl
 

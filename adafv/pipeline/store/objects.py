@@ -1,0 +1,225 @@
+"""S3 as a file system that pyarrow can read: what is handed out is what the object holds, or an error.
+
+pyarrow's own S3 files believe the first answer: of a range that comes back too short, the rest is whatever the memory
+held before, and a file that is replaced while it is read is a mixture of two. Here each answer's length is checked,
+each range must be of the same version (`If-Match`), objects that are read whole are checked against the MD5 in their
+ETag, and what can pass is asked for again. What remains is an OSError whose cause tells of which class it is, which
+pyarrow's own errors don't.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs
+from pyarrow.fs import FileInfo, FileType
+
+from adafv.pipeline.store.s3 import (
+    DEADLINE,
+    S3_ERRORS,
+    Damaged,
+    describe,
+    may_pass,
+    md5,
+    pause,
+    promised_md5,
+    promised_parts,
+    status_of,
+    wish_of,
+)
+
+ATTEMPTS = 6
+WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
+BLOCK = 8 * 2**20
+PAGE = 1000  # objects that are listed in one request, the most that S3 allows
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of an object, of `size` bytes each but for the last; `md5`: of their MD5s, one after the other."""
+
+    size: int
+    md5: str
+
+
+class S3Object:
+    """One version of an object: that which is there when this is made.
+
+    Attributes:
+        size: in bytes; `modified`: when, in seconds since 1970.
+        md5: of the whole, where its ETag tells; `etag`: as the store has it.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client, self._bucket, self._key = client, bucket, key
+        answer = self._tried(lambda: client.head_object(Bucket=bucket, Key=key))
+        self.size: int = answer["ContentLength"]
+        self.modified: float = answer["LastModified"].timestamp()
+        self.md5 = promised_md5(bucket, answer)
+        self.etag: str = answer["ETag"]
+        self._parts = promised_parts(bucket, answer)
+
+    def parts(self) -> Parts | None:
+        """How it was put in parts, where its ETag is made of theirs and the store says how large they are."""
+        if self._parts is None:
+            return None
+        digest, count = self._parts
+        ask = partial(self._client.head_object, Bucket=self._bucket, Key=self._key, PartNumber=1, IfMatch=self.etag)
+        size = self._tried(ask)["ContentLength"]
+        return Parts(size, digest) if size and -(-self.size // size) == count else None
+
+    def range(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on. Raises OSError where they can't be had."""
+        return self._tried(lambda: self._get(start, length))
+
+    def _get(self, start: int, length: int) -> bytes:
+        answer = self._client.get_object(
+            Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self.etag
+        )
+        data, end = bytearray(), time.monotonic() + DEADLINE
+        for chunk in answer["Body"].iter_chunks(2**18):
+            data += chunk
+            if time.monotonic() > end:
+                raise Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
+        if len(data) != length:
+            raise Damaged(f"{len(data)} bytes came of {length}")
+        if length == self.size and self.md5 not in (None, md5(data)):
+            raise Damaged("the bytes don't match the object's ETag")
+        return bytes(data)
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        return _tried(f"s3://{self._bucket}/{self._key}", request)
+
+
+def _tried(place: str, request: Callable[[], T]) -> T:
+    """What `request` returns, asked for again while that may help."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return request()
+        except (*S3_ERRORS, Damaged) as error:
+            if attempt == ATTEMPTS or not may_pass(error):
+                raise _problem(place, error) from error
+            time.sleep(max(pause(attempt), wish_of(error)))
+    raise AssertionError("unreachable")
+
+
+def _problem(place: str, error: Exception) -> OSError:
+    if status_of(error) == 404:
+        return FileNotFoundError(f"{place}: there is nothing")
+    if status_of(error) == 412:
+        return OSError(f"{place} was replaced while it was being read")
+    return OSError(f"{place}: {describe(error)}")
+
+
+class ObjectFile(io.RawIOBase):
+    """An object as a file.
+
+    Args:
+        streamed: it will be read from end to end, so read ahead.
+    """
+
+    def __init__(self, source: S3Object, streamed: bool) -> None:
+        super().__init__()
+        self._object, self._size = source, source.size
+        self._ahead = (self._size if self._size <= WHOLE else BLOCK) if streamed else 0
+        self._at = self._start = 0
+        self._held = b""  # what was read last, from `_start` on
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, or all that are left; fewer only at the end of the object."""
+        left = max(0, self._size - self._at)
+        size = left if size < 0 else min(size, left)
+        if not size:
+            return b""
+        if not self._start <= self._at <= self._at + size <= self._start + len(self._held):
+            self._held, self._start = self._object.range(self._at, min(max(size, self._ahead), left)), self._at
+        start = self._at - self._start
+        self._at += size
+        return self._held[start : start + size]
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class S3Handler(pyarrow.fs.FileSystemHandler):
+    """Paths are BUCKET/KEY, and a folder is what keys have before a slash. Nothing is written through it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def get_type_name(self) -> str:
+        return "s3"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        return [self._info(path) for path in paths]
+
+    def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[FileInfo]:
+        assert selector.recursive
+        bucket, _, key = selector.base_dir.partition("/")
+        files = (item for item in self._list(bucket, key) if not item["Key"].endswith("/"))
+        return [FileInfo(f"{bucket}/{item['Key']}", FileType.File, size=item["Size"]) for item in files]
+
+    def _info(self, path: str) -> FileInfo:
+        bucket, _, key = path.partition("/")
+        try:
+            found = S3Object(self._client, bucket, key) if key else None
+        except FileNotFoundError:
+            found = None
+        if found is not None:
+            return FileInfo(path, FileType.File, size=found.size, mtime=found.modified)
+        return FileInfo(path, FileType.Directory if any(self._list(bucket, key)) else FileType.NotFound)
+
+    def _list(self, bucket: str, key: str) -> Iterator[dict[str, Any]]:
+        """What S3 says of the objects in the folder `key`."""
+        prefix, further = (f"{key}/" if key else ""), dict[str, str]()
+        while True:
+            ask = partial(self._client.list_objects_v2, Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **further)
+            answer = _tried(f"s3://{bucket}/{prefix}", ask)
+            yield from answer.get("Contents", ())
+            if not answer["IsTruncated"]:
+                return
+            further = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return self._open(path, streamed=False)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self._open(path, streamed=True)
+
+    def _open(self, path: str, streamed: bool) -> pa.NativeFile:
+        bucket, _, key = path.partition("/")
+        return pa.PythonFile(ObjectFile(S3Object(self._client, bucket, key), streamed), mode="r")
+
+    def _refuse(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError("this file system is only read from")
+
+    open_output_stream = open_append_stream = copy_file = move = _refuse
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse

@@ -1,0 +1,233 @@
+"""The output folder, local or on S3: whole files or none.
+
+A reader that lists `labels/` while a job runs must never open half a file. On S3 one put makes an object appear at
+once. On a disk a file is written under `.tmp/`, flushed to the device and renamed into place. The driver that holds the
+output's lease (`lease.py`) is the only writer, so nothing else is needed here; but it must not write once its lease may
+be another's. So `guard` is asked right before a file can appear, and each attempt at a put is one request of bounded
+length: an attempt that was allowed has ended before the lease can expire.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import pyarrow.fs
+from botocore.exceptions import ClientError
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.store.s3 import S3_ERRORS, describe, may_pass, pause, status_of, wish_of
+from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import has_scheme, is_s3, split_s3
+
+LOG = logging.getLogger("adafv")
+PATIENCE = 180.0  # seconds for which a put that fails is tried again
+
+
+class Output(Protocol):
+    """A folder that files are put into, whole, under names such as `labels/x.parquet`.
+
+    Attributes:
+        guard: asked before each attempt to put a file; raises if this process may no longer write.
+        settling: seconds after which the outcome of a `create` that others contested can be read.
+        landing: seconds in which what a process put just before it was killed may still appear.
+    """
+
+    uri: str
+    guard: Callable[[], None]
+    settling: float
+    landing: float
+
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        """Make `data` appear as `name`, all at once; where that fails in a way that may pass, again for `patience`
+        seconds. After a failure it may have appeared all the same, so what is put again must be put as `name` again.
+        """
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write `name` only if there is no such file. Whether it was written: on a disk, one of several contenders
+        gets True, and the name is there before the data is; on S3 the answer is the store's.
+        """
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of `name`, or None where there is no such file."""
+
+    def age(self, name: str) -> float | None:
+        """Seconds since `name` was written, by the store's own clock; None where there is no such file."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in `folder`, such as `labels/x.parquet`, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Remove `name`, if it is there."""
+
+    def sweep(self) -> None:
+        """Remove what a writer that was killed left half-written. Only for who is the only writer."""
+
+    def parquet_files(self, folder: str) -> list[str]:
+        """The paths, on `filesystem`, of the Parquet files in `folder`, sorted."""
+
+    @property
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """What `parquet_files` lie on."""
+
+
+def open_output(uri: str, storage: Storage) -> Output:
+    """The output at `uri`: a local path, file:// or s3://."""
+    if is_s3(uri):
+        return S3Output(uri, storage)
+    if uri.startswith("file://"):
+        return LocalOutput(unquote(urlsplit(uri).path))
+    if has_scheme(uri):
+        raise UsageError(f"--output is {uri!r}; it must be a local folder or an s3:// URI")
+    return LocalOutput(uri)
+
+
+def _allow() -> None:
+    """The guard of an output that nobody else writes to."""
+
+
+class LocalOutput:
+    """An output on a disk."""
+
+    settling = landing = 0.0
+
+    def __init__(self, path: str) -> None:
+        self.guard: Callable[[], None] = _allow
+        self.root = Path(path).absolute()
+        self.uri = str(self.root)
+        self.filesystem = pyarrow.fs.LocalFileSystem()
+
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        target, temporary = self.root / name, self.root / ".tmp" / uuid.uuid4().hex
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.guard()
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:  # O_EXCL
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def age(self, name: str) -> float | None:
+        try:
+            return time.time() - (self.root / name).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob("*"))
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        for path in (self.root / ".tmp").glob("*"):
+            path.unlink(missing_ok=True)
+
+    def parquet_files(self, folder: str) -> list[str]:
+        return sorted(str(path) for path in (self.root / folder).glob("*.parquet") if not path.name.startswith("."))
+
+
+class S3Output:
+    """An output under an s3:// prefix."""
+
+    settling, landing = 1.0, 5.0
+
+    def __init__(self, uri: str, storage: Storage) -> None:
+        self.guard: Callable[[], None] = _allow
+        self.uri = uri.rstrip("/")
+        self.bucket, prefix = split_s3(uri)
+        self.prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        self._client, self._writer = storage.client(attempts=4), storage.client(attempts=1)
+        self.filesystem, _ = storage.filesystem(uri)
+
+    def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        end = time.monotonic() + patience
+        for attempt in itertools.count(1):
+            self.guard()
+            try:
+                self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+                return
+            except S3_ERRORS as error:
+                wait = max(pause(attempt), wish_of(error))
+                if not may_pass(error) or time.monotonic() + wait > end:
+                    raise
+                LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
+            time.sleep(wait)
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            # 412: there is one. 409: another such request is under way. Either way it isn't ours.
+            if status_of(error) in (409, 412):
+                return False
+            raise
+        return True
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return self._client.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            return None
+
+    def age(self, name: str) -> float | None:
+        try:
+            answer = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+        except ClientError as error:
+            if status_of(error) == 404:
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - answer["LastModified"]).total_seconds()
+
+    def names(self, folder: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+        )
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return sorted(key.removeprefix(self.prefix) for key in keys)
+
+    def delete(self, name: str) -> None:
+        self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def sweep(self) -> None:
+        """Nothing to do: a put that didn't end leaves no object."""
+
+    def parquet_files(self, folder: str) -> list[str]:
+        names = self.names(folder)
+        return [f"{self.bucket}/{self.prefix}{name}" for name in names if name.endswith(".parquet")]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""Workers that aren't there yet, and workers that are lost: what a job says, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from adafv.pipeline.control.roster import MAP_WORKER, Attendance, Waiting, attendance_of
+from tests.pipeline.inputs import write_images, write_jsonl
+from tests.services import RayCluster
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_waiting_is_said_less_and_less_often():
+    waiting = Waiting(0)
+    said = [now for now in range(0, 1500, 10) if waiting.note(now, nobody=True) is not None]
+    assert said == [0, 60, 360, 660, 960, 1260]
+    assert waiting.note(1500, nobody=False) is None
+    assert waiting.note(1510, nobody=True) == 10
+
+
+def actor(id: str, state: str, pid: int = 7, name: str = MAP_WORKER) -> dict:
+    return {"ActorID": id, "State": state, "Pid": pid, "ActorClassName": name}
+
+
+def test_attendance_is_of_workers_alone():
+    actors = [
+        actor("a", "ALIVE"), actor("b", "PENDING_CREATION", 0), actor("c", "RESTARTING"), actor("d", "DEAD"),
+        actor("e", "ALIVE", name="AutoscalingCoordinator"),
+    ]  # fmt: skip
+    assert attendance_of(actors, 2.0, 1.0) == Attendance(frozenset({("a", 7)}), 3, 2.0, 1.0)
+
+
+class Job:
+    """A job with simulated workers, in a process of its own."""
+
+    def __init__(self, folder: Path, cluster: RayCluster, rows: int, *options: str) -> None:
+        write_images(folder)
+        each = [{"id": f"r{i}", "image": "plain.jpg", "question": "w1"} for i in range(rows)]
+        self.output, self._log = folder / "out", folder / "log"
+        arguments = ["--input", write_jsonl(folder / "rows.jsonl", each), "--output", self.output, "--run-id", "r"]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.pipeline.simulated_job", *map(str, arguments), *options],
+                cwd=REPOSITORY, env=os.environ | cluster.environment, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        end = time.monotonic() + 300
+        while not until():
+            assert self.process.poll() is None and time.monotonic() < end, self.said
+            time.sleep(0.2)
+
+    def finish(self, status: int = 0) -> dict:
+        """Its record."""
+        try:
+            assert self.process.wait(timeout=300) == status, self.said
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it hangs; it said\n{self.said}") from None
+        return json.loads((self.output / "runs/r.json").read_text())
+
+    def labels(self) -> Counter[str]:
+        return Counter(ds.dataset(self.output / "labels").to_table(columns=["id"]).column("id").to_pylist())
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with RayCluster() as cluster:
+        yield cluster
+
+
+PRICES = """
+- {device: A10G, usd_per_hour: 36, date: 2026-11-22, source: made up}
+- {device: H100, usd_per_hour: 360, date: 2026-11-22, source: made up}
+"""
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_gpus_and_outlives_their_loss(cluster, tmp_path):
+    """No GPU at first; then one of a kind, which is taken back; then one of another kind."""
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    slow = {"ADAFV_SIMULATED_RATE": "16"}
+    job = Job(tmp_path, cluster, 160, "--device", "cuda", "--batch-size", "8", "--prices", f"{tmp_path}/prices.yaml")
+    try:
+        job.wait(lambda: "waiting for a GPU worker: 0 of 1 there after 0:00:0" in job.said)
+        assert "the cluster has 0 GPUs, 0 of them free" in job.said and "device cuda, 1 or more workers" in job.said
+        first = cluster.add_node(gpus=1, ADAFV_SIMULATED_DEVICE="A10G", **slow)
+        job.wait(lambda: "/160 rows (" in job.said.rpartition("waiting for")[2] and " 0/160" not in job.said[-200:])
+        cluster.kill_node(first)
+        job.wait(lambda: job.said.count("waiting for a GPU worker: 0 of 1") >= 2)
+        second = cluster.add_node(gpus=1, ADAFV_SIMULATED_DEVICE="H100", **slow)
+        record = job.finish()
+        cluster.kill_node(second)
+    finally:
+        job.process.kill()
+    assert job.labels() == Counter(f"r{i}" for i in range(160))
+    assert record["start"]["workers"] == 2 and record["start"]["workers_gone"] == 1
+    assert {each["device"]: each["price_per_hour"] for each in record["hardware"]["devices"]} == {
+        "A10G": 36,
+        "H100": 360,
+    }
+    rows = ds.dataset(job.output / "labels").to_table(columns=["worker", "cost_usd", "gpu_seconds"]).to_pylist()
+    assert {round(row["cost_usd"] / row["gpu_seconds"], 6) for row in rows} == {0.01, 0.1}
+    cost = record["cost"]
+    assert cost["worker_seconds"] < record["throughput"]["seconds"], "nobody was held while the job waited"
+    assert cost["usd_attributed"] < cost["usd"] < cost["worker_seconds"] * 0.1
+
+
+@pytest.mark.slow
+def test_the_pool_grows_with_the_queue(cluster, tmp_path):
+    """Ray Data by itself would stay with the least number for ever: it waits for longer queues than ours."""
+    node = cluster.add_node(gpus=2, ADAFV_SIMULATED_RATE="30")
+    job = Job(tmp_path, cluster, 400, "--device", "cuda", "--batch-size", "4", "--workers", "1:2")
+    try:
+        record = job.finish()
+    finally:
+        job.process.kill()
+        cluster.kill_node(node)
+    assert job.labels() == Counter(f"r{i}" for i in range(400)) and record["start"]["workers"] == 2
+
+
+@pytest.mark.slow
+def test_a_limit_also_ends_a_run_whose_gpus_never_come(cluster, tmp_path):
+    """Rows are prepared, and there is nobody to take them."""
+    job = Job(tmp_path, cluster, 8, "--device", "cuda", "--max-hours", "0.001")
+    try:
+        record = job.finish(status=4)
+    finally:
+        job.process.kill()
+    assert (record["status"], record["stopped_by"], record["counts"]["left"]) == ("stopped", "max-hours", 8)
+    assert "KeyboardInterrupt" not in job.said

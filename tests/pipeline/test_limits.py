@@ -1,0 +1,99 @@
+"""When a run's budget counts as spent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import date
+
+import pytest
+
+from adafv.pipeline import limits as module
+from adafv.pipeline.control.roster import Attendance
+from adafv.pipeline.limits import Limits, LimitWatch
+from adafv.pipeline.record.prices import Price, Tariff
+from adafv.pipeline.record.tally import Device, Tally
+
+
+def tally(**values) -> Tally:
+    """Four workers that have been held for 100 s at 1000 s of the epoch, and label in batches of 5 s."""
+    found = Tally(labelled=100, batches=20, workers=dict.fromkeys("abcd", 900.0))
+    found.totals["gpu_seconds"] = 100.0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("max_cost", "now", "spent"),
+    [
+        (0.44, 999.9, None),
+        (0.44, 1000.0, "max-cost"),  # 4 x (100 + 2 x 5) s at 3.6 USD an hour
+        (0.45, 1000.0, None),
+    ],
+)
+def test_cost_is_idle_time_and_what_the_batches_in_hand_will_take(max_cost, now, spent):
+    assert Limits(max_cost, None, Tariff(3.6)).spent(tally(), 1e9, now) == spent
+
+
+def test_a_cost_that_is_not_known_is_kept_within_no_budget():
+    devices = Tally(workers={"w": 0.0}, devices={"w": Device("H100")})
+    table = (Price(1.0, date(2026, 11, 22), "made up", "A10G"),)
+    assert Limits(5.0, None, Tariff(table=table)).spent(devices, 0.0, 1.0) == "max-cost"
+    assert Limits(5.0, None, Tariff(table=table)).spent(Tally(), 0.0, 1.0) is None
+
+
+def test_hours_are_those_since_the_start():
+    budget = Limits(None, 1.0, Tariff())
+    assert budget.spent(tally(), 3589.9, 0) is None
+    assert budget.spent(tally(), 3590, 0) == "max-hours"
+    assert budget.spent(Tally(), 3599, 0) is None, "nothing is known of its batches yet"
+
+
+def test_without_limits():
+    assert (
+        not Limits(None, None, Tariff(1.0)).is_limited
+        and Limits(None, None, Tariff(1.0)).spent(tally(), 1e9, 1e9) is None
+    )
+
+
+class Gate:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Busy:
+    """Stands for Ray's list of workers: one is there."""
+
+    def attendance(self) -> Attendance:
+        return Attendance(frozenset({("a", 7)}), 1, 1, 0)
+
+
+def test_the_gate_is_closed_once_it_is_spent(caplog):
+    caplog.set_level(logging.INFO, "adafv")
+    gate = Gate()
+    with LimitWatch(Limits(None, 1.0, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+        time.sleep(0.1)
+        assert not gate.closed and watch.stopped_by is None
+    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+        while not gate.closed:
+            time.sleep(0.01)
+    assert watch.stopped_by == "max-hours" and "--max-hours is reached" in caplog.text
+
+
+class Nobody:
+    """Stands for Ray's list of workers: one is wanted, and none is there."""
+
+    def attendance(self) -> Attendance:
+        return Attendance(frozenset(), 1, 0, 0)
+
+
+def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_stream(monkeypatch):
+    """An interruption may be lost, as in a callback."""
+    monkeypatch.setattr(module, "AGAIN", 0.5)
+    gate = Gate()
+    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Nobody(), every=0.01) as watch:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(20)
+    assert gate.closed and watch.gave_up
