@@ -198,7 +198,7 @@ class Examiner:
         rules = [one.strategy or one.options.rule for one in setting.contenders]
         self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
-        self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
+        self._engines = [Engine(adapter, processing, one.options, strategy=one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
         self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
 

@@ -142,7 +142,9 @@ class Subject:
             bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id
         )
         images = _image_processor(shape)
-        processing = Processing(family, config, images, tokenizer, CHAT_TEMPLATE)
+        processing = Processing(
+            family=family, config=config, image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE
+        )
         return cls(model.eval(), processing, _processor(shape, images, tokenizer))
 
     def fresh_model(self) -> Any:

@@ -92,8 +92,8 @@ class EngineOptions:
 
         return (STRATEGIES if self.text_tower is None else WITH_TEXT_TOWER)[self.strategy]
 
-    def budget(self, visual_tokens: int) -> int:
-        """K, the number of visual tokens to keep of `visual_tokens` (N)."""
+    def kept_of(self, visual_tokens: int) -> int:
+        """K, how many of an image's `visual_tokens` (N) to keep."""
         if self.strategy == "none":
             return visual_tokens
         if self.keep_tokens is not None:

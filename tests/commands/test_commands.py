@@ -86,7 +86,7 @@ def test_messages_begin_with_what_was_called(name, arguments, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_script_needs_no_installation(name, tmp_path):
-    """Its checkout is enough, from any folder: `-I` leaves PYTHONPATH out, and `installed` is found no more."""
+    """Its checkout is enough: `-I` leaves PYTHONPATH out, and `installed` is found no more."""
     code = f"""if True:
         import runpy, sys
         sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
