@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
 import ray.exceptions
 
@@ -89,9 +88,7 @@ class LimitWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 

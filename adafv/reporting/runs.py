@@ -20,7 +20,7 @@ ENDED = ("done", "stopped", "failed")
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceUse:
     """What so many of a run's workers ran on: the GPU's or processor's name and, where known, the cloud's machine."""
 
     name: str
@@ -32,7 +32,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One execution. One that was resumed under the same name is another.
 
     Attributes:
@@ -61,7 +61,7 @@ class Run:
     price: float | None
     on: str | None
     gpus: int
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceUse, ...]
     config: dict[str, Any]
     sizes: Sizes | None
 
@@ -71,7 +71,7 @@ class Run:
         return self.status in ENDED
 
 
-def read_runs(output: Output) -> list[Run]:
+def read_runs(output: Output) -> list[RecordedRun]:
     """All executions, the earliest first.
 
     Raises:
@@ -90,9 +90,9 @@ def read_runs(output: Output) -> list[Run]:
     return sorted(runs, key=lambda run: run.started)
 
 
-def _run(record: dict[str, Any]) -> Run:
+def _run(record: dict[str, Any]) -> RecordedRun:
     hardware = record["hardware"] or {}
-    return Run(
+    return RecordedRun(
         run_id=record["run_id"],
         status=record["status"],
         stopped_by=record.get("stopped_by"),
@@ -106,7 +106,7 @@ def _run(record: dict[str, Any]) -> Run:
         on=hardware.get("device"),
         gpus=hardware.get("gpus_per_worker") or 1,
         devices=tuple(
-            Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
+            DeviceUse(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
         config=record["config"],
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,

@@ -15,7 +15,7 @@ from typing import Any
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name
 from adafv.pipeline.outputs.recipe import changes_of, recipe_of
-from adafv.pipeline.record.estimate import Estimate, Measured
+from adafv.pipeline.record.estimate import Measured, RunEstimate
 from adafv.pipeline.record.run_record import format_table
 from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.store.output import Output, open_output
@@ -54,7 +54,7 @@ class Plan:
         return self.input - self.done
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> RunEstimate:
         return self.measured.estimate(self.to_do, self.workers)
 
 
@@ -185,7 +185,7 @@ def _workers(count: int) -> str:
     return f"{count:,} worker" + ("s" if count > 1 else "")
 
 
-def _usd(estimate: Estimate, price: float | None, digits: int = 4) -> str:
+def _usd(estimate: RunEstimate, price: float | None, digits: int = 4) -> str:
     cost = estimate.cost_usd(price)
     return "-" if cost is None else f"{cost:,.{digits}f}"
 

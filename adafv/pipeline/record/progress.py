@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
 
 from adafv.pipeline.control.roster import Attendance, Roster, Waiting
 from adafv.pipeline.record.metrics import Metrics
@@ -92,9 +91,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         LOG.info(self.line())
