@@ -6,14 +6,13 @@ were held. When its last label was made is then the last that is known of it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from adafv.counting import Sizes
-from adafv.pipeline.errors import UsageError
 from adafv.pipeline.record.prices import recorded_price
+from adafv.pipeline.record.run_record import read_records
 from adafv.pipeline.store.output import Output
 
 ENDED = ("done", "stopped", "failed")
@@ -77,17 +76,7 @@ def read_runs(output: Output) -> list[RecordedRun]:
     Raises:
         UsageError: a file under runs/ is no record of a run.
     """
-    runs = []
-    for name in output.names("runs"):
-        data = output.read(name) if name.endswith(".json") else None
-        if data is None:
-            continue
-        try:
-            record = json.loads(data)
-            runs += [_run(each) for each in [*record.pop("earlier", []), record]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
-    return sorted(runs, key=lambda run: run.started)
+    return sorted(read_records(output, _run), key=lambda run: run.started)
 
 
 def _run(record: dict[str, Any]) -> RecordedRun:
