@@ -3,6 +3,7 @@
 Dependencies point downwards only::
 
     internals  private names of other libraries, in one place
+    option     how options are declared
     onednn     attention and matrix products on x86 CPUs     torch
     pruning    tensors in, kept tokens out
     models     a family's visual tokens, cues and geometry   + transformers

@@ -24,11 +24,12 @@ PACKAGE = [
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "embedded"},
+    {"onednn", "hardware", "turn", "spot", "embedded", "option"},
     {"internals"},
 ]
 PIPELINE = [
     {"run", "arguments"},
+    {"config"},
     {"stream", "limits"},
     {"planning"},
     {"workers"},

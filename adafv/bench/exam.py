@@ -176,7 +176,7 @@ def _examined(
 
 def processes(job: JobOptions, source: Source) -> int:
     """One for each core that this process may use; one in all where the model is on a GPU, or the data is large."""
-    on_gpu = job.device != "cpu" and torch.cuda.is_available()
+    on_gpu = job.engine.device != "cpu" and torch.cuda.is_available()
     return len(os.sched_getaffinity(0)) if source.split and not on_gpu else 1
 
 

@@ -62,7 +62,7 @@ class Measurement:
 def run(rounds: int) -> list[Measurement]:
     """Measure each kind, with so many rounds."""
     options = JobOptions(input=("-",), output="-")
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     preparing = partial(Preparing, Preparation.of(options, "testbed", engine, Storage(), Preparing))
     scenes = rows.to_table(map(scene_row, islice(dataset.rows(SCENES), BATCH)))
     samples = preparing()(scenes, lambda: None)

@@ -118,7 +118,7 @@ def measure(folder: Path, ids: int) -> Measurement:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     resources = allot(options, [node["Resources"] for node in ray.nodes()])
-    load_preparer(options.model, options.engine_options(resources.device), storage)
+    load_preparer(options.model, options.engine_on(resources.device), storage)
     base, start = _peak(), time.perf_counter()
     ledger = read_ledger(open_output(options.output, storage), retry_rejects=False)
     with_ledger, read = _peak(), time.perf_counter()

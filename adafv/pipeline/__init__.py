@@ -6,7 +6,8 @@ What goes wrong with a row is a `Reject` that travels with it; the stages raise 
 
 From the top down; imports point downwards only (tests/test_layers.py):
 
-    run         one run, its parts put together; arguments: its options from a command line and YAML
+    run         one run, its parts put together; arguments: its options from a command line
+    config      and from the YAML of --config
     stream      the stages, from the worklist's tasks to results; limits: --max-cost and --max-hours
     planning/   which rows are to be labelled, and what that would take (--plan)
     workers/    the CPU stage, prepare, and the GPU stage, label; where a model's files are

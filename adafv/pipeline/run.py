@@ -157,7 +157,7 @@ def _log_resources(options: JobOptions, resources: Resources) -> None:
     low, high = resources.workers
     many = f"{low:,}" if low == high else f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
     LOG.info("device %s, %s workers, batches of %d", resources.device, many, resources.batch_size)
-    if options.device == "auto" and resources.device == "cpu" and not is_ours_alone():
+    if options.engine.device == "auto" and resources.device == "cpu" and not is_ours_alone():
         LOG.warning("the cluster has no GPU at the moment, so CPUs do the work; --device cuda waits for GPUs")
 
 
@@ -184,7 +184,7 @@ class Job:
         self._columns, self._resources, self._handler, self._tariff = columns, resources, handler, tariff
         self._preparing = preparing
         self._model = options.model
-        self._engine = options.engine_options(resources.device)
+        self._engine = options.engine_on(resources.device)
         run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._run = RunRecord(run_id, public_options(options), tariff, output.uri, resources)
         self._lease = Lease(output, run_id)
@@ -249,11 +249,13 @@ class Job:
         """Fail here, with a message that names the model, rather than in every worker; note its version and sizes."""
         try:
             self._model = at_version(self._options.model, self._storage, self._options.revision)
-            if self._options.text_tower is not None:
-                self._engine = replace(self._engine, text_tower=at_version(self._options.text_tower, self._storage))
+            if self._options.engine.text_tower is not None:
+                self._engine = replace(
+                    self._engine, text_tower=at_version(self._options.engine.text_tower, self._storage)
+                )
             self._run.sizes = load_preparer(self._model, self._engine, self._storage).sizes
         except (OSError, ValueError, *S3_ERRORS) as error:
-            tower = self._options.text_tower
+            tower = self._options.engine.text_tower
             named = f"--model {self._options.model}" + (f" with --text-tower {tower}" if tower else "")
             raise store_error(f"{named} can't be loaded", error) from error
 
@@ -294,7 +296,7 @@ class Job:
         return failure
 
     def _consume(self, worklist: Worklist, sink: Sink) -> None:
-        metrics = Metrics(self._run.run_id, self._options.strategy, worklist.to_do)
+        metrics = Metrics(self._run.run_id, self._options.engine.strategy, worklist.to_do)
         LOG.info("metrics: %s", address() or "none, Ray collects none here")
         gate = Gate() if self._limits.is_limited else None
         start, self._run.arrivals.since = time.monotonic(), time.time()

@@ -20,7 +20,7 @@ def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
     monkeypatch.setenv(DEVICE, "H200")
     monkeypatch.setenv(RATE, "10000")
     options = JobOptions(input=("i",), output="o")
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     given = rows.to_table(Row(f"r{i}", "x", (RowImage("x", data=b""),), question="q", prompt="q") for i in range(5))
     prepared = Unprepared(Preparation.of(options, "m", engine, Storage(), Unprepared))(given, lambda: None)
     assert prepared.schema == samples.SCHEMA

@@ -70,7 +70,7 @@ def outcome(uri: str | Path, storage: Storage | None = None) -> Outcome:
 
 
 def label(model: Path, output: object, *inputs: object, **options: Any) -> RunResult:
-    return run(JobOptions(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
+    return run(JobOptions.of(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
 
 
 QUESTIONS: dict[str, tuple[Any, str | None]] = {
@@ -355,7 +355,7 @@ def test_usage_errors(ray_local, tiny_model, tmp_path, options, said):
         "model": str(tiny_model),
     }
     with pytest.raises(UsageError, match=said):
-        run(JobOptions(**MODEL | given | options))
+        run(JobOptions.of(**MODEL | given | options))
 
 
 def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path):
@@ -391,7 +391,7 @@ def test_many_rows_travel_in_larger_blocks(rows, workers, batch, together):
 def test_stages_do_without_torch(tmp_path):
     """What Ray's own processes hold of a job; torch and transformers are for their children."""
     options, storage = JobOptions(input=("i",), output="o"), Storage()
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     stages = [
         Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
         Fetcher(storage, 2**20),

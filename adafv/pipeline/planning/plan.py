@@ -68,7 +68,7 @@ def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Mea
         UsageError: there is none.
     """
     where = options.output if uri is None else uri
-    places = [where, f"{where.rstrip('/')}/{budget_name(options.strategy, options.keep)}"]
+    places = [where, f"{where.rstrip('/')}/{budget_name(options.engine.strategy, options.engine.keep)}"]
     wanted = {name: _public(value) for name, value in recipe_of(options).items()}
     found: list[Measured] = []
     differing: list[str] = []

@@ -18,7 +18,7 @@ from tests.pipeline.record.test_estimate import measured, record
 
 
 def options(**changes: Any) -> JobOptions:
-    return JobOptions(**{"input": ("in",), "output": "/no/such/output"} | changes)
+    return JobOptions.of(**{"input": ("in",), "output": "/no/such/output"} | changes)
 
 
 def write(folder: Path, name: str, made: JobOptions | None = None, **values: Any) -> None:
