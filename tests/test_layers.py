@@ -24,14 +24,15 @@ PACKAGE = [
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "embedded", "option"},
+    {"onednn", "hardware", "turn", "spot", "embedded", "option", "boxes"},
     {"internals"},
 ]
 PIPELINE = [
     {"run", "arguments"},
-    {"config"},
+    {"collector", "config", "result"},
     {"stream", "limits"},
     {"planning"},
+    {"setup"},
     {"workers"},
     {"isolation"},
     {"images"},

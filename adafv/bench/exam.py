@@ -200,7 +200,9 @@ class Examiner:
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
-        self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
+        self._preparing = Preparing(
+            Preparation.of(job, model=job.model, engine=options, storage=setting.storage, handler=Preparing)
+        )
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
         results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]

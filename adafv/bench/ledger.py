@@ -124,7 +124,7 @@ def measure(folder: Path, ids: int) -> Measurement:
     with_ledger, read = _peak(), time.perf_counter()
     units = open_source(options.input[0], storage, columns).units
     discovered = time.perf_counter()
-    plan = make_worklist(units, ledger, storage, columns, None, resources.read_cpus)
+    plan = make_worklist(units, ledger, storage=storage, columns=columns, num_cpus=resources.read_cpus)
     planned, peak = time.perf_counter(), _peak()
     ray.shutdown()
     judging = _judging(ledger, ids)

@@ -220,7 +220,9 @@ def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) ->
 
 def _prepared(options: JobOptions, inputs: Path, batch_size: int) -> Iterator[pa.Table]:
     engine = options.engine_on("cpu")
-    preparing = Preparing(Preparation.of(options, options.model, engine, Storage(), Preparing))
+    preparing = Preparing(
+        Preparation.of(options, model=options.model, engine=engine, storage=Storage(), handler=Preparing)
+    )
     for path in sorted(inputs.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(batch_size, columns=["id", "image", "question"]):
             yield preparing(to_table(map(scene_row, batch.to_pylist())), lambda: None)

@@ -28,7 +28,8 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import Job, RunResult, run
+from adafv.pipeline.result import RunResult
+from adafv.pipeline.run import Job, run
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
@@ -393,10 +394,20 @@ def test_stages_do_without_torch(tmp_path):
     options, storage = JobOptions(input=("i",), output="o"), Storage()
     engine = options.engine_on("cpu")
     stages = [
-        Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
+        Reading(storage, Columns.of(options)),
         Fetcher(storage, 2**20),
-        Preparation.of(options, "testbed", engine, storage, Preparing),
-        WorkerOptions("testbed", "testbed", engine, storage, "run", Tariff(), 1, 1.0, Labelling),
+        Preparation.of(options, model="testbed", engine=engine, storage=storage, handler=Preparing),
+        WorkerOptions(
+            model="testbed",
+            path="testbed",
+            engine=engine,
+            storage=storage,
+            run_id="run",
+            tariff=Tariff(),
+            threads=1,
+            batch_timeout=1.0,
+            handler=Labelling,
+        ),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))
     code = """if True:

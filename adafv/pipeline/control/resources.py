@@ -24,7 +24,7 @@ READ_SHARE, PREPARE_SHARE = 0.25, 0.75  # of the CPU that is left to the CPU sta
 BITS = 10_000  # of a CPU: the least that Ray counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """Reservations per task and actor, and sizes that follow from the hardware.
 

@@ -45,7 +45,7 @@ class Arrivals:
             self.first, self.rows = seconds, tally.rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunRecord:
     """One run, from its start to its end.
 
