@@ -7,17 +7,23 @@ column may hold, `row_of` makes a row of it: of a record that is no good, a row 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from adafv.pipeline.redaction import clean, public_uri
+from adafv.pipeline.redaction import clean, public_uri, shorten
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.records import IMAGE_FIELDS, VIDEO, Columns, Record, Unreadable, is_of
 from adafv.turn import Turn
+
+EXACT = 2**53  # the largest of the whole numbers that a float tells from its neighbours
+MOST_IMAGES = 1024  # of a row
+VIDEO_MARKER = "<video>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +126,32 @@ def _from_dict(values: dict[str, Any]) -> Row:
 
 
 def id_of(value: Any) -> str | None:
-    """The id that a column's value stands for; None where it stands for none."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    return clean(str(value)) or None
+    """The id that a column's value stands for; None where it stands for none. A number that is whole is the same id in
+    every type."""
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if _is_whole(value) else None
+    return text_of(value) or None
+
+
+def _is_whole(number: float | Decimal) -> bool:
+    """Whether it is a whole number, and the one that was meant: large floats are rounded."""
+    if isinstance(number, Decimal):
+        return number == number.to_integral_value()
+    return abs(number) <= EXACT and number == int(number)
+
+
+def text_of(value: Any) -> str | None:
+    """A text or a number as it stands in a prompt; None for what is neither, or isn't finite.
+
+    A float that is whole has no point: it is what pandas makes of an integer beside a missing one.
+    """
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, float):
+        return (str(int(value)) if _is_whole(value) else repr(value)) if math.isfinite(value) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def row_of(record: Record, columns: Columns) -> Row:
@@ -152,13 +180,21 @@ def row_of(record: Record, columns: Columns) -> Row:
 
 def _bad_id(column: str, value: Any) -> Reject:
     if value is None or value == "":
-        return Reject("missing_id", f"column {column!r} is {'null or absent' if value is None else 'empty'}")
-    return Reject("missing_id", f"column {column!r} is of type {type(value).__name__}; an id is a text or an integer")
+        return Reject("missing_id", f"column {column!r} is {'null or absent (or NaN)' if value is None else 'empty'}")
+    if isinstance(value, float | Decimal):
+        why = f" (floats above {EXACT} don't tell whole numbers apart)" if abs(float(value)) > EXACT else ""
+        return Reject("missing_id", f"column {column!r} is {value}; an id is a text or a whole number{why}")
+    return Reject("missing_id", f"column {column!r} {is_of(value)}; an id is a text or a whole number")
 
 
 def _with_images(row: Row, value: Any, columns: Columns) -> Row:
     """With the images of a column: one, or a list. A conversation may be about none."""
-    if isinstance(value, list):
+    if isinstance(value, list) and value and _is_byte(value[0]):  # one image, as JSON has bytes
+        images = [_image(value, row.image, columns.image)]
+    elif isinstance(value, list) and len(value) > MOST_IMAGES:
+        limit = f"column {columns.image!r} is a list of {len(value)}; a row may have {MOST_IMAGES} images"
+        return row.rejected(Reject("bad_row", limit))
+    elif isinstance(value, list):
         images = [_image(one, f"{row.image}/{number}", columns.image) for number, one in enumerate(value, 1)]
     elif columns.conversations is not None and (value is None or value == ""):
         images = []
@@ -172,18 +208,34 @@ def _with_images(row: Row, value: Any, columns: Columns) -> Row:
     return whole
 
 
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _image(value: Any, place: str, column: str) -> RowImage | Reject:
     """The image that a value stands for; without a path or URI it is named by its place."""
     path = None
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
-        value, path = value.get("bytes"), value.get("path")
-        value = path if value is None else value
+        if not any(name in value for name in IMAGE_FIELDS):
+            names = shorten(", ".join(map(str, value)) or "nothing", 100)
+            return Reject("bad_row", f"column {column!r} is a struct of {names}; it must have bytes, path or url")
+        data, path = value.get("bytes"), value.get("path") or value.get("url")
+        if isinstance(data, str):
+            return Reject("bad_row", f"column {column!r} has text as bytes; they must be binary")
+        value = path if data is None else data
+    if isinstance(value, list) and value and _is_byte(value[0]):
+        try:
+            value = bytes(value)
+        except (TypeError, ValueError):
+            return Reject("bad_row", f"column {column!r} is a list of numbers that are no bytes")
     if isinstance(value, bytes):
         return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value)
     if isinstance(value, str) and value:
         return RowImage(public_uri(clean(value)), uri=clean(value))
     if value is None or value == "":
         return Reject("image_missing", f"column {column!r} is null, absent or empty")
+    if isinstance(value, Unreadable):
+        return Reject(value.error, f"column {column!r} {value.problem}")
     wanted = "bytes, a {bytes, path} struct, a path or URI, or a list of them"
     return Reject("bad_row", f"column {column!r} is of type {type(value).__name__}; it must be {wanted}")
 
@@ -195,18 +247,26 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
     for name in columns.prompt_columns:
         value = values.get(name)
         if value is None:
-            return row.rejected(Reject("prompt_incomplete", f"column {name!r} is null or absent; --prompt names it"))
-        if not isinstance(value, str | int | float):
-            kind = type(value).__name__
-            return row.rejected(
-                Reject("bad_row", f"column {name!r} is of type {kind}; --prompt needs text or a number")
-            )
-        texts[name] = clean(str(value))
+            missing = f"column {name!r} is null or absent (or NaN); --prompt names it"
+            return row.rejected(Reject("prompt_incomplete", missing))
+        text = text_of(value)
+        if text is None:
+            return row.rejected(Reject("bad_row", f"column {name!r} {_why_no_text(value)}"))
+        texts[name] = text
     return replace(row, prompt=clean(columns.prompt).format_map(texts))
+
+
+def _why_no_text(value: Any) -> str:
+    kind = f"is {value}" if isinstance(value, float) else is_of(value)
+    return f"{kind}; --prompt needs text or a number"
 
 
 def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
     """With the turns of a conversation, and of its images those that have been shown by the question's time."""
+    video = next((name for name in VIDEO if record.columns.get(name)), None)
+    if video is not None or any(VIDEO_MARKER in exchange.question for exchange in record.exchanges):
+        where = f"column {video!r} names one" if video else f"a turn shows one ({VIDEO_MARKER})"
+        return row.rejected(Reject("bad_row", f"the conversation is about a video: {where}; only images are looked at"))
     if record.marked != len(row.images):
         return row.rejected(_mismatch("conversation", record.marked, len(row.images), columns.image))
     turns = turns_of(record.exchanges[:-1], row.prompt or "")
