@@ -183,7 +183,7 @@ class Labelling:
         }
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
         each = zip(given, labels, names, strict=True)
-        results = [row | columns_of(label, shown) | common for row, label, shown in each]
+        results = [row | _outcome(label, shown) | common for row, label, shown in each]
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
@@ -200,6 +200,14 @@ class Labelling:
             if is_out_of_memory(error):
                 raise DeviceMemoryError(str(error)) from error
             raise
+
+
+def _outcome(label: Label, images: Sequence[str]) -> dict[str, Any]:
+    """What came of a row: the label's columns, or a reject's where the model computed no answer."""
+    if not label.problem:
+        return columns_of(label, images)
+    reject = Reject("label_failed", label.problem)
+    return {"error": reject.error, "message": reject.message}
 
 
 def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:
