@@ -49,6 +49,7 @@ from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
+from adafv.pipeline.uris import is_s3
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.model import at_version
@@ -56,6 +57,7 @@ from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
 LOG = logging.getLogger("adafv")
 TOO_MANY_REJECTS, STOPPED = 3, 4
+TRIAL = ".tmp/trial"  # a file that is written to see whether one can be
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def run(
     with contextlib.ExitStack() as stack:
         storage, output, columns, units = _open(options)
         prices = _prices(options)
+        _check_writable(output)
         with RaySession():
             resources = _resources(options)
             _log_resources(options, resources)
@@ -127,11 +130,36 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
 def _open(options: JobOptions) -> tuple[Storage, Output, Columns, list[formats.Unit]]:
     """What the options name, found before Ray is started."""
     storage = Storage.from_environment(options.s3_endpoint)
+    _check_model_names(options, storage)
     output = open_output(options.output, storage)
     columns = Columns.of(options)
     sources = [open_source(uri, storage, columns) for uri in options.input]
     _log_sources(options, [source.ignored for source in sources])
     return storage, output, columns, [unit for source in sources for unit in source.units]
+
+
+def _check_model_names(options: JobOptions, storage: Storage) -> None:
+    """Raise a UsageError where a model should be a folder and isn't there; stores and the hub are asked later."""
+    for option, name in (("model", options.model), ("text-tower", options.text_tower)):
+        if name is not None and not is_s3(name) and not is_hub_id(name):
+            try:
+                at_version(name, storage)
+            except OSError as error:
+                raise UsageError(f"--{option} {name} can't be loaded: {error}") from error
+
+
+def _check_writable(output: Output) -> None:
+    """Write a file and remove it again, so that nobody waits for Ray and a model first, to learn that it can't be."""
+    try:
+        output.put(TRIAL, b"")
+    except (*S3_ERRORS, OSError) as error:
+        raise _unwritable(output, error) from error
+    with contextlib.suppress(*S3_ERRORS, OSError):  # who may write need not be allowed to delete
+        output.delete(TRIAL)
+
+
+def _unwritable(output: Output, error: Exception) -> JobError:
+    return store_error(f"--output {output.uri} can't be written", error)
 
 
 def _prices(options: JobOptions) -> tuple[Price, ...]:
@@ -197,7 +225,7 @@ class Job:
             try:
                 stack.enter_context(self._lease)
             except (*S3_ERRORS, OSError) as error:
-                raise self._unwritable(error) from error
+                raise _unwritable(self._output, error) from error
             return self._run_alone(units)
 
     def _run_alone(self, units: list[formats.Unit]) -> RunResult:
@@ -263,10 +291,7 @@ class Job:
             self._run.adopt_earlier(self._output)
             self._run.write(self._output)
         except (*S3_ERRORS, OSError) as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> JobError:
-        return store_error(f"--output {self._output.uri} can't be written", error)
+            raise _unwritable(self._output, error) from error
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""

@@ -32,6 +32,7 @@ from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.sources.tables import counting, open_parquet, readers_of
 from adafv.pipeline.sources.values import ArrayReader
 from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import folder_of
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 PARQUET_BATCH = 64  # rows held at once; they may carry images, and are fewer where these take more than
@@ -66,7 +67,7 @@ class Unit:
 
     @property
     def root(self) -> str:
-        return self.uri if self.format == "images" else posixpath.dirname(self.uri)
+        return self.uri if self.format == "images" else folder_of(self.uri)
 
 
 def read(

@@ -32,7 +32,8 @@ class Columns:
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
         root = job.image_root
-        root = root if root is None or has_scheme(root) else os.path.abspath(root)
+        if root is not None:
+            root = root.removesuffix("/") if has_scheme(root) else os.path.abspath(root)
         return cls(
             job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root,
             job.conversations_column,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from adafv.pipeline.redaction import clean, public_uri, shorten
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
 from adafv.pipeline.sources.records import IMAGE_FIELDS, VIDEO, Columns, Record, Unreadable, is_of
+from adafv.pipeline.uris import join
 from adafv.turn import Turn
 
 EXACT = 2**53  # the largest of the whole numbers that a float tells from its neighbours
@@ -32,6 +33,7 @@ class RowImage:
 
     Attributes:
         name: what the outputs say of it: its path or URI, without secrets, or the place of the row that has it.
+        place: the same in full: its URI, its whole path, or the place of the row that has it.
         uri: what is still to be fetched, relative to the row's `image_root` unless absolute.
         data: the encoded image.
     """
@@ -39,6 +41,7 @@ class RowImage:
     name: str
     uri: str | None = None
     data: bytes | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Row:
     Attributes:
         id: None only in rejects.
         image: what the outputs say of its image: the name of the first, or in a reject of the one at fault; the place
-            of the row where it has none.
+            of the row where it has none; and `image_uri`: its place.
         images: those that the prompt shows, in its order.
         question: as in the input; `prompt`: as the model will be asked, without what marks images.
         turns: what is said, where that isn't just the prompt behind its images.
@@ -63,6 +66,7 @@ class Row:
     turns: tuple[Turn, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
+    image_uri: str = ""
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
@@ -75,20 +79,19 @@ class Row:
 
     def rejected_for(self, number: int, reject: Reject) -> Row:
         """This row as a reject because of one of its images, which is named where there are several."""
-        row = replace(self, image=self.images[number].name)
+        row = replace(self, image=self.images[number].name, image_uri=self.images[number].place)
         if len(self.images) > 1:
             reject = Reject(reject.error, f"image {number + 1} of {len(self.images)}: {reject.message}")
         return row.rejected(reject)
 
 
+IMAGE = pa.struct([("name", pa.string()), ("uri", pa.string()), ("data", pa.large_binary()), ("place", pa.string())])
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("image", pa.string()),
-        (
-            "images",
-            pa.list_(pa.struct([("name", pa.string()), ("uri", pa.string()), ("data", pa.large_binary())])),
-        ),
+        ("image_uri", pa.string()),
+        ("images", pa.list_(IMAGE)),
         ("image_root", pa.string()),
         ("question", pa.string()),
         ("prompt", pa.string()),
@@ -107,7 +110,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 def to_dict(row: Row) -> dict[str, Any]:
     """The row by column of `SCHEMA`."""
     values = {name: getattr(row, name) for name in SCHEMA.names if name not in ("error", "message")}
-    values["images"] = [{"name": one.name, "uri": one.uri, "data": one.data} for one in row.images]
+    values["images"] = [asdict(one) for one in row.images]
     values["turns"] = [{"role": turn.role, "parts": turn.parts} for turn in row.turns]
     if row.reject is not None:
         values |= {"error": row.reject.error, "message": row.reject.message}
@@ -161,6 +164,7 @@ def row_of(record: Record, columns: Columns) -> Row:
     row = Row(
         id=id_of(values.get(columns.id)),
         image=record.place,
+        image_uri=record.place,
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
     )
@@ -190,18 +194,19 @@ def _bad_id(column: str, value: Any) -> Reject:
 def _with_images(row: Row, value: Any, columns: Columns) -> Row:
     """With the images of a column: one, or a list. A conversation may be about none."""
     if isinstance(value, list) and value and _is_byte(value[0]):  # one image, as JSON has bytes
-        images = [_image(value, row.image, columns.image)]
+        images = [_image(value, row, columns.image)]
     elif isinstance(value, list) and len(value) > MOST_IMAGES:
         limit = f"column {columns.image!r} is a list of {len(value)}; a row may have {MOST_IMAGES} images"
         return row.rejected(Reject("bad_row", limit))
     elif isinstance(value, list):
-        images = [_image(one, f"{row.image}/{number}", columns.image) for number, one in enumerate(value, 1)]
+        images = [_image(one, row, columns.image, number) for number, one in enumerate(value, 1)]
     elif columns.conversations is not None and (value is None or value == ""):
         images = []
     else:
-        images = [_image(value, row.image, columns.image)]
-    names = [RowImage(row.image) if isinstance(one, Reject) else one for one in images]
-    whole = replace(row, image=names[0].name if names else row.image, images=tuple(names))
+        images = [_image(value, row, columns.image)]
+    names = [RowImage(row.image, place=row.image) if isinstance(one, Reject) else one for one in images]
+    first = names[0] if names else RowImage(row.image, place=row.image)
+    whole = replace(row, image=first.name, image_uri=first.place, images=tuple(names))
     for number, one in enumerate(images):
         if isinstance(one, Reject):
             return whole.rejected_for(number, one)
@@ -212,9 +217,10 @@ def _is_byte(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _image(value: Any, place: str, column: str) -> RowImage | Reject:
-    """The image that a value stands for; without a path or URI it is named by its place."""
-    path = None
+def _image(value: Any, row: Row, column: str, number: int = 0) -> RowImage | Reject:
+    """The image that a value stands for, in a list the one of this number; without a path or URI it is named by its
+    place."""
+    path, place = None, f"{row.image}/{number}" if number else row.image
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
         if not any(name in value for name in IMAGE_FIELDS):
             names = shorten(", ".join(map(str, value)) or "nothing", 100)
@@ -229,9 +235,10 @@ def _image(value: Any, place: str, column: str) -> RowImage | Reject:
         except (TypeError, ValueError):
             return Reject("bad_row", f"column {column!r} is a list of numbers that are no bytes")
     if isinstance(value, bytes):
-        return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value)
+        return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value, place=place)
     if isinstance(value, str) and value:
-        return RowImage(public_uri(clean(value)), uri=clean(value))
+        uri = clean(value)
+        return RowImage(public_uri(uri), uri=uri, place=public_uri(join(row.image_root or "", uri)))
     if value is None or value == "":
         return Reject("image_missing", f"column {column!r} is null, absent or empty")
     if isinstance(value, Unreadable):
@@ -271,7 +278,8 @@ def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
         return row.rejected(_mismatch("conversation", record.marked, len(row.images), columns.image))
     turns = turns_of(record.exchanges[:-1], row.prompt or "")
     shown = row.images[: sum(turn.images for turn in turns)]
-    return replace(row, images=shown, image=shown[0].name if shown else record.place, turns=turns, prompt=_words(turns))
+    first = shown[0] if shown else RowImage(record.place, place=record.place)
+    return replace(row, images=shown, image=first.name, image_uri=first.place, turns=turns, prompt=_words(turns))
 
 
 def _with_marked(row: Row, columns: Columns) -> Row:
