@@ -126,7 +126,7 @@ class Fetcher:
         if scheme or re.match(r"data:", uri, re.IGNORECASE):
             return self._read_pyarrow(uri, root)
         if has_scheme(root) and not root.startswith("file://"):
-            if is_s3(root) and not uri.startswith("../"):  # which means a folder, and not that key
+            if is_s3(root) and not uri.startswith(("/", "../")):  # which mean a folder, and not such a key
                 return self._read_s3(join(root, uri))
             return self._read_pyarrow(_inside(root, uri), root)
         return _read_local(uri, root, self.max_bytes)

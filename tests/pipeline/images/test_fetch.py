@@ -368,7 +368,7 @@ def test_public_addresses(address, public):
 
 
 @pytest.mark.parametrize(
-    "key", ["a//b.jpg", "a/../b.jpg", "a/b.jpg.", "/b.jpg", "a/./b.jpg", "a b+c%20d?e#f.jpg"]
+    "key", ["a//b.jpg", "a/../b.jpg", "a/b.jpg.", "a/./b.jpg", "a b+c%20d?e#f.jpg"]
 )
 def test_keys_of_s3_are_taken_as_they_are(s3, key):
     """In a store dots and slashes mean nothing: each of these is another object than what it would be on a disk."""
