@@ -67,7 +67,7 @@ def write_output(folder: Path, rows: int) -> None:
     for number, first in enumerate(range(0, rows, ROWS)):
         some = np.arange(first, min(first + ROWS, rows))
         run_id = f"run-{number % RUNS}"
-        labels = pa.Table.from_pydict(_labels(some, run_id, random), schema.LABELS)
+        labels = pa.Table.from_pydict(_labels(some, run_id, folder / "input", random), schema.LABELS)
         pq.write_table(labels, folder / f"output/labels/{number:05d}.parquet", compression="zstd")
         rejects = pa.Table.from_pydict(_rejects(some[::REJECTS_OF], run_id), schema.REJECTS)
         pq.write_table(rejects, folder / f"output/rejects/{number:05d}.parquet", compression="zstd")
@@ -76,7 +76,7 @@ def write_output(folder: Path, rows: int) -> None:
         (folder / f"output/runs/run-{number}.json").write_text(json.dumps(record))
 
 
-def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[str, Any]:
+def _labels(rows: np.ndarray, run_id: str, folder: Path, random: np.random.Generator) -> dict[str, Any]:
     count = len(rows)
     text, seconds = random.integers(5, KEPT, count), random.lognormal(-1.5, 0.6, count)
     given = {
@@ -98,7 +98,9 @@ def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[
     alike |= {"output_tokens": 6, "strategy": "adafv", "model": "llava", "batch_size": 32}
     alike |= {"run_id": run_id, "worker": "host/1", "prompt": None, "cost_usd": None}
     part = {"panels": 1, "visual_tokens": SIDE**2, "kept_tokens": KEPT}
-    given["images"] = [[part | {"image": image}] for image in given["image"]]
+    given["image_uri"] = [f"{folder}/{image}" for image in given["image"]]
+    named = zip(given["image"], given["image_uri"], strict=True)
+    given["images"] = [[part | {"image": image, "uri": uri, "key": image}] for image, uri in named]
     given |= {name: [value] * count for name, value in alike.items()}
     return given | {f"{stage}_ms": 1000 * seconds / len(schema.STAGES) for stage in schema.STAGES}
 
@@ -131,6 +133,7 @@ def _rejects(rows: np.ndarray, run_id: str) -> dict[str, Any]:
         "error": ["image_not_found"] * count,
         "message": [f"no file 'gone/{row}.jpg'" for row in rows],
         "retryable": [False] * count,
+        "image_uri": [f"/gone/{row}.jpg" for row in rows],
         "run_id": [run_id] * count,
         "rejected_at": [START + timedelta(seconds=float(row) / 50) for row in rows],
     }

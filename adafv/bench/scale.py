@@ -79,7 +79,7 @@ class Simulated:
             "kept_tokens": 288,
             "kept_indices": list(range(0, 2880, 10)),
             "kept_cues": [1] * 288,
-            "images": [{"image": "x", "panels": 1, "visual_tokens": 2880, "kept_tokens": 288}],
+            "images": [{"image": "x", "uri": "x", "panels": 1, "visual_tokens": 2880, "kept_tokens": 288}],
             "output_tokens": 8,
             "gpu_seconds": self._seconds,
             "cost_usd": None if price is None else self._seconds * price / 3600,
@@ -110,7 +110,12 @@ class Unprepared:
 
     def __init__(self, preparation: Preparation) -> None:
         picture = {"crops": bytes(12), "shape": [1, 3, 2, 2], "size": [2, 2], "key": "k", "visual_tokens": 2880}
-        values = {"preprocess_ms": 1.0, samples.NAMES: ["x"], "pictures": [picture], "input_ids": [1] * 60}
+        values = {
+            "preprocess_ms": 1.0,
+            samples.NAMES: [{"image": "x", "uri": "x"}],
+            "pictures": [picture],
+            "input_ids": [1] * 60,
+        }
         self._values = values | {"asked": [*range(1, 20)]}
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:

@@ -12,6 +12,7 @@ every batch. On an accelerator both are batched.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,12 +120,18 @@ class Engine:
         return str(self._adapter.model.dtype).removeprefix("torch.")
 
     def try_out(self) -> None:
-        """Answer a question about a grey image with one token, to fail early and to warm up."""
+        """Answer a question about a grey image with one token, to fail early and to warm up.
+
+        Raises:
+            ArithmeticError: the model computes no answer to it.
+        """
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
-        engine.label([sample])
+        [label] = engine.label([sample])
+        if label.problem:
+            raise ArithmeticError(label.problem)
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
         """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.
@@ -159,7 +166,13 @@ class Engine:
         watch.lap("decode")
         times = watch.milliseconds()
         shares: dict[str, Any] = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        return _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
+        labels = _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
+        return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
+
+    def _without_answer(self, label: Label) -> Label:
+        wider = "" if self._adapter.model.dtype == torch.float32 else "; bfloat16 or float32 may hold them (--dtype)"
+        problem = f"the model's scores are NaN or infinite: its numbers don't fit {self.dtype_name}{wider}"
+        return replace(label, answer="", problem=problem)
 
     def _arranged(
         self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded]

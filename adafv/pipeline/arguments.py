@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field
@@ -81,8 +82,12 @@ def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str 
 def new_file(text: str) -> Path:
     """An option's file, to be written when the work is done: its folder is there, or that would be lost."""
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"the folder {path.parent} can't be written to")
     return path
 
 

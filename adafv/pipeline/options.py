@@ -257,6 +257,8 @@ class JobOptions:
             if uri.startswith("s3://"):
                 split_s3(uri)
         self.worker_range()
+        said = self.prompt.replace("<image>", "").strip()
+        require(bool(said), "prompt", self.prompt, "what to ask, such as 'Describe the image.'")
         asked = self.question_column in self.prompt_columns()
         demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
         require(self.conversations_column is None or asked, "prompt", self.prompt, demand)

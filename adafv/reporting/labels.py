@@ -39,7 +39,18 @@ READ = (
     "from_saliency",
 )
 SHOWN = ("id", "image", "question", "answer", "mean_logprob", "gpu_seconds", "kept_tokens", "visual_tokens")
-DRAWN = (*SHOWN, "finish_reason", "output_tokens", "strategy", "run_id", "kept_indices", "kept_cues", "grid", "images")
+DRAWN = (
+    *SHOWN,
+    "finish_reason",
+    "output_tokens",
+    "strategy",
+    "run_id",
+    "kept_indices",
+    "kept_cues",
+    "grid",
+    "images",
+    "image_uri",
+)
 
 SECOND = 1_000_000  # microseconds
 BINS = 20  # of confidence, and of the text cue's share

@@ -44,7 +44,7 @@ class RecordedRun:
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         gpus: that each of its workers had; 1 where they were on CPUs.
         devices: what its workers ran on; nothing is known of one that was killed.
-        config: its options, without secrets.
+        config: its options, without secrets, and the `folder` in which it was started.
         sizes: its model's.
     """
 
@@ -97,6 +97,6 @@ def _run(record: dict[str, Any]) -> RecordedRun:
         devices=tuple(
             DeviceUse(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
-        config=record["config"],
+        config=record["config"] | {"folder": record.get("folder")},
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
     )

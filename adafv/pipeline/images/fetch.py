@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from botocore.exceptions import ParamValidationError
@@ -46,7 +45,7 @@ from adafv.pipeline.store.s3 import (
     status_of,
 )
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme, is_s3, split_s3
+from adafv.pipeline.uris import has_scheme, is_s3, join, local_path, split_s3
 
 THREADS = 16
 ATTEMPTS = 5
@@ -122,12 +121,13 @@ class Fetcher:
         if is_s3(uri):
             return self._read_s3(uri)
         if scheme == "file":
-            return _read_local(unquote(urlsplit(uri).path), root, self.max_bytes)
+            return _read_local(local_path(uri), root, self.max_bytes)
         if scheme or re.match(r"data:", uri, re.IGNORECASE):
             return self._read_pyarrow(uri, root)
         if has_scheme(root) and not root.startswith("file://"):
-            inner = _inside(root, uri)
-            return self._read_s3(inner) if is_s3(root) else self._read_pyarrow(inner, root)
+            if is_s3(root) and not uri.startswith(("/", "../")):  # which mean a folder, and not such a key
+                return self._read_s3(join(root, uri))
+            return self._read_pyarrow(_inside(root, uri), root)
         return _read_local(uri, root, self.max_bytes)
 
     def _read_s3(self, uri: str) -> bytes:
@@ -185,7 +185,7 @@ def _inside(root: str, uri: str) -> str:
 
 def _read_local(path: str, root: str, max_bytes: int) -> bytes:
     """A regular file in the local folder `root`; a link counts by what it points to."""
-    root = unquote(urlsplit(root).path) if root.startswith("file://") else root
+    root = local_path(root)
     if "\0" in path or has_scheme(root):
         raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {public_uri(root)}")
     try:

@@ -106,7 +106,9 @@ class Sink:
 def _as_rejects(table: pa.Table) -> pa.Table:
     """The rejects among the results, in the columns of `rejects/`."""
     errors = table.column("error").to_pylist()
-    columns = {name: table.column(name) for name in ("id", "image", "question", "error", "message", "run_id")}
+    columns = {
+        name: table.column(name) for name in ("id", "image", "image_uri", "question", "error", "message", "run_id")
+    }
     columns["stage"] = pa.array([ERRORS[error].stage for error in errors], pa.string())
     columns["retryable"] = pa.array([ERRORS[error].retryable for error in errors], pa.bool_())
     columns["rejected_at"] = pa.array([datetime.now(UTC)] * len(errors), schema.TIME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -109,6 +110,7 @@ class RunRecord:
             "stopped_by": self.stopped_by,
             "started_at": self.started.isoformat(timespec="seconds"),
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
+            "folder": os.getcwd(),  # what relative paths in the options are relative to
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,

@@ -20,8 +20,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
 from adafv.pipeline.sources.formats import IMAGE_EXTENSIONS, READ_ERRORS, Unit, read, stamp_of
 from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.tables import SchemaError, check_types, open_parquet
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme
@@ -36,6 +38,7 @@ TABLES = ("parquet", "jsonl", "tar")
 IMAGES_PER_UNIT = 256
 ROWS_PER_UNIT = 4096  # Parquet: row groups are gathered up to so many
 TALK = "conversations"  # what LLaVA's data sets call the column
+DEFAULT_PROMPT = str(JobOptions.__dataclass_fields__["prompt"].default)
 PEEKED = 100  # records read to learn which columns a JSONL file or a tar has
 
 
@@ -145,7 +148,8 @@ def _image_units(folder: str, names: Sequence[str], columns: Columns) -> Iterabl
 def _table_units(kind: str, uris: Sequence[str], storage: Storage, columns: Columns) -> list[Unit]:
     with ThreadPoolExecutor(16) as threads:
         if kind == "parquet":
-            found = list(threads.map(lambda uri: _parquet_units(uri, storage, columns), uris))
+            alone = len(uris) == 1
+            found = list(threads.map(lambda uri: _parquet_units(uri, storage, columns, alone), uris))
             return [unit for units in found for unit in units]
         units = list(threads.map(lambda uri: _unit(kind, uri, storage), uris))
     _check_records(units[0], storage, columns)
@@ -160,16 +164,20 @@ def _unit(kind: str, uri: str, storage: Storage) -> Unit:
         return Unit("unreadable", uri, problem=str(error))
 
 
-def _parquet_units(uri: str, storage: Storage, columns: Columns) -> list[Unit]:
+def _parquet_units(uri: str, storage: Storage, columns: Columns, alone: bool) -> list[Unit]:
+    """A Parquet file's units. `alone`: whether no other file can have the values that a column of nulls lacks."""
     filesystem, path = storage.filesystem(uri)
     try:
         stamp = stamp_of(filesystem, path)
         with filesystem.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            metadata, names = file.metadata, file.schema_arrow.names
+            file, schema = open_parquet(source)
+            metadata = file.metadata
+    except SchemaError as error:
+        raise UsageError(f"{uri}: {error}") from error
     except READ_ERRORS as error:
         return [Unit("unreadable", uri, problem=f"no Parquet file can be read: {type(error).__name__}: {error}")]
-    _check_names(names, columns, uri)
+    _check_names(schema.names, columns, uri)
+    check_types(schema, columns, uri, alone and metadata.num_rows > 0)
     return list(_row_groups(Unit("parquet", uri, stamp=stamp), metadata))
 
 
@@ -209,6 +217,11 @@ def _check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
         hint = "a fixed text such as --prompt 'Describe the image.' needs none"
         if columns.question in missing and TALK in names:
             hint = f"for conversations in LLaVA's format give --conversations-column {TALK}"
+        elif columns.prompt == DEFAULT_PROMPT and columns.question in names:
+            raise UsageError(
+                f"--question-column says what stands in {columns.question!r}, and --prompt what is asked: give "
+                f"--prompt '{{{columns.question}}}', or a text around it"
+            )
         raise UsageError(
             f"--prompt {columns.prompt!r} names {', '.join(missing)}, which {uri} doesn't have; it has "
             f"{', '.join(sorted(names))} ({hint})"

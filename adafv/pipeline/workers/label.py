@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
     from adafv.pipeline.control.gate import Gate
 
-KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
+# columns that a result takes from its row
+KEPT = ["id", "image", "image_uri", "question", "prompt", "fetch_ms", "preprocess_ms"]
 
 
 class DeviceMemoryError(Exception):
@@ -160,8 +161,10 @@ class Labelling:
             "labelled_at": datetime.now(UTC),
         }
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
-        each = zip(given, labels, names, strict=True)
-        results = [row | columns_of(label, shown) | common for row, label, shown in each]
+        results = []
+        for row, sample, label, shown in zip(given, samples, labels, names, strict=True):
+            images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
+            results.append(row | _outcome(label, images) | common)
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
@@ -180,9 +183,17 @@ class Labelling:
             raise
 
 
-def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:
-    """The label's own columns of the output; its images are named."""
+def _outcome(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What came of a row: the label's columns, or a reject's where the model computed no answer."""
+    if not label.problem:
+        return columns_of(label, images)
+    reject = Reject("label_failed", label.problem)
+    return {"error": reject.error, "message": reject.message}
+
+
+def columns_of(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The label's own columns of the output; of its images it is given what only the row knows."""
     columns = {name: getattr(label, name) for name in schema.LABELS.names if hasattr(label, name)}
     grid = [{name: getattr(panel, name) for name in schema.GRID.value_type.names} for panel in label.grid]
-    shown = [{"image": image} | asdict(part) for image, part in zip(images, label.parts, strict=True)]
+    shown = [image | asdict(part) for image, part in zip(images, label.parts, strict=True)]
     return columns | {"grid": grid, "images": shown}

@@ -83,7 +83,12 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
         return hub.at_commit(name, commit)
     if is_s3(name):
         return f"{name}#{_version(_listing(name, storage))}"
-    return os.path.abspath(name) if os.path.isdir(name) else name
+    if os.path.isdir(name):
+        return os.path.abspath(name)
+    if name not in OWN_MODELS and not hub.is_hub_id(name):
+        what = "a file, and a folder is needed" if os.path.exists(name) else "no folder"
+        raise OSError(f"there is {what} at {os.path.abspath(name)}, and it is no hub id (OWNER/NAME) either")
+    return name
 
 
 def _download(name: str, storage: Storage, weights: bool) -> Path:
