@@ -69,10 +69,9 @@ class Busy:
         return Attendance(frozenset({("a", 7)}), 1, 1, 0)
 
 
-def watch_over(limits: Limits, gate: Gate, roster: object, counts: Tally | None = None) -> LimitWatch:
-    return LimitWatch(
-        limits=limits, tally=counts or Tally(), gate=gate, began=time.monotonic(), roster=roster, every=0.01
-    )
+def watch_over(limits: Limits, gate: Gate, roster: object, found: Tally | None = None) -> LimitWatch:
+    began = time.monotonic()
+    return LimitWatch(limits=limits, tally=found or Tally(), gate=gate, began=began, roster=roster, every=0.01)
 
 
 def test_the_gate_is_closed_once_it_is_spent(caplog):
