@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SERVER = "ADAFV_TESTS_FORK_SERVER"  # the environment variable with its socket
+HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray's, private: if it goes, tests only take longer
+REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 300.0
 MOST_BYTES = 2**20  # of a request
 PARTS = ("adafv.engine.engine", "adafv.pipeline.workers.prepare", "adafv.pipeline.workers.label")
@@ -53,6 +55,11 @@ def use_server() -> None:
     from adafv.pipeline.isolation import process
 
     process.start_child = Forked  # type: ignore[assignment, misc]
+
+
+def forking_jobs() -> dict[str, str]:
+    """The environment of a job that has its own Ray, but children of this process's server (the fixture `forks`)."""
+    return {HOOK: f"{__name__}.{use_server.__name__}", "PYTHONPATH": str(REPOSITORY)}
 
 
 class Forked:

@@ -21,6 +21,7 @@ from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.store.output import LocalOutput
 from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
 
@@ -117,8 +118,7 @@ def run_alone(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
     """The job in a process of its own, with its own Ray, and with a progress line every second."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.campaign.command", *arguments],
-        cwd=cwd, env=without_ray() | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        cwd=cwd, env=without_ray() | forking_jobs(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
