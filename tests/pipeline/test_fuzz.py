@@ -22,6 +22,7 @@ def test_every_case_ends_in_one_output(tiny_model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_decoding_does_not_leak():
     found = decode_all(3000, SEED)
     assert found["end_mib"] < found["halfway_mib"] + 100, found

@@ -24,6 +24,7 @@ from adafv.pipeline.control.session import RaySession
 from adafv.pipeline.limits import Limits
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_images, write_jsonl
 from tests.services import RayCluster
 
@@ -139,8 +140,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with RayCluster() as cluster:
+def cluster(forks: None) -> Iterator[RayCluster]:
+    with RayCluster(variables=forking_jobs()) as cluster:
         yield cluster
 
 
