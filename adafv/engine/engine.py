@@ -58,7 +58,8 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     ours = options.backend == "transformers"
     if not ours:
         check_family(processing)
-    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), ours, options.quantize)
+    dtype = _dtype(options.dtype, device)
+    adapter = load_adapter(model, processing, device, dtype, language_model=ours, quantized=options.quantize)
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
@@ -78,6 +79,7 @@ class Engine:
         adapter: Adapter,
         processing: Processing,
         options: EngineOptions,
+        *,
         strategy: Strategy | None = None,
         generator: Generator | VllmGenerator | None = None,
     ) -> None:
@@ -126,7 +128,8 @@ class Engine:
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
-        [label] = Engine(self._adapter, self._processing, options, self._strategy, generator).label([sample])
+        engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
+        [label] = engine.label([sample])
         if label.problem:
             raise ArithmeticError(label.problem)
 

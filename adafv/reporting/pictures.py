@@ -108,7 +108,7 @@ def _images(
 ) -> Iterator[tuple[str, bytes | str]]:
     """The images of a run's rows, encoded, by the rows' ids."""
     try:
-        source = Source.of(config, access)
+        source = RunInput.of(config, access)
     except (JobError, *READ_ERRORS) as error:
         yield from ((row.id, safe_message(str(error))) for row in wanted)
         return
@@ -127,7 +127,7 @@ def _images(
     yield from ((id, reason) for id in left)
 
 
-class Source:
+class RunInput:
     """A run's input, as it is now."""
 
     def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
@@ -135,7 +135,7 @@ class Source:
         self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], access: Access) -> Source:
+    def of(cls, config: Mapping[str, Any], access: Access) -> RunInput:
         """The input of a run with these options. Raises UsageError where it can't be had."""
         folder = str(config.get("folder") or "")  # where the run was started
         inputs = access.input or [_from(folder, str(uri)) for uri in config.get("input") or ()]
@@ -147,7 +147,15 @@ class Source:
             root = _from(folder, str(config["image_root"]))
         # A conversation shows the images up to the turn that is asked, which has to be asked for that.
         prompt = "" if talk is None else f"{{{question}}}"
-        columns = Columns(id, image, question, prompt, _asked(config, question), root, talk)
+        columns = Columns(
+            id=id,
+            image=image,
+            question=question,
+            prompt=prompt,
+            prompt_columns=_asked(config, question),
+            image_root=root,
+            conversations=talk,
+        )
         sources = [open_source(str(uri), access.storage, columns).units for uri in inputs]
         embeds = any(_embeds(units[0], columns.image, access.storage) for units in sources if units)
         units = [unit for some in sources for unit in some]

@@ -1,7 +1,7 @@
 """Tables of all of Arrow's types, in each of the columns: what a job makes of them, up to the rows, without a model.
 
-A schema is refused as a whole, by a usage error, or each of its rows is right or a reject; and every pass over the table
-finds the same ids.
+A schema is refused as a whole, by a usage error, or each of its rows is right or a reject; and every pass over the
+table finds the same ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adafv.pipeline.store.storage import Storage
 from tests.pipeline.pictures import SOUND
 
 ROWS = 4
-PLAIN = Columns("id", "image", "question", "{question}", ("question",), None)
+PLAIN = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 FIXED = replace(PLAIN, prompt="w1", prompt_columns=())
 WORDED = replace(PLAIN, prompt="{question} {other}", prompt_columns=("question", "other"))
 TALK = replace(PLAIN, conversations="conversations")
@@ -136,7 +136,9 @@ def leaves(type: pa.DataType, count: int, mask: np.ndarray, luck: random.Random)
     if types.is_fixed_size_binary(type):
         made: list[Any] = [luck.randbytes(type.byte_width) for _ in range(count)]
     elif types.is_string(type) or types.is_large_string(type) or types.is_string_view(type):
-        made = [luck.choice(("", "w1", "a.png", "\x00", "17", "https://x.org/a", "<image>", "{}")) for _ in range(count)]
+        made = [
+            luck.choice(("", "w1", "a.png", "\x00", "17", "https://x.org/a", "<image>", "{}")) for _ in range(count)
+        ]
         if types.is_string(type) and luck.random() < 0.1:  # bytes that claim to be UTF-8
             broken = pa.array([luck.choice((b"w\xc3", b"w")) for _ in range(count)], pa.binary())
             return pa.Array.from_buffers(type, count, broken.buffers())
@@ -171,7 +173,9 @@ def tensors(luck: random.Random) -> pa.Array:
     """As Ray Data and Arrow write them."""
     shape = luck.choice(((4, 5, 3), (4, 5, 1), (4, 5, 4), (3, 6, 7), (4, 5), (4, 5, 2), (7,), (1, 2, 3, 3), (0, 3, 3)))
     dtype = luck.choice((np.uint8, np.uint8, np.float32, np.int64, np.uint16, np.float16, np.bool_))
-    arrays = (np.random.default_rng(luck.randrange(99)).random((ROWS, *shape)) * luck.choice((1, 255, 999))).astype(dtype)
+    arrays = (np.random.default_rng(luck.randrange(99)).random((ROWS, *shape)) * luck.choice((1, 255, 999))).astype(
+        dtype
+    )
     from ray.data._internal.tensor_extensions import arrow
 
     kind = luck.randrange(4)

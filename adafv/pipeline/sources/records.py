@@ -17,7 +17,7 @@ IMAGE_FIELDS = ("bytes", "path", "url")  # of a struct that is an image: the fir
 VIDEO = ("video", "videos")  # columns in which LLaVA's data sets name what no image is
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Which columns of a record mean what, and what to ask."""
 
@@ -26,7 +26,7 @@ class Columns:
     question: str
     prompt: str
     prompt_columns: tuple[str, ...]
-    image_root: str | None
+    image_root: str | None = None
     conversations: str | None = None
 
     @classmethod
@@ -35,9 +35,14 @@ class Columns:
         if root is not None:
             root = root.removesuffix("/") if has_scheme(root) else os.path.abspath(root)
         return cls(
-            job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root,
-            job.conversations_column,
-        )  # fmt: skip
+            id=job.id_column,
+            image=job.image_column,
+            question=job.question_column,
+            prompt=job.prompt,
+            prompt_columns=job.prompt_columns(),
+            image_root=root,
+            conversations=job.conversations_column,
+        )
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.store.s3 import md5, promised_md5, wished_pause
+from adafv.pipeline.store.retry import wished_pause
+from adafv.pipeline.store.s3 import md5, promised_md5
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 
@@ -367,9 +368,7 @@ def test_public_addresses(address, public):
     assert is_public(address) is public
 
 
-@pytest.mark.parametrize(
-    "key", ["a//b.jpg", "a/../b.jpg", "a/b.jpg.", "a/./b.jpg", "a b+c%20d?e#f.jpg"]
-)
+@pytest.mark.parametrize("key", ["a//b.jpg", "a/../b.jpg", "a/b.jpg.", "a/./b.jpg", "a b+c%20d?e#f.jpg"])
 def test_keys_of_s3_are_taken_as_they_are(s3, key):
     """In a store dots and slashes mean nothing: each of these is another object than what it would be on a disk."""
     bucket = s3.new_bucket()
