@@ -21,7 +21,7 @@ class ErrorClass:
 
 
 ERRORS: dict[str, ErrorClass] = {
-    "missing_id": ErrorClass("source", "the row's id is null, empty or absent"),
+    "missing_id": ErrorClass("source", "the row's id is null, empty or absent, or neither a text nor a whole number"),
     "duplicate_id": ErrorClass("source", "an earlier row of the input has the same id"),
     "bad_row": ErrorClass("source", "the row can't be parsed, or a column has the wrong type"),
     "source_unreadable": ErrorClass("source", "an input file, or the rest of it, can't be read", retryable=True),
@@ -43,7 +43,7 @@ ERRORS: dict[str, ErrorClass] = {
     "prompt_too_long": ErrorClass("prepare", "prompt, image and answer exceed the model's context"),
     "prepare_died": ErrorClass("prepare", "decoding the image killed its process, or took over --image-timeout"),
     "out_of_memory": ErrorClass("label", "the device has too little memory for this row alone"),
-    "label_failed": ErrorClass("label", "the model raised an error on this row"),
+    "label_failed": ErrorClass("label", "the model raised an error on this row, or its scores were NaN or infinite"),
     "worker_died": ErrorClass("label", "the row killed the model's process, or hung it for --batch-timeout, each time"),
 }
 

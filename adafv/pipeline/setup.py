@@ -13,7 +13,7 @@ import ray
 from adafv.engine.options import EngineOptions
 from adafv.pipeline.control.resources import Resources, allot
 from adafv.pipeline.control.session import RaySession, is_ours_alone
-from adafv.pipeline.errors import JobError, UsageError
+from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff, read_prices
 from adafv.pipeline.sources.discovery import open_source
@@ -26,8 +26,8 @@ from adafv.pipeline.uris import is_s3
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.model import at_version
 
-LOG = logging.getLogger("adafv")
 TRIAL = ".tmp/trial"  # a file that is written to see whether one can be
+LOG = logging.getLogger("adafv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +51,23 @@ class Setup:
 
 
 @contextlib.contextmanager
-def set_up(options: JobOptions, writes: bool = True) -> Iterator[Setup]:
+def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
     """The setup of a job, and Ray for as long as it is in use. What can be found without Ray is found before that is
     started.
 
     Args:
-        writes: whether the job writes to the output, so that it must be one that can be written.
+        writing: whether the output will be written to.
 
     Raises:
         UsageError: the options name what isn't there, or can't be carried out here.
         RunError: the store or the cluster fails.
     """
     storage = Storage.from_environment(options.s3_endpoint)
-    _check_model_names(options, storage)
+    _check_models(options, storage)
     output, columns = open_output(options.output, storage), Columns.of(options)
     units = tuple(_units(options, storage, columns))
     prices = tuple(read_prices(Path(options.prices), options.price_kind)) if options.prices else ()
-    if writes:
+    if writing:
         _check_writable(output)
     with RaySession():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -100,15 +100,7 @@ def with_commit(options: JobOptions) -> JobOptions:
         raise store_error(f"--model {options.model} can't be loaded", error) from error
 
 
-def _units(options: JobOptions, storage: Storage, columns: Columns) -> Iterator[Unit]:
-    for uri in options.input:
-        source = open_source(uri, storage, columns)
-        if source.ignored:
-            LOG.info("%s: %d files are of no known kind and were passed over", uri, source.ignored)
-        yield from source.units
-
-
-def _check_model_names(options: JobOptions, storage: Storage) -> None:
+def _check_models(options: JobOptions, storage: Storage) -> None:
     """Raise a UsageError where a model should be a folder and isn't there; stores and the hub are asked later."""
     for option, name in (("model", options.model), ("text-tower", options.engine.text_tower)):
         if name is not None and not is_s3(name) and not is_hub_id(name):
@@ -123,10 +115,14 @@ def _check_writable(output: Output) -> None:
     try:
         output.put(TRIAL, b"")
     except (*S3_ERRORS, OSError) as error:
-        raise unwritable(output, error) from error
+        raise store_error(f"--output {output.uri} can't be written", error) from error
     with contextlib.suppress(*S3_ERRORS, OSError):  # who may write need not be allowed to delete
         output.delete(TRIAL)
 
 
-def unwritable(output: Output, error: Exception) -> JobError:
-    return store_error(f"--output {output.uri} can't be written", error)
+def _units(options: JobOptions, storage: Storage, columns: Columns) -> Iterator[Unit]:
+    for uri in options.input:
+        source = open_source(uri, storage, columns)
+        if source.ignored:
+            LOG.info("%s: %d files are of no known kind and were passed over", uri, source.ignored)
+        yield from source.units

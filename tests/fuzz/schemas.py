@@ -1,7 +1,7 @@
 """Tables of all of Arrow's types, in each of the columns: what a job makes of them, up to the rows, without a model.
 
-A schema is refused as a whole, by a usage error, or each of its rows is right or a reject; and every pass over a table
-finds the same ids.
+A schema is refused as a whole, by a usage error, or each of its rows is right or a reject; and every pass over the
+table finds the same ids.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from adafv.pipeline.store.storage import Storage
 from tests.pipeline.pictures import SOUND
 
 ROWS = 4
-PLAIN = Columns(
-    id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",), image_root=None
-)
+PLAIN = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 FIXED = replace(PLAIN, prompt="w1", prompt_columns=())
 WORDED = replace(PLAIN, prompt="{question} {other}", prompt_columns=("question", "other"))
 TALK = replace(PLAIN, conversations="conversations")

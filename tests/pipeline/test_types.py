@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from adafv.exporting.export import export
-from adafv.pipeline import run as module
+from adafv.pipeline import setup
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.gallery import make_gallery
@@ -129,7 +129,7 @@ def test_what_cannot_be_written_or_loaded_is_said_before_ray_starts(tmp_path, mo
     def no_session():
         raise AssertionError("Ray is started")
 
-    monkeypatch.setattr(module, "RaySession", no_session)
+    monkeypatch.setattr(setup, "RaySession", no_session)
     (tmp_path / "a.png").write_bytes(SOUND["plain.png"])
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "out", "/proc/out"):

@@ -70,7 +70,7 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
     """
     options = with_commit(options)
     speed = find_measured(options, measured, Storage.from_environment(options.s3_endpoint))
-    with set_up(options, writes=False) as setup:
+    with set_up(options) as setup:
         start = time.monotonic()
         _check_recipe(setup)
         worklist = find_worklist(setup)

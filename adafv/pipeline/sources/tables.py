@@ -11,6 +11,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.sources.records import VIDEO, Columns
 from adafv.pipeline.sources.values import (
     ArrayReader,
+    answer_reader,
     conversation_reader,
     id_reader,
     image_reader,
@@ -36,6 +37,7 @@ def readers_of(schema: pa.Schema, columns: Columns) -> dict[str, ArrayReader]:
     """How to read those columns of a table that a job needs, by name; columns that the table lacks are left out."""
     found: dict[str, ArrayReader] = {}
     for name, reader, _ in _roles(schema, columns):
+        reader = reader or answer_reader(schema.field(name))  # what a job refuses may be asked for by others
         if reader is not None:
             found.setdefault(name, reader)  # of an id above all: every pass must find the same ids
     return found

@@ -141,6 +141,20 @@ def conversation_reader(field: pa.Field) -> ArrayReader | None:
     return partial(_lists, element=partial(_structs, parts=parts))
 
 
+def answer_reader(field: pa.Field) -> ArrayReader | None:
+    """Of what right answers may be in: texts and numbers, lists of them, and structs, of which other fields are left
+    out."""
+    type = stored(field.type)
+    if is_list(type):
+        one = answer_reader(type.value_field)
+        return None if one is None else partial(_lists, element=one)
+    if types.is_struct(type):
+        found = ((part.name, (place, answer_reader(part))) for place, part in enumerate(type))
+        known = {name: (place, reader) for name, (place, reader) in found if reader is not None}
+        return partial(_structs, parts=known) if known else None
+    return _listed if types.is_boolean(type) else value_reader(field)
+
+
 def presence_reader(field: pa.Field) -> ArrayReader:
     """True where there is a value, neither null nor empty; None elsewhere."""
     type = stored(field.type)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
     from adafv.pipeline.control.gate import Gate
 
-# columns that a result takes from its row
+# Columns that a result takes from its row.
 KEPT = ["id", "image", "image_uri", "question", "prompt", "fetch_ms", "preprocess_ms"]
 
 

@@ -25,9 +25,7 @@ from adafv.pipeline.sources.rows import Row, row_of, to_table
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.pictures import SOUND, picture
 
-COLUMNS = Columns(
-    id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",), image_root=None
-)
+COLUMNS = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 TALK = replace(COLUMNS, conversations="conversations")
 YEAR = replace(COLUMNS, prompt="Taken in {year}.", prompt_columns=("year",))
 JPEG, PNG = SOUND["plain.jpg"], SOUND["plain.png"]
