@@ -9,6 +9,7 @@
     lora.py       low-rank additions to the language model
     packed.py     the language model for training: many questions to a picture
     features.py   the frozen tower's features, kept on disk
+    crops.py      LLaVA-NeXT's crops
     batches.py    what training reads
     projector.py  LLaVA's projector
     align.py      the warm-up that names things

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import Dinov2Model
 
+from adafv.worlds.photo.crops import next_order, next_pixels
 from adafv.worlds.photo.features import PATCH, SIDE, Features
+from adafv.worlds.photo.features import encode as encode_crops
 from adafv.worlds.photo.packed import Packed, pack
 from adafv.worlds.photo.pictures import VISIBLE, Pictures
 from adafv.worlds.photo.questions import Question, questions
-from adafv.worlds.photo.scenes import SIGN_COLOURS, SIGN_WORDS, Box, Placed, Scene
+from adafv.worlds.photo.scenes import SIGN_COLOURS, SIGN_WORDS, Box, Placed, Scene, make_scene, render, wide_size
 
 Encode = Callable[[str], list[int]]
 BACKGROUND = "background"
@@ -95,6 +98,19 @@ def scene_batch(
     asked = [questions(features.scene(int(number)), pictures) for number in numbers]
     rows = [[turn(question.text, question.answer, encode) for question in each] for each in asked]
     return torch.stack([features[int(number)] for number in numbers]), pack(rows), asked
+
+
+def wide_scene(
+    seed: int, pictures: Pictures, tower: Dinov2Model, encode: Encode
+) -> tuple[Tensor, Tensor, Packed, list[list[Question]]]:
+    """A scene in LLaVA-NeXT's crops, with all of its questions: the features of all crops' patches [n, d], the order in
+    which they stand before the language model [V] (-1 for a row's end), and the questions packed and as they are.
+    """
+    scene = make_scene(seed, pictures, wide_size(seed))
+    asked = questions(scene, pictures)
+    features = encode_crops(tower, next_pixels(render(scene, pictures))).flatten(0, 1)
+    row = [turn(question.text, question.answer, encode) for question in asked]
+    return features, next_order(scene.size), pack([row]), [asked]
 
 
 def turn(question: str, answer: str, encode: Encode) -> tuple[list[int], list[int]]:

@@ -13,16 +13,14 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from adafv.worlds.drawn.dataset import write_shards
 from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.questions import QUESTION_TYPES, questions
-from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, SIZES, Scene, make_scene, render
+from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, Scene, make_scene, render, wide_size
 
 WIDE = "wide"
-_SIZE_STREAM = 3
 
 
 def rows(
@@ -49,12 +47,6 @@ def rows(
                 "size": question.size,
                 "scene": scene.seed,
             }
-
-
-def wide_size(seed: int) -> tuple[int, int]:
-    """Width and height of the seed's scene for LLaVA-NeXT."""
-    rng = np.random.default_rng([seed, _SIZE_STREAM])
-    return list(SIZES)[rng.choice(len(SIZES), p=list(SIZES.values()))]
 
 
 def _png(scene: Scene) -> bytes:

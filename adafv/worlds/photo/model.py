@@ -31,14 +31,13 @@ from transformers import (
     LlavaProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from adafv.worlds.photo.crops import PINPOINTS, next_images
 from adafv.worlds.photo.features import CROP, FEATURE_LAYER, IMAGE_MEAN, IMAGE_STD, PATCH, SIDE
 from adafv.worlds.photo.lora import lora_for
 from adafv.worlds.photo.parts import load_language_model, load_tokenizer, load_tower
 
 IMAGE = "<filename>"
-PINPOINTS = [[CROP, 2 * CROP], [2 * CROP, CROP], [2 * CROP, 2 * CROP], [3 * CROP, CROP], [CROP, 3 * CROP]]
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
@@ -97,7 +96,7 @@ def build(trained: Path, unpacked: Path, folder: Path, is_next: bool) -> None:
     model.model.language_model.load_state_dict(cast(Any, language).model.state_dict())
     model.lm_head.weight = model.model.language_model.embed_tokens.weight
     if is_next:
-        model.model.image_newline.data = projector_newline(language)
+        model.model.image_newline.data = newline(language.model.embed_tokens.weight, tokenizer("\n").input_ids)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -107,9 +106,10 @@ def build(trained: Path, unpacked: Path, folder: Path, is_next: bool) -> None:
     os.replace(partial, folder)
 
 
-def projector_newline(language: Any) -> Tensor:
-    """What ends a row of patches in LLaVA-NeXT: the published embedding of a line's end."""
-    return cast(Tensor, language.model.embed_tokens.weight[198].detach().clone())
+def newline(embeddings: Tensor, line_end: list[int]) -> Tensor:
+    """What ends a row of patches in LLaVA-NeXT: the published embedding of a line's end, which is one token."""
+    (token,) = line_end
+    return embeddings[token].detach().clone()
 
 
 @torch.no_grad()
@@ -145,12 +145,6 @@ def _assembled(text: Any, tower: Dinov2Model, tokenizer: Any, is_next: bool) -> 
 
 def processor(tokenizer: Any, is_next: bool) -> Any:
     """Image processor (PIL: no torchvision needed), tokenizer and chat template."""
-    pixels: dict[str, Any] = {
-        "size": {"shortest_edge": CROP},
-        "crop_size": {"height": CROP, "width": CROP},
-        "image_mean": IMAGE_MEAN,
-        "image_std": IMAGE_STD,
-    }
     common: dict[str, Any] = {
         "tokenizer": tokenizer,
         "patch_size": PATCH,
@@ -161,5 +155,9 @@ def processor(tokenizer: Any, is_next: bool) -> Any:
     }
     tokenizer.padding_side = "left"
     if is_next:
-        return LlavaNextProcessor(LlavaNextImageProcessorPil(**pixels, image_grid_pinpoints=PINPOINTS), **common)
-    return LlavaProcessor(CLIPImageProcessorPil(**pixels), **common)
+        return LlavaNextProcessor(next_images(), **common)
+    crop = {"height": CROP, "width": CROP}
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": CROP}, crop_size=crop, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+    )
+    return LlavaProcessor(images, **common)

@@ -38,7 +38,7 @@ SIGN_HEIGHT, SIGN_FONT, SIGN_MARGIN = 30, 22, 6  # px
 SECOND_PICTURES_HELD_OUT = 2  # of the things with several pictures, one in so many has its second ones held out
 
 # Streams of random numbers that one seed feeds: drawing more from one leaves the others unchanged.
-_LAYOUT_STREAM, _BACKGROUND_STREAM, QUESTION_STREAM = 0, 1, 2
+_LAYOUT_STREAM, _BACKGROUND_STREAM, QUESTION_STREAM, _SIZE_STREAM = 0, 1, 2, 3
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
@@ -113,6 +113,12 @@ def make_scene(seed: int, pictures: Pictures, size: tuple[int, int] = SINGLE) ->
     left, top, share = motif_rng.random(3)
     window = (float(left), float(top), 0.45 + 0.55 * float(share))
     return Scene(seed, size, files[motif_rng.integers(len(files))], window, (main, *placed), sign)
+
+
+def wide_size(seed: int) -> tuple[int, int]:
+    """Width and height of the seed's scene for LLaVA-NeXT: one of SIZES."""
+    rng = np.random.default_rng([seed, _SIZE_STREAM])
+    return list(SIZES)[rng.choice(len(SIZES), p=list(SIZES.values()))]
 
 
 class _Room:

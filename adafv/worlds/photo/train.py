@@ -48,6 +48,7 @@ def load_parts() -> Parts:
         pictures=drawn,
         training=Features(folder, TRAINING_SEEDS, drawn, training_tower),
         validation=Features(folder, VALIDATION_SEEDS, drawn, training_tower),
+        tower=training_tower,
     )
 
 

@@ -15,22 +15,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Dinov2Model
 
 from adafv.worlds.photo.align import Alignment
-from adafv.worlds.photo.batches import Encode, name_batch, scene_batch
+from adafv.worlds.photo.batches import Encode, name_batch, scene_batch, wide_scene
 from adafv.worlds.photo.features import Features
-from adafv.worlds.photo.model import about_trained, load_trained
+from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
 from adafv.worlds.photo.pictures import Pictures
 from adafv.worlds.photo.projector import Projector
+from adafv.worlds.photo.questions import Question
 from adafv.worlds.photo.recipes import Stage
+from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS
 
 SAVE_EVERY = 120.0  # s
-LOG_EVERY, EVALUATE_EVERY = 20, 200  # steps
+LOG_EVERY, EVALUATE_EVERY = 10, 100  # steps
 ALIGN_LOG_EVERY = 200  # steps, which are much shorter
 RISE = 30  # steps of a stage in which the rates rise
 LEAST = 0.1  # what is left of the rates at a stage's end
-VALIDATION_NAMES, VALIDATION_SCENES = 128, 24
+VALIDATION_NAMES, VALIDATION_SCENES, VALIDATION_WIDE = 128, 24, 8
+FIRST_WIDE = 50_000_000  # the place in its range of the first seed whose scene is drawn wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class Parts:
     pictures: Pictures
     training: Features
     validation: Features
+    tower: Callable[[], Dinov2Model]
 
 
 class Trainer:
@@ -115,8 +120,10 @@ class Trainer:
 
     def _loss_of(self, stage: Stage) -> Callable[[], Tensor]:
         """What gives a step's loss."""
+        if stage.kind == "wide":
+            return lambda: self._wide_loss(stage)
         if stage.kind != "align":
-            return lambda: self._answer_loss(*self._batch(stage))
+            return lambda: self._answer_loss(self.parts.projector, *self._batch(stage))
         alignment = self._alignment(self.parts.training, stage.shards * self.parts.training.shard)
         return lambda: alignment.loss(self.parts.projector, stage.rows, self._rng)
 
@@ -124,9 +131,23 @@ class Trainer:
         embeddings = self.parts.language.embeddings
         return Alignment(features, range(scenes), self.parts.pictures, embeddings, self.parts.encode)
 
-    def _answer_loss(self, visual: Tensor, packed: Packed) -> Tensor:
-        states = self.parts.language(self.parts.projector(visual), packed)
+    def _answer_loss(self, project: Callable[[Tensor], Tensor], features: Tensor, packed: Packed) -> Tensor:
+        states = self.parts.language(project(features), packed)
         return F.cross_entropy(self.parts.language.logits(states), packed.target[packed.target != IGNORE])
+
+    def _wide_loss(self, stage: Stage) -> Tensor:
+        """Of a wide scene, and of others, so that they aren't unlearnt."""
+        features, order, packed, _ = self._wide(TRAINING_SEEDS[FIRST_WIDE + self.step])
+        wide = self._answer_loss(self._arranged(order), features, packed)
+        return (wide + self._answer_loss(self.parts.projector, *self._batch(stage))) / 2
+
+    def _wide(self, seed: int) -> tuple[Tensor, Tensor, Packed, list[list[Question]]]:
+        return wide_scene(seed, self.parts.pictures, self.parts.tower(), self.parts.encode)
+
+    def _arranged(self, order: Tensor) -> Callable[[Tensor], Tensor]:
+        """What projects crops' patches [n, 384] and puts them into their order, with rows' ends: [1, V, d]."""
+        end = newline(self.parts.language.embeddings, self.parts.encode("\n"))[None].float()
+        return lambda features: torch.cat([self.parts.projector(features), end])[order][None]  # -1 is the last
 
     def _batch(self, stage: Stage) -> tuple[Tensor, Packed]:
         """Things or scenes of the stage's shards: random things; scenes by shards, each in an order of its own."""
@@ -153,23 +174,26 @@ class Trainer:
         if stage.kind == "align":
             return self._alignment(validation, min(100, validation.shard)).right(self.parts.projector)
         numbers = np.arange(min(VALIDATION_NAMES, validation.shard))
-        right = self._right(*self._names(validation, numbers, stage, np.random.default_rng(2)))
+        project = self.parts.projector
+        right = self._right(project, *self._names(validation, numbers, stage, np.random.default_rng(2)))
         found: dict[str, list[bool]] = {"name": [each[0] for each in right]}
-        if stage.kind == "scenes":
+        if stage.kind in ("scenes", "wide"):
             for start in range(0, min(VALIDATION_SCENES, validation.shard), stage.rows):
                 numbers = np.arange(start, min(start + stage.rows, validation.shard))
                 visual, packed, asked = scene_batch(validation, numbers, self.parts.pictures, self.parts.encode)
-                for row, answers in zip(asked, self._right(visual, packed), strict=True):
-                    for question, is_right in zip(row, answers, strict=True):
-                        found.setdefault(question.type, []).append(is_right)
+                _note(found, asked, self._right(project, visual, packed))
+        if stage.kind == "wide":
+            for seed in VALIDATION_SEEDS[FIRST_WIDE : FIRST_WIDE + VALIDATION_WIDE]:
+                features, order, packed, asked = self._wide(seed)
+                _note(found, asked, self._right(self._arranged(order), features, packed), "wide ")
         return {kind: round(float(np.mean(answers)), 3) for kind, answers in found.items()}
 
-    def _right(self, visual: Tensor, packed: Packed) -> list[list[bool]]:
+    def _right(self, project: Callable[[Tensor], Tensor], features: Tensor, packed: Packed) -> list[list[bool]]:
         """Whether each question's answer is the likeliest, token by token."""
         wanted = packed.target != IGNORE
         said = torch.full_like(packed.target, IGNORE)
         language = self.parts.language
-        said[wanted] = language.logits(language(self.parts.projector(visual), packed)).argmax(-1)
+        said[wanted] = language.logits(language(project(features), packed)).argmax(-1)
         same = said == packed.target
         counts = packed.segment.max(1).values + 1
         return [
@@ -213,3 +237,10 @@ class Trainer:
         self.parts.language.lora.load_state_dict(lora)
         self.stage, self.step, self._seconds = int(progress["stage"]), int(progress["step"]), progress["seconds"]
         print(f"goes on at stage {self.stage}, step {self.step}, after {self._seconds / 3600:.2f} h", flush=True)
+
+
+def _note(found: dict[str, list[bool]], asked: list[list[Question]], right: list[list[bool]], prefix: str = "") -> None:
+    """Put whether each question was answered rightly to those of its kind."""
+    for row, answers in zip(asked, right, strict=True):
+        for question, is_right in zip(row, answers, strict=True):
+            found.setdefault(prefix + question.type, []).append(is_right)

@@ -8,13 +8,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from adafv.models import load_processing
 from adafv.worlds.photo.batches import turn
+from adafv.worlds.photo.crops import next_order, next_pixels
 from adafv.worlds.photo.features import encode, to_pixels
 from adafv.worlds.photo.lora import lora_for
-from adafv.worlds.photo.model import about_trained, build, load_trained, save_trained, trained_file
+from adafv.worlds.photo.model import about_trained, build, load_trained, newline, save_trained, trained_file
 from adafv.worlds.photo.packed import PackedLanguageModel, pack
 from adafv.worlds.photo.parts import load_language_model, load_tokenizer, load_tower
 from adafv.worlds.photo.projector import Projector
-from adafv.worlds.photo.scenes import EVALUATION_SEEDS, make_scene, render
+from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, make_scene, render
 from adafv.worlds.photo.train import PREFIX
 
 QUESTION = "What is at the top left of the image?"
@@ -55,28 +56,34 @@ def built(request, tmp_path_factory, trained, unpacked):
 
 @pytest.mark.slow
 def test_it_says_what_training_computed(built, trained, unpacked, photographs):
-    """On a picture of one crop; LLaVA-NeXT shows it twice, so there only the base crop's tokens are compared."""
+    """The visual tokens, also those of LLaVA-NeXT's crops, and the first word of an answer."""
     model = AutoModelForImageTextToText.from_pretrained(built, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(built, use_fast=False)
-    image = render(make_scene(EVALUATION_SEEDS.start, photographs), photographs)
+    is_next = model.config.model_type == "llava_next"
+    scene = make_scene(EVALUATION_SEEDS.start, photographs, (672, 336) if is_next else SINGLE)
+    image = render(scene, photographs)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(images=[image], text=[text], return_tensors="pt")
     projector_state, additions = load_trained(trained)
     projector = Projector(384, 576)
     projector.load_state_dict(projector_state)
+    tokenizer, language = load_tokenizer(unpacked), load_language_model(unpacked)
+
+    def ids(words: str) -> list[int]:
+        return tokenizer(words).input_ids
+
     with torch.inference_mode():
-        visual = projector(encode(load_tower(unpacked), to_pixels([image])))
-        sizes = {"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}
+        pixels = next_pixels(image) if is_next else to_pixels([image])
+        visual = projector(encode(load_tower(unpacked), pixels))
+        if is_next:
+            end = newline(language.model.embed_tokens.weight, ids("\n"))
+            visual = torch.cat([visual.flatten(0, 1), end[None]])[next_order(scene.size)][None]
+        sizes = {"image_sizes": inputs["image_sizes"]} if is_next else {}
         features = model.get_image_features(inputs["pixel_values"], **sizes, return_dict=True).pooler_output
-        torch.testing.assert_close(features[0][:576], visual[0], rtol=1e-3, atol=1e-3)
-        if sizes:
-            return
-        language = load_language_model(unpacked)
+        torch.testing.assert_close(features[0], visual[0], rtol=1e-3, atol=1e-3)
         lora = lora_for(language.model)
         lora.load_state_dict(additions)
-        tokenizer = load_tokenizer(unpacked)
-        ids = lambda words: tokenizer(words).input_ids  # noqa: E731
         packed_model = PackedLanguageModel(language, lora, ids(PREFIX))
         prompt, answer = turn(QUESTION, "owl", ids)
         states = packed_model.states(visual, pack([[(prompt, answer)]]))

@@ -26,6 +26,7 @@ RECIPE = (
     Stage(kind="align", steps=3, rows=16, shards=1, rate=0.0, projector_rate=1e-3),
     Stage(kind="names", steps=3, rows=4, shards=1, rate=1e-3, projector_rate=1e-3, things=24),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3),
+    Stage(kind="wide", steps=2, rows=1, shards=2, rate=1e-3, projector_rate=1e-3),
 )
 
 
@@ -60,6 +61,7 @@ def make_parts(stand_ins, kept):
             pictures=stand_ins,
             training=Features(kept, TRAINING_SEEDS, stand_ins, tower, shard=4),
             validation=Features(kept, VALIDATION_SEEDS, stand_ins, tower, shard=4),
+            tower=tower,
         )
 
     return make
@@ -80,8 +82,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(make_parts, tmp_path):
         torch.testing.assert_close(_weights(again)[name], value, rtol=0, atol=0)
         assert not torch.equal(value, before[name]), name
     log = [json.loads(line) for line in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes"]
-    assert {"name", "main", "caption", "exists"} <= log[-1]["right"].keys()
+    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes", "wide"]
+    assert {"name", "main", "caption", "exists", "wide main"} <= log[-1]["right"].keys()
 
 
 def test_time_that_is_up_stops_it(make_parts, tmp_path):
