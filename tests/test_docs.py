@@ -126,6 +126,7 @@ ELSEWHERE = {
         "--kills",
         "--images",
         "--rows",
+        "--schemas",
         "--only",
         "--ids",
     ),
