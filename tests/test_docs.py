@@ -127,6 +127,7 @@ ELSEWHERE = {
         "--kills",
         "--images",
         "--rows",
+        "--schemas",
         "--only",
         "--ids",
     ),
