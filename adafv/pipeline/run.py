@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -42,8 +43,7 @@ from adafv.pipeline.record.prices import Price, Tariff, read_prices
 from adafv.pipeline.record.progress import Progress
 from adafv.pipeline.record.run_record import RunRecord, public_options
 from adafv.pipeline.redaction import redact, safe_message
-from adafv.pipeline.sources import formats
-from adafv.pipeline.sources.discovery import open_source
+from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
@@ -85,7 +85,7 @@ def run(
     """
     hook = None if options.on_finish is None else open_hook(options.on_finish)
     with contextlib.ExitStack() as stack:
-        storage, output, columns, units = _open(options)
+        storage, output, columns, source = _open(options)
         prices = _prices(options)
         with RaySession():
             resources = _resources(options)
@@ -95,7 +95,7 @@ def run(
             job = Job(options, *parts, handler or Labelling, preparing or Preparing)
             if hook is not None:  # when workers and lease are free again, so that a slow one keeps nobody waiting
                 stack.callback(lambda: job.ended is None or hook(job.ended))
-            return job.run(units)
+            return job.run(source)
 
 
 def plan(options: JobOptions, measured: str | None = None) -> Plan:
@@ -106,13 +106,13 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
         UsageError: the options can't be carried out, or nothing is measured.
     """
     options = _at_commit(options)
-    storage, output, columns, units = _open(options)
+    storage, output, columns, source = _open(options)
     prices, speed = _prices(options), find_measured(options, measured, storage)
     with RaySession():
         resources = _resources(options)
         tariff = _tariff(options, prices, resources)
         start = time.monotonic()
-        worklist = Job(options, storage, output, columns, resources, tariff, Labelling, Preparing).worklist(units)
+        worklist = Job(options, storage, output, columns, resources, tariff, Labelling, Preparing).worklist(source)
         planning = time.monotonic() - start
     given = options.worker_range()
     return Plan(
@@ -121,17 +121,17 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
         price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
         max_cost=options.max_cost,
         max_hours=options.max_hours,
+        passed=worklist.passed,
     )  # fmt: skip
 
 
-def _open(options: JobOptions) -> tuple[Storage, Output, Columns, list[formats.Unit]]:
+def _open(options: JobOptions) -> tuple[Storage, Output, Columns, Source]:
     """What the options name, found before Ray is started."""
     storage = Storage.from_environment(options.s3_endpoint)
     output = open_output(options.output, storage)
     columns = Columns.of(options)
-    sources = [open_source(uri, storage, columns) for uri in options.input]
-    _log_sources(options, [source.ignored for source in sources])
-    return storage, output, columns, [unit for source in sources for unit in source.units]
+    check_roots(columns.image_root, options.allow_local, storage)
+    return storage, output, columns, open_sources(options.input, storage, columns, output.uri)
 
 
 def _prices(options: JobOptions) -> tuple[Price, ...]:
@@ -145,12 +145,6 @@ def _tariff(options: JobOptions, prices: tuple[Price, ...], resources: Resources
 def _resources(options: JobOptions) -> Resources:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return allot(options, nodes, may_grow=not is_ours_alone())
-
-
-def _log_sources(options: JobOptions, ignored: list[int]) -> None:
-    for uri, count in zip(options.input, ignored, strict=True):
-        if count:
-            LOG.info("%s: %d files are of no known kind and were passed over", uri, count)
 
 
 def _log_resources(options: JobOptions, resources: Resources) -> None:
@@ -191,25 +185,28 @@ class Job:
         self._limits, self._started = Limits.of(options, tariff), time.monotonic()
         self.ended: dict[str, Any] | None = None
 
-    def run(self, units: list[formats.Unit]) -> RunResult:
+    def run(self, source: Source) -> RunResult:
         self._check_model()
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._lease)
             except (*S3_ERRORS, OSError) as error:
                 raise self._unwritable(error) from error
-            return self._run_alone(units)
+            return self._run_alone(source)
 
-    def _run_alone(self, units: list[formats.Unit]) -> RunResult:
+    def _run_alone(self, source: Source) -> RunResult:
         """The run, with the lease in hand: the ledger can't change between reading it and adding to it."""
         self._output.sweep()
         start = time.monotonic()
-        worklist = self._worklist(units)
+        worklist = self._worklist(source)
         self._run.plan_seconds = time.monotonic() - start
         self._run.input, self._run.skipped = worklist.rows, worklist.skipped
         LOG.info(
             "%s rows, %s done before, %s to do", f"{worklist.rows:,}", f"{worklist.skipped:,}", f"{worklist.to_do:,}"
         )
+        self._run.passed_over = worklist.passed
+        for one in worklist.passed:
+            LOG.info("passed over: %s", one)
         self._begin()
         failure: str | None = "interrupted"
         try:
@@ -218,31 +215,32 @@ class Job:
             self._end(failure)
         if failure is not None:
             raise RunError(failure)
-        if self._run.reject_rate > self._options.max_reject_rate:
+        if self._run.has_too_many_rejects(self._options.max_reject_rate):
             status = TOO_MANY_REJECTS
         else:
             status = 0 if self._run.stopped_by is None else STOPPED
         return RunResult(status, self._run, worklist.sample)
 
-    def worklist(self, units: list[formats.Unit]) -> Worklist:
+    def worklist(self, source: Source) -> Worklist:
         """What a run would do, found without the lease, so that another job may be adding to the output."""
         try:
             check_recipe(self._output, self._options)
         except (*S3_ERRORS, OSError) as error:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
-        return self._worklist(units)
+        return self._worklist(source)
 
-    def _worklist(self, units: list[formats.Unit]) -> Worklist:
+    def _worklist(self, source: Source) -> Worklist:
         try:
             ledger = read_ledger(self._output, self._options.retry_rejects)
         except (*S3_ERRORS, OSError, pa.ArrowException) as error:
             raise store_error(f"--output {self._output.uri} can't be read", error) from error
         worklist = make_worklist(
-            units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus,
-            self._options.sample, self._options.sample_adjacent,
+            source.units, ledger, self._storage, self._columns, self._options.limit, self._resources.read_cpus,
+            self._options.sample, self._options.sample_adjacent, source.passed,
         )  # fmt: skip
         if not worklist.rows:
-            raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows")
+            also = "".join(f"; passed over: {one}" for one in worklist.passed)
+            raise UsageError(f"--input {' '.join(self._options.input)}: there are no rows{also}")
         return worklist
 
     def _check_model(self) -> None:
@@ -362,8 +360,10 @@ class Job:
         options, resources = self._options, self._resources
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
+        allowed = None if options.allow_local is None else os.path.abspath(options.allow_local)
         reading = Reading(self._storage, self._columns, gate, many)
-        fetching = Fetching(Fetcher(self._storage, options.max_image_bytes, options.allow_http), gate)
+        fetcher = Fetcher(self._storage, options.max_image_bytes, options.allow_http, allow_local=allowed)
+        fetching = Fetching(fetcher, gate)
         preparing = Preparation.of(options, self._model, self._engine, self._storage, self._preparing)
         worker = WorkerOptions(
             options.model, self._model, self._engine, self._storage, self._run.run_id, self._tariff,

@@ -14,6 +14,7 @@ from typing import Any
 from adafv.counting import Sizes
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.record.prices import recorded_price
+from adafv.pipeline.sources.passed import Passed
 from adafv.pipeline.store.output import Output
 
 ENDED = ("done", "stopped", "failed")
@@ -47,6 +48,7 @@ class Run:
         devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets.
         sizes: its model's.
+        passed_over: what its input showed and no row was made of.
     """
 
     run_id: str
@@ -64,6 +66,7 @@ class Run:
     devices: tuple[Device, ...]
     config: dict[str, Any]
     sizes: Sizes | None
+    passed_over: tuple[Passed, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -110,4 +113,5 @@ def _run(record: dict[str, Any]) -> Run:
         ),
         config=record["config"],
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
+        passed_over=tuple(Passed(**one) for one in record.get("passed_over", ())),
     )

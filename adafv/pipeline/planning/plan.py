@@ -18,6 +18,7 @@ from adafv.pipeline.outputs.recipe import changes_of, recipe_of
 from adafv.pipeline.record.estimate import Estimate, Measured
 from adafv.pipeline.record.run_record import format_table
 from adafv.pipeline.redaction import redact, safe_message
+from adafv.pipeline.sources.passed import Passed
 from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
@@ -38,6 +39,7 @@ class Plan:
         input: rows; `done`: of these, before.
         planning: seconds that it took to find that out, as it will take a run.
         workers: how many are to do it; `price_per_hour`: of each.
+        passed: what the input shows and no row is made of.
     """
 
     input: int
@@ -48,6 +50,7 @@ class Plan:
     price_per_hour: float | None
     max_cost: float | None = None
     max_hours: float | None = None
+    passed: tuple[Passed, ...] = ()
 
     @property
     def to_do(self) -> int:
@@ -119,6 +122,7 @@ def summary(plan: Plan) -> str:
     measured, estimate, price = plan.measured, plan.estimate, plan.price_per_hour
     lines = [
         ("input", f"{plan.input:,} rows"),
+        *(("passed over", str(one)) for one in plan.passed),
         ("done before", f"{plan.done:,}"),
         ("to do", f"{plan.to_do:,} (found out in {plan.planning:.0f} s)"),
         ("measured", f"{measured.rows:,} rows in {measured.seconds:,.1f} s with {_workers(measured.workers)} on "

