@@ -330,7 +330,7 @@ def _check_records(units: Sequence[Unit], storage: Storage, columns: Columns) ->
         if records:
             _check_columns(unit, records, alone=len(peeked) == 1, columns=columns)
             return
-        if bad is None and peeked and all(_is_no_json(record) for record in peeked):
+        if unit.format == "jsonl" and bad is None and peeked and all(_is_no_json(record) for record in peeked):
             bad = unit, peeked
     if bad is not None:
         unit, (first, *others) = bad

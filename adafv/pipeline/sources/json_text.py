@@ -55,8 +55,8 @@ def is_lines(start: str) -> bool:
     if text[:1] not in ("{", "["):
         return True
     first, newline, rest = text.partition("\n")
-    if _end_of(first.rstrip()) == len(first.rstrip()):
-        return text[0] == "{" or bool(rest.strip())
+    if _end_of(first.rstrip()) == len(first.rstrip()):  # of a list of objects on its line, the objects are the rows
+        return text[0] == "{" or (bool(rest.strip()) and not first[1:].lstrip().startswith("{"))
     if not newline and text[0] == "{" and _end_of(first) is None:
         return True  # a line that is longer than what is known of it
     if text[0] == "[":

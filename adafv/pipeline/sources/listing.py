@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 
 import pyarrow.fs as pafs
 
@@ -17,7 +18,7 @@ from adafv.pipeline.store.s3 import store_error
 
 SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 OUTPUTS = (r"(labels|rejects)/[^/]*\.parquet", r"runs/[^/]*\.json", r"lease/.*", r"\.tmp/.*", r"recipe\.json")
-MOST = 1_000_000  # names that braces may stand for
+MOST = 100_000  # names that braces may stand for
 NO, ENTER, WITHIN = range(3)
 
 
@@ -75,31 +76,32 @@ def _reach(glob: Sequence[str], parts: Sequence[str]) -> int:
 
 def expand(text: str) -> list[str]:
     """What a text with braces stands for, as in a shell: `{a,b}` each of them, `{00..12}` each number."""
-    match = re.search(r"\{([^{}]*)\}", text)
-    choices = _choices(match[1]) if match else None
-    if match is None:
-        return [text]
-    if choices is None:  # a name with braces
-        return [f"{text[: match.end()]}{rest}" for rest in expand(text[match.end() :])]
-    found = [name for choice in choices for name in expand(text[: match.start()] + choice + text[match.end() :])]
+    found = list(islice(_expand(text), MOST + 1))
     if len(found) > MOST:
         raise UsageError(f"--input {text}: its braces stand for more than {MOST:,} names")
     return list(dict.fromkeys(found))
 
 
-def _choices(text: str) -> list[str] | None:
+def _expand(text: str) -> Iterator[str]:
+    match = re.search(r"\{([^{}]*)\}", text)
+    choices = _choices(match[1]) if match else None
+    if match is None:
+        yield text
+    elif choices is None:  # a name with braces
+        yield from (f"{text[: match.end()]}{rest}" for rest in _expand(text[match.end() :]))
+    else:
+        for choice in choices:
+            yield from _expand(text[: match.start()] + choice + text[match.end() :])
+
+
+def _choices(text: str) -> Iterable[str] | None:
     numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     if numbers is None:
         return text.split(",") if "," in text else None
     first, last = int(numbers[1]), int(numbers[2])
-    if abs(last - first) >= MOST:
-        raise UsageError(f"--input: {{{text}}} stands for more than {MOST:,} names")
     padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
-    width = max(map(len, numbers.groups())) if padded else 0
-    return [
-        f"{number:0{width}}"
-        for number in range(first, last + 1 if last >= first else last - 1, 1 if last >= first else -1)
-    ]
+    width, step = max(map(len, numbers.groups())) if padded else 0, 1 if last >= first else -1
+    return (f"{number:0{width}}" for number in range(first, last + step, step))
 
 
 def list_files(

@@ -41,10 +41,11 @@ class Stream:
         self._left = self.start
 
     def read(self, size: int = BLOCK) -> bytes:
-        if self._left:
-            block, self._left = self._left[:size], self._left[size:]
-            return block
-        return self._source.read(size)
+        if not self._left:
+            return self._source.read(size)
+        block, self._left = self._left[:size], self._left[size:]
+        # Not in two goes: what unpacks may fail behind a file's end, and would keep back what came before in one read.
+        return block + self._source.read(size - len(block)) if len(block) < size else block
 
     def close(self) -> None:
         self._close()
@@ -75,12 +76,28 @@ def _unpacked(raw: Stream) -> Readable | None:
         codec = "bz2"
     if codec is None:
         return None
-    file = _File(raw)
-    return (
-        lzma.LZMAFile(io.BufferedReader(file))
-        if codec == "xz"
-        else pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
-    )
+    return _Xz(raw) if codec == "xz" else pa.CompressedInputStream(pa.PythonFile(_File(raw), mode="r"), codec)
+
+
+class _Xz:
+    """Streams of xz, one after the other; Python's own file object is silent about what follows that is none."""
+
+    def __init__(self, source: Stream) -> None:
+        self._source, self._unpack = source, lzma.LZMADecompressor()
+
+    def read(self, size: int = BLOCK) -> bytes:
+        data = b""
+        while not data:
+            block = b""
+            if self._unpack.eof:
+                block = (self._unpack.unused_data or self._source.read(BLOCK)).lstrip(b"\0")
+                if not block:
+                    return b""
+                self._unpack = lzma.LZMADecompressor()
+            elif self._unpack.needs_input and not (block := self._source.read(BLOCK)):
+                raise EOFError("the compressed file ends too early")
+            data = self._unpack.decompress(block, size)
+        return data
 
 
 class _File(io.RawIOBase):
@@ -95,11 +112,6 @@ class _File(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         return self._stream.read(BLOCK if size < 0 else size)
-
-    def readinto(self, buffer: Any) -> int:
-        block = self.read(len(buffer))
-        buffer[: len(block)] = block
-        return len(block)
 
 
 def _read_exactly(source: Readable, size: int) -> bytes:

@@ -63,6 +63,12 @@ class _Header(tarfile.TarInfo):
     """
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+        if 0 < len(buf) < tarfile.BLOCKSIZE and not buf.strip(b"\0"):  # padding to no whole block
+            raise tarfile.EmptyHeaderError("the end of the file")  # type: ignore[attr-defined]
+        return super().frombuf(buf, encoding, errors)
+
+    @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Any:
         assert isinstance(tarfile_, _Archive)
         try:
@@ -102,12 +108,21 @@ class _Reading:
     passed: PassedOver
 
 
-def _samples(tar: tarfile.TarFile, reading: _Reading) -> Iterator[_Sample]:
-    sample: _Sample | None = None
-    for member in tar:
-        place = f"{reading.unit.uri}#{member.name}"
+def _samples(tar: _Archive, reading: _Reading) -> Iterator[_Sample]:
+    """The samples of a tar. Raises what reading raises; behind the end of a tar only after the last sample."""
+    sample, failure = None, None
+    members = iter(tar)
+    while True:
+        try:
+            member = next(members, None)
+        except READ_ERRORS as error:
+            if not tar.ended:
+                raise
+            member, failure = None, error
+        if member is None:
+            break
         if why := _why_not(member):
-            reading.passed.add("members", why, place)
+            reading.passed.add("members", why, f"{reading.unit.uri}#{member.name}")
             continue
         key = _key_of(member.name)
         if sample is None or sample.key != key or sample.is_full():
@@ -117,6 +132,8 @@ def _samples(tar: tarfile.TarFile, reading: _Reading) -> Iterator[_Sample]:
         sample.add(tar, member)
     if sample is not None:
         yield sample
+    if failure is not None:
+        raise failure
 
 
 def _why_not(member: tarfile.TarInfo) -> str:

@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +35,10 @@ from tests.pipeline.pictures import SOUND
 ASKED = Columns("id", "image", "question", "{question}", ("question",), None)
 FIXED = Columns("id", "image", "question", "Describe.", (), None)
 JPEG = SOUND["plain.jpg"]
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, "zstd", asbytes=True))
 
 
 def shown(
@@ -67,18 +70,24 @@ def why(passed: PassedOver) -> dict[str, int]:
     return {one.why: one.count for one in passed}
 
 
-def member(name: str, data: bytes = JPEG, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
+class Member(tarfile.TarInfo):
+    """A member with its bytes."""
+
+    data = b""
+
+
+def member(name: str, data: bytes = JPEG, kind: bytes = tarfile.REGTYPE, link: str = "") -> Member:
+    info = Member(name)
     info.type, info.linkname, info.size = kind, link, len(data) if kind == tarfile.REGTYPE else 0
-    info.data = data  # type: ignore[attr-defined]
+    info.data = data
     return info
 
 
-def packed(members: list[tarfile.TarInfo]) -> bytes:
+def packed(members: list[Member]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for info in members:
-            tar.addfile(info, io.BytesIO(info.data) if info.size else None)  # type: ignore[attr-defined]
+            tar.addfile(info, io.BytesIO(info.data) if info.size else None)
     return file.getvalue()
 
 
@@ -103,26 +112,20 @@ def test_each_member_of_a_tar_is_accounted_for(tmp_path_factory, first, second, 
     path.write_bytes(packed(members[: len(first)]) + packed(members[len(first) :]) + tail)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tars, "GROUP_LIMIT", limit)
-        records, passed = shown(path, ASKED)
-    used: Counter[bytes] = Counter()
-    lost = 0  # members of a reject that has nothing to show for them
+        records, passed = shown(path)
+    found = set()
+    in_rejects = 0  # members of samples without a useful one
     for record in records:
-        values = record.columns
-        images = [values["image"]["bytes"]] if "image" in values else []
-        used.update(dict.fromkeys([*images, values.get("txt", "").encode(), b"json %d" % values.get("n", -1)], 1))
-        message = record.reject.message if record.reject else ""
-        lost += len(message.partition("its members are ")[2].split(", ")) if "its members are" in message else 0
-        used.update({message.partition(" is a link to")[0].encode(): 1} if " is a link to" in message else {})
-    images_shown = [m.data for m in members if m.isfile() and m.name.lower().endswith((".jpg", ".png"))]  # type: ignore[attr-defined]
-    assert all(used[data] <= 1 for data in images_shown), "no image is two rows"
-    files = sum(1 for one in passed if one.what == "members")
-    assert files <= 8
-    found = len({data for data in used if data and data != b"json -1"})
-    links = [m.name for m in members if m.islnk()]
-    assert passed.total("members") + found + lost <= len(members) + len(links)
-    assert passed.total("members") + found + lost >= len(members) - len(links)
-    if not links:
-        assert passed.total("members") + found + lost == len(members)
+        values, message = record.columns, record.reject.message if record.reject else ""
+        found |= {values["image"]["bytes"]} if "image" in values else set()
+        found |= {values["txt"].encode()} if "txt" in values else set()
+        found |= {json.dumps({"n": values["n"]}).encode()} if "n" in values else set()
+        in_rejects += len(message.partition("its members are ")[2].split(", ")) if "its members are" in message else 0
+    if not any(one.islnk() for one in members):
+        assert passed.total("members") + len(found) + in_rejects == len(members)
+    images = [one.data for one in members if one.isfile() and one.name.lower().endswith((".jpg", ".png"))]
+    rows = [record.columns["image"]["bytes"] for record in records if "image" in record.columns]
+    assert len(rows) == len(set(rows)) and set(rows) <= set(images), "each image is one row at most"
     assert passed.total("blocks of 512 bytes") == (3 if tail.startswith(b"junk") else 0)
 
 
@@ -134,7 +137,7 @@ LINES = st.lists(st.sampled_from(["", "  ", json.dumps(GOOD), "{broken", "[1]", 
     LINES,
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]),
     st.sampled_from(["\n", "\r\n"]),
-    st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress, lambda data: pa.compress(data, "zstd", asbytes=True)]),
+    st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress, zstd]),
 )  # fmt: skip
 def test_each_line_is_accounted_for(tmp_path_factory, lines, encoding, end, pack):
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
@@ -152,16 +155,14 @@ def test_each_element_of_a_list_is_accounted_for(tmp_path_factory, elements, tai
     text = json.dumps([GOOD, *elements], indent=indent)
     path.write_text(text + ("\n" + text) * twice + tail)
     records, passed = shown(path, ASKED)
-    if twice and indent is None:  # a list on each line
-        assert set(errors(records, ASKED)) == {"bad_row"} and len(records) == 2
-        return
     assert len(records) == (1 + len(elements)) * (1 + twice)
     assert passed.total("rests of files") == (1 if tail.strip() else 0)
 
 
 PARTS = st.sampled_from(["a", "b.c", ".git", "_tmp", "__MACOSX", "out", "labels", "runs"])
 FILES = st.sampled_from(["1.jpg", "_2.PNG", ".3.jpg", "notes.md", "x.heic", "x.json", "recipe.json", "Thumbs.db", "y"])
-PATHS = st.sets(st.tuples(st.lists(PARTS, max_size=3), FILES).map(lambda path: "/".join([*path[0], path[1]])) , max_size=15)  # fmt: skip
+PATH = st.tuples(st.lists(PARTS, max_size=3), FILES).map(lambda path: "/".join([*path[0], path[1]]))
+PATHS = st.sets(PATH, max_size=15)
 
 
 @settings(max_examples=80)
@@ -195,7 +196,7 @@ def test_what_is_passed_over_says_so():
 
 @pytest.mark.parametrize("name", ["s.tgz", "s.tar.gz", "s.tar.bz2", "s.tbz2", "s.tar.xz", "s.txz", "s.tar.zst", "s.tar",
                                   "shard"])  # fmt: skip
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])  # fmt: skip
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd])  # fmt: skip
 def test_a_tar_is_unpacked_by_its_bytes(tmp_path, name, pack):
     (tmp_path / name).write_bytes(pack(write_tar(tmp_path / "plain").read_bytes()))
     records, passed = shown(tmp_path / name, ASKED)
@@ -259,7 +260,8 @@ def test_images_of_one_key_are_not_all_held(tmp_path, monkeypatch):
 
 def test_links_folders_and_systems_members(tmp_path):
     data = packed([
-        member("1.jpg"), member("2.jpg", kind=tarfile.LNKTYPE, link="1.jpg"), member("3.jpg", kind=tarfile.SYMTYPE, link="1.jpg"),
+        member("1.jpg"), member("2.jpg", kind=tarfile.LNKTYPE, link="1.jpg"),
+        member("3.jpg", kind=tarfile.SYMTYPE, link="1.jpg"),
         member("4.jpg", kind=tarfile.DIRTYPE), member("5.jpg", kind=tarfile.FIFOTYPE), member("__MACOSX/6.jpg"),
         member("._7.jpg"), member(".git/8.jpg"), member("_9.jpg"), member("10.heic"),
     ])  # fmt: skip
@@ -386,10 +388,9 @@ def test_patterns(request, tmp_path, on_s3):
         ("laion/*.zip", "nothing that the pattern matches"),
         ("none/*.tar", "nothing that the pattern matches"),
         ("laion/{00000..00003}.tar", r"names 4 files, of which 2 aren't there: the first is .*/laion/00002\.tar"),
-        ("*", "tar and"),
     ):
-        with pytest.raises(UsageError, match=said if pattern != "*" else "."):
-            found(pattern) if pattern != "*" else found("none*")
+        with pytest.raises(UsageError, match=said):
+            found(pattern)
 
 
 @pytest.mark.parametrize(
@@ -410,14 +411,14 @@ def test_braces(text, names):
 
 @pytest.mark.parametrize("text", ["{0..9999999999}", "{0..9999}{0..9999}"])
 def test_braces_that_stand_for_too_much(text):
-    with pytest.raises(UsageError, match="1,000,000 names"):
+    with pytest.raises(UsageError, match="100,000 names"):
         expand(text)
 
 
 def test_odd_files_of_a_folder(tmp_path):
     """Links in circles, links to nothing, pipes and names that aren't UTF-8."""
     write_images(tmp_path / "in")
-    (tmp_path / "in" / "up").symlink_to("..")
+    (tmp_path / "in" / "up").symlink_to(".")
     (tmp_path / "in" / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "in" / "pipe.jpg")
@@ -467,7 +468,7 @@ def test_a_cameras_photos_and_files_without_extensions(tmp_path):
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x"])
 def test_json_is_read_whatever_its_layout_and_name(tmp_path, text, count, name):
     (tmp_path / name).write_bytes(text)
-    if name != "x.jsonl" and not text.lstrip(b"\xff\xfe\0")[:1] in (b"{", b"["):
+    if name != "x.jsonl" and text.lstrip(b"\xff\xfe\0")[:1] not in (b"{", b"["):
         pytest.skip("not told by its first bytes")
     assert errors(shown(tmp_path / name, ASKED)[0], ASKED).count(None) == count
 
@@ -478,7 +479,10 @@ COCO = {"images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(6)], "annot
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(COCO, indent=2).encode(), r"is one JSON object, with 'images', 'annotations'.*\.\[\"images\"\]\[\]"),
+        (
+            json.dumps(COCO, indent=2).encode(),
+            r"is one JSON object, with 'images', 'annotations'.*\.\[\"images\"\]\[\]",
+        ),
         (json.dumps(COCO).encode(), "is one JSON object"),
         (json.dumps({"a/b": {"caption": "c"}, "a/c": {"caption": "d"}}, indent=1).encode(), "to_entries"),
         (b"id,image\n1,2\n" * 300, r"its first 100 lines: no JSON"),
@@ -585,7 +589,7 @@ def test_a_root_that_is_not_there(tmp_path):
     for root, said in ((tmp_path / "none", "there is nothing"), (path, "it is no folder")):
         with pytest.raises(UsageError, match=f"--image-root {root}: {said}"):
             fetched(path, root=root)
-        with pytest.raises(UsageError, match="--allow-local .*: there is no such local folder"):
+        with pytest.raises(UsageError, match=r"--allow-local .*: there is no such local folder"):
             fetched(path, allow=str(root))
     path.unlink()
     with pytest.raises(UsageError, match="leave --image-root out"):
