@@ -27,11 +27,25 @@ def main(folder: Path) -> None:
     if missing():
         sys.exit(missing())
     with tempfile.TemporaryDirectory(prefix="scenes-") as work:
-        calibrated, reported = make_calibration(Path(work)), make_report(Path(work))
+        calibrated, reported, shown = make_calibration(Path(work)), make_report(Path(work)), make_demo(Path(work))
         with started() as browser:
             take(browser, reported, folder)
             browser.open(calibrated, DESKTOP)
             _save(browser.photograph(), folder / "calibrate.png")
+            browser.open(shown, DESKTOP)
+            _save(browser.photograph("#gallery", ".sample:nth-child(2)"), folder / "gallery.png")
+
+
+def make_demo(work: Path) -> Path:
+    """Of what `make demo` labels: the README's picture."""
+    write_dataset(work / "demo", 36)
+    command = ["--input", str(work / "demo"), "--output", str(work / "demo-labels"), "--run-id", "demo"]
+    if status := label.main([*command, "--keep", "0.1", "--price-per-hour", "0.10"]):
+        sys.exit(f"label.py: exit status {status}")
+    page = work / "demo.html"
+    if status := report.main([str(work / "demo-labels"), "--html", str(page)]):
+        sys.exit(f"report.py: exit status {status}")
+    return _relative(page)
 
 
 def make_calibration(work: Path) -> Path:

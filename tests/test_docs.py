@@ -6,9 +6,9 @@ import argparse
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,14 @@ from adafv.commands.export import make_parser as export_parser
 from adafv.commands.label import command_parser as label_parser
 from adafv.commands.report import make_parser as report_parser
 from adafv.pipeline import schema
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import option_fields
 from adafv.pipeline.record import metrics
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
 from tests.reporting.outputs import label, run, write
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def bench_options() -> set[str]:
@@ -101,7 +101,17 @@ def test_every_exit_status_is_explained():
 
 # Options of adafv.worlds.drawn's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
-    *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
+    *(
+        "--truth",
+        "--json",
+        "--scenes",
+        "--size",
+        "--seed",
+        "--question-types",
+        "--stages",
+        "--scale",
+        "--alignment-weight",
+    ),
     *(
         "--start",
         "--tower-only",
@@ -134,7 +144,7 @@ def ours(commands: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
     """Every --option on a line that runs one of our commands, or named in running text."""
-    known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
+    known = {"--" + name.replace("_", "-") for name in option_fields()} | {"--config", "--help"}
     known |= bench_options()
     for parser in (label_parser(), command_parser(), report_parser(), export_parser()):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))
@@ -145,8 +155,16 @@ def test_options_that_the_documents_name_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+    for target, heading in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+        if heading:
+            assert heading in headings(page.parent / target if target else page), f"{target}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """A page's headings as links name them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 SNIPPETS = [
@@ -171,3 +189,43 @@ def test_other_tools_read_the_labels_as_the_document_says(tmp_path, code):
 
 def test_there_are_snippets():
     assert len(SNIPPETS) == 4
+
+
+def explained(command: str) -> list[str]:
+    """The examples in docs/options.md of a command's options, one to a line."""
+    return re.findall(r"^- `(--[^`]+)`: ", section("options.md", command), re.M)
+
+
+@pytest.mark.parametrize(
+    ("command", "parser"),
+    [("label", label_parser), ("calibrate", command_parser), ("report", report_parser), ("export", export_parser)],
+)
+def test_every_option_has_an_example_that_the_command_takes(command, parser):
+    known = set(re.findall(r"--[a-z][a-z0-9-]+", parser().format_usage()))
+    shared = {name for action in label_parser()._actions for name in action.option_strings}
+    text = section("options.md", command)
+    missing = {name for name in known if not re.search(rf"`{name}[ `]", text)}
+    assert missing - (shared if command == "calibrate" else set()) == set()
+    assert explained(command)
+    for example in explained(command):
+        words = shlex.split(example)
+        needed = {"report": ["out"], "export": ["out", "--to", "x", "--format", "jsonl"]}.get(command, [])
+        assert words[0] in known, example
+        parser().parse_args([*words, *(["--"] if words[0] == "--input" and needed else []), *needed])
+
+
+def test_every_option_of_the_benchmarks_is_listed():
+    text = section("options.md", "bench")
+    shared = set(re.findall(r"--[a-z][a-z0-9-]+", label_parser().format_help())) | {"--json"}
+    for name, add in COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        add(parser)
+        [row] = [line for line in text.splitlines() if line.startswith(f"- `{name}`: ")]
+        own = set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_usage())) - shared
+        assert own <= set(re.findall(r"--[a-z-]+", row)), name
+
+
+def test_the_tests_that_the_security_page_names_exist():
+    for names in re.findall(r"\[([\w/., \n]+)\](?!\()", (ROOT / "docs" / "security.md").read_text()):
+        for name in names.split(","):
+            assert (ROOT / "tests" / name.strip()).exists(), name

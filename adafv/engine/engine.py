@@ -12,6 +12,7 @@ every batch. On an accelerator both are batched.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,7 +58,8 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     ours = options.backend == "transformers"
     if not ours:
         check_family(processing)
-    adapter = load_adapter(model, processing, device, _dtype(options.dtype, device), ours, options.quantize)
+    dtype = _dtype(options.dtype, device)
+    adapter = load_adapter(model, processing, device, dtype, language_model=ours, quantized=options.quantize)
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
@@ -77,6 +79,7 @@ class Engine:
         adapter: Adapter,
         processing: Processing,
         options: EngineOptions,
+        *,
         strategy: Strategy | None = None,
         generator: Generator | VllmGenerator | None = None,
     ) -> None:
@@ -117,11 +120,18 @@ class Engine:
         return str(self._adapter.model.dtype).removeprefix("torch.")
 
     def try_out(self) -> None:
-        """Answer a question about a grey image with one token, to fail early and to warm up."""
+        """Answer a question about a grey image with one token, to fail early and to warm up.
+
+        Raises:
+            ArithmeticError: the model computes no answer to it.
+        """
         options = replace(self._options, max_new_tokens=1)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
-        Engine(self._adapter, self._processing, options, self._strategy, generator).label([sample])
+        engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
+        [label] = engine.label([sample])
+        if label.problem:
+            raise ArithmeticError(label.problem)
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
         """Answer the samples as one batch, or in parts where that doesn't fit the device; in the samples' order.
@@ -156,7 +166,13 @@ class Engine:
         watch.lap("decode")
         times = watch.milliseconds()
         shares: dict[str, Any] = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        return _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
+        labels = _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
+        return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
+
+    def _without_answer(self, label: Label) -> Label:
+        wider = "" if self._adapter.model.dtype == torch.float32 else "; bfloat16 or float32 may hold them (--dtype)"
+        problem = f"the model's scores are NaN or infinite: its numbers don't fit {self.dtype_name}{wider}"
+        return replace(label, answer="", problem=problem)
 
     def _arranged(
         self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded]

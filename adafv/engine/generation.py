@@ -39,7 +39,10 @@ _LEAVING = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One generated answer: `ids` with the end token, if there is one; `finish_reason` `stop` or `length`."""
+    """One generated answer: `ids` with the end token, if there is one; `finish_reason` `stop` or `length`.
+
+    Where scores were NaN or infinite, so is `mean_logprob`, and the rest is of no account.
+    """
 
     ids: list[int]
     finish_reason: str
@@ -142,7 +145,7 @@ class Generator:
         for step in range(self._steps):
             chosen, logprob = self._choose(tokens[alive, :step], scores, None if draws is None else draws[alive, step])
             tokens[alive, step], logprobs[alive, step] = chosen, logprob
-            ended = ended | (chosen[:, None] == self._end_ids).any(dim=1)
+            ended = ended | (chosen[:, None] == self._end_ids).any(dim=1) | ~logprob.isfinite()
             on_step()
             flags = watcher.check(ended)
             if step + 1 == self._steps or (flags is not None and all(flags)):

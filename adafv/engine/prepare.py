@@ -112,7 +112,7 @@ class Preparer:
 
     def _longest(self, geometry: Geometry) -> int:
         """How many positions an image takes at most, pruned."""
-        keep = self._options.budget(geometry.visual_tokens)
+        keep = self._options.kept_of(geometry.visual_tokens)
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
         return kept if geometry.positions is None else max(kept, geometry.extent)

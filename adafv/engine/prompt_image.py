@@ -52,7 +52,7 @@ def _of_sample(number: int, sample: Sample, processing: Processing, options: Eng
         yield PromptImage(
             sample=number,
             geometry=geometry,
-            keep=options.budget(geometry.visual_tokens),
+            keep=options.kept_of(geometry.visual_tokens),
             text=text,
             seed=seed_of(sample.id) if count == 0 else seed_of(sample.id, str(count)),
         )

@@ -93,6 +93,7 @@ class Label:
         output_tokens: tokens generated, the end token included.
         batch_size: how many samples shared the batch.
         encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times.
+        problem: why there is no answer, where the model computed none; empty where there is one.
     """
 
     id: str
@@ -115,6 +116,7 @@ class Label:
     prune_ms: float
     prefill_ms: float
     decode_ms: float
+    problem: str = ""
 
 
 def seed_of(*parts: str) -> int:

@@ -63,10 +63,15 @@ def load_processing(path: str) -> Processing:
     family = _family(config)
     settings, _ = ProcessorMixin.get_processor_dict(path)
     template = settings.get("chat_template")
-    images, tokenizer = _image_processor(path, family), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    image_processor = _image_processor(path, family)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     try:
         return Processing(
-            family, config, images, tokenizer, template["default"] if isinstance(template, dict) else template
+            family=family,
+            config=config,
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            chat_template=template["default"] if isinstance(template, dict) else template,
         )
     except Exception as error:  # the template is a program, run in transformers' sandbox: it may raise anything
         raise ValueError(f"the model's chat template can't be used: {type(error).__name__}: {error}") from error
@@ -102,6 +107,7 @@ def load_adapter(
     processing: Processing,
     device: torch.device,
     dtype: torch.dtype,
+    *,
     language_model: bool = True,
     quantized: str | None = None,
 ) -> Adapter:

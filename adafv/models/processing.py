@@ -51,7 +51,7 @@ class Processing:
     Args:
         family: the adapter class, for its geometry.
         config: the model's configuration.
-        images: its image processor, one of `family.image_processors`.
+        image_processor: one of `family.image_processors`.
         tokenizer: a fast one, which gives each token's place in the text.
         chat_template: Jinja, or None.
 
@@ -60,11 +60,17 @@ class Processing:
     """
 
     def __init__(
-        self, family: type[Adapter], config: PretrainedConfig, images: Any, tokenizer: Any, chat_template: str | None
+        self,
+        *,
+        family: type[Adapter],
+        config: PretrainedConfig,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None,
     ) -> None:
         self.family, self.config, self.tokenizer = family, config, tokenizer
-        self._images, self._template = images, chat_template
-        self._multi_images = family.multi_image_processor(images)
+        self._image_processor, self._template = image_processor, chat_template
+        self._multi_image_processor = family.multi_image_processor(image_processor)
         self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self._frame = lru_cache(maxsize=16)(self._render)
         if self._frame((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
@@ -87,18 +93,19 @@ class Processing:
         Args:
             single: whether the prompt shows no other image.
         """
-        crops = self.family.crops(self._images if single else self._multi_images, image)
+        crops = self.family.crops(self._processor(single), image)
         if crops.dtype != np.uint8:
             raise ValueError(f"the image processor returned {crops.dtype} pixels; uint8 was expected before rescaling")
         return np.ascontiguousarray(crops)
 
     def normalisation(self) -> Tensor:
         """float32 [3, 256]: what the processor makes of each uint8 value of each channel."""
+        processor = self._image_processor
         values = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-        if self._images.do_rescale:
-            values = self._images.rescale(values, self._images.rescale_factor)
-        if self._images.do_normalize:
-            values = self._images.normalize(values, self._images.image_mean, self._images.image_std)
+        if processor.do_rescale:
+            values = processor.rescale(values, processor.rescale_factor)
+        if processor.do_normalize:
+            values = processor.normalize(values, processor.image_mean, processor.image_std)
         return torch.tensor(np.asarray(values), dtype=torch.float32).view(3, 256)
 
     def prompt(self, question: str, images: Sequence[Geometry]) -> Prompt:
@@ -148,9 +155,12 @@ class Processing:
             messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
         )
 
+    def _processor(self, single: bool) -> Any:
+        return self._image_processor if single else self._multi_image_processor
+
     def _geometry(self, image_size: tuple[int, int], single: bool = True) -> Geometry:
         """The geometry of an image of (height, width) pixels; `single` if the prompt shows no other."""
-        return self.family.geometry(self.config, self._images if single else self._multi_images, image_size)
+        return self.family.geometry(self.config, self._processor(single), image_size)
 
 
 def _content(part: str | None) -> dict[str, str]:

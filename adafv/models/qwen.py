@@ -9,7 +9,7 @@ are normalised, and put in the order of patches and blocks, twice, as if the ima
 **Saliency.** The tower has no [CLS]. What a patch is worth to the others stands in its column of the attention matrix:
 the mean of the attention that it receives from all patches of its image, itself among them, over all heads. A token's
 is the mean over its four patches. The layer is the last one in which every patch sees the whole image: it is nearest to
-what the language model reads, and attention within a window doesn't compare what is in different windows. `keys` are
+what the language model gets, and attention within a window doesn't compare what is in different windows. `keys` are
 averaged over the four patches as well; `hidden` are the four patches' states side by side, as the merger takes them.
 
 **Text relevance** is every family's: similarity of the question's input embeddings and the merger's tokens.

@@ -1,6 +1,6 @@
 """A vision tower, cut off behind the layer that feeds the projector: features, and the saliency of each patch.
 
-What comes behind that layer is dropped, since nothing reads it: on LLaVA one of 24 layers, and the pooling head.
+What comes behind that layer is dropped, since nothing uses it: on LLaVA one of 24 layers, and the pooling head.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tower:
         model: the vision model.
         layers: the name of its encoder's list of layers.
         attention: the name of a layer's attention.
-        depths: how many layers lie below each output that the projector reads.
+        depths: how many layers lie below each output that the projector takes.
         leading: 1 if the tower has [CLS], 0 if not.
         norm: the name of a norm behind the last layer that the projector does not see, if the tower has one.
     """
@@ -57,7 +57,8 @@ class Tower:
             setattr(inner, norm, nn.Identity())
         if getattr(inner, "use_head", False):  # SigLIP's, which pools
             inner.use_head, inner.head = False, None
-        self._marked: Any = getattr(getattr(inner.encoder, layers)[-1], attention)
+        marked: Any = getattr(getattr(inner.encoder, layers)[-1], attention)
+        self._marked: Any = getattr(marked, attention, marked)  # DINOv2's had another one inside in 5.16
         capture(model, self._marked, leading, one_size=True)
 
     def __call__(self, pixels: Tensor, keys: bool, **arguments: Tensor) -> Features:

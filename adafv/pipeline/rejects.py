@@ -25,7 +25,7 @@ class ErrorClass:
 ERRORS: dict[str, ErrorClass] = {
     "missing_id": ErrorClass(
         "source",
-        "the row's id is null, empty or absent",
+        "the row's id is null, empty or absent, or neither a text nor a whole number",
         advice="--id-column names the column that tells rows apart",
     ),
     "duplicate_id": ErrorClass(
@@ -81,7 +81,7 @@ ERRORS: dict[str, ErrorClass] = {
         advice="--image-timeout is the limit",
     ),
     "out_of_memory": ErrorClass("label", "the device has too little memory for this row alone"),
-    "label_failed": ErrorClass("label", "the model raised an error on this row"),
+    "label_failed": ErrorClass("label", "the model raised an error on this row, or its scores were NaN or infinite"),
     "worker_died": ErrorClass("label", "the row killed the model's process, or hung it for --batch-timeout, each time"),
 }
 

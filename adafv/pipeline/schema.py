@@ -28,7 +28,7 @@ GRID = pa.list_(
 )
 
 # The images that a label is about, in the prompt's order: the first has the first so many panels of the grid and the
-# first so many visual tokens, and so on.
+# first so many visual tokens, and so on. `key` is the same for the same pixels.
 IMAGES = pa.list_(
     pa.struct(
         [
@@ -36,6 +36,8 @@ IMAGES = pa.list_(
             ("panels", pa.int32()),
             ("visual_tokens", pa.int32()),
             ("kept_tokens", pa.int32()),
+            ("uri", pa.string()),
+            ("key", pa.string()),
         ]
     )
 )
@@ -59,6 +61,7 @@ LABELS = pa.schema(
         ("from_saliency", pa.int32()),
         ("grid", GRID),
         ("images", IMAGES),
+        ("image_uri", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
         ("batch_size", pa.int32()),
@@ -76,7 +79,7 @@ LABELS = pa.schema(
     ]
 )
 
-LATER = ("images",)  # columns that labels written before there were these don't have; they read as nulls
+LATER = ("images", "image_uri")  # columns that labels written before there were these don't have; they read as nulls
 
 REJECTS = pa.schema(
     [
@@ -87,6 +90,7 @@ REJECTS = pa.schema(
         ("error", pa.string()),
         ("message", pa.string()),
         ("retryable", pa.bool_()),
+        ("image_uri", pa.string()),
         ("run_id", pa.string()),
         ("rejected_at", TIME),
     ]

@@ -130,14 +130,16 @@ def test_the_engine_gives_variants_what_they_need(variants):
     path = str(embedded_model("testbed"))
     adapter, processing = load_model(path, variants[0].options)
     sample = Preparer(processing, variants[0].options).prepare("0", picture((60, 90), 0), "what is the main object?")
-    kept = {one.name: Engine(adapter, processing, one.options, one.strategy).label([sample])[0] for one in variants}
+    kept = {
+        one.name: Engine(adapter, processing, one.options, strategy=one.strategy).label([sample])[0] for one in variants
+    }
     options = variants[1].options
     assert (kept[CORRECTED].kept_indices == Engine(adapter, processing, options).label([sample])[0].kept_indices).all()
     (shown,) = sample.images
     geometry = processing.geometry(shown.size)
     crop, patch = geometry.places.T
     assert (crop * 36 + patch == geometry.source[geometry.is_token]).all() and crop.max() == len(shown.crops) - 1
-    budget = options.budget(sample.visual_tokens)
+    budget = options.kept_of(sample.visual_tokens)
     assert kept["floored budget"].kept_tokens == budget // len(shown.crops) * len(shown.crops)
     assert kept["newlines: rows"].prompt_tokens > kept[CORRECTED].prompt_tokens
     assert {"saliency", "similarity", "visual", "text", "places"} == NEEDS

@@ -54,4 +54,4 @@ def test_the_rule_is_the_one_for_the_text_tower_where_there_is_one():
     ],
 )
 def test_budget(options, tokens, budget):
-    assert EngineOptions(**options).budget(tokens) == budget
+    assert EngineOptions(**options).kept_of(tokens) == budget

@@ -39,7 +39,13 @@ def ask(processing: Processing, question: str) -> Prompt:
 
 
 def with_template(processing: Processing, template: str) -> Processing:
-    return Processing(processing.family, processing.config, processing._images, processing.tokenizer, template)
+    return Processing(
+        family=processing.family,
+        config=processing.config,
+        image_processor=processing._image_processor,
+        tokenizer=processing.tokenizer,
+        chat_template=template,
+    )
 
 
 def test_a_template_that_begins_with_bos_is_not_given_another(checkpoints):

@@ -193,7 +193,7 @@ def test_half_precision_runs(path, dtype, strategy):
 
 
 def test_pixels_stay_between_the_processors_limits(path, processing):
-    images = processing._images
+    images = processing._image_processor
     for size in [*SIZES, (1000, 1500)]:
         geometry, shape = processing.geometry(size), processing.crops(Image.new("RGB", size[::-1])).shape
         side = images.patch_size * 2
@@ -228,7 +228,7 @@ def test_files_of_two_models_are_refused(processing):
     config = AutoConfig.for_model(**processing.config.to_dict())
     config.vision_config.patch_size = 14
     with pytest.raises(ValueError, match="the files are of two models"):
-        processing.family.geometry(config, processing._images, (64, 64))
+        processing.family.geometry(config, processing._image_processor, (64, 64))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_configuration_that_cannot_be_pruned_is_refused(processing, part, chan
     for name, value in change.items():
         setattr(getattr(config, part), name, value)
     with pytest.raises(ValueError, match=message):
-        processing.family.geometry(config, processing._images, (64, 64))
+        processing.family.geometry(config, processing._image_processor, (64, 64))
 
 
 def test_what_the_language_model_does_is_counted_and_encoding_is_not(processing):

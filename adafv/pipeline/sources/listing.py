@@ -13,7 +13,7 @@ from itertools import islice
 import pyarrow.fs as pafs
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.sources.passed import PassedOver
+from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.store.s3 import store_error
 
 SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")

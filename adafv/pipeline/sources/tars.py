@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
 from adafv.pipeline.sources.json_text import json_object, rest_unreadable
 from adafv.pipeline.sources.listing import SYSTEM
-from adafv.pipeline.sources.passed import PassedOver
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, open_streamed
@@ -256,7 +256,7 @@ class _Sample:
             shared = not alone and image is not None and metadata.stem != image.stem
             kept = {names.image, names.id} if shared else {names.image}
             values |= {name: value for name, value in metadata.value.items() if name not in kept}
-        place = self.key
+        place = self.key if image is None or alone or image.stem == self.key else image.name
         if image is not None:
             id = id_of(values[names.id])
             if ids.setdefault(id, image.name) != image.name and id is not None:  # another image has it

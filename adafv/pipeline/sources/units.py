@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import posixpath
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.fs
 
 from adafv.pipeline.sources.streams import Stream, open_stream
 from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import folder_of
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LINE_LIMIT = 16 * 2**20  # bytes of one JSONL line, or of one metadata member of a tar
@@ -43,7 +43,7 @@ class Unit:
 
     @property
     def root(self) -> str:
-        return self.uri if self.format == "images" else posixpath.dirname(self.uri)
+        return self.uri if self.format == "images" else folder_of(self.uri)
 
 
 def stamp_of(filesystem: pyarrow.fs.FileSystem, path: str) -> Stamp:

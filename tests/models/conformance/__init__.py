@@ -6,5 +6,5 @@ llava, llava_onevision, internvl, idefics3, qwen
 subject    a variant's checkpoint with what runs it
 stock      transformers' own way: processor, `generate`, and the cues from whole attention matrices
 test_conformance   the columns of the matrix
-matrix     what came out, as the table in docs/models.md: `python -m tests.models.conformance.matrix` writes it
+matrix     what came out, as the table in docs/measurements/models.md, which it writes when run as a program
 """

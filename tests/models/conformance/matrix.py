@@ -1,4 +1,4 @@
-"""What came out of the suite, as the table in docs/models.md.
+"""What came out of the suite, as the table in docs/measurements/models.md.
 
 python -m tests.models.conformance.matrix     runs the suite and writes the table
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parents[3] / "docs" / "models.md"
+DOCS = Path(__file__).parents[3] / "docs" / "measurements" / "models.md"
 _BEGIN, _END = "<!-- matrix: python -m tests.models.conformance.matrix -->", "<!-- end of matrix -->"
 PASSED, FAILED = "✓", "✗"
 

@@ -149,7 +149,7 @@ def test_several_images(subject, column, strategy):
     (pruned, alone) = subject.converse([(sizes, QUESTION), (sizes[:1], QUESTION)], keep=0.3)
     assert [part.visual_tokens for part in pruned.parts] == [part.visual_tokens for part in label.parts]
     assert [part.kept_tokens for part in pruned.parts] == [
-        EngineOptions(keep=0.3).budget(part.visual_tokens) for part in pruned.parts
+        EngineOptions(keep=0.3).kept_of(part.visual_tokens) for part in pruned.parts
     ]
     assert len(alone.parts) == 1
 
@@ -168,7 +168,7 @@ def test_wide_and_tall_pictures(subject, column):
     pruned = subject.label(asked, keep=0.3)
     for size, label, less in zip(taken, subject.label(asked, strategy="none"), pruned, strict=True):
         subject.check(label, [size], QUESTION)
-        assert less.kept_tokens == EngineOptions(keep=0.3).budget(label.visual_tokens)
+        assert less.kept_tokens == EngineOptions(keep=0.3).kept_of(label.visual_tokens)
     for size in {*EXTREME} - {*taken}:
         with pytest.raises(ValueError, match="aspect ratio"):
             subject.stock.inputs([picture(size)], QUESTION)
@@ -251,7 +251,7 @@ class Unasked(TorchDispatchMode):
 
 
 def test_the_docs_have_the_matrix():
-    """docs/models.md says what came out. It is written by `python -m tests.models.conformance.matrix`."""
+    """docs/measurements/models.md says what came out. It is written by `python -m tests.models.conformance.matrix`."""
     columns = [
         "`none` is stock",
         "processor",

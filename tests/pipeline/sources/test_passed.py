@@ -10,6 +10,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,20 +21,20 @@ from hypothesis import strategies as st
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
+from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import tars
 from adafv.pipeline.sources.discovery import check_roots, open_source
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.listing import expand
-from adafv.pipeline.sources.passed import Passed, PassedOver
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, row_of
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
 
-ASKED = Columns("id", "image", "question", "{question}", ("question",), None)
-FIXED = Columns("id", "image", "question", "Describe.", (), None)
+ASKED = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
+FIXED = Columns(id="id", image="image", question="question", prompt="Describe.", prompt_columns=())
 JPEG = SOUND["plain.jpg"]
 
 
@@ -529,7 +530,7 @@ def write_snapshot(folder: Path) -> Path:
 
 
 def fetched(uri: Path, root: Path | None = None, allow: str | None = None) -> list[Row]:
-    columns = Columns("id", "image", "question", "Describe.", (), None if root is None else str(root))
+    columns = replace(FIXED, image_root=None if root is None else str(root))
     check_roots(columns.image_root, allow, Storage())
     records, _ = shown(uri, columns)
     return Fetcher(Storage(), 10**7, allow_local=allow).fetch_rows(row_of(record, columns) for record in records)

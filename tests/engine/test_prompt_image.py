@@ -1,4 +1,4 @@
-"""Prompts that show several images, or none: the stock model's answers, and each image pruned as if it were alone."""
+"""Prompts that show several images, or none: the stock model's answers, and each image pruned by itself."""
 
 from __future__ import annotations
 
