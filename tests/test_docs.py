@@ -108,6 +108,7 @@ ELSEWHERE = {
         "--size",
         "--seed",
         "--question-types",
+        "--schemas",
         "--stages",
         "--scale",
         "--alignment-weight",
