@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.prices import Price
 from adafv.pipeline.record.run_record import format_table
 from adafv.pipeline.redaction import shorten
@@ -79,6 +80,12 @@ class Report:
         return ended[-1] if ended else self.labelled + self.rejected
 
     @property
+    def passed_over(self) -> tuple[Passed, ...]:
+        """What the input of the last run showed and no row was made of."""
+        known = [held.run.passed_over for held in self.held if held.run.input]
+        return known[-1] if known else ()
+
+    @property
     def labelled(self) -> int:
         return self.count.labelled
 
@@ -121,6 +128,7 @@ class Report:
             "labelled": self.labelled,
             "rejected": self.rejected,
             "rejected_by_error": self.count.rejected,
+            "passed_over": [one.as_json() for one in self.passed_over],
             "superseded": self.count.superseded,
             "duplicates": self.count.duplicates,
             "runs": len(self.held),
@@ -211,6 +219,7 @@ def summary(report: Report) -> str:
     """The text that is printed."""
     labels, totals = report.labels, report.labels.totals
     lines = [("input", f"{report.input:,}"), ("labelled", f"{report.labelled:,}")]
+    lines[1:1] = [("passed over", str(one)) for one in report.passed_over]
     lines += [("rejected", f"{report.rejected:,}")]
     lines += [(f"  {error}", f"{count:,}") for error, count in report.count.rejected.items()]
     lines += [("superseded rejects", f"{report.count.superseded:,}"), ("duplicates", f"{report.count.duplicates:,}")]
