@@ -39,11 +39,17 @@ _LEAVING = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One generated answer: `ids` with the end token, if there is one; `finish_reason` `stop` or `length`."""
+    """One generated answer: `ids` with the end token, if there is one, and each one's log-probability; `finish_reason`
+    `stop` or `length`.
+    """
 
     ids: list[int]
     finish_reason: str
-    mean_logprob: float
+    logprobs: list[float]
+
+    @property
+    def mean_logprob(self) -> float:
+        return sum(self.logprobs) / len(self.logprobs)
 
 
 class Generator:
@@ -190,7 +196,7 @@ class Generator:
         """An answer ends at its first end token."""
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
-        return Answer(tokens[:length], "length" if stop is None else "stop", sum(logprobs[:length]) / length)
+        return Answer(tokens[:length], "length" if stop is None else "stop", logprobs[:length])
 
 
 class _Penalty(LogitsProcessor):
