@@ -4,6 +4,7 @@
     adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
     adafv bench ablation                          AdaFV as published and corrected, piece by piece
+    adafv bench confidence                        which signal says best that pruning changed an answer
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
     adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
@@ -191,6 +192,23 @@ def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) for one in found], text
 
 
+def _add_confidence(parser: argparse.ArgumentParser) -> None:
+    """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    parser.set_defaults(run=_run_confidence)
+
+
+def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import confidence
+    from adafv.pipeline.arguments import parse_keeps
+
+    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    found, text = confidence.run(job, _scenes(options), parse_keeps(options.keep), options.seed)
+    return [asdict(one) for one in found], text
+
+
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes of the testbed ({SCENES})")
     parser.add_argument(
@@ -341,6 +359,7 @@ COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
     "ablation": _add_ablation,
+    "confidence": _add_confidence,
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,

@@ -15,7 +15,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -32,9 +32,6 @@ from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
 from adafv.models import Adapter
-
-# Ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
-_LEAVING = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,13 @@ class Answer:
 
 
 class Generator:
-    """Answers batches with a loaded model."""
+    """Answers batches with a loaded model.
+
+    Attributes:
+        LEAVING: ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
+    """
+
+    LEAVING: ClassVar[float] = 0.25
 
     def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
@@ -153,7 +156,7 @@ class Generator:
             flags = watcher.check(ended)
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
-            if flags is not None and sum(flags) >= _LEAVING * len(flags):
+            if flags is not None and sum(flags) >= self.LEAVING * len(flags):
                 stay = torch.tensor([row for row, flag in enumerate(flags) if not flag])
                 stay = stay.to(self._device, non_blocking=True)
                 alive, ended, chosen = alive[stay], ended[stay], chosen[stay]
