@@ -5,6 +5,7 @@
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
     adafv bench ablation                          AdaFV as published and corrected, piece by piece
     adafv bench confidence                        which signal says best that pruning changed an answer
+    adafv bench promise                           whether calibrated second looks keep their promise, and what they save
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
     adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
@@ -209,6 +210,28 @@ def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) for one in found], text
 
 
+def _add_promise(parser: argparse.ArgumentParser) -> None:
+    """whether calibrated second looks keep their promise on other rows, and what they save"""
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
+    parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
+    parser.add_argument(
+        "--sample", type=_positive, default=500, metavar="N", help="rows of a calibration (%(default)s)"
+    )
+    parser.add_argument("--repeats", type=_positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    parser.set_defaults(run=_run_promise)
+
+
+def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import promise
+    from adafv.pipeline.arguments import parse_keeps
+
+    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    terms = promise.Terms(options.min_agreement, options.sample, options.repeats, options.seed)
+    return promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+
+
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes of the testbed ({SCENES})")
     parser.add_argument(
@@ -360,6 +383,7 @@ COMMANDS = {
     "quality": _add_quality,
     "ablation": _add_ablation,
     "confidence": _add_confidence,
+    "promise": _add_promise,
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adafv.bench.examples import Source
-from adafv.bench.signals import SIGNALS, Answered, Look, ask
+from adafv.bench.signals import SIGNALS, Survey, ContenderAnswers, ask
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.agreement import normalised
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
@@ -28,7 +28,7 @@ LEAD = "mean_logprob"
 
 
 @dataclass(frozen=True)
-class Entry:
+class SignalScore:
     """One signal at one budget.
 
     Attributes:
@@ -51,16 +51,16 @@ class Entry:
     again: float
 
 
-def run(job: JobOptions, source: Source, keeps: Sequence[float], seed: int) -> tuple[list[Entry], str]:
+def run(job: JobOptions, source: Source, keeps: Sequence[float], seed: int) -> tuple[list[SignalScore], str]:
     """The figures, and a table of them."""
     found = compare(ask(job, job.engine_options(), source, keeps), seed)
     return found, "\n".join([f"{source.title}, {job.model}, {job.strategy}", "", table(found)])
 
 
-def compare(answered: Answered, seed: int) -> list[Entry]:
+def compare(survey: Survey, seed: int) -> list[SignalScore]:
     """All signals at all budgets."""
-    unpruned, *looks = answered.looks
-    cluster, count = numbered(answered.clusters)
+    unpruned, *looks = survey.looks
+    cluster, count = numbered(survey.clusters)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)[:, cluster]
     found = []
     for number, look in enumerate(looks):
@@ -72,7 +72,7 @@ def compare(answered: Answered, seed: int) -> list[Entry]:
             value, draws = areas[name]
             mean, difference = _estimate(value, draws), _estimate(value - areas[LEAD][0], draws - areas[LEAD][1])
             found.append(
-                Entry(
+                SignalScore(
                     keep=look.keep,
                     signal=name,
                     n=len(wrong),
@@ -90,7 +90,7 @@ def compare(answered: Answered, seed: int) -> list[Entry]:
     return found
 
 
-def disagrees(look: Look, unpruned: Look) -> np.ndarray:
+def disagrees(look: ContenderAnswers, unpruned: ContenderAnswers) -> np.ndarray:
     """float64 [R]: 1 where the answer isn't the unpruned one."""
     return np.array([1 - normalised(*pair) for pair in zip(look.answers, unpruned.answers, strict=True)])
 
@@ -122,7 +122,9 @@ def _order(signal: np.ndarray) -> np.ndarray:
     return np.lexsort((ties, -signal))
 
 
-def _signals(look: Look, other: Look, wrong: np.ndarray, cluster: np.ndarray) -> dict[str, np.ndarray]:
+def _signals(
+    look: ContenderAnswers, other: ContenderAnswers, wrong: np.ndarray, cluster: np.ndarray
+) -> dict[str, np.ndarray]:
     known = {name: look.signals[name] for name in SIGNALS}
     ranks = known[LEAD].argsort().argsort() / len(wrong)  # from 0 to 1
     return known | {
@@ -163,7 +165,7 @@ def _estimate(value: float, draws: np.ndarray) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def table(found: Sequence[Entry]) -> str:
+def table(found: Sequence[SignalScore]) -> str:
     """A part for each budget, with a line for each signal; areas in %."""
     parts = []
     for keep in dict.fromkeys(entry.keep for entry in found):

@@ -37,7 +37,7 @@ SIGNALS = ("mean_logprob", "min_logprob", "sum_logprob", "first_margin", "entrop
 
 
 @dataclass(frozen=True)
-class Look:
+class ContenderAnswers:
     """All answers of one contender, R of them.
 
     Attributes:
@@ -54,16 +54,16 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Survey:
     """R questions: the cluster and the types of each, and every look at all of them, the unpruned one first."""
 
     ids: list[str]
     clusters: list[str]
     types: list[tuple[str, ...]]
-    looks: list[Look]
+    looks: list[ContenderAnswers]
 
 
-def ask(job: JobOptions, options: EngineOptions, source: Source, keeps: Sequence[float]) -> Answered:
+def ask(job: JobOptions, options: EngineOptions, source: Source, keeps: Sequence[float]) -> Survey:
     """Ask all of the source's questions. Rows that can't be asked are left out.
 
     Raises UsageError as `exam.hold` does.
@@ -78,7 +78,7 @@ def ask(job: JobOptions, options: EngineOptions, source: Source, keeps: Sequence
     for start in range(0, len(asked), step):
         rows += listener.hear(asked[start : start + step])
     looks = [
-        Look(
+        ContenderAnswers(
             keep=contender.options.ratio or 1.0,
             answers=[heard[number].label.answer for _, heard in rows],
             tokens=np.array(
@@ -90,7 +90,7 @@ def ask(job: JobOptions, options: EngineOptions, source: Source, keeps: Sequence
         for number, contender in enumerate(contenders)
     ]
     examples = [example for example, _ in rows]
-    return Answered(
+    return Survey(
         [example.row.id or "" for example in examples],
         [example.cluster for example in examples],
         [example.types for example in examples],
@@ -130,7 +130,7 @@ class _Ear:
 
     def __init__(self, engine: Engine, options: EngineOptions) -> None:
         adapter, processing = engine._adapter, engine._processing
-        self._generator, self._demand = Recorder(adapter, options), Demand(options.rule)
+        self._generator, self._demand = Recorder(adapter, options), DemandWatch(options.rule)
         self._engine = Engine(adapter, processing, options, strategy=self._demand.strategy, generator=self._generator)
 
     def hear(self, samples: Sequence[Any]) -> list[_Heard]:
@@ -185,7 +185,7 @@ class Recorder(Generator):
         return chosen
 
 
-class Demand:
+class DemandWatch:
     """A strategy that is watched: how much of Q each selection keeps. It sees one image of one question at a time."""
 
     def __init__(self, rule: Strategy) -> None:
