@@ -46,7 +46,7 @@ SECONDS = b"work_seconds"
 
 
 @dataclass(frozen=True)
-class Measurement:
+class IsolationTimes:
     """One kind of table: medians over the rounds of the seconds that the child worked, and of those beyond."""
 
     what: str
@@ -59,7 +59,7 @@ class Measurement:
         return 100 * self.way_seconds / self.work_seconds
 
 
-def run(rounds: int) -> list[Measurement]:
+def run(rounds: int) -> list[IsolationTimes]:
     """Measure each kind, with so many rounds."""
     options = JobOptions(input=("-",), output="-")
     engine = options.engine_options("cpu")
@@ -97,13 +97,13 @@ class Timed:
         return self._handler.is_spent(error)
 
 
-def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> Measurement:
+def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> IsolationTimes:
     child = Isolated(partial(Timed, make), timeout=3600)
     child.ask(given)  # warm up
     asked = [_ask(child, given) for _ in range(rounds)]
     child.close()
     work, way = (median(seconds) for seconds in zip(*asked, strict=True))
-    return Measurement(what, given.num_rows, work, way)
+    return IsolationTimes(what, given.num_rows, work, way)
 
 
 def _ask(child: Isolated, given: pa.Table) -> tuple[float, float]:
@@ -149,7 +149,7 @@ def _save_narrow_model(folder: str) -> None:
     processor.save_pretrained(folder)
 
 
-def table(found: Sequence[Measurement]) -> str:
+def table(found: Sequence[IsolationTimes]) -> str:
     lines = [f"{'':42}{'rows':>6}{'work, ms':>12}{'there and back, ms':>20}{'overhead':>10}"]
     for one in found:
         lines.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
-from adafv.bench.examples import ALL, Source
+from adafv.bench.examples import ALL, ExampleSource
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -59,7 +59,7 @@ class Entry:
 
 def run(
     job: JobOptions,
-    source: Source,
+    source: ExampleSource,
     strategies: Sequence[str],
     keeps: Sequence[float],
     seed: int,

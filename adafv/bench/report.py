@@ -33,7 +33,7 @@ DEVICE = {"device": "NVIDIA A10G", "instance": "g5.12xlarge", "workers": 4}
 
 
 @dataclass(frozen=True)
-class Measurement:
+class ReportTimes:
     """One N: seconds for the figures and for the page, the process's largest resident set, and the page's size."""
 
     rows: int
@@ -47,7 +47,7 @@ class Measurement:
         return self.report_seconds + self.page_seconds
 
 
-def run(sizes: Sequence[int], folder: str | None) -> list[Measurement]:
+def run(sizes: Sequence[int], folder: str | None) -> list[ReportTimes]:
     """Measure each size, on data that is written under `folder` and removed again."""
     found = []
     for rows in sizes:
@@ -152,7 +152,7 @@ def _run(name: str, number: int, rows: int, input: str) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, rows: int) -> Measurement:
+def measure(folder: Path, rows: int) -> ReportTimes:
     """Make the report of what `write_output` wrote, and its page. For a process of its own."""
     from adafv.pipeline.store.storage import Storage
     from adafv.reporting.page import render
@@ -166,10 +166,10 @@ def measure(folder: Path, rows: int) -> Measurement:
     end = time.perf_counter()
     if (report.labelled, report.count.duplicates) != (rows, 0):
         raise AssertionError(f"{report.labelled} labels, {report.count.duplicates} twice; wrong for {rows}")
-    return Measurement(rows, figures - start, end - figures, resident("VmHWM"), len(page.encode()))
+    return ReportTimes(rows, figures - start, end - figures, resident("VmHWM"), len(page.encode()))
 
 
-def table(found: Sequence[Measurement]) -> str:
+def table(found: Sequence[ReportTimes]) -> str:
     lines = [f"{'labels':>13}{'report s':>10}{'page s':>8}{'peak MiB':>10}{'page kB':>9}"]
     for one in found:
         lines.append(

@@ -49,7 +49,7 @@ class Sizes:
             patches=None if size is None else (_side(size) // _side(vision.patch_size)) ** 2,
             patch_values=channels * _side(vision.patch_size) ** 2 * getattr(vision, "temporal_patch_size", 1),
             tower_width=vision.hidden_size,
-            tower_mlp=vision.intermediate_size,
+            tower_mlp=_tower_mlp(vision),
             tower_layers=max(depths),
             features=len(depths),
             width=text.hidden_size,
@@ -75,6 +75,14 @@ class Sizes:
 
     def as_json(self) -> dict[str, int | None]:
         return asdict(self)
+
+
+def _tower_mlp(vision: Any) -> int:
+    """How wide the tower's MLPs of two products are. DINOv2 gives a ratio, and its gated MLP has a third product."""
+    if getattr(vision, "mlp_ratio", None) is None:
+        return int(vision.intermediate_size)
+    width = int(vision.hidden_size * vision.mlp_ratio)
+    return (width * 2 // 3 + 7) // 8 * 8 * 3 // 2 if getattr(vision, "use_swiglu_ffn", False) else width
 
 
 def _side(size: int | Sequence[int]) -> int:

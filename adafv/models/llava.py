@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one crop, a CLIP or SigLIP tower, a two-layer projector.
+"""LLaVA-1.5: one crop, a CLIP, DINOv2 or SigLIP tower, a two-layer projector.
 
 Both cues are the paper's. Saliency is the [CLS] row of the layer whose output feeds the projector
 (`vision_feature_layer`, -2 as published): [CLS] was trained to sum the image up. A SigLIP tower (llava-interleave)
@@ -6,20 +6,25 @@ has no [CLS]; there it is the attention that each patch receives from all. Simil
 question's input embeddings and the projected patches: the projector was trained to put them into one space.
 
 `vision_feature_select_strategy` says whether the first position is left out (`default`) or not (`full`). It is [CLS]
-in CLIP, and the first patch in SigLIP, so that CLIP goes with `default` and SigLIP with `full`.
+in CLIP and DINOv2, and the first patch in SigLIP, so that CLIP and DINOv2 go with `default` and SigLIP with `full`.
+
+A DINOv2 tower interpolates its positions, so its crops may have another size than `image_size`, the one it was trained
+at: they are what the image processor makes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -28,16 +33,23 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side
+from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side, square_side
 
-CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
-_STRATEGY = {CLIP: "default", SIGLIP: "full"}
+CLIP, DINOV2, SIGLIP = "clip_vision_model", "dinov2", "siglip_vision_model"
+_STRATEGY = {CLIP: "default", DINOV2: "default", SIGLIP: "full"}
+# How transformers builds each tower; CLIP's last norm is for [CLS] only.
+_TOWERS: dict[str, dict[str, Any]] = {
+    CLIP: {"leading": 1},
+    DINOV2: {"leading": 1, "layers": "layer", "attention": "attention", "norm": "layernorm"},
+    SIGLIP: {"leading": 0, "norm": "post_layernorm"},
+}
 
 
 class LlavaAdapter(Adapter):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP vision tower."""
+    """`LlavaForConditionalGeneration` with a CLIP, DINOv2 or SigLIP vision tower."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (
+        BitImageProcessorPil,
         CLIPImageProcessorPil,
         LlavaImageProcessorPil,
         SiglipImageProcessorPil,
@@ -47,20 +59,17 @@ class LlavaAdapter(Adapter):
         super().__init__(model, normalisation)
         refuse_unsupported(model.config)
         inner = cast(Any, model).model
-        self._projector: nn.Module = inner.multi_modal_projector
-        is_siglip = model.config.vision_config.model_type == SIGLIP
-        self._tower = Tower(
-            inner.vision_tower,
-            feature_depths(model.config),
-            leading=0 if is_siglip else 1,
-            norm="post_layernorm" if is_siglip else None,  # CLIP's is for [CLS] only
-        )
+        self._projector = inner.multi_modal_projector
+        tower = model.config.vision_config.model_type
+        self._tower = Tower(inner.vision_tower, feature_depths(model.config), **_TOWERS[tower])
         pack(model)
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         refuse_unsupported(config)
         side, share = patches_per_side(config), patch_coverage(config)
+        if config.vision_config.model_type == DINOV2:
+            side, share = _interpolated(config, image_processor)
         top, left, bottom, right = _covered(image_processor, image_size)
         bottom, right = top + (bottom - top) * share, left + (right - left) * share
         panel = Panel(rows=side, columns=side, top=top, left=left, bottom=bottom, right=right)
@@ -68,7 +77,9 @@ class LlavaAdapter(Adapter):
 
     @classmethod
     def sizes(cls, config: PretrainedConfig) -> Sizes:
-        return Sizes.of(config, feature_depths(config))
+        sizes = Sizes.of(config, feature_depths(config))
+        is_interpolated = config.vision_config.model_type == DINOV2
+        return replace(sizes, patches=config.image_seq_length) if is_interpolated else sizes
 
     @classmethod
     def feature_width(cls, config: PretrainedConfig) -> int:
@@ -87,22 +98,25 @@ class LlavaAdapter(Adapter):
             clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
         )
 
-    @torch.inference_mode()
-    def project(self, hidden: Tensor) -> Tensor:
-        return self._projector(hidden.to(self.model.dtype))
-
 
 def refuse_unsupported(config: PretrainedConfig) -> None:
-    """Raise a ValueError for a tower that is neither CLIP nor SigLIP, or visual tokens that are not its patches."""
+    """Raise a ValueError for a tower that isn't supported, or visual tokens that are not its patches."""
     tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
     if tower not in _STRATEGY:
         raise ValueError(f"the vision tower is {tower!r}; supported are {', '.join(map(repr, _STRATEGY))}")
     if strategy != _STRATEGY[tower]:
-        first = "[CLS], which has no place on the image, among" if tower == CLIP else "the first patch out of"
+        first = "the first patch out of" if tower == SIGLIP else "[CLS], which has no place on the image, among"
         raise ValueError(
             f"vision_feature_select_strategy is {strategy!r}, which leaves {first} the visual tokens of a {tower!r}; "
             f"supported is {_STRATEGY[tower]!r}"
         )
+
+
+def _interpolated(config: PretrainedConfig, image_processor: Any) -> tuple[int, float]:
+    """How many patches stand side by side in the crops that the processor makes, and the share of a side they cover."""
+    crop = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
+    side, patch = square_side((crop.height, crop.width)), square_side(config.vision_config.patch_size)
+    return side // patch, side // patch * patch / side
 
 
 def _covered(image_processor: Any, image_size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -26,7 +26,7 @@ NEWLINE = -1  # what stands for one in a `Geometry.source`
 
 
 class LlavaNextAdapter(LlavaAdapter):
-    """`LlavaNextForConditionalGeneration` with a CLIP vision tower."""
+    """`LlavaNextForConditionalGeneration` with a CLIP or DINOv2 vision tower."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (LlavaNextImageProcessorPil,)
 

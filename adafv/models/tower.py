@@ -57,7 +57,8 @@ class Tower:
             setattr(inner, norm, nn.Identity())
         if getattr(inner, "use_head", False):  # SigLIP's, which pools
             inner.use_head, inner.head = False, None
-        self._marked: Any = getattr(getattr(inner.encoder, layers)[-1], attention)
+        marked: Any = getattr(getattr(inner.encoder, layers)[-1], attention)
+        self._marked: Any = getattr(marked, attention, marked)  # DINOv2's had another one inside in 5.16
         capture(model, self._marked, leading, one_size=True)
 
     def __call__(self, pixels: Tensor, keys: bool, **arguments: Tensor) -> Features:

@@ -50,7 +50,7 @@ from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
-from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.label import Labelling, LabelWorker, WorkerOptions
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
@@ -300,7 +300,9 @@ class Job:
         start, self._run.arrivals.since = time.monotonic(), time.time()
         try:
             with contextlib.ExitStack() as stack:
-                roster = Roster(self._resources.worker_gpus)
+                roster = Roster(
+                    self._resources.worker_gpus, LabelWorker.__name__, lambda: sink.tally.actors.copy().values()
+                )
                 progress = stack.enter_context(
                     Progress(
                         tally=sink.tally,

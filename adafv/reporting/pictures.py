@@ -103,7 +103,7 @@ def _images(
 ) -> Iterator[tuple[str, bytes | str]]:
     """The images of a run's rows, encoded, by the rows' ids."""
     try:
-        source = Source.of(config, access)
+        source = RunInput.of(config, access)
     except (JobError, *READ_ERRORS) as error:
         yield from ((row.id, safe_message(str(error))) for row in wanted)
         return
@@ -122,7 +122,7 @@ def _images(
     yield from ((id, reason) for id in left)
 
 
-class Source:
+class RunInput:
     """A run's input, as it is now."""
 
     def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
@@ -130,7 +130,7 @@ class Source:
         self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], access: Access) -> Source:
+    def of(cls, config: Mapping[str, Any], access: Access) -> RunInput:
         """The input of a run with these options. Raises UsageError where it can't be had."""
         inputs = access.input or config.get("input") or ()
         if not inputs:

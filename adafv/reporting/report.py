@@ -24,7 +24,7 @@ from adafv.pipeline.store.storage import Storage
 from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
 from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.rejects import RejectExamples
-from adafv.reporting.runs import Run, read_runs
+from adafv.reporting.runs import RecordedRun, read_runs
 from adafv.reporting.saved import Saved, measured, saved
 
 
@@ -32,7 +32,7 @@ from adafv.reporting.saved import Saved, measured, saved
 class Held:
     """How long a run took, and held its workers. Not `exact` for one that was killed: it may be longer."""
 
-    run: Run
+    run: RecordedRun
     seconds: float
     worker_seconds: float
     exact: bool
@@ -177,7 +177,7 @@ def make_report(
     return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
 
 
-def _held(runs: Sequence[Run], labels: LabelFigures) -> list[Held]:
+def _held(runs: Sequence[RecordedRun], labels: LabelFigures) -> list[Held]:
     held = []
     for place, run in enumerate(runs):
         if run.is_known:

@@ -37,7 +37,7 @@ def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
     [
         ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=/y", "Ray's head service"),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/y", "Ray's node services"),
-        ("ray::MapWorker(MapBatches(Worker)).submit", "workers"),
+        ("ray::MapWorker(MapBatches(LabelWorker)).submit", "workers"),
         ("ray::MapBatches(Reading.__call__)", "read, fetch, prepare"),
         ("ray::DashboardAgent", "Ray's agents"),
         ("python -u /x/ray/dashboard/agent.py", "Ray's agents"),

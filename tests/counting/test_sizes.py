@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from transformers import LlavaNextForConditionalGeneration
+from transformers import Dinov2Config, Dinov2Model, LlavaConfig, LlavaNextForConditionalGeneration
 
 from adafv.counting import Sizes
 from adafv.embedded import embedded_model
@@ -27,6 +27,17 @@ def test_of_the_testbed():
     config.vision_feature_layer = [-2, -4]
     shared = sizes_of(config)
     assert (shared.keys, shared.features, shared.tower_layers) == (64, 2, 3)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_of_a_dinov2_tower(gated):
+    """Its crops may have another size than the pictures that it was trained on, and a gated MLP has three products."""
+    vision = Dinov2Config(hidden_size=48, num_attention_heads=2, num_hidden_layers=3, use_swiglu_ffn=gated)
+    sizes = sizes_of(LlavaConfig(vision_config=vision, image_seq_length=576))
+    with torch.device("meta"):
+        mlp = Dinov2Model(vision).encoder.layer[0].mlp
+    assert 2 * sizes.tower_width * sizes.tower_mlp == sum(each.numel() for each in mlp.parameters() if each.dim() > 1)
+    assert (sizes.patches, sizes.tower_layers) == (576, 2)
 
 
 def test_the_language_model_has_so_many_weights():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlavaConfig, SiglipVisionConfig
+from transformers import Dinov2Config, LlavaConfig, SiglipVisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adafv import onednn
@@ -140,6 +141,14 @@ def test_pixels_behind_the_last_whole_patch_are_no_tokens():
     images = SiglipImageProcessorPil(size={"height": 384, "width": 384})
     (panel,) = LlavaAdapter.geometry(config, images, (500, 300)).panels
     assert panel == Panel(rows=27, columns=27, top=0.0, left=0.0, bottom=378 / 384, right=378 / 384)
+
+
+def test_dinov2_has_as_many_patches_as_the_processor_makes():
+    """Positions for 37 x 37 patches, crops of 24 x 24."""
+    config = LlavaConfig(vision_config=Dinov2Config(image_size=518, patch_size=14))
+    images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    (panel,) = LlavaAdapter.geometry(config, images, (400, 400)).panels
+    assert panel == Panel(rows=24, columns=24, top=0.0, left=0.0, bottom=1.0, right=1.0)
 
 
 def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:

@@ -97,3 +97,46 @@ def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_s
             with pytest.raises(KeyboardInterrupt):
                 time.sleep(20)
     assert gate.closed and watch.gave_up
+
+
+class Unknown:
+    """Stands for Ray's list of workers where it can't be read."""
+
+    def attendance(self) -> Attendance:
+        return Attendance(frozenset(), 0, 0.0, 0.0)
+
+
+def test_where_ray_does_not_say_who_is_there_a_run_that_stands_still_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "STILL", 0.3)
+    started = time.monotonic()
+    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), Gate(), started, Unknown(), every=0.01) as watch:
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+        assert time.monotonic() - started >= 0.3
+    assert watch.gave_up
+
+
+def test_a_check_that_fails_is_reported_and_the_next_one_counts(monkeypatch, caplog):
+    found, gate, real = tally(), Gate(), Tally.usd
+    troubles = [RuntimeError("dictionary changed size"), OSError("unreachable")]
+
+    def usd(self: Tally, now: float, tariff: Tariff) -> float | None:
+        if troubles:
+            raise troubles.pop()
+        return real(self, now, tariff)
+
+    monkeypatch.setattr(Tally, "usd", usd)
+    with LimitWatch(Limits(0.01, None, Tariff(3.6)), found, gate, time.monotonic(), Busy(), every=0.01) as watch:
+        while not gate.closed:
+            time.sleep(0.01)
+    assert watch.stopped_by == "max-cost"
+    assert [message for message in caplog.messages if "can't be checked: OSError: unreachable" in message]
+
+
+def test_what_can_never_be_checked_ends_the_run(monkeypatch, caplog):
+    monkeypatch.setattr(Tally, "usd", lambda *_: {}["gone"])
+    gate = Gate()
+    with LimitWatch(Limits(5.0, None, Tariff(3.6)), tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+        while not gate.closed:
+            time.sleep(0.01)
+    assert watch.stopped_by == "max-cost" and caplog.text.count("can't be checked") == module.PATIENCE

@@ -403,8 +403,8 @@ def test_stages_do_without_torch(tmp_path):
         import pickle, sys
         import adafv.pipeline.outputs.sink
         *_, options = pickle.load(open(sys.argv[1], 'rb'))
-        from adafv.pipeline.workers.label import Worker
-        Worker(options)
+        from adafv.pipeline.workers.label import LabelWorker
+        LabelWorker(options)
         assert not {'torch', 'transformers'} & set(sys.modules), 'imported'
         """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "stages")], check=True)

@@ -32,18 +32,18 @@ from adafv.pipeline.redaction import public_uri
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.store.retry import FIRST_PAUSE, retry
 from adafv.pipeline.store.s3 import (
     DEADLINE,
-    FIRST_PAUSE,
     S3_ERRORS,
+    Damaged,
+    check_md5,
+    delay_of,
     describe,
     is_ours,
     may_pass,
-    md5,
-    pause,
     promised_md5,
     status_of,
-    wish_of,
 )
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, split_s3
@@ -104,15 +104,14 @@ class Fetcher:
 
     def fetch(self, uri: str, root: str) -> bytes | Reject:
         """The bytes at `uri`, which may be relative to `root`, or why they can't be had. Never raises."""
-        end = time.monotonic() + DEADLINE
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._read(uri, root)
-            except Refused as refused:
-                if not refused.passing or attempt == ATTEMPTS or time.monotonic() > end:
-                    return refused.reject
-                time.sleep(max(refused.wait, pause(attempt, self.pause)))
-        raise AssertionError("unreachable")
+        try:
+            return retry(
+                lambda: self._read(uri, root),
+                lambda error: error.again if isinstance(error, Refused) else None,
+                attempts=ATTEMPTS, seconds=DEADLINE, first=self.pause,
+            )  # fmt: skip
+        except Refused as refused:
+            return refused.reject
 
     def _read(self, uri: str, root: str) -> bytes:
         scheme = uri.partition("://")[0].lower() if has_scheme(uri) else ""
@@ -141,11 +140,9 @@ class Fetcher:
                 if answer.get("ContentLength", 0) > self.max_bytes:
                     raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
                 data = read_within(body.iter_chunks(2**18), self.max_bytes)
-        except S3_ERRORS as error:
+            check_md5(data, promised_md5(bucket, answer))
+        except (*S3_ERRORS, Damaged) as error:
             raise _s3_refusal(uri, error) from error
-        if promised_md5(bucket, answer) not in (None, md5(data)):
-            message = f"{public_uri(uri)}: the bytes don't match the object's ETag"
-            raise Refused("image_fetch_failed", message, passing=True)
         return data
 
     def _read_pyarrow(self, uri: str, root: str) -> bytes:
@@ -162,7 +159,7 @@ class Fetcher:
         except FileNotFoundError as error:
             raise Refused("image_not_found", f"nothing at {public_uri(uri)}") from error
         except OSError as error:
-            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", passing=True) from error
+            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", again=0.0) from error
 
 
 def _s3_refusal(uri: str, error: Exception) -> Refused:
@@ -170,7 +167,7 @@ def _s3_refusal(uri: str, error: Exception) -> Refused:
     if isinstance(error, ParamValidationError):
         return Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
     if may_pass(error) or is_ours(error):
-        return Refused("image_fetch_failed", message, passing=may_pass(error), wait=wish_of(error))
+        return Refused("image_fetch_failed", message, delay_of(error))
     if status == 404:
         return Refused("image_not_found", message)
     return Refused("image_forbidden" if status in (401, 403) else "image_refused", message)

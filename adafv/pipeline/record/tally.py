@@ -128,10 +128,12 @@ class Tally:
         mean = sum(known) / len(known) if known else tariff.of(None, None) or 0.0
         return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
 
-    def note_gone(self, alive: Collection[tuple[str, int]], now: float) -> None:
-        """Take note of which workers are not among those `alive`, by actor and process number."""
+    def note_gone(self, alive: Collection[tuple[str, int]], now: float, unlisted: Collection[str] = ()) -> None:
+        """Take note of which workers are not among those `alive`, by actor and process number. Of `unlisted` actors
+        nobody knows."""
         for name, actor in self.actors.copy().items():
-            if name not in self.gone and (actor, int(name.rpartition("/")[2])) not in alive:
+            there = actor in unlisted or (actor, int(name.rpartition("/")[2])) in alive
+            if name not in self.gone and not there:
                 self.gone[name] = now
 
     def start_seconds(self) -> dict[str, list[float]]:

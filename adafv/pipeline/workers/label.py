@@ -33,24 +33,6 @@ if TYPE_CHECKING:
     from adafv.pipeline.control.gate import Gate
 
 KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
-FROM_LABEL = [
-    "answer",
-    "finish_reason",
-    "mean_logprob",
-    "visual_tokens",
-    "kept_tokens",
-    "kept_indices",
-    "kept_cues",
-    "from_text",
-    "from_saliency",
-    "prompt_tokens",
-    "output_tokens",
-    "batch_size",
-    "encode_ms",
-    "prune_ms",
-    "prefill_ms",
-    "decode_ms",
-]
 
 
 class DeviceMemoryError(Exception):
@@ -81,7 +63,7 @@ class WorkerOptions:
     gate: Gate | None = None
 
 
-class Worker:
+class LabelWorker:
     """Labels tables of samples. Two threads may ask at once: what one has to do before and after its turn with the
     model is done while it is at work for the other.
     """
@@ -124,12 +106,8 @@ def _results(table: pa.Table) -> pa.Table:
 
 def _failed(row: pa.Table, failure: Failure) -> pa.Table:
     """The reject of a row that could not be labelled."""
-    if failure.type is None:
-        reject = Reject("worker_died", failure.message)
-    elif failure.type == DeviceMemoryError.__name__:
-        reject = Reject("out_of_memory", failure.message)
-    else:
-        reject = Reject("label_failed", failure.message)
+    errors = {None: "worker_died", DeviceMemoryError.__name__: "out_of_memory"}
+    reject = Reject(errors.get(failure.type, "label_failed"), failure.message)
     [values] = row.select(KEPT).to_pylist()
     return pa.Table.from_pylist([values | {"error": reject.error, "message": reject.message}], schema=schema.RESULTS)
 
@@ -204,7 +182,7 @@ class Labelling:
 
 def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:
     """The label's own columns of the output; its images are named."""
-    columns = {name: getattr(label, name) for name in FROM_LABEL}
+    columns = {name: getattr(label, name) for name in schema.LABELS.names if hasattr(label, name)}
     grid = [{name: getattr(panel, name) for name in schema.GRID.value_type.names} for panel in label.grid]
     shown = [{"image": image} | asdict(part) for image, part in zip(images, label.parts, strict=True)]
     return columns | {"grid": grid, "images": shown}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from transformers import (
     CLIPVisionConfig,
+    Dinov2Config,
     LlavaConfig,
     LlavaNextConfig,
     LlavaNextProcessor,
     LlavaProcessor,
     SiglipVisionConfig,
 )
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -99,9 +102,23 @@ def _llava(
     )
 
 
-def _next(text: Any, tokenizer: Any) -> LlavaNextConfig:
+def dinov2(side: int = SIDE) -> Dinov2Config:
+    """DINOv2-small scaled down."""
+    return Dinov2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=side, patch_size=PATCH
+    )
+
+
+def _interpolated(text: Any, tokenizer: Any) -> LlavaConfig:
+    """A tower trained at another size than the crops'."""
+    config = _llava(text, tokenizer)
+    config.vision_config = dinov2(side=SIDE + 3 * PATCH)
+    return config
+
+
+def _next(text: Any, tokenizer: Any, tower: Callable[[], Any] | None = None) -> LlavaNextConfig:
     return LlavaNextConfig(
-        vision_config=vision(),
+        vision_config=(tower or vision)(),
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
@@ -113,6 +130,11 @@ def _next(text: Any, tokenizer: Any) -> LlavaNextConfig:
 
 def _clip_images() -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+
+
+def _dinov2_images() -> Any:
+    crop = {"height": SIDE, "width": SIDE}
+    return BitImageProcessorPil(size={"shortest_edge": SIDE + 6}, crop_size=crop, do_center_crop=True)
 
 
 def _siglip_images() -> Any:
@@ -136,15 +158,19 @@ def _processor(images: Any, tokenizer: Any, whole: Any = LlavaProcessor, strateg
 
 
 def _variant(name: str, text: str, template: str, is_next: bool = True, special: tuple[str, ...] = (), **values: Any):
+    usual = {
+        "config": _next if is_next else _llava,
+        "images": _next_images if is_next else _clip_images,
+        "saliency": cls_row,
+        "names": (OLD_NAMES, LATE_NAMES),
+    }
     return Variant(
         name=name,
         text=text,
-        config=_next if is_next else _llava,
-        images=_next_images if is_next else _clip_images,
         processor=partial(_processor, whole=LlavaNextProcessor if is_next else LlavaProcessor),
         template=template,
         special={"<image>": "image_token"} | dict.fromkeys(special),
-        **{"saliency": cls_row, "names": (OLD_NAMES, LATE_NAMES), **values},
+        **{**usual, **values},
     )
 
 
@@ -168,8 +194,30 @@ VARIANTS = (
         saliency=received,
         names=(OLD_NAMES, LATE_NAMES),
     ),
+    _variant(
+        "LLaVA, DINOv2 at another size",
+        "llama",
+        CHATML,
+        is_next=False,
+        special=("<|im_start|>",),
+        config=_interpolated,
+        images=_dinov2_images,
+        names=(),
+        inapplicable={"names of weights": "such models were never published under other names"},
+        **_YI,
+    ),
     _variant("LLaVA-NeXT, Vicuna", "llama", VICUNA_NEXT, bos="<s>"),
     _variant("LLaVA-NeXT, Mistral", "mistral", MISTRAL, bos="<s>"),
     _variant("LLaVA-NeXT, Llama-3", "llama", LLAMA_3, special=_HEADERS, **_LLAMA_3),
     _variant("LLaVA-NeXT, Yi-34B", "llama", CHATML, special=("<|im_start|>",), **_YI),
+    _variant(
+        "LLaVA-NeXT, DINOv2",
+        "llama",
+        CHATML,
+        special=("<|im_start|>",),
+        config=partial(_next, tower=dinov2),
+        names=(),
+        inapplicable={"names of weights": "such models were never published under other names"},
+        **_YI,
+    ),
 )

@@ -14,7 +14,8 @@ from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.store.s3 import md5, promised_md5, wished_pause
+from adafv.pipeline.store.retry import wished_pause
+from adafv.pipeline.store.s3 import md5, promised_md5
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 

@@ -23,7 +23,7 @@ from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.prices import Price, Tariff
 from adafv.pipeline.record.run_record import Arrivals, RunRecord
 from adafv.pipeline.record.tally import Device, Span, Tally
-from adafv.pipeline.store import output as output_module
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.output import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
@@ -310,7 +310,7 @@ def _fail(*_: object) -> None:
 @pytest.fixture
 def faulty(s3, monkeypatch):
     """A store to break, and an output on it that doesn't pause between attempts."""
-    monkeypatch.setattr(output_module, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     with FaultyStore(s3.endpoint) as store:
         yield (
             store,

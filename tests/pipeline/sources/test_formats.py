@@ -13,7 +13,7 @@ from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
-from adafv.pipeline.store import objects
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 from tests.pipeline.inputs import ROWS, write_all, write_jsonl
@@ -38,7 +38,7 @@ def check(rows: list[Row]) -> None:
 
 @pytest.fixture
 def without_pauses(monkeypatch):
-    monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
 
 
 @pytest.mark.parametrize("name", FORMATS)
