@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adafv.bench.examples import Source
-from adafv.bench.signals import SIGNALS, Survey, ContenderAnswers, ask
+from adafv.bench.examples import ExampleSource
+from adafv.bench.signals import SIGNALS, ContenderAnswers, Survey, ask
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.agreement import normalised
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
@@ -51,7 +51,7 @@ class SignalScore:
     again: float
 
 
-def run(job: JobOptions, source: Source, keeps: Sequence[float], seed: int) -> tuple[list[SignalScore], str]:
+def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], seed: int) -> tuple[list[SignalScore], str]:
     """The figures, and a table of them."""
     found = compare(ask(job, job.engine_options(), source, keeps), seed)
     return found, "\n".join([f"{source.title}, {job.model}, {job.strategy}", "", table(found)])

@@ -1,7 +1,7 @@
-"""Whether a calibrated plan of two looks keeps its promise, and what it saves.
+"""Whether a calibrated cascade of two looks keeps its promise, and what it saves.
 
 All questions are answered unpruned and at each budget, once. Then a calibration is repeated: some rows are drawn, the
-cheapest plan is chosen by them (`adafv.calibration.plans`), and the other rows say what it is worth: the share of
+cheapest cascade is chosen by them (`adafv.calibration.cascades`), and the other rows say what it is worth: the share of
 repetitions in which these agree as demanded, and the positions that the language model takes.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from adafv.bench.confidence import disagrees
-from adafv.bench.examples import Source
+from adafv.bench.examples import ExampleSource
 from adafv.bench.signals import Survey, ask
-from adafv.calibration.plans import PlanFamily, BudgetAnswers, Plan, cheapest, family
+from adafv.calibration.cascades import BudgetAnswers, Cascade, CascadeFamily, cheapest, family
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bounds import Bounds
@@ -40,7 +40,7 @@ class Promise:
     """What became of the repetitions.
 
     Attributes:
-        chosen: in how many a plan was chosen; `kept`: in how many of these the other rows agree as demanded.
+        chosen: in how many a cascade was chosen; `kept`: in how many of these the other rows agree as demanded.
         agreement, worst: of the other rows, on average and at least.
         escalated_share, prompt_tokens: of the other rows, on average; `unpruned`: prompt tokens without pruning.
         keeps: how often each first keep ratio was chosen.
@@ -59,7 +59,7 @@ class Promise:
     keeps: dict[str, int]
 
 
-def run(job: JobOptions, source: Source, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
+def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them."""
     survey = ask(job, job.engine_options(), source, keeps)
     rows = len(survey.ids)
@@ -93,36 +93,36 @@ def repeat(survey: Survey, terms: Terms) -> Promise:
     """Calibrate again and again."""
     looks, clusters = looks_of(survey), np.array(survey.clusters)
     random, rows = np.random.default_rng(terms.seed), len(clusters)
-    plans: list[Plan] = []
+    cascades: list[Cascade] = []
     values: list[tuple[float, float, float]] = []
     for number in range(terms.repeats):
         drawn = np.zeros(rows, dtype=bool)
         drawn[random.choice(rows, terms.sample, replace=False)] = True
         bounds = Bounds(clusters[drawn].tolist(), number)
-        plan = cheapest(families([_some(look, drawn) for look in looks], bounds, terms.demand))
-        if plan is not None:
-            first = next(look for look in looks if look.keep == plan.keep)
-            plans.append(plan)
-            values.append(_worth(plan, _some(first, ~drawn), _some(looks[0], ~drawn)))
-    if not plans:
-        raise UsageError(f"of {terms.repeats} samples of {terms.sample} none shows any plan to agree {terms.demand:g}")
+        cascade = cheapest(families([_some(look, drawn) for look in looks], bounds, terms.demand))
+        if cascade is not None:
+            first = next(look for look in looks if look.keep == cascade.keep)
+            cascades.append(cascade)
+            values.append(_worth(cascade, _some(first, ~drawn), _some(looks[0], ~drawn)))
+    if not cascades:
+        raise UsageError(f"none of {terms.repeats} samples of {terms.sample} shows an agreement of {terms.demand:g}")
     agreement, share, prompt = np.array(values).T
     return Promise(
         demand=terms.demand,
         sample=terms.sample,
         repeats=terms.repeats,
-        chosen=len(plans),
+        chosen=len(cascades),
         kept=int((agreement >= terms.demand).sum()),
         agreement=float(agreement.mean()),
         worst=float(agreement.min()),
         escalated_share=float(share.mean()),
         prompt_tokens=float(prompt.mean()),
         unpruned=float(looks[0].prompt_tokens.mean()),
-        keeps={f"{keep:g}": count for keep, count in sorted(Counter(plan.keep for plan in plans).items())},
+        keeps={f"{keep:g}": count for keep, count in sorted(Counter(cascade.keep for cascade in cascades).items())},
     )
 
 
-def families(looks: Sequence[BudgetAnswers], bounds: Bounds, demand: float) -> list[PlanFamily]:
+def families(looks: Sequence[BudgetAnswers], bounds: Bounds, demand: float) -> list[CascadeFamily]:
     """Each budget with an unpruned second look; the first of `looks` is the unpruned one."""
     unpruned, *first = looks
     return [family("", look, unpruned, bounds, demand, len(first)) for look in first]
@@ -133,9 +133,9 @@ def _some(look: BudgetAnswers, chosen: np.ndarray) -> BudgetAnswers:
     return BudgetAnswers(keep=look.keep, seconds=look.seconds, again=look.again, **arrays)
 
 
-def _worth(plan: Plan, first: BudgetAnswers, second: BudgetAnswers) -> tuple[float, float, float]:
+def _worth(cascade: Cascade, first: BudgetAnswers, second: BudgetAnswers) -> tuple[float, float, float]:
     """Agreement, share of second looks, and prompt tokens a sample."""
-    again = first.confidence < plan.threshold
+    again = first.confidence < cascade.threshold
     agrees = np.where(again, second.agrees, first.agrees)
     return float(agrees.mean()), float(again.mean()), float((first.prompt_tokens + again * second.prompt_tokens).mean())
 
@@ -167,7 +167,7 @@ def _lines(found: Promise) -> list[str]:
     times = ", ".join(f"{count} times {keep}" for keep, count in found.keeps.items())
     return [
         f"{found.repeats} calibrations on {found.sample} questions each, for an agreement of {found.demand:g}: "
-        f"a plan in {found.chosen}, first keep ratio {times}",
+        f"a cascade in {found.chosen}, first keep ratio {times}",
         f"on the other questions it is kept in {found.kept} ({100 * found.kept / found.chosen:.1f} %): they agree "
         f"{found.agreement:.4f} on average, {found.worst:.4f} at least",
         f"{100 * found.escalated_share:.1f} % are asked again; {found.prompt_tokens:.1f} prompt tokens a question, "

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from adafv.bench.exam import BATCHES, Contender, Examiner, Setting
-from adafv.bench.examples import Example, Source
+from adafv.bench.examples import Example, ExampleSource
 from adafv.engine import Engine, EngineOptions, Label
 from adafv.engine.generation import Answer, Generator
 from adafv.engine.sequence import Prompts
@@ -63,7 +63,7 @@ class Survey:
     looks: list[ContenderAnswers]
 
 
-def ask(job: JobOptions, options: EngineOptions, source: Source, keeps: Sequence[float]) -> Survey:
+def ask(job: JobOptions, options: EngineOptions, source: ExampleSource, keeps: Sequence[float]) -> Survey:
     """Ask all of the source's questions. Rows that can't be asked are left out.
 
     Raises UsageError as `exam.hold` does.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from adafv.pipeline.control.gate import Gate
 
 KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
+ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # a label's own share of each
 
 
 class DeviceMemoryError(Exception):
@@ -153,16 +154,16 @@ class Labelling:
         samples = samples_of(table)
         start = time.perf_counter()
         labels = self._label(samples, on_progress)
-        seconds = (time.perf_counter() - start) / len(samples)
-        common = self._common | {
-            "gpu_seconds": seconds,
-            "cost_usd": None if self._price is None else seconds * self._price / 3600,
-            "labelled_at": datetime.now(UTC),
-        }
+        held = shared(time.perf_counter() - start, labels)
+        common = self._common | {"labelled_at": datetime.now(UTC)}
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
-        each = zip(given, labels, names, strict=True)
-        results = [row | columns_of(label, shown) | common for row, label, shown in each]
+        each = zip(given, labels, names, held, strict=True)
+        results = [row | columns_of(label, shown) | self._cost(seconds) | common for row, label, shown, seconds in each]
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
+
+    def _cost(self, seconds: float) -> dict[str, float | None]:
+        usd = None if self._price is None else seconds * self._price / 3600
+        return {"gpu_seconds": seconds, "cost_usd": usd}
 
     def is_spent(self, error: BaseException) -> bool:
         from adafv.engine import breaks_device
@@ -178,6 +179,15 @@ class Labelling:
             if is_out_of_memory(error):
                 raise DeviceMemoryError(str(error)) from error
             raise
+
+
+def shared(seconds: float, labels: Sequence[Label]) -> list[float]:
+    """The time that a batch held the worker, shared among its rows: a second look is its own row's, and of the rest
+    each has the same.
+    """
+    own = [sum(getattr(label, f"{stage}_ms") for stage in ENGINE_STAGES) / 1000 for label in labels]
+    rest = (seconds - sum(own)) / len(labels)
+    return [one + rest for one in own]
 
 
 def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:

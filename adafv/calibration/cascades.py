@@ -1,15 +1,15 @@
-"""Which plan of two looks is the cheapest that is shown to agree: first keep ratio, second one, and the threshold.
+"""Which cascade of two looks is the cheapest that is shown to agree: first keep ratio, second one, and the threshold.
 
-A plan labels at a keep ratio and asks those answers again whose confidence is below a threshold (`--escalate`,
+A cascade labels at a keep ratio and asks those answers again whose confidence is below a threshold (`--escalate`,
 `--escalate-below`). What it would have answered is known from the outputs of its two budgets, so nothing is labelled
 for it.
 
 The bound holds after choosing. A family is a first and a second keep ratio; its thresholds form a sequence that is
 fixed beforehand (`THRESHOLDS`), from asking everything again downwards. Each threshold's agreement is held against the
-demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false plan can only be chosen
-if the first false one of the sequence passes its test: so one test's error holds for the whole walk, however many
-thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the error is divided
-by F. That uses every row twice, where splitting the sample would choose on one half and test on the other.
+demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can only be
+chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk, however
+many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the error is
+divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the other.
 
 Where the second look is unpruned, all that is asked again agrees, and the fewer are asked again, the fewer agree.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from adafv.scoring.bounds import Bounds
 
-ERROR = 0.05  # the probability that a plan is chosen that doesn't meet the demand
+ERROR = 0.05  # the probability that a cascade is chosen that doesn't meet the demand
 # Log-probabilities: log-odds from 12 to -6, of the geometric mean of an answer's tokens' probabilities.
 THRESHOLDS = tuple(float(f"{value:.4g}") for value in -np.logaddexp(0, -np.linspace(12, -6, 181)))
 
@@ -49,7 +49,7 @@ class BudgetAnswers:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Cascade:
     """Label at `keep`, ask again at `escalate` what is less sure than `threshold`.
 
     Attributes:
@@ -74,21 +74,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class PlanFamily:
-    """All plans of a strategy's two keep ratios, in the order of `THRESHOLDS`; `chosen`: the cheapest that is shown to
-    meet the demand, if any is.
+class CascadeFamily:
+    """All cascades of a strategy's two keep ratios, in the order of `THRESHOLDS`; `chosen`: the cheapest that is shown
+    to meet the demand, if any is.
     """
 
     strategy: str
     keep: float
     escalate: float
-    plans: tuple[Plan, ...]
-    chosen: Plan | None
+    cascades: tuple[Cascade, ...]
+    chosen: Cascade | None
 
 
 def family(
     strategy: str, first: BudgetAnswers, second: BudgetAnswers, bounds: Bounds, least: float, families: int
-) -> PlanFamily:
+) -> CascadeFamily:
     """Walk down the thresholds, while an agreement of `least` is shown.
 
     Args:
@@ -98,8 +98,8 @@ def family(
     again = first.confidence < np.array(THRESHOLDS)[:, None]  # [T, R]
     agrees = np.where(again, second.agrees, first.agrees)
     low, share = bounds.lower_ends(agrees, ERROR / families), again.mean(axis=1)
-    plans = tuple(
-        Plan(
+    cascades = tuple(
+        Cascade(
             strategy=strategy,
             keep=first.keep,
             escalate=second.keep,
@@ -115,11 +115,11 @@ def family(
     )
     shown = low >= least
     passed = len(shown) if shown.all() else int(shown.argmin())
-    return PlanFamily(strategy, first.keep, second.keep, plans, plans[passed - 1] if passed else None)
+    return CascadeFamily(strategy, first.keep, second.keep, cascades, cascades[passed - 1] if passed else None)
 
 
-def cheapest(families: Iterable[PlanFamily]) -> Plan | None:
-    """The plan that takes the language model through the fewest positions: that is what its cost goes by, and unlike
-    seconds doesn't depend on what else the machine did."""
+def cheapest(families: Iterable[CascadeFamily]) -> Cascade | None:
+    """The cascade that takes the language model through the fewest positions: that is what its cost goes by, and unlike
+    seconds it doesn't depend on what else the machine did."""
     chosen = [each.chosen for each in families if each.chosen is not None]
-    return min(chosen, key=lambda plan: plan.tokens, default=None)
+    return min(chosen, key=lambda cascade: cascade.tokens, default=None)
