@@ -20,20 +20,12 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_labels
 from adafv.pipeline.outputs.reader import Place, pick_labels, read_labels
-from adafv.pipeline.schema import STAGES
+from adafv.pipeline.record import tally
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.outstanding import Outstanding, spread_keys
 from adafv.reporting.timeline import Timeline
 
-SUMMED = (
-    "visual_tokens",
-    "kept_tokens",
-    "prompt_tokens",
-    "output_tokens",
-    "batch_size",
-    *(f"{stage}_ms" for stage in STAGES),
-    "gpu_seconds",
-)
+SUMMED = ("batch_size", *(name for name in tally.SUMMED if name != "cost_usd"))  # costs are worked out anew
 # Read of all rows, and of those that stand out: what JSON has of them, and what the page draws besides.
 READ = (
     "id",

@@ -12,9 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from adafv.pipeline.schema import STAGES
 from adafv.reporting import charts
 from adafv.reporting.gallery import KINDS, make_gallery
-from adafv.reporting.labels import BINS, DECADES, PER_DECADE, RATIOS, STAGES
+from adafv.reporting.labels import BINS, DECADES, PER_DECADE, RATIOS
 from adafv.reporting.pictures import Access
 from adafv.reporting.report import Cost, Report, verdict
 

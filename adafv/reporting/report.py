@@ -19,9 +19,10 @@ from adafv.pipeline.outputs.reader import Reconciliation, reconcile
 from adafv.pipeline.record.prices import Price
 from adafv.pipeline.record.run_record import format_table
 from adafv.pipeline.redaction import shorten
+from adafv.pipeline.schema import STAGES
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
-from adafv.reporting.labels import BINS, SHOWN, STAGES, LabelFigures, read_figures
+from adafv.reporting.labels import BINS, SHOWN, LabelFigures, read_figures
 from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import RecordedRun, read_runs

@@ -23,8 +23,7 @@ from adafv.internals import actors
 
 LOG = logging.getLogger("adafv")
 ALIVE, DEAD = "ALIVE", "DEAD"
-FIRST_PAUSES = (60.0, 300.0)  # seconds from the first word about waiting to the next two
-PAUSE = 300.0  # from then on
+FIRST_PAUSE, PAUSE = 60.0, 300.0  # seconds from the first word about waiting to the next, and between later ones
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,15 @@ class Waiting:
     """How long there has been no worker, and when that is worth another word. Times are in seconds."""
 
     def __init__(self, now: float) -> None:
-        self._since = now
-        self._said = 0
-        self._next = now
+        self._since = self._next = now
+        self._pause = FIRST_PAUSE
 
     def note(self, now: float, nobody: bool) -> float | None:
         """How long there has been none, if that is to be said now."""
         if not nobody:
-            self._since, self._said, self._next = now, 0, now
+            self._since, self._next, self._pause = now, now, FIRST_PAUSE
             return None
         if now < self._next:
             return None
-        self._next = now + (FIRST_PAUSES[self._said] if self._said < len(FIRST_PAUSES) else PAUSE)
-        self._said += 1
+        self._next, self._pause = now + self._pause, PAUSE
         return now - self._since

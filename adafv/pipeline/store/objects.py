@@ -148,14 +148,6 @@ class ObjectFile(io.RawIOBase):
         self._at += size
         return self._held[start : start + size]
 
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
 
 class S3Handler(pyarrow.fs.FileSystemHandler):
     """Paths are BUCKET/KEY, and a folder is what keys have before a slash. Nothing is written through it."""

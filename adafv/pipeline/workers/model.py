@@ -129,14 +129,8 @@ def _version(files: Sequence[Listed]) -> str:
 
 def _missing(files: Sequence[Listed], folder: Path) -> list[Listed]:
     """Those that aren't there, or not with their size."""
-
-    def size(file: Listed) -> int | None:
-        try:
-            return (folder / file.name).stat().st_size
-        except FileNotFoundError:
-            return None
-
-    return [file for file in files if size(file) != file.size]
+    places = {file: folder / file.name for file in files}
+    return [file for file, place in places.items() if not place.is_file() or place.stat().st_size != file.size]
 
 
 @contextmanager
