@@ -259,17 +259,16 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
 def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
     """The options of those names as a job has them."""
     from adafv.pipeline.arguments import add_option
-    from adafv.pipeline.options import JobOptions
+    from adafv.pipeline.options import option_fields
 
-    known = {item.name: item for item in fields(JobOptions)}
     for name in names:
-        add_option(parser, known[name], shown="({})")
+        add_option(parser, option_fields()[name], shown="({})")
 
 
 def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:
     from adafv.pipeline.options import JobOptions
 
-    return JobOptions(input=input, output="-", **{name: getattr(options, name) for name in names})
+    return JobOptions.of(input=input, output="-", **{name: getattr(options, name) for name in names})
 
 
 def _add_ledger(parser: argparse.ArgumentParser) -> None:

@@ -176,7 +176,7 @@ def _examined(
 
 def processes(job: JobOptions, source: ExampleSource) -> int:
     """One for each core that this process may use; one in all where the model is on a GPU, or the data is large."""
-    on_gpu = job.device != "cpu" and torch.cuda.is_available()
+    on_gpu = job.engine.device != "cpu" and torch.cuda.is_available()
     return len(os.sched_getaffinity(0)) if source.split and not on_gpu else 1
 
 
@@ -200,7 +200,9 @@ class Examiner:
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, strategy=one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
-        self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
+        self._preparing = Preparing(
+            Preparation.of(job, model=job.model, engine=options, storage=setting.storage, handler=Preparing)
+        )
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
         results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]

@@ -16,8 +16,9 @@ from pathlib import Path
 from adafv.bench.pipeline import job_in
 from adafv.bench.process import apart
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.planning.plan import plan
 from adafv.pipeline.record.estimate import RunEstimate
-from adafv.pipeline.run import plan, run
+from adafv.pipeline.run import run
 
 RUN = "planned"
 

@@ -62,14 +62,14 @@ class IsolationTimes:
 def run(rounds: int) -> list[IsolationTimes]:
     """Measure each kind, with so many rounds."""
     options = JobOptions(input=("-",), output="-")
-    engine = options.engine_options("cpu")
-    preparing = partial(Preparing, Preparation.of(options, "testbed", engine, Storage(), Preparing))
+    engine = options.engine_on("cpu")
+    preparing = partial(Preparing, _preparation(options, "testbed", engine))
     scenes = rows.to_table(map(scene_row, islice(dataset.rows(SCENES), BATCH)))
     samples = preparing()(scenes, lambda: None)
     labelling = partial(Labelling, _worker_options("testbed", options, engine))
     with tempfile.TemporaryDirectory(prefix="isolation") as folder:
         _save_narrow_model(folder)
-        reading = partial(Preparing, Preparation.of(options, folder, engine, Storage(), Preparing))
+        reading = partial(Preparing, _preparation(options, folder, engine))
         pictures = rows.to_table(_photographs(BATCH))
         photographs = reading()(pictures.slice(0, FEW), lambda: None)
         looking = partial(Labelling, _worker_options(folder, options, engine))
@@ -126,7 +126,21 @@ def _photographs(count: int) -> Iterator[Row]:
 
 
 def _worker_options(model: str, options: JobOptions, engine: EngineOptions) -> WorkerOptions:
-    return WorkerOptions(model, model, engine, Storage(), "bench", Tariff(), 1, options.batch_timeout, Labelling)
+    return WorkerOptions(
+        model=model,
+        path=model,
+        engine=engine,
+        storage=Storage(),
+        run_id="bench",
+        tariff=Tariff(),
+        threads=1,
+        batch_timeout=options.batch_timeout,
+        handler=Labelling,
+    )
+
+
+def _preparation(options: JobOptions, model: str, engine: EngineOptions) -> Preparation:
+    return Preparation.of(options, model=model, engine=engine, storage=Storage(), handler=Preparing)
 
 
 def _save_narrow_model(folder: str) -> None:

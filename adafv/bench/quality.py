@@ -70,7 +70,7 @@ def run(
     Raises:
         UsageError: a text tower that none of the strategies reads; or as for `hold`.
     """
-    rivals = contenders(job.engine_options(), strategies, keeps, text_tower)
+    rivals = contenders(job.engine, strategies, keeps, text_tower)
     if text_tower is not None and all(rival.options.text_tower is None for rival in rivals):
         raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
     results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), processes(job, source))

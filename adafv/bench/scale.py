@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -191,8 +191,12 @@ def _measure(options: JobOptions, folder: Path, rows: int, load: Load) -> Scaled
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("adafv").setLevel(logging.INFO)
     os.environ |= {RATE: f"{load.rate}", SLOW: f"{load.slow}", "RAY_raylet_start_wait_time_s": "400"}
-    given = replace(options, input=(str(folder / f"{rows}"),), output=str(folder / f"{rows}-out"), device="cuda")
-    given = replace(given, workers=f"{load.workers}")
+    given = options.changed(
+        input=(str(folder / f"{rows}"),),
+        output=str(folder / f"{rows}-out"),
+        device="cuda",
+        workers=f"{load.workers}",
+    )
     with _cluster(load), _Watch(load.kill_every) as watch:
         ran = job.run(given, Simulated, Unprepared).run
     assert ran.tally.labelled == rows and ran.arrivals.first is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from adafv.pipeline.arguments import job_options, make_parser, new_file, parse_arguments, parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, budget_name
+from adafv.pipeline.options import JobOptions, budget_name, option_fields
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.metrics import METRICS
 
@@ -78,8 +78,8 @@ class CalibrationOptions:
 
     def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
         output = f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep)}"
-        job = replace(
-            self.job, strategy=strategy, keep=keep, text_tower=text_tower, output=output,
+        job = self.job.changed(
+            strategy=strategy, keep=keep, text_tower=text_tower, output=output,
             sample_adjacent=1,  # rows on many pictures say more of answers
         )  # fmt: skip
         return Candidate(strategy, keep, job)
@@ -131,7 +131,10 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
         " (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--strategies", default=JobOptions.strategy, metavar="NAME,...", help="names, or all (default: %(default)s)"
+        "--strategies",
+        default=option_fields()["strategy"].default,
+        metavar="NAME,...",
+        help="names, or all (default: %(default)s)",
     )
     group.add_argument(
         "--min-agreement", type=float, default=MIN_AGREEMENT, metavar="X",

@@ -63,5 +63,5 @@ def _units(job: JobOptions, storage: Storage) -> list[Unit]:
 
 def _records(unit: Unit, id_column: str, answer_column: str, storage: Storage) -> Iterator[Record]:
     """The unit's records with these two columns. Parquet is read by columns, of which its images are none."""
-    columns = Columns(id_column, "", "", "", (answer_column,), None)
+    columns = Columns(id=id_column, image="", question="", prompt="", prompt_columns=(answer_column,))
     return read(unit, storage, columns, images=unit.format == "parquet")

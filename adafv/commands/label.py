@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
         options = job_options(values)
         if values["measured"] is not None and not values["plan"]:
             raise UsageError("--measured says where --plan finds what was measured; a run has no use for it")
-        from adafv.pipeline.planning.plan import summary
-        from adafv.pipeline.run import plan, run  # here, so that --help and a wrong option don't wait for Ray
+        from adafv.pipeline.planning.plan import plan, summary
+        from adafv.pipeline.run import run  # here, so that --help and a wrong option don't wait for Ray
 
         if values["plan"]:
             print(summary(plan(options, values["measured"])))

@@ -63,10 +63,10 @@ class Limits:
 
 
 class LimitWatch:
-    """Runs alongside, as a context: closes the gate when the budget is spent.
+    """Runs alongside, as a context: closes the gate when a limit is reached.
 
     Args:
-        started: when the run began, on the monotonic clock.
+        began: when the run did, on the monotonic clock.
 
     Attributes:
         stopped_by: the option whose limit was reached.
@@ -75,9 +75,9 @@ class LimitWatch:
     """
 
     def __init__(
-        self, budget: Limits, tally: Tally, gate: Gate, started: float, roster: Roster, every: float = EVERY
+        self, *, limits: Limits, tally: Tally, gate: Gate, began: float, roster: Roster, every: float = EVERY
     ) -> None:
-        self._budget, self._tally, self._gate, self._started, self._every = budget, tally, gate, started, every
+        self._limits, self._tally, self._gate, self._began, self._every = limits, tally, gate, began, every
         self._roster = roster
         self.stopped_by: str | None = None
         self.gave_up = False
@@ -96,13 +96,13 @@ class LimitWatch:
         failures = 0
         while self.stopped_by is None and not self._over.wait(self._every):
             try:
-                self.stopped_by = self._budget.spent(self._tally, time.monotonic() - self._started, time.time())
+                self.stopped_by = self._limits.spent(self._tally, time.monotonic() - self._began, time.time())
                 failures = 0
             except Exception as error:  # whatever it is, the limit holds: what can't be counted can't be kept within it
                 failures += 1
                 LOG.warning("the run's limits can't be checked: %s: %s", type(error).__name__, error)
                 if failures == PATIENCE:
-                    self.stopped_by = "max-hours" if self._budget.max_cost is None else "max-cost"
+                    self.stopped_by = "max-hours" if self._limits.max_cost is None else "max-cost"
         if self.stopped_by is None:
             return
         LOG.info("--%s is reached: batches in hand are finished, then the run ends", self.stopped_by)

@@ -37,6 +37,7 @@ GROW_AT = 2.5  # calls that each worker has on average when another is started: 
 
 def stream(
     worklist: Worklist,
+    *,
     reading: Reading,
     fetching: Fetching,
     preparing: Preparation,

@@ -139,7 +139,15 @@ class RunInput:
         talk, root = config.get("conversations_column"), access.image_root or config.get("image_root")
         # A conversation shows the images up to the turn that is asked, which has to be asked for that.
         prompt = "" if talk is None else f"{{{question}}}"
-        columns = Columns(id, image, question, prompt, _asked(config, question), root, talk)
+        columns = Columns(
+            id=id,
+            image=image,
+            question=question,
+            prompt=prompt,
+            prompt_columns=_asked(config, question),
+            image_root=root,
+            conversations=talk,
+        )
         sources = [open_source(str(uri), access.storage, columns).units for uri in inputs]
         embeds = any(_embeds(units[0], columns.image, access.storage) for units in sources if units)
         units = [unit for some in sources for unit in some]

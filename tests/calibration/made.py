@@ -17,7 +17,7 @@ def options(**values: Any) -> CalibrationOptions:
     names = {"price": "price_per_hour", "sample": "sample", "input": "input", "prompt": "prompt", "image": "image_root"}
     job = {to: values.pop(name) for name, to in names.items() if name in values}
     given = {"strategies": ("adafv",), "keeps": (0.5, 0.1), "min_agreement": 0.9, "agreement": "normalised"} | values
-    return CalibrationOptions(job=JobOptions(**{"input": ("in",), "output": "out", "sample": 100} | job), **given)
+    return CalibrationOptions(job=JobOptions.of(**{"input": ("in",), "output": "out", "sample": 100} | job), **given)
 
 
 def answers(said: dict[str, str], seconds: float = 0.01, images: dict[str, str] | None = None) -> Answers:

@@ -69,13 +69,17 @@ class Busy:
         return Attendance(frozenset({("a", 7)}), 1, 1, 0)
 
 
+def watch_over(limits: Limits, gate: Gate, roster: object) -> LimitWatch:
+    return LimitWatch(limits=limits, tally=Tally(), gate=gate, began=time.monotonic(), roster=roster, every=0.01)
+
+
 def test_the_gate_is_closed_once_it_is_spent(caplog):
     caplog.set_level(logging.INFO, "adafv")
     gate = Gate()
-    with LimitWatch(Limits(None, 1.0, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(None, 1.0, Tariff()), gate, Busy()) as watch:
         time.sleep(0.1)
         assert not gate.closed and watch.stopped_by is None
-    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(None, 1e-9, Tariff()), gate, Busy()) as watch:
         while not gate.closed:
             time.sleep(0.01)
     assert watch.stopped_by == "max-hours" and "--max-hours is reached" in caplog.text
@@ -92,7 +96,7 @@ def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_s
     """An interruption may be lost, as in a callback."""
     monkeypatch.setattr(module, "AGAIN", 0.5)
     gate = Gate()
-    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Nobody(), every=0.01) as watch:
+    with watch_over(Limits(None, 1e-9, Tariff()), gate, Nobody()) as watch:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 time.sleep(20)

@@ -28,7 +28,8 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import Job, RunResult, run
+from adafv.pipeline.result import RunResult
+from adafv.pipeline.run import Job, run
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
@@ -70,7 +71,7 @@ def outcome(uri: str | Path, storage: Storage | None = None) -> Outcome:
 
 
 def label(model: Path, output: object, *inputs: object, **options: Any) -> RunResult:
-    return run(JobOptions(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
+    return run(JobOptions.of(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
 
 
 QUESTIONS: dict[str, tuple[Any, str | None]] = {
@@ -355,7 +356,7 @@ def test_usage_errors(ray_local, tiny_model, tmp_path, options, said):
         "model": str(tiny_model),
     }
     with pytest.raises(UsageError, match=said):
-        run(JobOptions(**MODEL | given | options))
+        run(JobOptions.of(**MODEL | given | options))
 
 
 def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path):
@@ -391,12 +392,22 @@ def test_many_rows_travel_in_larger_blocks(rows, workers, batch, together):
 def test_stages_do_without_torch(tmp_path):
     """What Ray's own processes hold of a job; torch and transformers are for their children."""
     options, storage = JobOptions(input=("i",), output="o"), Storage()
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     stages = [
-        Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
+        Reading(storage, Columns.of(options)),
         Fetcher(storage, 2**20),
-        Preparation.of(options, "testbed", engine, storage, Preparing),
-        WorkerOptions("testbed", "testbed", engine, storage, "run", Tariff(), 1, 1.0, Labelling),
+        Preparation.of(options, model="testbed", engine=engine, storage=storage, handler=Preparing),
+        WorkerOptions(
+            model="testbed",
+            path="testbed",
+            engine=engine,
+            storage=storage,
+            run_id="run",
+            tariff=Tariff(),
+            threads=1,
+            batch_timeout=1.0,
+            handler=Labelling,
+        ),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))
     code = """if True:

@@ -6,6 +6,7 @@ model, strategy, budget and prompt took that is on record, in this output, in an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,12 +14,14 @@ from typing import Any
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name
-from adafv.pipeline.outputs.recipe import changes_of, recipe_of
+from adafv.pipeline.outputs.recipe import changes_of, check_recipe, recipe_of
+from adafv.pipeline.planning.worklist import find_worklist
 from adafv.pipeline.record.estimate import Measured, RunEstimate
 from adafv.pipeline.record.run_record import format_table, read_records
 from adafv.pipeline.redaction import redact, safe_message
+from adafv.pipeline.setup import Setup, set_up, with_commit
 from adafv.pipeline.store.output import open_output
-from adafv.pipeline.store.s3 import S3_ERRORS
+from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)  # rows, of the table that goes beyond this input
@@ -29,7 +32,7 @@ HOW = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is to do, and what was measured.
 
@@ -57,6 +60,41 @@ class Plan:
         return self.measured.estimate(self.to_do, self.workers)
 
 
+def plan(options: JobOptions, measured: str | None = None) -> Plan:
+    """What a run would do and take, by what is measured in an output or a calibration, or in the job's own output.
+    Writes nothing, and takes no lease: another job may be adding to the output.
+
+    Raises:
+        UsageError: the options can't be carried out, or nothing is measured.
+        RunError: the store or the cluster fails.
+    """
+    options = with_commit(options)
+    speed = find_measured(options, measured, Storage.from_environment(options.s3_endpoint))
+    with set_up(options) as setup:
+        start = time.monotonic()
+        _check_recipe(setup)
+        worklist = find_worklist(setup)
+        planning = time.monotonic() - start
+    given, tariff = options.worker_range(), setup.tariff
+    return Plan(
+        input=worklist.rows,
+        done=worklist.skipped,
+        planning=planning,
+        measured=speed,
+        workers=given[1] if given else speed.workers,
+        price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
+        max_cost=options.max_cost,
+        max_hours=options.max_hours,
+    )
+
+
+def _check_recipe(setup: Setup) -> None:
+    try:
+        check_recipe(setup.output, setup.options)
+    except (*S3_ERRORS, OSError) as error:
+        raise store_error(f"--output {setup.output.uri} can't be read", error) from error
+
+
 def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Measured:
     """The run on record that shows most: of those labelled as `options` say, the one with the most rows.
 
@@ -67,7 +105,7 @@ def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Mea
         UsageError: there is none.
     """
     where = options.output if uri is None else uri
-    places = [where, f"{where.rstrip('/')}/{budget_name(options.strategy, options.keep)}"]
+    places = [where, f"{where.rstrip('/')}/{budget_name(options.engine.strategy, options.engine.keep)}"]
     wanted = {name: _public(value) for name, value in recipe_of(options).items()}
     found: list[Measured] = []
     differing: list[str] = []

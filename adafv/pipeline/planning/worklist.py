@@ -28,12 +28,16 @@ from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import ray
 
-from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place, read_ledger
+from adafv.pipeline.setup import Setup
 from adafv.pipeline.sources.formats import Unit, read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 
 NEW, DONE, REPEATED, UNREAD, UNDRAWN = 0, 1, 2, 3, 4  # verdicts
@@ -58,7 +62,7 @@ class Scan:
     unread: list[int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Worklist:
     """What a run has to do: its tasks, and how many rows the input has, how many of them are done.
 
@@ -76,13 +80,41 @@ class Worklist:
         return self.rows - self.skipped
 
 
+def find_worklist(setup: Setup) -> Worklist:
+    """The rows of a job's input, held against its output.
+
+    Raises:
+        UsageError: the output can't be read, or there are no rows.
+        RunError: the store is away.
+    """
+    options, output = setup.options, setup.output
+    try:
+        ledger = read_ledger(output, options.retry_rejects)
+    except (*S3_ERRORS, OSError, pa.ArrowException) as error:
+        raise store_error(f"--output {output.uri} can't be read", error) from error
+    worklist = make_worklist(
+        setup.units,
+        ledger,
+        storage=setup.storage,
+        columns=setup.columns,
+        num_cpus=setup.resources.read_cpus,
+        limit=options.limit,
+        sample=options.sample,
+        adjacent=options.sample_adjacent,
+    )
+    if not worklist.rows:
+        raise UsageError(f"--input {' '.join(options.input)}: there are no rows")
+    return worklist
+
+
 def make_worklist(
     units: Sequence[Unit],
     ledger: Ledger,
+    *,
     storage: Storage,
     columns: Columns,
-    limit: int | None,
     num_cpus: float,
+    limit: int | None = None,
     sample: int | None = None,
     adjacent: int = 1,
 ) -> Worklist:
@@ -109,8 +141,12 @@ def make_worklist(
     tasks = tuple(
         Task(unit, part) for unit, part in zip(units, parts, strict=False) if not np.isin(part, (DONE, UNDRAWN)).all()
     )
-    rows = len(verdicts) - int(np.count_nonzero(verdicts == UNDRAWN))
-    return Worklist(tasks, rows, int(np.count_nonzero(verdicts == DONE)), drawn)
+    return Worklist(
+        tasks=tasks,
+        rows=len(verdicts) - int(np.count_nonzero(verdicts == UNDRAWN)),
+        skipped=int(np.count_nonzero(verdicts == DONE)),
+        sample=drawn,
+    )
 
 
 def draw(digests: np.ndarray, size: int) -> Ledger:

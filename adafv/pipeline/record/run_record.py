@@ -6,7 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
@@ -47,7 +47,7 @@ class Arrivals:
             self.first, self.rows = seconds, tally.rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunRecord:
     """One run, from its start to its end.
 
@@ -256,7 +256,7 @@ def _records(data: bytes) -> list[dict[str, Any]]:
 def public_options(options: JobOptions) -> dict[str, Any]:
     """The options as a run's file records them: no secrets, which only URIs could hold."""
     hook = None if options.on_finish is None else public_hook(options.on_finish)
-    values = asdict(options) | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
+    values = options.values() | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
     return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Which columns of a record mean what, and what to ask."""
 
@@ -22,7 +22,7 @@ class Columns:
     question: str
     prompt: str
     prompt_columns: tuple[str, ...]
-    image_root: str | None
+    image_root: str | None = None
     conversations: str | None = None
 
     @classmethod
@@ -30,9 +30,14 @@ class Columns:
         root = job.image_root
         root = root if root is None or has_scheme(root) else os.path.abspath(root)
         return cls(
-            job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root,
-            job.conversations_column,
-        )  # fmt: skip
+            id=job.id_column,
+            image=job.image_column,
+            question=job.question_column,
+            prompt=job.prompt,
+            prompt_columns=job.prompt_columns(),
+            image_root=root,
+            conversations=job.conversations_column,
+        )
 
     @property
     def wanted(self) -> tuple[str, ...]:

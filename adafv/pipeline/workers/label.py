@@ -40,7 +40,7 @@ class DeviceMemoryError(Exception):
     """A sample that doesn't fit the device by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
     """What a worker needs to know.
 

@@ -19,7 +19,7 @@ from tests.faulty_store import Fault, FaultyStore
 from tests.pipeline.inputs import ROWS, write_all, write_jsonl
 from tests.pipeline.pictures import SOUND
 
-COLUMNS = Columns("id", "image", "question", "{question}", ("question",), None)
+COLUMNS = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 FORMATS = ("uris", "bytes", "structs", "jsonl", "tar")
 FAULTS = ("reset_body", "truncated", "short", "slow_down", "denied")  # tests of `objects` have the others
 
