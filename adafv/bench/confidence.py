@@ -20,7 +20,7 @@ import numpy as np
 from adafv.bench.examples import ExampleSource
 from adafv.bench.signals import SIGNALS, ContenderAnswers, Survey, ask
 from adafv.pipeline.options import JobOptions
-from adafv.scoring.agreement import normalised
+from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
 
 DRAWS = 1000
@@ -53,8 +53,8 @@ class SignalScore:
 
 def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], seed: int) -> tuple[list[SignalScore], str]:
     """The figures, and a table of them."""
-    found = compare(ask(job, job.engine_options(), source, keeps), seed)
-    return found, "\n".join([f"{source.title}, {job.model}, {job.strategy}", "", table(found)])
+    found = compare(ask(job, job.engine, source, keeps), seed)
+    return found, "\n".join([f"{source.title}, {job.model}, {job.engine.strategy}", "", table(found)])
 
 
 def compare(survey: Survey, seed: int) -> list[SignalScore]:
@@ -92,7 +92,7 @@ def compare(survey: Survey, seed: int) -> list[SignalScore]:
 
 def disagrees(look: ContenderAnswers, unpruned: ContenderAnswers) -> np.ndarray:
     """float64 [R]: 1 where the answer isn't the unpruned one."""
-    return np.array([1 - normalised(*pair) for pair in zip(look.answers, unpruned.answers, strict=True)])
+    return np.array([1 - AGREEMENTS["normalised"](*pair) for pair in zip(look.answers, unpruned.answers, strict=True)])
 
 
 def area(signal: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:

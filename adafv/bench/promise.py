@@ -61,14 +61,14 @@ class Promise:
 
 def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them."""
-    survey = ask(job, job.engine_options(), source, keeps)
+    survey = ask(job, job.engine, source, keeps)
     rows = len(survey.ids)
     if rows <= terms.sample:
         raise UsageError(f"--sample is {terms.sample}; there are {rows} questions, and some must be left over")
     looks, found = looks_of(survey), repeat(survey, terms)
     curves = [_curve(look, looks[0]) for look in looks[1:]]
     figures = {"rows": rows, "promise": asdict(found), "curves": curves}
-    title = f"{source.title}, {job.model}, {job.strategy}: {rows} questions"
+    title = f"{source.title}, {job.model}, {job.engine.strategy}: {rows} questions"
     return figures, "\n".join([title, "", *_curve_lines(curves, found.unpruned), "", *_lines(found)])
 
 

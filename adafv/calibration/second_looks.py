@@ -30,8 +30,8 @@ def families(options: CalibrationOptions, unpruned: Answers, labelled: Labelled)
         if not ids:
             continue
         bounds = Bounds([unpruned.rows[id]["image"] for id in ids], SEED)
-        looks = (_answers(options, unpruned, *each, ids) for each in ((keep, first), (again, second)))
-        found.append(family(strategy, *looks, bounds, options.min_agreement, len(pairs)))
+        one, other = (_answers(options, unpruned, *each, ids) for each in ((keep, first), (again, second)))
+        found.append(family(strategy, one, other, bounds, options.min_agreement, len(pairs)))
     return tuple(found)
 
 

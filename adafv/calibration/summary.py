@@ -179,9 +179,9 @@ def _second_looks(calibration: Calibration) -> list[str]:
         return ["No threshold for second looks is shown to meet the demand."] if calibration.families else []
     tokens = "all tokens" if found.escalate == 1 else f"{found.escalate:g} of the tokens"
     lines = [
-        f"With second looks: {found.strategy} with --keep {found.keep:g}, and the least sure {found.escalated_share:.1%} "
-        f"of the answers asked again with {tokens}. It agrees {_share(found.low)} or more, with 95 % confidence, also "
-        f"after choosing among {len(calibration.families)} pairs of keep ratios."
+        f"With second looks: {found.strategy} with --keep {found.keep:g}, and the least sure "
+        f"{found.escalated_share:.1%} of the answers asked again with {tokens}. It agrees {_share(found.low)} or more, "
+        f"with 95 % confidence, also after choosing among {len(calibration.families)} pairs of keep ratios."
     ]
     if found.tokens >= whole:
         return [
