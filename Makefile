@@ -2,6 +2,7 @@
 # make test     lint, type-check and run the test suite
 # make test-vllm  the tests of the vLLM back end, in an environment of their own
 # make figures  measure the figures of docs/quality.md
+# make photo    fetch published weights and pictures, and build the photo world's models; see docs/photo.md
 # make screenshots  take those of docs/; needs chromium and chromium-driver
 # Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
@@ -13,7 +14,7 @@ DEMO   := build/demo
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo figures screenshots test test-vllm check clean
+.PHONY: install demo figures photo screenshots test test-vllm check clean
 
 install: .venv/installed
 
@@ -37,6 +38,10 @@ figures: install
 	$(BIN)/python jobs/bench.py quality --model testbed-emerged --scenes 60 --seed 30000 --keep 0.1,0.05 \
 		--json build/figures/emerged.json
 	$(BIN)/python jobs/bench.py ablation --scenes 100 --seed 40000 --json build/figures/ablation.json
+
+photo: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[photo]'
+	$(BIN)/python -m adafv.worlds.photo.build
 
 screenshots: install
 	$(BIN)/python -m tests.screenshots docs

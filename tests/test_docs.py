@@ -101,7 +101,17 @@ def test_every_exit_status_is_explained():
 
 # Options of adafv.worlds.drawn's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
-    *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
+    *(
+        "--truth",
+        "--json",
+        "--scenes",
+        "--size",
+        "--seed",
+        "--question-types",
+        "--stages",
+        "--scale",
+        "--alignment-weight",
+    ),
     *(
         "--start",
         "--tower-only",

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import adafv.embedded
-from adafv.embedded import EMBEDDED, embedded_model
+from adafv.embedded import BUILT, EMBEDDED, embedded_model, own_model
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -20,6 +20,17 @@ def test_without_weights_the_error_says_how_to_make_them(monkeypatch, tmp_path):
     monkeypatch.setattr(adafv.embedded, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(FileNotFoundError, match=r"python -m adafv\.worlds\.drawn\.train --output"):
         embedded_model("testbed")
+
+
+def test_built_ones_lie_in_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
+    for name, place in BUILT.items():
+        with pytest.raises(FileNotFoundError, match=f"{name} .* make photo"):
+            own_model(name)
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "model.safetensors").touch()
+        assert own_model(name) == tmp_path / place
+    assert own_model("testbed") == embedded_model("testbed")
 
 
 def test_finding_one_imports_no_torch():

@@ -11,9 +11,12 @@ TWICE: dict[str, str] = {}  # names that several modules may give to classes of 
 
 
 def classes() -> dict[str, list[str]]:
-    """The modules of the package that define a class of a name, by that name."""
+    """The modules of the package that define a class of a name, by that name. Each world has its own scenes, questions
+    and training, by the same names."""
     found = defaultdict(list)
     for path in sorted((ROOT / "adafv").rglob("*.py")):
+        if "worlds" in path.parts:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(str(path.relative_to(ROOT)))

@@ -5,9 +5,38 @@ questions about drawn scenes; `adafv.worlds.drawn`, which trained them, isn't in
 Ray's own workers do without it.
 """
 
+import os
 from pathlib import Path
 
 EMBEDDED = ("testbed", "testbed-emerged")
+# Models of published parts, too large to come with the package: name -> folder in the cache folder.
+BUILT = {
+    "testbed-photo": "photo/models/photo-aligned",
+    "testbed-photo-next": "photo/models/photo-aligned-next",
+    "testbed-photo-emerged": "photo/models/photo",
+}
+OWN_MODELS = (*EMBEDDED, *BUILT)  # what `--model` knows by name
+
+
+def cache_folder() -> Path:
+    """Where downloaded and built models are kept: ADAFV_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("ADAFV_CACHE") or Path.home() / ".cache" / "adafv")
+
+
+def own_model(name: str) -> Path:
+    """The folder of one of OWN_MODELS.
+
+    Raises:
+        FileNotFoundError: the installation lacks it, or it hasn't been built.
+    """
+    if name not in BUILT:
+        return embedded_model(name)
+    folder = cache_folder() / BUILT[name]
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"the model {name} isn't in {folder}; in a checkout of adafv, build it with: make photo"
+        )
+    return folder
 
 
 def embedded_model(name: str) -> Path:

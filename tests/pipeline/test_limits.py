@@ -69,8 +69,10 @@ class Busy:
         return Attendance(frozenset({("a", 7)}), 1, 1, 0)
 
 
-def watch_over(limits: Limits, gate: Gate, roster: object) -> LimitWatch:
-    return LimitWatch(limits=limits, tally=Tally(), gate=gate, began=time.monotonic(), roster=roster, every=0.01)
+def watch_over(limits: Limits, gate: Gate, roster: object, counts: Tally | None = None) -> LimitWatch:
+    return LimitWatch(
+        limits=limits, tally=counts or Tally(), gate=gate, began=time.monotonic(), roster=roster, every=0.01
+    )
 
 
 def test_the_gate_is_closed_once_it_is_spent(caplog):
@@ -113,7 +115,7 @@ class Unknown:
 def test_where_ray_does_not_say_who_is_there_a_run_that_stands_still_is_given_up(monkeypatch):
     monkeypatch.setattr(module, "STILL", 0.3)
     started = time.monotonic()
-    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), Gate(), started, Unknown(), every=0.01) as watch:
+    with watch_over(Limits(None, 1e-9, Tariff()), Gate(), Unknown()) as watch:
         with pytest.raises(KeyboardInterrupt):
             time.sleep(20)
         assert time.monotonic() - started >= 0.3
@@ -130,7 +132,7 @@ def test_a_check_that_fails_is_reported_and_the_next_one_counts(monkeypatch, cap
         return real(self, now, tariff)
 
     monkeypatch.setattr(Tally, "usd", usd)
-    with LimitWatch(Limits(0.01, None, Tariff(3.6)), found, gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(0.01, None, Tariff(3.6)), gate, Busy(), found) as watch:
         while not gate.closed:
             time.sleep(0.01)
     assert watch.stopped_by == "max-cost"
@@ -140,7 +142,7 @@ def test_a_check_that_fails_is_reported_and_the_next_one_counts(monkeypatch, cap
 def test_what_can_never_be_checked_ends_the_run(monkeypatch, caplog):
     monkeypatch.setattr(Tally, "usd", lambda *_: {}["gone"])
     gate = Gate()
-    with LimitWatch(Limits(5.0, None, Tariff(3.6)), tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(5.0, None, Tariff(3.6)), gate, Busy(), tally()) as watch:
         while not gate.closed:
             time.sleep(0.01)
     assert watch.stopped_by == "max-cost" and caplog.text.count("can't be checked") == module.PATIENCE

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from adafv.embedded import EMBEDDED
+from adafv.embedded import OWN_MODELS
 from adafv.pipeline.uris import is_s3
 
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -23,7 +23,7 @@ _PINNED = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)@([0-9a-f]{40})")
 
 def is_hub_id(name: str) -> bool:
     """Whether `--model` names a repository rather than a folder, a prefix or an embedded model."""
-    return not (is_s3(name) or name in EMBEDDED or os.path.isdir(name)) and _NAME.fullmatch(name) is not None
+    return not (is_s3(name) or name in OWN_MODELS or os.path.isdir(name)) and _NAME.fullmatch(name) is not None
 
 
 def commit_of(repository: str, revision: str | None) -> str:

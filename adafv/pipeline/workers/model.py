@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adafv.embedded import EMBEDDED, embedded_model
+from adafv.embedded import OWN_MODELS, cache_folder, own_model
 from adafv.pipeline.store.objects import S3Object
 from adafv.pipeline.store.s3 import md5
 from adafv.pipeline.store.storage import Storage
@@ -65,8 +65,8 @@ def resolve_model(name: str, storage: Storage, weights: bool = True) -> str:
         OSError: it can't be had, or is another version than `at_version` says.
         ValueError: a file's name leaves the folder.
     """
-    if name in EMBEDDED:
-        return str(embedded_model(name))
+    if name in OWN_MODELS:
+        return str(own_model(name))
     return str(_download(name, storage, weights)) if is_s3(name) else str(hub.downloaded(name, weights) or name)
 
 
@@ -84,11 +84,6 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
     if is_s3(name):
         return f"{name}#{_version(_listing(name, storage))}"
     return os.path.abspath(name) if os.path.isdir(name) else name
-
-
-def cache_folder() -> Path:
-    """Where downloaded models are kept: ADAFV_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("ADAFV_CACHE") or Path.home() / ".cache" / "adafv")
 
 
 def _download(name: str, storage: Storage, weights: bool) -> Path:

@@ -67,7 +67,16 @@ def _png(scene: Scene) -> bytes:
 def write_dataset(
     output: Path, scenes: int, seed: int = 0, types: Iterable[str] | None = None, shard_rows: int = 5000
 ) -> list[Path]:
-    """Write shards of about `shard_rows` rows, no scene split over two, and return their paths."""
+    """Write scenes' rows in shards and return their paths. Errors as for `write_shards` and `rows`."""
+    return write_shards(output, rows(scenes, seed, types), shard_rows)
+
+
+def write_shards(output: Path, asked: Iterable[dict[str, object]], shard_rows: int) -> list[Path]:
+    """Write shards of about `shard_rows` rows, no scene split over two, and return their paths.
+
+    Raises:
+        FileExistsError: there are Parquet files in the folder.
+    """
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
     output.mkdir(parents=True, exist_ok=True)
@@ -75,7 +84,7 @@ def write_dataset(
         raise FileExistsError(f"{output} already holds Parquet files: give a new folder, or delete them")
     written: list[Path] = []
     pending: list[dict[str, object]] = []
-    for row in rows(scenes, seed, types):
+    for row in asked:
         if len(pending) >= shard_rows and row["scene"] != pending[-1]["scene"]:
             written.append(_write_shard(output, len(written), pending))
             pending = []

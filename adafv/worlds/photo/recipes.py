@@ -1,0 +1,45 @@
+"""What is trained in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        kind: "align": patches are pulled towards the names of what they show; "names": one thing is seen through a
+            window, and the question is what it is; "scenes": whole scenes with all of their questions.
+        steps: of the optimiser.
+        rows: patches, things or scenes in a step.
+        shards: of scenes that are drawn from.
+        rate: Adam's, of the additions to the language model.
+        projector_rate: Adam's, of the projector.
+        window: patches on a side.
+        things: names are asked of the first so many things only.
+    """
+
+    kind: str
+    steps: int
+    rows: int
+    shards: int
+    rate: float
+    projector_rate: float
+    window: int = 3
+    things: int | None = None
+
+
+RECIPES: dict[str, tuple[Stage, ...]] = {
+    "photo-aligned": (
+        Stage(kind="align", steps=1500, rows=2048, shards=2, rate=0.0, projector_rate=1e-3),
+        Stage(kind="names", steps=400, rows=64, shards=2, rate=1e-3, projector_rate=2e-4),
+        Stage(kind="scenes", steps=12_000, rows=4, shards=20, rate=7e-4, projector_rate=1e-4),
+    ),
+    "photo": (
+        Stage(kind="names", steps=1500, rows=64, shards=4, rate=1e-3, projector_rate=1e-3, things=100),
+        Stage(kind="names", steps=1500, rows=64, shards=8, rate=1e-3, projector_rate=5e-4),
+        Stage(kind="scenes", steps=12_000, rows=4, shards=20, rate=7e-4, projector_rate=1e-4),
+    ),
+}

@@ -1,0 +1,102 @@
+"""A built checkpoint is the published parts with what was trained, and reads what training read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from adafv.models import load_processing
+from adafv.worlds.photo.batches import turn
+from adafv.worlds.photo.features import encode, to_pixels
+from adafv.worlds.photo.lora import lora_for
+from adafv.worlds.photo.model import about_trained, build, load_trained, save_trained, trained_file
+from adafv.worlds.photo.packed import PackedLanguageModel, pack
+from adafv.worlds.photo.parts import load_language_model, load_tokenizer, load_tower
+from adafv.worlds.photo.projector import Projector
+from adafv.worlds.photo.scenes import EVALUATION_SEEDS, make_scene, render
+from adafv.worlds.photo.train import PREFIX
+
+QUESTION = "What is at the top left of the image?"
+
+
+def test_what_was_trained_comes_back(tmp_path):
+    torch.manual_seed(0)
+    projector, additions = {"linear_1.weight": torch.randn(3, 2)}, {"up.layers/0/q_proj": torch.randn(4, 2)}
+    file = tmp_path / "weights" / "trained.safetensors"
+    save_trained(file, projector, additions, {"model": "some", "step": "7"})
+    assert about_trained(file) == {"model": "some", "step": "7"}
+    for found, expected in zip(load_trained(file), (projector, additions), strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, unpacked):
+    """Projector and additions with random numbers, in a file."""
+    torch.manual_seed(0)
+    language = load_language_model(unpacked)
+    lora, projector = lora_for(language.model), Projector(384, language.config.hidden_size)
+    for parameter in lora.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    file = tmp_path_factory.mktemp("weights") / "trained.safetensors"
+    save_trained(file, projector.state_dict(), lora.state_dict(), {"model": "random"})
+    return file
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["one crop", "crops"])
+def built(request, tmp_path_factory, trained, unpacked):
+    folder = tmp_path_factory.mktemp("models") / "model"
+    build(trained, unpacked, folder, is_next=request.param)
+    return folder
+
+
+@pytest.mark.slow
+def test_it_says_what_training_computed(built, trained, unpacked, photographs):
+    """On a picture of one crop; LLaVA-NeXT shows it twice, so there only the base crop's tokens are compared."""
+    model = AutoModelForImageTextToText.from_pretrained(built, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(built, use_fast=False)
+    image = render(make_scene(EVALUATION_SEEDS.start, photographs), photographs)
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(images=[image], text=[text], return_tensors="pt")
+    projector_state, additions = load_trained(trained)
+    projector = Projector(384, 576)
+    projector.load_state_dict(projector_state)
+    with torch.inference_mode():
+        visual = projector(encode(load_tower(unpacked), to_pixels([image])))
+        sizes = {"image_sizes": inputs["image_sizes"]} if "image_sizes" in inputs else {}
+        features = model.get_image_features(inputs["pixel_values"], **sizes, return_dict=True).pooler_output
+        torch.testing.assert_close(features[0][:576], visual[0], rtol=1e-3, atol=1e-3)
+        if sizes:
+            return
+        language = load_language_model(unpacked)
+        lora = lora_for(language.model)
+        lora.load_state_dict(additions)
+        tokenizer = load_tokenizer(unpacked)
+        ids = lambda words: tokenizer(words).input_ids  # noqa: E731
+        packed_model = PackedLanguageModel(language, lora, ids(PREFIX))
+        prompt, answer = turn(QUESTION, "owl", ids)
+        states = packed_model.states(visual, pack([[(prompt, answer)]]))
+        ours = packed_model.logits(states)[0, len(prompt) - 1].log_softmax(-1)
+        theirs = model(**inputs).logits[0, -1].log_softmax(-1)
+        likely = theirs > theirs.max() - 3
+        assert (ours - theirs)[likely].abs().max() < 0.3  # bfloat16 there, float32 here
+
+
+@pytest.mark.slow
+def test_jobs_load_it(built):
+    processing = load_processing(str(built))
+    prompt = processing.prompt(QUESTION, [processing.geometry((336, 336))])
+    said = processing.tokenizer.decode(prompt.input_ids)
+    assert said == f"<|im_start|>user\n<filename>\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("model", ["photo-aligned", "photo"])
+def test_committed_weights_are_small(model):
+    file = trained_file(model)
+    if not file.is_file():
+        pytest.skip(f"{model} hasn't been trained yet")
+    assert file.stat().st_size <= 25_000_000 and about_trained(file)["model"] == model
