@@ -215,6 +215,7 @@ def _add_promise(parser: argparse.ArgumentParser) -> None:
     _add_scenes(parser)
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
     parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
+    parser.add_argument("--rows", type=_positive, default=3000, metavar="N", help="questions asked (%(default)s)")
     parser.add_argument(
         "--sample", type=_positive, default=500, metavar="N", help="rows of a calibration (%(default)s)"
     )
@@ -228,7 +229,7 @@ def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.pipeline.arguments import parse_keeps
 
     job = _job_options(options, ("-",), ("strategy", *MODEL))
-    terms = promise.Terms(options.min_agreement, options.sample, options.repeats, options.seed)
+    terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
     return promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
 
 

@@ -8,31 +8,60 @@ repetitions in which these agree as demanded, and the positions that the languag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from adafv.bench.confidence import disagrees
-from adafv.bench.examples import ExampleSource
+from adafv.bench.examples import Example, ExampleSource, Skipped
 from adafv.bench.signals import Survey, ask
 from adafv.calibration.cascades import BudgetAnswers, Cascade, CascadeFamily, cheapest, family
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bounds import Bounds
 
+BOUND_DRAWS = 2_000  # a fifth of a calibration's, of which there is one
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of second looks, in the table
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How often to calibrate, on how many rows, for which agreement."""
+    """How often to calibrate, on how many of how many rows, for which agreement."""
 
     demand: float
+    rows: int
     sample: int
     repeats: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Some of a source's rows, at random: so that they are on many pictures, as a user's sample is."""
+
+    source: ExampleSource
+    rows: int
+    seed: int
+
+    split = True
+
+    @property
+    def title(self) -> str:
+        return self.source.title
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size
+
+    def measure(self, type_: str) -> str:
+        return self.source.measure(type_)
+
+    def examples(self) -> Iterator[Example | Skipped]:
+        found = list(self.source.examples())
+        order = np.random.default_rng(self.seed).permutation(len(found))[: self.rows]
+        yield from (found[place] for place in sorted(order))
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,7 @@ class Promise:
 
 def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them."""
-    survey = ask(job, job.engine, source, keeps)
+    survey = ask(job, job.engine, Drawn(source, terms.rows, terms.seed), keeps)
     rows = len(survey.ids)
     if rows <= terms.sample:
         raise UsageError(f"--sample is {terms.sample}; there are {rows} questions, and some must be left over")
@@ -98,7 +127,7 @@ def repeat(survey: Survey, terms: Terms) -> Promise:
     for number in range(terms.repeats):
         drawn = np.zeros(rows, dtype=bool)
         drawn[random.choice(rows, terms.sample, replace=False)] = True
-        bounds = Bounds(clusters[drawn].tolist(), number)
+        bounds = Bounds(clusters[drawn].tolist(), number, BOUND_DRAWS)
         cascade = cheapest(families([_some(look, drawn) for look in looks], bounds, terms.demand))
         if cascade is not None:
             first = next(look for look in looks if look.keep == cascade.keep)

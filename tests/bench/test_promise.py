@@ -26,7 +26,7 @@ def survey(rows: int = 1500) -> Survey:
 
 
 def test_what_is_sure_is_not_asked_again():
-    found = repeat(survey(), Terms(0.98, 400, 5, 0))
+    found = repeat(survey(), Terms(0.98, 1500, 400, 5, 0))
     assert found.chosen == found.kept == 5 and found.worst >= 0.98 and found.keeps == {"0.1": 5}
     assert found.escalated_share == pytest.approx(1 / 3, abs=0.02)
     assert found.prompt_tokens == pytest.approx(30 + found.escalated_share * 200) and found.unpruned == 200
@@ -39,4 +39,4 @@ def test_looks_are_held_against_the_unpruned_one():
 
 def test_a_sample_that_shows_nothing_is_said():
     with pytest.raises(UsageError, match=r"none of 2 samples of 50 shows an agreement of 0\.98"):
-        repeat(survey(), Terms(0.98, 50, 2, 0))
+        repeat(survey(), Terms(0.98, 1500, 50, 2, 0))
