@@ -123,6 +123,9 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     }
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=_positive, metavar="N", default=default, help=text)
+    parser.add_argument(
+        "--again", type=_share, default=0.3, metavar="X", help="share of second looks in the row for them (%(default)s)"
+    )
     parser.add_argument("--mixed", action="store_true", help="pictures of several sizes, questions of several lengths")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     parser.add_argument("--dtype", choices=kinds, help="(float32 on a CPU, bfloat16 on a GPU)")
@@ -141,6 +144,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
+    return value
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
