@@ -248,6 +248,8 @@ class JobOptions:
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
         require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
+        threshold = self.engine.escalate_below
+        require(threshold is None or math.isfinite(threshold), "escalate_below", threshold, "a log-probability")
         for name in ("max_cost", "max_hours"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, name, value, "above 0")
@@ -333,6 +335,9 @@ def _engine(options: EngineOptions, values: dict[str, Any]) -> EngineOptions:
         raise usage_error(error) from None
 
 
-def budget_name(strategy: str, keep: float) -> str:
+def budget_name(strategy: str, keep: float, escalate: float | None = None, escalate_below: float | None = None) -> str:
     """What the output of a budget is called that stands beside those of others, as after a calibration."""
-    return strategy if strategy == "none" else f"{strategy}-{keep:g}"
+    if strategy == "none":
+        return strategy
+    second = [] if escalate is None else [f"then-{escalate:g}-below{escalate_below:g}"]
+    return "-".join([strategy, f"{keep:g}", *second])
