@@ -1,5 +1,6 @@
 # make demo     label a few dozen testbed scenes and print what came out
 # make test     lint, type-check and run the test suite
+# make test-all  that, and what is marked nightly
 # make test-vllm  the tests of the vLLM back end, in an environment of their own
 # make figures  measure the figures of docs/quality.md
 # make photo    fetch published weights and pictures, and build the photo world's models; see docs/photo.md
@@ -14,7 +15,7 @@ DEMO   := build/demo
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo figures photo screenshots test test-vllm check clean
+.PHONY: install demo figures photo screenshots test test-all test-vllm check clean
 
 install: .venv/installed
 
@@ -50,6 +51,9 @@ screenshots: install
 # start at once that some exceed the 30 s that Ray gives a node to start.
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-all: check
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m ''
 
 test-vllm:
 	tests/vllm_cpu.sh build/vllm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import forking
+from tests.forking import fork_server
 from tests.services import S3_SECRET as S3_SECRET
 from tests.services import S3Server
 
@@ -27,10 +30,28 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray on two CPUs, whatever the machine has."""
+def forks() -> Iterator[None]:
+    """A server that forks jobs' children (see tests/forking.py), for those that `use_server`."""
+    with tempfile.TemporaryDirectory(prefix="forks") as folder, fork_server(Path(folder)) as path:
+        os.environ[forking.SERVER] = str(path)
+        yield
+        del os.environ[forking.SERVER]
+
+
+@pytest.fixture(scope="session")
+def ray_local(forks: None) -> Iterator[None]:
+    """Ray on two CPUs, whatever the machine has, for all the jobs of this process. Their children are forked, and the
+    next job finds the processes that the last one's tasks ran in, which Ray would end after a second."""
     ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    path = os.pathsep.join(filter(None, [str(forking.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    ray.init(
+        "local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
+        runtime_env={
+            "worker_process_setup_hook": "tests.forking.use_server",
+            "env_vars": {"PYTHONPATH": path},
+        },
+        _system_config={"num_workers_soft_limit": 6},
+    )  # fmt: skip
     yield
     ray.shutdown()
 

@@ -166,12 +166,18 @@ class RayCluster:
         head_cpus: of the head, as Ray counts them, whatever the machine has; 0 keeps work off it.
         dashboard: whether the head takes jobs, at `dashboard_address`.
         types: node types, as in the cluster launcher's file, of which Ray's autoscaler starts and ends nodes here.
+        variables: of the environment of all nodes.
     """
 
     def __init__(
-        self, head_cpus: int = 2, dashboard: bool = False, types: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        head_cpus: int = 2,
+        dashboard: bool = False,
+        types: Mapping[str, Mapping[str, Any]] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self._head_cpus, self._dashboard, self._types = head_cpus, dashboard, types
+        self._variables = dict(variables or {})
         self._port, self._token = free_ports(4), uuid.uuid4().hex
         self.nodes: list[Node] = []
 
@@ -222,7 +228,7 @@ class RayCluster:
         folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's socket paths must be under 108 characters
         sizes = [f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE}"]
         command = [str(PROGRAMS / "ray"), "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}", *sizes]
-        environment = without_ray() | self.environment | HEALTH_CHECKS | given
+        environment = without_ray() | self.environment | HEALTH_CHECKS | self._variables | given
         if self._types is not None and not self.nodes:
             command.append(f"--autoscaling-config={self._autoscaling(folder)}")
             environment |= AUTOSCALER

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from adafv.commands.export import make_parser as export_parser
 from adafv.commands.label import command_parser as label_parser
 from adafv.commands.report import make_parser as report_parser
 from adafv.pipeline import schema
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import option_fields
 from adafv.pipeline.record import metrics
 from adafv.pipeline.rejects import ERRORS
 from adafv.pruning import STRATEGIES
@@ -102,7 +101,18 @@ def test_every_exit_status_is_explained():
 
 # Options of adafv.worlds.drawn's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
 ELSEWHERE = {
-    *("--truth", "--json", "--scenes", "--seed", "--question-types", "--stages", "--scale", "--alignment-weight"),
+    *(
+        "--truth",
+        "--json",
+        "--scenes",
+        "--size",
+        "--seed",
+        "--question-types",
+        "--schemas",
+        "--stages",
+        "--scale",
+        "--alignment-weight",
+    ),
     *(
         "--start",
         "--tower-only",
@@ -117,6 +127,7 @@ ELSEWHERE = {
         "--kills",
         "--images",
         "--rows",
+        "--schemas",
         "--only",
         "--ids",
     ),
@@ -135,7 +146,7 @@ def ours(commands: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_the_documents_name_exist(page):
     """Every --option on a line that runs one of our commands, or named in running text."""
-    known = {"--" + item.name.replace("_", "-") for item in fields(JobOptions)} | {"--config", "--help"}
+    known = {"--" + name.replace("_", "-") for name in option_fields()} | {"--config", "--help"}
     known |= bench_options()
     for parser in (label_parser(), command_parser(), report_parser(), export_parser()):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_help()))

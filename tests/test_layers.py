@@ -24,13 +24,15 @@ PACKAGE = [
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "embedded"},
+    {"onednn", "hardware", "turn", "spot", "embedded", "option", "boxes"},
     {"internals"},
 ]
 PIPELINE = [
     {"run", "arguments"},
+    {"collector", "config", "result"},
     {"stream", "limits"},
     {"planning"},
+    {"setup"},
     {"workers"},
     {"isolation"},
     {"images"},
@@ -40,7 +42,7 @@ PIPELINE = [
     {"control"},
     {"store"},
     {"options"},
-    {"rejects", "uris", "schema"},
+    {"rejects", "uris", "schema", "passed"},
     {"errors"},
     {"redaction"},
 ]

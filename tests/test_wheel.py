@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from dataclasses import dataclass
@@ -62,8 +61,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     pip("--python", folder / "bin" / "python", "install", wheel)
     # Lines of a .pth file add folders without reading the .pth files in them, an editable adafv's among them.
     [packages] = folder.glob("lib/python*/site-packages")
-    others = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (packages / "tests.pth").write_text("\n".join(sorted(others)))
+    others = [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
+    (packages / "tests.pth").write_text("\n".join(others))
     return Environment(folder)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adafv.bench.exam import Contender, Setting, hold, processes
-from adafv.bench.examples import Source
+from adafv.bench.examples import ExampleSource
 from adafv.bench.quality import HEADLINES, TITLES, UNPRUNED, Entry, entries
 from adafv.engine import EngineOptions
 from adafv.pipeline.options import JobOptions
@@ -106,13 +106,13 @@ RULES = {
 }
 
 
-def run(job: JobOptions, source: Source, seed: int) -> tuple[list[Entry], str]:
+def run(job: JobOptions, source: ExampleSource, seed: int) -> tuple[list[Entry], str]:
     """Compare the variants at the job's budget: the figures, and a table of them."""
-    variants = contenders(job.engine_options())
+    variants = contenders(job.engine)
     results = hold(Setting.of(job, variants, source.batch_size), source.examples(), processes(job, source))
     baseline = next(number for number, one in enumerate(variants) if one.name == CORRECTED)
     found = entries(results, variants, seed, baseline)
-    return found, f"{source.title}, {job.model}, {100 * job.keep:.3g} % kept\n\n{table(found)}"
+    return found, f"{source.title}, {job.model}, {100 * job.engine.keep:.3g} % kept\n\n{table(found)}"
 
 
 def contenders(options: EngineOptions) -> tuple[Contender, ...]:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from adafv.bench.examples import Example, Skipped, Source
+from adafv.bench.examples import Example, ExampleSource, Skipped
 from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
 from adafv.models import Adapter, Encoded, check_text_tower, load_processing, load_text_tower
 from adafv.pipeline.errors import UsageError
@@ -174,9 +174,9 @@ def _examined(
         yield from pool.map(_examine, chunks)
 
 
-def processes(job: JobOptions, source: Source) -> int:
+def processes(job: JobOptions, source: ExampleSource) -> int:
     """One for each core that this process may use; one in all where the model is on a GPU, or the data is large."""
-    on_gpu = job.device != "cpu" and torch.cuda.is_available()
+    on_gpu = job.engine.device != "cpu" and torch.cuda.is_available()
     return len(os.sched_getaffinity(0)) if source.split and not on_gpu else 1
 
 
@@ -196,11 +196,13 @@ class Examiner:
             path = resolve_model(setting.text_tower, setting.storage)
             adapter.text_tower = load_text_tower(path, processing, adapter.model.device)
         rules = [one.strategy or one.options.rule for one in setting.contenders]
-        self._memory = Memory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
+        self._memory = EncodeMemory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
         self._engines = [Engine(adapter, processing, one.options, strategy=one.strategy) for one in setting.contenders]
         self._engines[0].try_out()
-        self._preparing = Preparing(Preparation.of(job, job.model, options, setting.storage, Preparing))
+        self._preparing = Preparing(
+            Preparation.of(job, model=job.model, engine=options, storage=setting.storage, handler=Preparing)
+        )
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
         results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]
@@ -241,7 +243,7 @@ def _judged(example: Example, labels: Sequence[Label]) -> Answered:
     )
 
 
-class Memory:
+class EncodeMemory:
     """What the adapter's `encode` made of the crops that it was given since it last forgot them.
 
     Args:

@@ -30,7 +30,7 @@ ALL = "all"  # the question type that every question has, except captions
 FETCHED = 32  # rows whose images are fetched at once
 
 
-class Score(Protocol):
+class AnswerScore(Protocol):
     """What an answer is worth, from 0 to 1."""
 
     def __call__(self, answer: str) -> float: ...
@@ -49,7 +49,7 @@ class Example:
     """
 
     row: Row
-    score: Score
+    score: AnswerScore
     types: tuple[str, ...]
     cluster: str
     words: int
@@ -64,7 +64,7 @@ class Skipped:
     message: str
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """Where examples come from.
 
     Attributes:

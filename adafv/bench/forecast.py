@@ -16,14 +16,15 @@ from pathlib import Path
 from adafv.bench.pipeline import job_in
 from adafv.bench.process import apart
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.record.estimate import Estimate
-from adafv.pipeline.run import plan, run
+from adafv.pipeline.planning.plan import plan
+from adafv.pipeline.record.estimate import RunEstimate
+from adafv.pipeline.run import run
 
 RUN = "planned"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ForecastCheck:
     """A plan beside its run. `sample`: rows that were labelled before, and that the plan is made by."""
 
     sample: int
@@ -45,7 +46,7 @@ class Comparison:
         return self.planned_worker_seconds / self.took_worker_seconds - 1
 
 
-def compare(options: JobOptions, rows: int, samples: Sequence[int]) -> list[Comparison]:
+def compare(options: JobOptions, rows: int, samples: Sequence[int]) -> list[ForecastCheck]:
     """Label so many rows, planned by a sample of each size."""
     found = []
     for sample in samples:
@@ -56,7 +57,7 @@ def compare(options: JobOptions, rows: int, samples: Sequence[int]) -> list[Comp
             apart(_label, replace(job, run_id=RUN))
             record = json.loads(Path(job.output, "runs", f"{RUN}.json").read_text())
         found.append(
-            Comparison(
+            ForecastCheck(
                 sample, planned.rows, planned.workers, planned.seconds, record["throughput"]["seconds"],
                 planned.worker_seconds, record["cost"]["worker_seconds"],
             )
@@ -68,11 +69,11 @@ def _label(options: JobOptions) -> None:
     run(options)
 
 
-def _plan(options: JobOptions) -> Estimate:
+def _plan(options: JobOptions) -> RunEstimate:
     return plan(options).estimate
 
 
-def table(found: Sequence[Comparison]) -> str:
+def table(found: Sequence[ForecastCheck]) -> str:
     lines = [
         f"{'sample':>8}{'rows':>9}{'workers':>9}{'planned, s':>12}{'took, s':>9}{'off':>8}{'worker-s':>10}{'took':>9}"
         f"{'off':>8}"

@@ -46,7 +46,7 @@ SECONDS = b"work_seconds"
 
 
 @dataclass(frozen=True)
-class Measurement:
+class IsolationTimes:
     """One kind of table: medians over the rounds of the seconds that the child worked, and of those beyond."""
 
     what: str
@@ -59,17 +59,17 @@ class Measurement:
         return 100 * self.way_seconds / self.work_seconds
 
 
-def run(rounds: int) -> list[Measurement]:
+def run(rounds: int) -> list[IsolationTimes]:
     """Measure each kind, with so many rounds."""
     options = JobOptions(input=("-",), output="-")
-    engine = options.engine_options("cpu")
-    preparing = partial(Preparing, Preparation.of(options, "testbed", engine, Storage(), Preparing))
+    engine = options.engine_on("cpu")
+    preparing = partial(Preparing, _preparation(options, "testbed", engine))
     scenes = rows.to_table(map(scene_row, islice(dataset.rows(SCENES), BATCH)))
     samples = preparing()(scenes, lambda: None)
     labelling = partial(Labelling, _worker_options("testbed", options, engine))
     with tempfile.TemporaryDirectory(prefix="isolation") as folder:
         _save_narrow_model(folder)
-        reading = partial(Preparing, Preparation.of(options, folder, engine, Storage(), Preparing))
+        reading = partial(Preparing, _preparation(options, folder, engine))
         pictures = rows.to_table(_photographs(BATCH))
         photographs = reading()(pictures.slice(0, FEW), lambda: None)
         looking = partial(Labelling, _worker_options(folder, options, engine))
@@ -97,13 +97,13 @@ class Timed:
         return self._handler.is_spent(error)
 
 
-def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> Measurement:
+def _measure(what: str, make: Callable[[], Handler], given: pa.Table, rounds: int) -> IsolationTimes:
     child = Isolated(partial(Timed, make), timeout=3600)
     child.ask(given)  # warm up
     asked = [_ask(child, given) for _ in range(rounds)]
     child.close()
     work, way = (median(seconds) for seconds in zip(*asked, strict=True))
-    return Measurement(what, given.num_rows, work, way)
+    return IsolationTimes(what, given.num_rows, work, way)
 
 
 def _ask(child: Isolated, given: pa.Table) -> tuple[float, float]:
@@ -126,7 +126,21 @@ def _photographs(count: int) -> Iterator[Row]:
 
 
 def _worker_options(model: str, options: JobOptions, engine: EngineOptions) -> WorkerOptions:
-    return WorkerOptions(model, model, engine, Storage(), "bench", Tariff(), 1, options.batch_timeout, Labelling)
+    return WorkerOptions(
+        model=model,
+        path=model,
+        engine=engine,
+        storage=Storage(),
+        run_id="bench",
+        tariff=Tariff(),
+        threads=1,
+        batch_timeout=options.batch_timeout,
+        handler=Labelling,
+    )
+
+
+def _preparation(options: JobOptions, model: str, engine: EngineOptions) -> Preparation:
+    return Preparation.of(options, model=model, engine=engine, storage=Storage(), handler=Preparing)
 
 
 def _save_narrow_model(folder: str) -> None:
@@ -149,7 +163,7 @@ def _save_narrow_model(folder: str) -> None:
     processor.save_pretrained(folder)
 
 
-def table(found: Sequence[Measurement]) -> str:
+def table(found: Sequence[IsolationTimes]) -> str:
     lines = [f"{'':42}{'rows':>6}{'work, ms':>12}{'there and back, ms':>20}{'overhead':>10}"]
     for one in found:
         lines.append(

@@ -207,7 +207,7 @@ def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) ->
     """Samples a second of an engine that finds its samples prepared, in batches as the job has them."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    settings = options.engine_options("cpu" if options.device == "auto" else options.device)
+    settings = options.engine_on("cpu" if options.engine.device == "auto" else options.engine.device)
     engine = Engine.load(resolve_model(options.model, Storage()), settings)
     batches = [samples_of(table) for table in _prepared(options, inputs, batch_size)]
     for batch in batches[:WARM_UP]:
@@ -219,8 +219,10 @@ def _engine(options: JobOptions, inputs: Path, batch_size: int, threads: int) ->
 
 
 def _prepared(options: JobOptions, inputs: Path, batch_size: int) -> Iterator[pa.Table]:
-    engine = options.engine_options("cpu")
-    preparing = Preparing(Preparation.of(options, options.model, engine, Storage(), Preparing))
+    engine = options.engine_on("cpu")
+    preparing = Preparing(
+        Preparation.of(options, model=options.model, engine=engine, storage=Storage(), handler=Preparing)
+    )
     for path in sorted(inputs.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(batch_size, columns=["id", "image", "question"]):
             yield preparing(to_table(map(scene_row, batch.to_pylist())), lambda: None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
-from adafv.bench.examples import ALL, Source
+from adafv.bench.examples import ALL, ExampleSource
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -59,7 +59,7 @@ class Entry:
 
 def run(
     job: JobOptions,
-    source: Source,
+    source: ExampleSource,
     strategies: Sequence[str],
     keeps: Sequence[float],
     seed: int,
@@ -70,7 +70,7 @@ def run(
     Raises:
         UsageError: a text tower that none of the strategies reads; or as for `hold`.
     """
-    rivals = contenders(job.engine_options(), strategies, keeps, text_tower)
+    rivals = contenders(job.engine, strategies, keeps, text_tower)
     if text_tower is not None and all(rival.options.text_tower is None for rival in rivals):
         raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
     results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), processes(job, source))

@@ -33,7 +33,7 @@ DEVICE = {"device": "NVIDIA A10G", "instance": "g5.12xlarge", "workers": 4}
 
 
 @dataclass(frozen=True)
-class Measurement:
+class ReportTimes:
     """One N: seconds for the figures and for the page, the process's largest resident set, and the page's size."""
 
     rows: int
@@ -47,7 +47,7 @@ class Measurement:
         return self.report_seconds + self.page_seconds
 
 
-def run(sizes: Sequence[int], folder: str | None) -> list[Measurement]:
+def run(sizes: Sequence[int], folder: str | None) -> list[ReportTimes]:
     """Measure each size, on data that is written under `folder` and removed again."""
     found = []
     for rows in sizes:
@@ -67,7 +67,7 @@ def write_output(folder: Path, rows: int) -> None:
     for number, first in enumerate(range(0, rows, ROWS)):
         some = np.arange(first, min(first + ROWS, rows))
         run_id = f"run-{number % RUNS}"
-        labels = pa.Table.from_pydict(_labels(some, run_id, random), schema.LABELS)
+        labels = pa.Table.from_pydict(_labels(some, run_id, folder / "input", random), schema.LABELS)
         pq.write_table(labels, folder / f"output/labels/{number:05d}.parquet", compression="zstd")
         rejects = pa.Table.from_pydict(_rejects(some[::REJECTS_OF], run_id), schema.REJECTS)
         pq.write_table(rejects, folder / f"output/rejects/{number:05d}.parquet", compression="zstd")
@@ -76,7 +76,7 @@ def write_output(folder: Path, rows: int) -> None:
         (folder / f"output/runs/run-{number}.json").write_text(json.dumps(record))
 
 
-def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[str, Any]:
+def _labels(rows: np.ndarray, run_id: str, folder: Path, random: np.random.Generator) -> dict[str, Any]:
     count = len(rows)
     text, seconds = random.integers(5, KEPT, count), random.lognormal(-1.5, 0.6, count)
     given = {
@@ -98,7 +98,9 @@ def _labels(rows: np.ndarray, run_id: str, random: np.random.Generator) -> dict[
     alike |= {"output_tokens": 6, "strategy": "adafv", "model": "llava", "batch_size": 32}
     alike |= {"run_id": run_id, "worker": "host/1", "prompt": None, "cost_usd": None}
     part = {"panels": 1, "visual_tokens": SIDE**2, "kept_tokens": KEPT}
-    given["images"] = [[part | {"image": image}] for image in given["image"]]
+    given["image_uri"] = [f"{folder}/{image}" for image in given["image"]]
+    named = zip(given["image"], given["image_uri"], strict=True)
+    given["images"] = [[part | {"image": image, "uri": uri, "key": image}] for image, uri in named]
     given |= {name: [value] * count for name, value in alike.items()}
     return given | {f"{stage}_ms": 1000 * seconds / len(schema.STAGES) for stage in schema.STAGES}
 
@@ -131,6 +133,7 @@ def _rejects(rows: np.ndarray, run_id: str) -> dict[str, Any]:
         "error": ["image_not_found"] * count,
         "message": [f"no file 'gone/{row}.jpg'" for row in rows],
         "retryable": [False] * count,
+        "image_uri": [f"/gone/{row}.jpg" for row in rows],
         "run_id": [run_id] * count,
         "rejected_at": [START + timedelta(seconds=float(row) / 50) for row in rows],
     }
@@ -152,7 +155,7 @@ def _run(name: str, number: int, rows: int, input: str) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, rows: int) -> Measurement:
+def measure(folder: Path, rows: int) -> ReportTimes:
     """Make the report of what `write_output` wrote, and its page. For a process of its own."""
     from adafv.pipeline.store.storage import Storage
     from adafv.reporting.page import render
@@ -166,10 +169,10 @@ def measure(folder: Path, rows: int) -> Measurement:
     end = time.perf_counter()
     if (report.labelled, report.count.duplicates) != (rows, 0):
         raise AssertionError(f"{report.labelled} labels, {report.count.duplicates} twice; wrong for {rows}")
-    return Measurement(rows, figures - start, end - figures, resident("VmHWM"), len(page.encode()))
+    return ReportTimes(rows, figures - start, end - figures, resident("VmHWM"), len(page.encode()))
 
 
-def table(found: Sequence[Measurement]) -> str:
+def table(found: Sequence[ReportTimes]) -> str:
     lines = [f"{'labels':>13}{'report s':>10}{'page s':>8}{'peak MiB':>10}{'page kB':>9}"]
     for one in found:
         lines.append(

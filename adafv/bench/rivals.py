@@ -17,9 +17,10 @@ in: it is for a process of its own.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -28,20 +29,20 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from adafv.bench.shapes import Question, Subject
+from adafv.bench.shapes import BenchQuestion, Subject
 from adafv.counting import TokenCounts
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
 from adafv.hardware import keep_freed_memory
-from adafv.models import Geometry, Processing
+from adafv.models import Adapter, Geometry, Processing
 from adafv.pruning import mix_paper, text_similarity
 
 STAGES = ("encode", "prune", "prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answered:
+class BatchAnswers:
     """The answers to a batch, and what they took.
 
     Attributes:
@@ -58,8 +59,8 @@ class Answered:
     at_once: int
     stage_ms: dict[str, float]
 
-    def __add__(self, other: Answered) -> Answered:
-        return Answered(
+    def __add__(self, other: BatchAnswers) -> BatchAnswers:
+        return BatchAnswers(
             self.answers + other.answers,
             self.counts + other.counts,
             self.crops + other.crops,
@@ -77,7 +78,7 @@ class Started:
         model: a model of its own, with those of the shared weights that it didn't replace by others.
     """
 
-    answer: Callable[[Any], Answered]
+    answer: Callable[[Any], BatchAnswers]
     model: nn.Module
 
 
@@ -91,7 +92,7 @@ class Rival(ABC):
     batch_size: int
 
     @abstractmethod
-    def prepare(self, questions: Sequence[Question]) -> Any:
+    def prepare(self, questions: Sequence[BenchQuestion]) -> Any:
         """A batch of at most `batch_size` questions."""
 
     @abstractmethod
@@ -106,18 +107,41 @@ class Ours(Rival):
         self.batch_size = batch_size
         self._subject, self._options = subject, options
 
-    def prepare(self, questions: Sequence[Question]) -> list[Sample]:
+    def prepare(self, questions: Sequence[BenchQuestion]) -> list[Sample]:
         return _samples(Preparer(self._subject.processing, self._options), questions)
 
     def start(self) -> Started:
         keep_freed_memory()  # as a job's workers do
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
-        engine = Engine(adapter, processing, self._options)
-        return Started(_Ours(engine), adapter.model)
+        return Started(_Ours(self.engine(adapter, processing)), adapter.model)
+
+    def engine(self, adapter: Adapter, processing: Processing) -> Engine:
+        return Engine(adapter, processing, self._options)
 
 
-def _samples(preparer: Preparer, questions: Sequence[Question]) -> list[Sample]:
+class Again(Ours):
+    """The engine, which asks a `share` of each batch again unpruned: the least sure, whatever their confidence is."""
+
+    def __init__(self, subject: Subject, options: EngineOptions, batch_size: int, share: float) -> None:
+        super().__init__(subject, replace(options, escalate=1.0, escalate_below=math.inf), batch_size)
+        self._share = share
+
+    def engine(self, adapter: Adapter, processing: Processing) -> Engine:
+        return _ShareAgain(adapter, processing, self._options, self._share)
+
+
+class _ShareAgain(Engine):
+    def __init__(self, adapter: Adapter, processing: Processing, options: EngineOptions, share: float) -> None:
+        super().__init__(adapter, processing, options)
+        self._share = share
+
+    def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
+        order = sorted(range(len(labels)), key=lambda row: labels[row].confidence)
+        return sorted(order[: round(self._share * len(labels))])
+
+
+def _samples(preparer: Preparer, questions: Sequence[BenchQuestion]) -> list[Sample]:
     return [preparer.prepare(str(number), one.image, one.text) for number, one in enumerate(questions)]
 
 
@@ -126,22 +150,23 @@ class _Ours:
         self._engine = engine
         self._last = ""  # picture of the batch before's last question, which the engine still has
 
-    def __call__(self, samples: Sequence[Sample]) -> Answered:
+    def __call__(self, samples: Sequence[Sample]) -> BatchAnswers:
         labels = self._engine.label(samples)
         shown = [image for sample in samples for image in sample.images]
         crops = {image.key: len(image.crops) for image in shown if image.key != self._last}
         self._last = shown[-1].key
-        return Answered(
+        return BatchAnswers(
             [label.answer for label in labels],
-            [_counts(*each) for each in zip(samples, labels, strict=True)],
+            [count for each in zip(samples, labels, strict=True) for count in _counts(*each)],
             sum(crops.values()),
             max(label.batch_size for label in labels),
             {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
         )
 
 
-def _counts(sample: Sample, label: Label) -> TokenCounts:
-    return TokenCounts(
+def _counts(sample: Sample, label: Label) -> list[TokenCounts]:
+    """Of the look that answered, and of the one before it, if there was one: its padding isn't known."""
+    answered = TokenCounts(
         positions=label.prompt_tokens,
         padded=label.padded_tokens,
         outputs=label.output_tokens,
@@ -149,6 +174,11 @@ def _counts(sample: Sample, label: Label) -> TokenCounts:
         kept=label.kept_tokens,
         words=len(sample.question),
     )
+    if label.first_kept_indices is None:
+        return [answered]
+    kept = len(label.first_kept_indices)
+    positions = len(sample.input_ids) - len(sample.images) + kept  # a placeholder for each image
+    return [replace(answered, positions=positions, padded=positions, kept=kept), answered]
 
 
 class Vllm(Rival):
@@ -158,7 +188,7 @@ class Vllm(Rival):
         self.batch_size = batch_size
         self._folder, self._options = folder, options
 
-    def prepare(self, questions: Sequence[Question]) -> list[Sample]:
+    def prepare(self, questions: Sequence[BenchQuestion]) -> list[Sample]:
         return _samples(Preparer.load(self._folder, self._options), questions)
 
     def start(self) -> Started:
@@ -173,7 +203,7 @@ class Stock(Rival):
         self.batch_size = batch_size
         self._subject, self._max_new_tokens = subject, max_new_tokens
 
-    def prepare(self, questions: Sequence[Question]) -> tuple[dict[str, Tensor], list[Geometry]]:
+    def prepare(self, questions: Sequence[BenchQuestion]) -> tuple[dict[str, Tensor], list[Geometry]]:
         text = [_prompt(self._subject.processor, question) for question in questions]
         images = [question.image for question in questions]
         inputs = self._subject.processor(images=images, text=text, padding=True, return_tensors="pt")
@@ -189,7 +219,7 @@ class _Stock:
         self._model, self._decode = model, processing.decode
         self._max_new_tokens, self._most = max_new_tokens, batch_size
 
-    def __call__(self, batch: tuple[dict[str, Tensor], list[Geometry]]) -> Answered:
+    def __call__(self, batch: tuple[dict[str, Tensor], list[Geometry]]) -> BatchAnswers:
         inputs, geometries = batch
         parts = [slice(start, start + self._most) for start in range(0, len(geometries), self._most)]
         try:
@@ -203,7 +233,7 @@ class _Stock:
         return self(batch)
 
     @torch.inference_mode()
-    def _answer(self, inputs: dict[str, Tensor], geometries: Sequence[Geometry]) -> Answered:
+    def _answer(self, inputs: dict[str, Tensor], geometries: Sequence[Geometry]) -> BatchAnswers:
         model = self._model
         watch = Stopwatch(model.device)
         hook = model.model.multi_modal_projector.register_forward_hook(lambda *_: watch.lap("encode"))
@@ -226,7 +256,7 @@ class _Stock:
             for length, geometry in zip(lengths, geometries, strict=True)
         ]
         crops = sum(geometry.crops for geometry in geometries)
-        return Answered(answers, counts, crops, len(answers), _times(watch))
+        return BatchAnswers(answers, counts, crops, len(answers), _times(watch))
 
 
 class Reference(Rival):
@@ -237,7 +267,7 @@ class Reference(Rival):
     def __init__(self, subject: Subject, keep: float, max_new_tokens: int) -> None:
         self._subject, self._keep, self._max_new_tokens = subject, keep, max_new_tokens
 
-    def prepare(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    def prepare(self, questions: Sequence[BenchQuestion]) -> tuple[Tensor, Tensor]:
         """Pixel values [C, 3, H, W], and the prompt's ids [T] with one placeholder."""
         (question,) = questions
         processor = self._subject.processor
@@ -251,7 +281,7 @@ class Reference(Rival):
         return Started(partial(self._answer, model), model)
 
     @torch.inference_mode()
-    def _answer(self, model: Any, given: tuple[Tensor, Tensor]) -> Answered:
+    def _answer(self, model: Any, given: tuple[Tensor, Tensor]) -> BatchAnswers:
         watch = Stopwatch(model.device)
         pixels, ids = (_moved(tensor, model) for tensor in given)
         tokens, saliency = self._encode(model, pixels)
@@ -275,7 +305,7 @@ class Reference(Rival):
             kept=int(kept.sum()),
             words=words,
         )
-        return Answered([answer], [counts], len(pixels), 1, _times(watch))
+        return BatchAnswers([answer], [counts], len(pixels), 1, _times(watch))
 
     def _encode(self, model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Projected tokens [N, D] and their saliency [N], crop after crop."""
@@ -303,7 +333,7 @@ def _generate(model: Any, watch: Stopwatch, max_new_tokens: int, **inputs: Tenso
     return model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=observer)
 
 
-def _prompt(processor: Any, question: Question) -> str:
+def _prompt(processor: Any, question: BenchQuestion) -> str:
     content = [{"type": "image"}, {"type": "text", "text": question.text}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 

@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -79,7 +79,7 @@ class Simulated:
             "kept_tokens": 288,
             "kept_indices": list(range(0, 2880, 10)),
             "kept_cues": [1] * 288,
-            "images": [{"image": "x", "panels": 1, "visual_tokens": 2880, "kept_tokens": 288}],
+            "images": [{"image": "x", "uri": "x", "panels": 1, "visual_tokens": 2880, "kept_tokens": 288}],
             "output_tokens": 8,
             "gpu_seconds": self._seconds,
             "cost_usd": None if price is None else self._seconds * price / 3600,
@@ -110,7 +110,12 @@ class Unprepared:
 
     def __init__(self, preparation: Preparation) -> None:
         picture = {"crops": bytes(12), "shape": [1, 3, 2, 2], "size": [2, 2], "key": "k", "visual_tokens": 2880}
-        values = {"preprocess_ms": 1.0, samples.NAMES: ["x"], "pictures": [picture], "input_ids": [1] * 60}
+        values = {
+            "preprocess_ms": 1.0,
+            samples.NAMES: [{"image": "x", "uri": "x"}],
+            "pictures": [picture],
+            "input_ids": [1] * 60,
+        }
         self._values = values | {"asked": [*range(1, 20)]}
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
@@ -191,8 +196,12 @@ def _measure(options: JobOptions, folder: Path, rows: int, load: Load) -> Scaled
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("adafv").setLevel(logging.INFO)
     os.environ |= {RATE: f"{load.rate}", SLOW: f"{load.slow}", "RAY_raylet_start_wait_time_s": "400"}
-    given = replace(options, input=(str(folder / f"{rows}"),), output=str(folder / f"{rows}-out"), device="cuda")
-    given = replace(given, workers=f"{load.workers}")
+    given = options.changed(
+        input=(str(folder / f"{rows}"),),
+        output=str(folder / f"{rows}-out"),
+        device="cuda",
+        workers=f"{load.workers}",
+    )
     with _cluster(load), _Watch(load.kill_every) as watch:
         ran = job.run(given, Simulated, Unprepared).run
     assert ran.tally.labelled == rows and ran.arrivals.first is not None

@@ -101,7 +101,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class BenchQuestion:
     """One question about one picture."""
 
     image: Image.Image
@@ -158,7 +158,7 @@ class Subject:
         self.processor.save_pretrained(folder)
 
 
-def ask(shape: Shape, count: int, questions: int, mixed: bool, seed: int = 0) -> list[Question]:
+def ask(shape: Shape, count: int, questions: int, mixed: bool, seed: int = 0) -> list[BenchQuestion]:
     """So many questions in all, that many in a row about the same picture, no two of which are equal.
 
     Args:
@@ -168,11 +168,11 @@ def ask(shape: Shape, count: int, questions: int, mixed: bool, seed: int = 0) ->
     random = np.random.default_rng(seed)
     lengths = cycle(LENGTHS if mixed else [WORDS])
     pictures = (_picture(random, shape.crop, size) for size in cycle(SIZES if mixed else [SQUARE]))
-    asked: list[Question] = []
+    asked: list[BenchQuestion] = []
     while len(asked) < count:
         picture = next(pictures)
         some = min(questions, count - len(asked))
-        asked += [Question(picture, _text(random, shape, length)) for length in islice(lengths, some)]
+        asked += [BenchQuestion(picture, _text(random, shape, length)) for length in islice(lengths, some)]
     return asked
 
 

@@ -19,7 +19,6 @@ from functools import reduce
 from importlib.metadata import version
 from importlib.util import find_spec
 from operator import add
-from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,8 +28,8 @@ from adafv.bench import ceilings, work
 from adafv.bench.ceilings import Ceilings, synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import STAGES, Answered, Ours, Reference, Rival, Stock, Vllm
-from adafv.bench.shapes import PRESETS, Question, Shape, Subject, ask
+from adafv.bench.rivals import STAGES, Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
+from adafv.bench.shapes import PRESETS, BenchQuestion, Shape, Subject, ask
 from adafv.counting import Work
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
@@ -66,6 +65,7 @@ class Settings:
         mixed: pictures of several sizes and questions of several lengths.
         max_new_tokens: tokens of each answer.
         rounds: how many turns each row has.
+        again: the share of the answers that `ours-…-again` asks again unpruned.
         device, dtype: torch's names.
         threads: of a CPU.
     """
@@ -79,6 +79,7 @@ class Settings:
     mixed: bool
     max_new_tokens: int
     rounds: int
+    again: float
     device: str
     dtype: str
     threads: int
@@ -115,8 +116,8 @@ class Entrant:
 class Asked:
     """What all rows are asked, and what to warm up with: about other pictures, since the engine knows one again."""
 
-    warm_up: list[Question]
-    questions: list[Question]
+    warm_up: list[BenchQuestion]
+    questions: list[BenchQuestion]
 
     def first(self, share: float) -> Asked:
         return Asked(self.warm_up, self.questions[: max(1, round(share * len(self.questions)))])
@@ -140,7 +141,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Turn:
+class RoundResult:
     """What a row did in one round.
 
     Attributes:
@@ -150,7 +151,7 @@ class Turn:
     """
 
     seconds: float
-    answered: list[Answered]
+    answered: list[BatchAnswers]
     peak: int
 
     @property
@@ -159,7 +160,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Row:
+class SpeedRow:
     """One row. Times, operations and bytes are of one sample: its share of the median round.
 
     Attributes:
@@ -172,7 +173,7 @@ class Row:
         padding_share: of the positions that prefill went through, those that held nothing.
         peak_bytes: the most memory that was taken, the model's weights included.
         encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
-        prompt_tokens, kept_tokens, output_tokens: means.
+        prompt_tokens, kept_tokens, output_tokens: means; of both looks, where there were two.
         at_once: the most samples that were answered together.
         rounds: samples a second in each round.
     """
@@ -244,6 +245,8 @@ def _entrants(subject: Subject, folder: str, settings: Settings) -> Iterator[Ent
         (f"ours-{LEAST}-adafv", "adafv", LEAST),
     ):
         yield Entrant(name, "transformers", strategy, keep, Ours(subject, _options(settings, strategy, keep), batch))
+    again = Again(subject, _options(settings, settings.strategy, LEAST), batch, settings.again)
+    yield Entrant(f"ours-{LEAST}-again", "transformers", settings.strategy, LEAST, again)
     if _has_vllm():
         for name, strategy, keep in (("vllm-none", "none", 1.0), (f"vllm-{LEAST}", settings.strategy, LEAST)):
             options = _options(settings, strategy, keep, "vllm")
@@ -274,13 +277,15 @@ def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:
     return [entrant for name, entrant in known.items() if not names or name in names]
 
 
-def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings, shape: Shape) -> dict[str, list[Turn]]:
+def _rounds(
+    entrants: Sequence[Entrant], asked: Asked, settings: Settings, shape: Shape
+) -> dict[str, list[RoundResult]]:
     """The turns of each row, by its name. On a CPU each is in a process of its own, for its memory is kept as that row
     keeps it; on a GPU only vLLM's are: there a model takes long to build.
     """
     device = torch.device(settings.device)
     prepared: dict[type[Rival], Prepared] = {}
-    turns: dict[str, list[Turn]] = {entrant.name: [] for entrant in entrants}
+    turns: dict[str, list[RoundResult]] = {entrant.name: [] for entrant in entrants}
     for number in range(settings.rounds):
         for entrant in entrants if number % 2 == 0 else reversed(entrants):
             kind, rival = type(entrant.rival), entrant.rival
@@ -297,14 +302,14 @@ def _rounds(entrants: Sequence[Entrant], asked: Asked, settings: Settings, shape
     return turns
 
 
-def _turn_apart(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:
+def _turn_apart(rival: Rival, asked: Asked, device: torch.device, threads: int) -> RoundResult:
     """In a process of its own, whose device has what memory others left."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return apart(_prepare_and_turn, rival, asked, device, threads)
 
 
-def _build_and_turn(name: str, settings: Settings, shape: Shape) -> Turn:
+def _build_and_turn(name: str, settings: Settings, shape: Shape) -> RoundResult:
     """The turn of the row of that name. A model of the same shape has the same weights wherever it is built."""
     device = torch.device(settings.device)
     torch.set_num_threads(settings.threads)
@@ -314,7 +319,7 @@ def _build_and_turn(name: str, settings: Settings, shape: Shape) -> Turn:
     return _turn(entrant.rival, _prepare(entrant.rival, asked), device)
 
 
-def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads: int) -> Turn:
+def _prepare_and_turn(rival: Rival, asked: Asked, device: torch.device, threads: int) -> RoundResult:
     torch.set_num_threads(threads)
     return _turn(rival, _prepare(rival, asked), device)
 
@@ -325,7 +330,7 @@ def _prepare(rival: Rival, asked: Asked) -> Prepared:
     return Prepared(rival.prepare(asked.warm_up[:1]), rival.prepare(asked.warm_up[:size]), batches)
 
 
-def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
+def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> RoundResult:
     memory = PeakMemory(device)
     started = rival.start()
     start = time.perf_counter()
@@ -339,22 +344,24 @@ def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> Turn:
     synchronise(device)
     seconds = time.perf_counter() - start
     weights = sum(weight.nbytes for weight in started.model.parameters())
-    return Turn(seconds, answered, weights + memory.growth())
+    return RoundResult(seconds, answered, weights + memory.growth())
 
 
-def _check(name: str, answered: Sequence[Answered], tokens: int) -> None:
+def _check(name: str, answered: Sequence[BatchAnswers], tokens: int) -> None:
     """A row with shorter answers would win for nothing."""
     lengths = {sample.outputs for each in answered for sample in each.counts}
     if lengths != {tokens}:
         raise RuntimeError(f"{name} answered with {sorted(lengths)} tokens instead of {tokens}")
 
 
-def _median(turns: Sequence[Turn]) -> Turn:
+def _median(turns: Sequence[RoundResult]) -> RoundResult:
     """The turn whose time is the median; of an even number, the faster of the two in the middle."""
     return sorted(turns, key=lambda turn: turn.seconds)[(len(turns) - 1) // 2]
 
 
-def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subject: Subject, ceiling: Ceilings) -> Row:
+def _row(
+    entrant: Entrant, turns: Sequence[RoundResult], speeds: dict[str, float], subject: Subject, ceiling: Ceilings
+) -> SpeedRow:
     turn, config, item = _median(turns), subject.model.config, subject.model.dtype.itemsize
     whole = reduce(add, turn.answered)
     samples, ms = len(whole.answers), 1000 / turn.samples_per_s
@@ -363,7 +370,7 @@ def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subj
     limit_ms = 1000 * sum(stages[stage].seconds(ceiling.operations_per_s, ceiling.bytes_per_s) for stage in LIMITED)
     times = {f"{stage}_ms": whole.stage_ms[stage] / samples for stage in STAGES}
     speed = speeds[entrant.name]
-    return Row(
+    return SpeedRow(
         name=entrant.name,
         backend=entrant.backend,
         strategy=entrant.strategy,
@@ -380,9 +387,9 @@ def _row(entrant: Entrant, turns: Sequence[Turn], speeds: dict[str, float], subj
         peak_bytes=max(each.peak for each in turns),
         **times,
         other_ms=ms - sum(times.values()),
-        prompt_tokens=mean(one.positions for one in whole.counts),
-        kept_tokens=mean(one.kept for one in whole.counts),
-        output_tokens=mean(one.outputs for one in whole.counts),
+        prompt_tokens=sum(one.positions for one in whole.counts) / samples,
+        kept_tokens=sum(one.kept for one in whole.counts) / samples,
+        output_tokens=sum(one.outputs for one in whole.counts) / samples,
         at_once=whole.at_once,
         rounds=[each.samples_per_s for each in turns],
         stages=stages,
@@ -398,7 +405,7 @@ def _title(settings: Settings) -> str:
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[SpeedRow]) -> str:
     """A line for each row. Times are milliseconds of a sample, shares are in %."""
     lines = [
         f"{'':18}{'samples/s':>10}{'x stock':>9}{'x none':>8}{'limit %':>9}{'encode':>9}{'prune':>8}{'prefill':>9}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from adafv.pipeline.arguments import flag
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, flag, option_fields
 from adafv.pipeline.redaction import redact
 
 PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent", "retry_rejects")
@@ -17,12 +15,11 @@ PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent
 def command_line(job: JobOptions) -> str:
     """`job`, of which the sample's labels are made, but for all rows. Without secrets, which its URIs may hold."""
     parts = [*_program(), "--input", *map(redact, job.input), "--output", redact(job.output)]
-    parts += ["--strategy", job.strategy]
-    parts += [] if job.strategy == "none" else ["--keep", f"{job.keep:g}"]
-    for item in fields(job):
-        value = getattr(job, item.name)
-        if item.name not in PASSED_OVER and value != item.default:
-            parts += _argument(item.name, value)
+    parts += ["--strategy", job.engine.strategy]
+    parts += [] if "keep" in job.engine.idle else ["--keep", f"{job.engine.keep:g}"]
+    for name, value in job.values().items():
+        if name not in PASSED_OVER and value != option_fields()[name].default:
+            parts += _argument(name, value)
     return shlex.join(parts)
 
 
@@ -40,5 +37,5 @@ def _argument(name: str, value: Any) -> list[str]:
 
 def is_whole(job: JobOptions) -> bool:
     """Whether the command line says all there is to say, no secret left out."""
-    texts = [*job.input, *(value for item in fields(job) if isinstance(value := getattr(job, item.name), str))]
+    texts = [*job.input, *(value for value in job.values().values() if isinstance(value, str))]
     return all(redact(text) == text for text in texts)

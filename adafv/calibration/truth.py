@@ -16,9 +16,10 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
 from adafv.pipeline.planning.worklist import in_order
 from adafv.pipeline.sources.discovery import PEEKED, open_source
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.metrics import references_of
 
@@ -63,5 +64,5 @@ def _units(job: JobOptions, storage: Storage) -> list[Unit]:
 
 def _records(unit: Unit, id_column: str, answer_column: str, storage: Storage) -> Iterator[Record]:
     """The unit's records with these two columns. Parquet is read by columns, of which its images are none."""
-    columns = Columns(id_column, "", "", "", (answer_column,), None)
+    columns = Columns(id=id_column, image="", question="", prompt="", prompt_columns=(answer_column,))
     return read(unit, storage, columns, images=unit.format == "parquet")

@@ -1,9 +1,16 @@
-"""The engine's one configuration class, with its checks beside it."""
+"""The engine's one configuration class, with its checks beside it.
+
+An option of the engine is declared here and nowhere else: `adafv label` has it, `--config` takes it, and the recipe of
+an output names it where its group is `model`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from adafv.option import option, require, require_one_of
 
 if TYPE_CHECKING:
     from adafv.pruning import Strategy
@@ -19,6 +26,8 @@ QUANTIZATIONS = ("int8", "int4")
 class EngineOptions:
     """How to prune and generate. Everything here can change a label; batch sizes cannot, so they are not here.
 
+    Raises OptionError for a wrong value.
+
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
         keep: fraction of each image's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
@@ -28,6 +37,9 @@ class EngineOptions:
             authors' code does.
         text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that
             take the question's relevance from CLIP's text tower. Without it they make do with input embeddings.
+        escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
+            visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
+        escalate_below: a log-probability, compared with `Label.confidence`; needed with `escalate`, and idle without.
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
@@ -38,52 +50,156 @@ class EngineOptions:
         tensor_parallel: GPUs that the language model is spread over; more than one with `vllm` alone.
     """
 
-    strategy: str = "adafv-plus"
-    keep: float = 0.1
-    keep_tokens: int | None = None
-    max_new_tokens: int = 64
-    text_scope: str = "question"
-    text_tower: str | None = None
-    newlines: str = "drop"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str | None = None
-    backend: str = "transformers"
-    tensor_parallel: int = 1
+    strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv-plus", metavar="NAME")
+    keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
+    keep_tokens: int | None = option(
+        "model", "number of visual tokens to keep, instead of --keep", None, type=int, metavar="K"
+    )
+    escalate: float | None = option(
+        "model",
+        "ask again, with this fraction of the visual tokens, where the answer's confidence is below --escalate-below; "
+        "1.0: unpruned (docs/output.md)",
+        None,
+        type=float,
+        metavar="X",
+    )
+    escalate_below: float | None = option(
+        "model",
+        "the least confidence that needs no second look, a log-probability: --escalate-below=-0.05; adafv calibrate "
+        "finds it",
+        None,
+        type=float,
+        metavar="X",
+    )
+    max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
+    text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
+    text_tower: str | None = option(
+        "model",
+        "the CLIP model that the model's vision tower comes from, named like --model: cdpruner and eadp then "
+        "take their relevance from its text tower",
+        None,
+        metavar="PATH",
+    )
+    newlines: str = option(
+        "model",
+        "newline embeddings of any-resolution models: drop, or keep those of rows that keep a token (rows)",
+        "drop",
+        metavar="NAME",
+    )
+    temperature: float = option("model", "0 answers greedily; above, tokens are sampled", 0.0, type=float, metavar="T")
+    top_p: float = option(
+        "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
+    )
+    seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
+    quantize: str | None = option(
+        "model",
+        "the language model's weights in fewer bits: int8, or on a GPU int4 (adafv[quantize])",
+        None,
+        metavar="NAME",
+    )
+    backend: str = option(
+        "model",
+        "what the language model runs on: transformers, or vllm where that is installed (adafv[vllm])",
+        "transformers",
+        metavar="NAME",
+        formerly="transformers",
+    )
+    device: str = option(
+        "hardware",
+        "auto (GPUs where the cluster has any now), cuda (waits for them) or cpu",
+        "auto",
+        metavar="NAME",
+        after="batch_size",
+    )
+    dtype: str = option(
+        "hardware",
+        "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16",
+        "auto",
+        metavar="NAME",
+        after="device",
+    )
+    tensor_parallel: int = option(
+        "hardware",
+        "GPUs of each worker, for a language model that doesn't fit one: it is spread over them; with --backend vllm",
+        1,
+        type=int,
+        metavar="N",
+        after="batch_timeout",
+    )
 
     def __post_init__(self) -> None:
         from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER  # here: options travel to where there is no need of torch
 
-        _one_of("strategy", self.strategy, tuple(STRATEGIES))
-        _require(
+        require_one_of("strategy", self.strategy, tuple(STRATEGIES))
+        require(
             self.text_tower is None or self.strategy in WITH_TEXT_TOWER,
             "text_tower",
             self.text_tower,
             f"left out: strategy {self.strategy!r} doesn't read it; those that do are {', '.join(WITH_TEXT_TOWER)}",
         )
-        _one_of("text_scope", self.text_scope, TEXT_SCOPES)
-        _one_of("newlines", self.newlines, NEWLINES)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("backend", self.backend, BACKENDS)
+        require_one_of("text_scope", self.text_scope, TEXT_SCOPES)
+        require_one_of("newlines", self.newlines, NEWLINES)
+        require_one_of("dtype", self.dtype, DTYPES)
+        require_one_of("backend", self.backend, BACKENDS)
         most = "at least 1" if self.backend == "vllm" else f"1 with backend {self.backend!r}; give backend 'vllm'"
         fits = self.tensor_parallel >= 1 and (self.tensor_parallel == 1 or self.backend == "vllm")
-        _require(fits, "tensor_parallel", self.tensor_parallel, most)
+        require(fits, "tensor_parallel", self.tensor_parallel, most)
         if self.quantize is not None:
-            _one_of("quantize", self.quantize, QUANTIZATIONS)
+            require_one_of("quantize", self.quantize, QUANTIZATIONS)
             ours = f"left out: backend {self.backend!r} loads its weights itself"
-            _require(self.backend == "transformers", "quantize", self.quantize, ours)
+            require(self.backend == "transformers", "quantize", self.quantize, ours)
             gpu = self.quantize != "int4" or (self.device != "cpu" and self.dtype in ("auto", "bfloat16"))
-            _require(
+            require(
                 gpu, "quantize", self.quantize, f"int8 for {self.dtype} on {self.device}: int4 is for bfloat16 on a GPU"
             )
-        _require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
-        _require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
-        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
+        require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
+        self._check_second_look()
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The options that the others leave no part to play, whatever they are set to."""
+        idle = {"keep"} if self.keep_tokens is not None else set()
+        if self.strategy == "none":
+            idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
+        if self.escalate is None:
+            idle |= {"escalate", "escalate_below"}
+        if self.temperature == 0:
+            idle |= {"top_p", "seed"}
+        return frozenset(idle)
+
+    def _check_second_look(self) -> None:
+        """Raise a ValueError if answers can't be asked again as `escalate` and `escalate_below` say."""
+        if self.escalate is None:
+            require(self.escalate_below is None, "escalate_below", self.escalate_below, "left out without escalate")
+            return
+        least = 0.0 if self.keep_tokens is not None else self.keep
+        require(
+            self.strategy != "none", "escalate", self.escalate, "left out: strategy 'none' keeps all tokens at once"
+        )
+        require(least < self.escalate <= 1, "escalate", self.escalate, f"a fraction above {least:g} and at most 1")
+        number = self.escalate_below is not None and not math.isnan(self.escalate_below)
+        require(number, "escalate_below", self.escalate_below, "a log-probability, such as -0.1, with escalate")
+
+    @property
+    def second_look(self) -> EngineOptions | None:
+        """How an answer that isn't sure is asked again: as one that is labelled with `escalate` at once. None where
+        none is.
+        """
+        if self.escalate is None:
+            return None
+        again = replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None)
+        return replace(again, strategy="none", text_tower=None) if self.escalate == 1 else again
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of an image's visual tokens that is kept; None where `keep_tokens` says how many."""
+        if self.strategy == "none":
+            return 1.0
+        return self.keep if self.keep_tokens is None else None
 
     @property
     def rule(self) -> Strategy:
@@ -99,13 +215,3 @@ class EngineOptions:
         if self.keep_tokens is not None:
             return min(self.keep_tokens, visual_tokens)
         return max(1, int(self.keep * visual_tokens + 0.5))
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-
-
-def _require(holds: bool, name: str, value: object, demand: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}; it must be {demand}")

@@ -25,11 +25,16 @@ def export(
 
     Raises:
         UsageError: there is no output, or its images can't be named as the format needs it.
+        OSError: the labels can't be read, or the file can't be written.
     """
     labels = Labels(os.fspath(uri), storage or Storage.from_environment())
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+        opened = temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OSError(f"{target} can't be written: {error.strerror}") from error
+    try:
+        with opened as file:
             exported = FORMATS[format](labels, Images.of(image_roots), file.write)
             file.flush()
             os.fsync(file.fileno())

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,15 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import adafv
-from adafv.exporting.images import Images
+from adafv.exporting.images import Images, Shown
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.ledger import DIGEST
 from adafv.pipeline.outputs.reader import read_labels
 from adafv.pipeline.store.storage import Storage
 
+WHICH = ["image", "image_uri", "images"]  # columns that say which images a label is about
 PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
-LISTS = ("kept_indices", "kept_cues", "grid")  # columns that only make sense together, and are longer than all others
+# Columns that only make sense together, and are longer than all others.
+LISTS = ("kept_indices", "kept_cues", "grid", "first_kept_indices")
 
 Write = Callable[[str], object]
 
@@ -45,7 +46,7 @@ class Labels:
 
     def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Those of one image."""
-        for batch in self.batches([*columns, "images"]):
+        for batch in self.batches(list(dict.fromkeys([*columns, "images"]))):
             several = pc.not_equal(pc.list_value_length(batch.column("images")), 1)
             yield batch.filter(pc.invert(pc.fill_null(several, False)))  # null in old labels, which have one each
 
@@ -69,8 +70,10 @@ def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
     """JSON lines: a label a line, with all columns but `LISTS`."""
     count = 0
     for row in labels.rows([name for name in schema.LABELS.names if name not in LISTS]):
-        shown = row["images"] and [each | {"image": images.relative(each["image"])} for each in row["images"]]
-        write(_json(row | {"image": images.relative(row["image"]), "images": shown}) + "\n")
+        names = [images.relative(image) for image in Shown.of(row)]
+        first = names[0] if names else row["image"]
+        shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
+        write(_json(row | {"image": first, "images": shown}) + "\n")
         count += 1
     return Exported(count)
 
@@ -82,15 +85,15 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
     out, as no other way of writing it would be the same text.
     """
     left_out = 0
+    images = images.knowing(_shown(batch) for batch in labels.batches(WHICH))
 
     def entries() -> Iterator[str]:
         nonlocal left_out
-        for row in labels.rows(["id", "image", "images", "prompt", "answer", "finish_reason"]):
+        for row in labels.rows([*WHICH, "id", "prompt", "answer", "finish_reason"]):
             if PLACEHOLDER in row["prompt"] + row["answer"]:
                 left_out += 1
                 continue
-            names = [row["image"]] if row["images"] is None else [each["image"] for each in row["images"]]
-            shown = [images.relative(name) for name in names]
+            shown = [images.relative(image) for image in Shown.of(row)]
             turns = [("human", f"{PLACEHOLDER}\n" * len(shown) + row["prompt"]), ("gpt", row["answer"])]
             entry = {
                 "id": row["id"],
@@ -110,7 +113,8 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
 
     The images are counted first, as digests: 16 bytes for each row. Then they are written, and then the annotations.
     """
-    known = _Numbers(_digests(batch) for batch in labels.singles(["image"]))
+    known = _Numbers(_digests(batch) for batch in labels.singles(WHICH))
+    images = images.knowing(_shown(batch) for batch in labels.singles(WHICH))
     info = {
         "description": f"labels of {labels.uri}",
         "version": adafv.__version__,
@@ -126,8 +130,8 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
 
 def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[str]:
     written = 0
-    for batch in labels.singles(["image"]):
-        for number, image in zip(known.of(_digests(batch)), batch.column("image").to_pylist(), strict=True):
+    for batch in labels.singles(WHICH):
+        for number, image in zip(known.of(_digests(batch)), _shown(batch), strict=True):
             if number > written:  # numbers are given in the order in which the images are first seen
                 written += 1
                 yield _json({"id": int(number), "file_name": images.relative(image)})
@@ -135,7 +139,7 @@ def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[st
 
 def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
     count = 0
-    for batch in labels.singles(["image", "id", "answer", "finish_reason"]):
+    for batch in labels.singles([*WHICH, "id", "answer", "finish_reason"]):
         for number, row in zip(known.of(_digests(batch)), batch.to_pylist(), strict=True):
             count += 1
             annotation = {"id": count, "image_id": int(number), "caption": row["answer"]}
@@ -165,8 +169,12 @@ class _Numbers:
 
 def _digests(batch: pa.RecordBatch) -> np.ndarray:
     """DIGEST [N], of the images."""
-    images = batch.column("image").to_pylist()
-    return np.frombuffer(b"".join(blake2b(image.encode(), digest_size=16).digest() for image in images), DIGEST)
+    return np.frombuffer(b"".join(image.identity for image in _shown(batch)), DIGEST)
+
+
+def _shown(batch: pa.RecordBatch) -> list[Shown]:
+    """The images of all the labels of a batch."""
+    return [image for row in batch.select(WHICH).to_pylist() for image in Shown.of(row)]
 
 
 def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
@@ -176,7 +184,7 @@ def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
     They are written to a file without a name beside which only a score and a place are kept, 12 bytes for each row, and
     copied from it in order.
     """
-    columns = ["id", "image", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
+    columns = [*WHICH, "id", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
     scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
     with tempfile.TemporaryFile() as tasks:
         for batch in labels.singles(columns):
@@ -203,7 +211,7 @@ def _task(row: dict[str, Any], images: Images) -> dict[str, Any]:
         "score": None if score is None else math.exp(score),
         "result": [{"id": "answer"} | answer],
     }
-    data = {"id": row["id"], "image": images.url(row["image"]), "question": row["prompt"]}
+    data = {"id": row["id"], "image": images.url(Shown.of(row)[0]), "question": row["prompt"]}
     return {
         "data": data | {"finish_reason": row["finish_reason"], "run_id": row["run_id"]},
         "predictions": [prediction],

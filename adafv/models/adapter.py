@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from adafv.counting import Sizes
@@ -81,6 +81,7 @@ class Adapter(ABC):
     sizes_vary: ClassVar[bool] = False  # whether crops of two images may differ in size; then there is `encode_packed`
     plain_positions: ClassVar[bool] = True  # whether each place of a sequence is one further than the place before
     image_arguments: ClassVar[Mapping[str, Any]] = {}  # what the family's processor always tells its image processor
+    _projector: nn.Module  # makes visual tokens of hidden states
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         self.model = model
@@ -145,9 +146,10 @@ class Adapter(ABC):
         """`encode` of several images that differ in size, in one pass. Only families where `sizes_vary` have it."""
         raise NotImplementedError(f"{type(self).__name__} encodes crops of one size")
 
-    @abstractmethod
+    @torch.inference_mode()
     def project(self, hidden: Tensor) -> Tensor:
         """[..., D], the visual tokens of hidden states [..., H] of any float dtype."""
+        return self._projector(hidden.to(self.model.dtype))
 
     def arrange(self, image: Encoded, geometry: Geometry, image_size: tuple[int, int]) -> Encoded:
         """The table of rows that `geometry.source` points into, made of an image's patches [C · P, …].

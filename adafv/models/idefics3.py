@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.idefics3.image_processing_pil_idefics3 import (
     Idefics3ImageProcessorPil,
@@ -42,7 +42,7 @@ class Idefics3Adapter(Adapter):
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
         inner = cast(Any, model).model
-        self._connector: nn.Module = inner.connector.modality_projection
+        self._projector = inner.connector.modality_projection
         self._tower = Tower(inner.vision_model, [model.config.vision_config.num_hidden_layers], leading=0)
         self._per_side = patches_per_side(model.config)
         patches = torch.arange(self._per_side**2, device=model.device)
@@ -87,15 +87,11 @@ class Idefics3Adapter(Adapter):
         states, saliency, keys = self._tower(pixels, keys="keys" in also, patch_attention_mask=shown)
         hidden = _shuffled(self.model.config, states)
         return Encoded(
-            tokens=self._connector(hidden),
+            tokens=self._projector(hidden),
             saliency=saliency[:, self._merged].mean(dim=2),
             keys=None if keys is None else keys[:, self._merged].mean(dim=2),
             hidden=hidden if "hidden" in also else None,
         )
-
-    @torch.inference_mode()
-    def project(self, hidden: Tensor) -> Tensor:
-        return self._connector(hidden.to(self.model.dtype))
 
 
 def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:

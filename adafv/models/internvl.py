@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
@@ -36,7 +36,7 @@ class InternVLAdapter(Adapter):
         super().__init__(model, normalisation)
         refuse_unsupported(model.config)
         inner = cast(Any, model).model
-        self._projector: nn.Module = inner.multi_modal_projector
+        self._projector = inner.multi_modal_projector
         layers = model.config.vision_config.num_hidden_layers
         (depth,) = feature_depths(model.config)
         self._tower = Tower(
@@ -81,10 +81,6 @@ class InternVLAdapter(Adapter):
             keys=None if keys is None else keys[:, self._merged].mean(dim=2),
             hidden=hidden if "hidden" in also else None,
         )
-
-    @torch.inference_mode()
-    def project(self, hidden: Tensor) -> Tensor:
-        return self._projector(hidden.to(self.model.dtype))
 
 
 def refuse_unsupported(config: PretrainedConfig) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
@@ -59,7 +59,7 @@ class LlavaAdapter(Adapter):
         super().__init__(model, normalisation)
         refuse_unsupported(model.config)
         inner = cast(Any, model).model
-        self._projector: nn.Module = inner.multi_modal_projector
+        self._projector = inner.multi_modal_projector
         tower = model.config.vision_config.model_type
         self._tower = Tower(inner.vision_tower, feature_depths(model.config), **_TOWERS[tower])
         pack(model)
@@ -97,10 +97,6 @@ class LlavaAdapter(Adapter):
             hidden=hidden if "hidden" in also else None,
             clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
         )
-
-    @torch.inference_mode()
-    def project(self, hidden: Tensor) -> Tensor:
-        return self._projector(hidden.to(self.model.dtype))
 
 
 def refuse_unsupported(config: PretrainedConfig) -> None:

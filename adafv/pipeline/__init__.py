@@ -6,9 +6,11 @@ What goes wrong with a row is a `Reject` that travels with it; the stages raise 
 
 From the top down; imports point downwards only (tests/test_layers.py):
 
-    run         one run, its parts put together; arguments: its options from a command line and YAML
+    run         one run, its parts put together; arguments: its options from a command line; result: how it ended
+    collector   results as they come out: written, counted, held against limits; config: options from YAML
     stream      the stages, from the worklist's tasks to results; limits: --max-cost and --max-hours
     planning/   which rows are to be labelled, and what that would take (--plan)
+    setup       what the options name: input, output, who does the work
     workers/    the CPU stage, prepare, and the GPU stage, label; where a model's files are
     isolation/  child processes for what may kill or hang one, and which row it was
     images/     an image's bytes, and its pixels

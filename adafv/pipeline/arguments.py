@@ -1,22 +1,18 @@
-"""A job's options from a command line and from the YAML file that `--config` names.
-
-The file is turned into arguments that stand before those of the command line, so that both go through the same checks
-and the command line wins.
-"""
+"""A job's options from a command line, with those of the YAML file that `--config` names (`config`) underneath."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from adafv.pipeline.config import config_arguments
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import GROUPS, JobOptions, flag, option_fields
 
 # How help texts name the commands; see `as_called`.
 _EXAMPLE = re.compile(r"^    adafv (label|calibrate|report|export|bench)\b", re.MULTILINE)
@@ -40,7 +36,7 @@ def parse_arguments(
         decided: names of options in the file that count for nothing, since the command decides them.
     """
     known, _ = _config_parser().parse_known_args(arguments)
-    under = _config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
+    under = config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
     values = vars(parser.parse_args([*under, *arguments]))
     del values["config"]
     if not values["input"] or not values["output"]:
@@ -50,8 +46,13 @@ def parse_arguments(
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
     """The job's part of a command line's values."""
-    own = {item.name: values[item.name] for item in fields(JobOptions) if item.name in values}
-    return JobOptions(**own | {"input": tuple(own["input"])})
+    return JobOptions.of(**{name: values[name] for name in option_fields() if name in values})
+
+
+def _named(arguments: Sequence[str]) -> set[str]:
+    """The names of the options that stand on the command line."""
+    flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -66,23 +67,27 @@ def make_parser(description: str, epilog: str, without: Collection[str] = ()) ->
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
-    groups = {name: parser.add_argument_group(name) for name in ("data", "model", "hardware", "ending", "access")}
-    for item in fields(JobOptions):
-        if item.name not in without:
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for name, item in option_fields().items():
+        if name not in without:
             add_option(groups[item.metadata["group"]], item)
     return parser
 
 
 def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
-    """Add the option of a field of `JobOptions`. `shown`: how its help tells the default."""
+    """Add the option of a field (`option_fields`). `shown`: how its help tells the default."""
     parser.add_argument(flag(item.name), **_argument(item, shown))
 
 
 def new_file(text: str) -> Path:
     """An option's file, to be written when the work is done: its folder is there, or that would be lost."""
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}, or {path.name} is one")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"the folder {path.parent} can't be written to")
     return path
 
 
@@ -96,49 +101,6 @@ def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
     text += "" if default is None or "default" in text else " " + shown.format(default)
     return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _named(arguments: Sequence[str]) -> set[str]:
-    """The names of the options that stand on the command line."""
-    flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
-
-
-def _config_arguments(path: Path, named: set[str], decided: Collection[str]) -> list[str]:
-    """The YAML file as arguments, without what the command line overrides, or the command decides."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {path} can't be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold option names and values, such as 'keep: 0.1'")
-    known = {item.name: item for item in fields(JobOptions)}
-    unknown = [str(name) for name in values if str(name).replace("-", "_") not in known]
-    if unknown:
-        names = ", ".join(name.replace("_", "-") for name in known)
-        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
-    overridden = named | set(decided) | ({"keep", "keep_tokens"} if named & {"keep", "keep_tokens"} else set())
-    arguments: list[str] = []
-    for name, value in values.items():
-        item = known[str(name).replace("-", "_")]
-        if item.name not in overridden and value is not None:
-            arguments += _config_argument(item, value, path)
-    return arguments
-
-
-def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
-    name = flag(item.name)
-    if item.metadata["type"] is bool and isinstance(value, bool):
-        return [name if value else "--no-" + name.removeprefix("--")]
-    if item.name == "input" and isinstance(value, list) and value:
-        return [name, *(str(uri) for uri in value)]
-    if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
-        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
-    return [f"{name}={value}"]
 
 
 def parse_strategies(text: str) -> list[str]:

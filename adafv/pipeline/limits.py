@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
 import ray.exceptions
 
@@ -24,7 +23,8 @@ from adafv.pipeline.record.tally import Tally
 
 LOG = logging.getLogger("adafv")
 EVERY = 1.0  # seconds between checks of the tally
-PATIENCE = 5  # checks without any worker, once the run is to end
+PATIENCE = 5  # checks that fail, one after the other; and such without any worker, once the run is to end
+STILL = 600.0  # seconds without a row or a worker, once the run is to end, where Ray doesn't say that any is wanted
 AGAIN = 10.0  # seconds between two interruptions of the main thread
 BATCHES_IN_HAND = 2  # of each worker, at most: one with the model, one that waits for its turn
 
@@ -63,10 +63,10 @@ class Limits:
 
 
 class LimitWatch:
-    """Runs alongside, as a context: closes the gate when the budget is spent.
+    """Runs alongside, as a context: closes the gate when a limit is reached.
 
     Args:
-        started: when the run began, on the monotonic clock.
+        began: when the run did, on the monotonic clock.
 
     Attributes:
         stopped_by: the option whose limit was reached.
@@ -75,9 +75,9 @@ class LimitWatch:
     """
 
     def __init__(
-        self, budget: Limits, tally: Tally, gate: Gate, started: float, roster: Roster, every: float = EVERY
+        self, *, limits: Limits, tally: Tally, gate: Gate, began: float, roster: Roster, every: float = EVERY
     ) -> None:
-        self._budget, self._tally, self._gate, self._started, self._every = budget, tally, gate, started, every
+        self._limits, self._tally, self._gate, self._began, self._every = limits, tally, gate, began, every
         self._roster = roster
         self.stopped_by: str | None = None
         self.gave_up = False
@@ -88,15 +88,21 @@ class LimitWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
     def _run(self) -> None:
+        failures = 0
         while self.stopped_by is None and not self._over.wait(self._every):
-            self.stopped_by = self._budget.spent(self._tally, time.monotonic() - self._started, time.time())
+            try:
+                self.stopped_by = self._limits.spent(self._tally, time.monotonic() - self._began, time.time())
+                failures = 0
+            except Exception as error:  # whatever it is, the limit holds: what can't be counted can't be kept within it
+                failures += 1
+                LOG.warning("the run's limits can't be checked: %s: %s", type(error).__name__, error)
+                if failures == PATIENCE:
+                    self.stopped_by = "max-hours" if self._limits.max_cost is None else "max-cost"
         if self.stopped_by is None:
             return
         LOG.info("--%s is reached: batches in hand are finished, then the run ends", self.stopped_by)
@@ -107,10 +113,13 @@ class LimitWatch:
         self._give_up_without_workers()
 
     def _give_up_without_workers(self) -> None:
-        alone = 0
+        alone, rows, moved = 0, self._tally.rows, time.monotonic()
         while not self._over.wait(self._every):
             seen = self._roster.attendance()
-            alone = alone + 1 if seen.wanted and not seen.alive else 0
+            if seen.alive or self._tally.rows > rows:
+                rows, moved = self._tally.rows, time.monotonic()
+            nobody = not seen.alive and (seen.wanted or time.monotonic() - moved >= STILL)
+            alone = alone + 1 if nobody else 0
             if alone == PATIENCE:
                 self.gave_up = True
                 self._interrupt()

@@ -1,7 +1,7 @@
-"""All options of a job: one frozen dataclass, from which the command line and the configuration file follow.
+"""All options of a job: one frozen dataclass, in which the engine's are nested.
 
-A field's metadata is its line of `--help`; `arguments` parses. The checks of values are in `__post_init__`; those of
-the engine's options are the engine's own.
+The command line (`arguments`), the configuration file (`config`), the recipe and the run's record follow from the
+fields. The checks of values are in `__post_init__`; those of the engine's options are the engine's own.
 """
 
 from __future__ import annotations
@@ -9,34 +9,33 @@ from __future__ import annotations
 import math
 import re
 import string
-from dataclasses import MISSING, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
+from typing import Any
 
+from adafv.engine.options import EngineOptions
+from adafv.option import OptionError, option, require
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.uris import split_s3
 
-if TYPE_CHECKING:
-    from adafv.engine import EngineOptions
-
 PRICE_KINDS = ("on-demand", "spot")
-ENGINE = (
-    "strategy", "keep", "keep_tokens", "max_new_tokens", "text_scope", "text_tower", "newlines", "temperature", "top_p",
-    "seed", "quantize", "backend",
-)  # fmt: skip
-
-
-def option(group: str, help: str, default: Any = MISSING, *, type: Any = str, metavar: str | None = None) -> Any:
-    metadata = {"group": group, "help": help, "type": type, "metavar": metavar}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+GROUPS = ("data", "model", "hardware", "ending", "access")  # of --help
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """What to label, with what, and where to. Names are those of the command line, with underscores."""
+    """What to label, with what, and where to. Names are those of the command line, with underscores.
+
+    `JobOptions(input=["photos/"], output="out/", engine=EngineOptions(keep=0.25))` is the same as
+    `JobOptions.of(input=["photos/"], output="out/", keep=0.25)`.
+
+    Raises UsageError for a wrong value.
+    """
 
     input: tuple[str, ...] = option(
         "data",
-        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3:// or what pyarrow opens; repeatable",
+        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3:// or what pyarrow opens, also with "
+        "wildcards such as '*.tar', '**/*.jpg' or '{00000..00099}.tar'; repeatable",
         metavar="URI",
     )
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
@@ -90,10 +89,11 @@ class JobOptions:
         False,
         type=bool,
     )
-    max_reject_rate: float = option(
+    max_reject_rate: float | None = option(
         "data",
-        "exit with status 3 when more than this fraction of the run's rows is rejected",
-        1.0,
+        "exit with status 3 when more than this fraction of the run's rows is rejected (default: when all are and none "
+        "was done before; 1 never does)",
+        None,
         type=float,
         metavar="X",
     )
@@ -114,52 +114,10 @@ class JobOptions:
         None,
         metavar="NAME",
     )
-    strategy: str = option("model", "how visual tokens are selected; 'none' keeps all", "adafv-plus", metavar="NAME")
-    keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
-    keep_tokens: int | None = option(
-        "model", "number of visual tokens to keep, instead of --keep", None, type=int, metavar="K"
-    )
-    max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
-    text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
-    text_tower: str | None = option(
-        "model",
-        "the CLIP model that the model's vision tower comes from, named like --model: cdpruner and eadp then "
-        "take their relevance from its text tower",
-        None,
-        metavar="PATH",
-    )
-    newlines: str = option(
-        "model",
-        "newline embeddings of any-resolution models: drop, or keep those of rows that keep a token (rows)",
-        "drop",
-        metavar="NAME",
-    )
-    temperature: float = option("model", "0 answers greedily; above, tokens are sampled", 0.0, type=float, metavar="T")
-    top_p: float = option(
-        "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
-    )
-    seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
-    quantize: str | None = option(
-        "model",
-        "the language model's weights in fewer bits: int8, or on a GPU int4 (adafv[quantize])",
-        None,
-        metavar="NAME",
-    )
-    backend: str = option(
-        "model",
-        "what the language model runs on: transformers, or vllm where that is installed (adafv[vllm])",
-        "transformers",
-        metavar="NAME",
-    )
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     batch_size: int | None = option(
         "hardware", "rows per batch (default: 32 on a GPU, 16 on a CPU)", None, type=int, metavar="N"
-    )
-    device: str = option(
-        "hardware", "auto (GPUs where the cluster has any now), cuda (waits for them) or cpu", "auto", metavar="NAME"
-    )
-    dtype: str = option(
-        "hardware", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16", "auto", metavar="NAME"
     )
     workers: str | None = option(
         "hardware",
@@ -174,13 +132,6 @@ class JobOptions:
         600.0,
         type=float,
         metavar="SECONDS",
-    )
-    tensor_parallel: int = option(
-        "hardware",
-        "GPUs of each worker, for a language model that doesn't fit one: it is spread over them; with --backend vllm",
-        1,
-        type=int,
-        metavar="N",
     )
     price_per_hour: float | None = option(
         "hardware", "USD per hour of one GPU (or of one CPU worker)", None, type=float, metavar="USD"
@@ -213,6 +164,13 @@ class JobOptions:
     )
 
     allow_http: bool = option("access", "fetch http(s) images, from public addresses only", False, type=bool)
+    allow_local: str | None = option(
+        "access",
+        "also open local images in this folder, outside of --image-root: targets of links, such as the blobs/ of a "
+        "Hugging Face cache, and paths with '..'",
+        None,
+        metavar="FOLDER",
+    )
     max_image_bytes: int = option(
         "access", "reject images with more bytes, and rows whose images have", 64 * 2**20, type=int, metavar="N"
     )
@@ -239,43 +197,83 @@ class JobOptions:
     )
 
     def __post_init__(self) -> None:
-        _require(len(self.input) > 0, "input", "()", "at least one path or URI")
+        try:
+            self._check()
+        except OptionError as error:
+            raise usage_error(error) from None
+        object.__setattr__(self, "input", tuple(self.input))
+
+    @classmethod
+    def of(cls, **values: Any) -> JobOptions:
+        """By the names that options have on a command line, the engine's among them.
+
+        Raises:
+            UsageError: a value is wrong.
+            TypeError: there is no such option, or `input` or `output` is missing.
+        """
+        engine = {name: values.pop(name) for name in engine_names() & values.keys()}
+        return cls(engine=_engine(EngineOptions(), engine), **values)
+
+    def changed(self, **values: Any) -> JobOptions:
+        """With other values, given as for `of`. Raises UsageError and TypeError likewise."""
+        engine = {name: values.pop(name) for name in engine_names() & values.keys()}
+        return replace(self, engine=_engine(self.engine, engine), **values)
+
+    def values(self) -> dict[str, Any]:
+        """All options by name, the engine's among them."""
+        names = engine_names()
+        return {name: getattr(self.engine if name in names else self, name) for name in option_fields()}
+
+    def engine_on(self, device: str) -> EngineOptions:
+        """The engine's options for the device that the cluster has decided on, `cpu` or `cuda`.
+
+        Raises UsageError where they can't be had on it.
+        """
+        return _engine(self.engine, {"device": device})
+
+    def _check(self) -> None:
+        one = isinstance(self.input, str)
+        require(not one and len(self.input) > 0, "input", self.input, "a list of paths or URIs, at least one")
         for name in ("limit", "sample", "sample_adjacent", "batch_size", "max_image_bytes", "max_image_pixels"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
+            require(value is None or value >= 1, name, value, "at least 1")
         for name in ("batch_timeout", "image_timeout"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "a fraction from 0 to 1")
-        _require(
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        rate = self.max_reject_rate
+        require(rate is None or 0 <= rate <= 1, "max_reject_rate", rate, "a fraction from 0 to 1")
+        require(
             self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "0 or above"
         )
-        _require(
+        require(
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
-        _require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
+        require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
+        threshold = self.engine.escalate_below
+        require(threshold is None or math.isfinite(threshold), "escalate_below", threshold, "a log-probability")
         for name in ("max_cost", "max_hours"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, name, value, "above 0")
+            require(value is None or 0 < value < math.inf, name, value, "above 0")
         if self.max_cost is not None and not self.price_per_hour and not self.prices:
             raise UsageError(
                 "--max-cost needs --price-per-hour, above 0, or --prices: what a worker costs isn't known without"
             )
-        _require(self.on_finish is None or bool(self.on_finish.strip()), "on_finish", "", "a command or an http(s) URL")
-        _require(self.device in ("auto", "cuda", "cpu"), "device", self.device, "auto, cuda or cpu")
-        _require(
+        require(self.on_finish is None or bool(self.on_finish.strip()), "on_finish", "", "a command or an http(s) URL")
+        require(self.engine.device in ("auto", "cuda", "cpu"), "device", self.engine.device, "auto, cuda or cpu")
+        require(
             self.run_id is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run_id) is not None,
             "run_id",
             self.run_id,
             "up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
         )
-        for uri in (*self.input, self.output, self.image_root or "", self.model, self.text_tower or ""):
+        for uri in (*self.input, self.output, self.image_root or "", self.model, self.engine.text_tower or ""):
             if uri.startswith("s3://"):
                 split_s3(uri)
         self.worker_range()
+        said = self.prompt.replace("<image>", "").strip()
+        require(bool(said), "prompt", self.prompt, "what to ask, such as 'Describe the image.'")
         asked = self.question_column in self.prompt_columns()
         demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
-        _require(self.conversations_column is None or asked, "prompt", self.prompt, demand)
-        self.engine_options()
+        require(self.conversations_column is None or asked, "prompt", self.prompt, demand)
 
     def worker_range(self) -> tuple[int, int] | None:
         """(MIN, MAX) of `--workers`, or None where the hardware decides."""
@@ -283,7 +281,7 @@ class JobOptions:
             return None
         match = re.fullmatch(r"(\d+)(?::(\d+))?", self.workers)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        _require(1 <= low <= high, "workers", self.workers, "N or MIN:MAX with 1 <= MIN <= MAX")
+        require(1 <= low <= high, "workers", self.workers, "N or MIN:MAX with 1 <= MIN <= MAX")
         return low, high
 
     def prompt_columns(self) -> tuple[str, ...]:
@@ -296,28 +294,50 @@ class JobOptions:
         names = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
         for name, spec, conversion in names:
             plain = name and not re.search(r"[.\[\]]", name) and not name.isdigit() and not spec and not conversion
-            _require(bool(plain), "prompt", self.prompt, demand)
+            require(bool(plain), "prompt", self.prompt, demand)
         return tuple(dict.fromkeys(name for name, _, _ in names))
 
-    def engine_options(self, device: str | None = None) -> EngineOptions:
-        """The engine's part of the options, for `device` where the cluster has decided it."""
-        from adafv.engine import EngineOptions
 
-        values = {name: getattr(self, name) for name in ENGINE}
-        try:
-            return EngineOptions(
-                **values, device=device or self.device, dtype=self.dtype, tensor_parallel=self.tensor_parallel
-            )
-        except ValueError as error:
-            name, _, rest = str(error).partition(" ")
-            raise UsageError(f"--{name.replace('_', '-')} {rest}") from error
+@cache
+def option_fields() -> dict[str, Field[Any]]:
+    """The fields of all options by name, the engine's among them, in the order of `--help`."""
+    nested = fields(EngineOptions)
+    flat = [one for item in fields(JobOptions) for one in (nested if item.name == "engine" else (item,))]
+    names = [item.name for group in GROUPS for item in flat if item.metadata["group"] == group]
+    known = {item.name: item for item in flat}
+    for name, item in known.items():
+        if item.metadata["after"] is not None:
+            names.remove(name)
+            names.insert(names.index(item.metadata["after"]) + 1, name)
+    return {name: known[name] for name in names}
 
 
-def budget_name(strategy: str, keep: float) -> str:
+@cache
+def engine_names() -> frozenset[str]:
+    """The names of those options that are the engine's."""
+    return frozenset(item.name for item in fields(EngineOptions))
+
+
+def flag(name: str) -> str:
+    """An option's name as it stands on a command line."""
+    return "--" + name.replace("_", "-")
+
+
+def usage_error(error: OptionError) -> UsageError:
+    """What is wrong with an option, as a command says it: without secrets, unlike `error`."""
+    return UsageError(f"{flag(error.name)} is {error.value!r}; it must be {error.demand}")
+
+
+def _engine(options: EngineOptions, values: dict[str, Any]) -> EngineOptions:
+    try:
+        return replace(options, **values)
+    except OptionError as error:
+        raise usage_error(error) from None
+
+
+def budget_name(strategy: str, keep: float, escalate: float | None = None, escalate_below: float | None = None) -> str:
     """What the output of a budget is called that stands beside those of others, as after a calibration."""
-    return strategy if strategy == "none" else f"{strategy}-{keep:g}"
-
-
-def _require(holds: bool, name: str, value: object, demand: str) -> None:
-    if not holds:
-        raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {demand}")
+    if strategy == "none":
+        return strategy
+    second = [] if escalate is None else [f"then-{escalate:g}-below{escalate_below:g}"]
+    return "-".join([strategy, f"{keep:g}", *second])

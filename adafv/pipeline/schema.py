@@ -28,7 +28,7 @@ GRID = pa.list_(
 )
 
 # The images that a label is about, in the prompt's order: the first has the first so many panels of the grid and the
-# first so many visual tokens, and so on.
+# first so many visual tokens, and so on. `key` is the same for the same pixels.
 IMAGES = pa.list_(
     pa.struct(
         [
@@ -36,6 +36,8 @@ IMAGES = pa.list_(
             ("panels", pa.int32()),
             ("visual_tokens", pa.int32()),
             ("kept_tokens", pa.int32()),
+            ("uri", pa.string()),
+            ("key", pa.string()),
         ]
     )
 )
@@ -49,8 +51,14 @@ LABELS = pa.schema(
         ("answer", pa.string()),
         ("finish_reason", pa.string()),
         ("mean_logprob", pa.float32()),
+        ("confidence", pa.float32()),
         ("model", pa.string()),
         ("strategy", pa.string()),
+        ("keep", pa.float64()),
+        ("looks", pa.int32()),
+        ("first_answer", pa.string()),
+        ("first_confidence", pa.float32()),
+        ("first_kept_indices", pa.list_(pa.int32())),
         ("visual_tokens", pa.int32()),
         ("kept_tokens", pa.int32()),
         ("kept_indices", pa.list_(pa.int32())),
@@ -59,6 +67,7 @@ LABELS = pa.schema(
         ("from_saliency", pa.int32()),
         ("grid", GRID),
         ("images", IMAGES),
+        ("image_uri", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
         ("batch_size", pa.int32()),
@@ -76,7 +85,9 @@ LABELS = pa.schema(
     ]
 )
 
-LATER = ("images",)  # columns that labels written before there were these don't have; they read as nulls
+# Columns that labels written before there were these don't have; they read as nulls.
+FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
+LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK)
 
 REJECTS = pa.schema(
     [
@@ -87,6 +98,7 @@ REJECTS = pa.schema(
         ("error", pa.string()),
         ("message", pa.string()),
         ("retryable", pa.bool_()),
+        ("image_uri", pa.string()),
         ("run_id", pa.string()),
         ("rejected_at", TIME),
     ]

@@ -25,7 +25,7 @@ from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import formats, rows
 from adafv.pipeline.sources.rows import Columns, Row, row_of
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import Worker, WorkerOptions
+from adafv.pipeline.workers.label import LabelWorker, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
 
 # What one task takes. What it costs the driver doesn't depend on its rows, so of many there are more in each: but few
@@ -37,13 +37,14 @@ GROW_AT = 2.5  # calls that each worker has on average when another is started: 
 
 def stream(
     worklist: Worklist,
+    *,
     reading: Reading,
     fetching: Fetching,
     preparing: Preparation,
     worker: WorkerOptions,
     resources: Resources,
 ) -> ray.data.Dataset:
-    """What comes of the rows of `worklist`: labels and rejects (`outputs.schema.RESULTS`), in any order."""
+    """What comes of the rows of `worklist`: labels and rejects (`schema.RESULTS`), in any order."""
     settle(GROW_AT / CALLS_PER_WORKER)
     low, high = resources.workers
     tasks = [{"task": pickle.dumps(task)} for task in worklist.tasks]
@@ -60,7 +61,7 @@ def stream(
         .map_batches(fetching.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
         .map_batches(preparing.__call__, batch_size=None, batch_format="pyarrow", num_cpus=resources.prepare_cpus)
         .map_batches(
-            Worker,
+            LabelWorker,
             fn_constructor_args=(worker,),
             batch_size=resources.batch_size,
             batch_format="pyarrow",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
+from urllib.parse import unquote, urlsplit
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.redaction import public_uri
@@ -14,6 +17,30 @@ def has_scheme(uri: str) -> bool:
 
 def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
+
+
+def join(root: str, path: str) -> str:
+    """Where `path` lies, which may be relative to `root`: its URI, or a local path in full.
+
+    In an object's key nothing has a meaning but a ./ that a path may begin with: a//b and a/../b are names of their
+    own.
+    """
+    if has_scheme(path) and not path.startswith("file://"):
+        return path
+    if has_scheme(root) and not root.startswith("file://"):
+        return f"{root}/{path.removeprefix('./')}"
+    whole = os.path.join(local_path(root), local_path(path))
+    return whole if ".." in whole.split("/") else os.path.normpath(whole)
+
+
+def local_path(uri: str) -> str:
+    """A path as such, also where it is given as a file:// URI."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def folder_of(uri: str) -> str:
+    """What stands before the last slash: of an S3 object, every other slash is a part of its key."""
+    return uri.rpartition("/")[0] if has_scheme(uri) else posixpath.dirname(uri)
 
 
 def split_s3(uri: str) -> tuple[str, str]:

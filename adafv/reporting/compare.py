@@ -24,7 +24,7 @@ EXAMPLES = 10
 
 
 @dataclass
-class Comparison:
+class OutputComparison:
     """Of two outputs, `first` and `second`.
 
     Attributes:
@@ -63,11 +63,11 @@ class Comparison:
         }
 
 
-def compare(first: Report, second: Report, storage: Storage | None = None) -> Comparison:
+def compare(first: Report, second: Report, storage: Storage | None = None) -> OutputComparison:
     """Answers are the same where they are equal as written."""
     storage = storage or Storage.from_environment()
     known = _answers(first.uri, storage)
-    comparison = Comparison(first, second)
+    comparison = OutputComparison(first, second)
     for batch in read_labels(second.uri, ["id", "question", "answer"], storage):
         ids, answers = np.frombuffer(digest_labels(batch), DIGEST), _digests(batch)
         at = np.searchsorted(known["id"], ids).clip(max=max(len(known) - 1, 0))
@@ -105,7 +105,7 @@ def _seconds_a_sample(report: Report) -> float | None:
     return report.labels.totals["gpu_seconds"] / report.labels.rows if report.labels.rows else None
 
 
-def comparison_table(comparison: Comparison) -> str:
+def comparison_table(comparison: OutputComparison) -> str:
     first, second = comparison.first, comparison.second
     agreement, ratio = comparison.agreement, comparison.speed_ratio
     lines = [

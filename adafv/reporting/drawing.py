@@ -15,6 +15,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from adafv.boxes import token_box
+
 CUES = ("neither", "text", "saliency", "both")  # by number, as in the labels' column `kept_cues`
 UNKNOWN = "kept"  # where the labels don't say for which
 WIDTH = 480  # units of a drawing without a picture
@@ -28,17 +30,6 @@ class Picture:
     data: bytes
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class Token:
-    """A visual token's place, in fractions of the image, and `whole` where it is one of the small whole picture."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    whole: bool
 
 
 def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
@@ -67,6 +58,16 @@ def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
     )
 
 
+def first_look(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row that was asked twice says of the first look: for which cues its tokens were kept isn't known."""
+    kept, start, images = row["first_kept_indices"] or [], 0, []
+    for image in row.get("images") or []:
+        end = start + image["visual_tokens"]
+        images.append({**image, "kept_tokens": sum(start <= index < end for index in kept)})
+        start = end
+    return {**row, "kept_indices": kept, "kept_cues": None, "images": images or None}
+
+
 def _first(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a row says of the first of its images."""
     first, *others = row.get("images") or [None]
@@ -92,33 +93,20 @@ def _kept(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield index, UNKNOWN if cue is None or not 0 <= cue < len(CUES) else CUES[cue]
 
 
-def _token(grid: list[dict[str, Any]], index: int) -> Token | None:
-    """The place of a token; None where the grid has no such token."""
-    if index < 0:
-        return None
-    for number, panel in enumerate(grid):
-        count = panel["rows"] * panel["columns"]
-        if index < count:
-            height = (panel["bottom"] - panel["top"]) / panel["rows"]
-            width = (panel["right"] - panel["left"]) / panel["columns"]
-            row, column = divmod(index, panel["columns"])
-            whole = number == 0 and len(grid) > 1
-            return Token(panel["left"] + column * width, panel["top"] + row * height, width, height, whole)
-        index -= count
-    return None
-
-
 def _paths(row: Mapping[str, Any], grid: list[dict[str, Any]], width: int, height: int) -> dict[tuple[str, bool], str]:
     """The outlines of the kept tokens, by cue and by whether they are of the small picture."""
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for index, cue in _kept(row):
-        token = _token(grid, index)
-        if token is not None:
+        place = token_box(grid, index)
+        if place is not None:
+            panel, box = place
             x, y, across, down = (
                 f"{value:.4g}"
-                for value in (token.left * width, token.top * height, token.width * width, token.height * height)
-            )
-            found[cue, token.whole].append(f"M{x} {y}h{across}v{down}h-{across}z")
+                for value in (
+                    box.left * width, box.top * height, (box.right - box.left) * width, (box.bottom - box.top) * height,
+                )
+            )  # fmt: skip
+            found[cue, panel == 0 and len(grid) > 1].append(f"M{x} {y}h{across}v{down}h-{across}z")
     return {key: "".join(shapes) for key, shapes in found.items()}
 
 

@@ -10,6 +10,7 @@ then a sentence that says why there is none.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,10 +29,13 @@ from adafv.pipeline.isolation import Isolated, StartError, work
 from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import READ_ERRORS, Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, row_of
+from adafv.pipeline.sources.units import READ_ERRORS, Unit
+from adafv.pipeline.sources.values import id_reader, is_list, is_text, stored
 from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import has_scheme
 from adafv.reporting.drawing import Picture
 from adafv.reporting.thumbnails import Thumbnails, picture_of
 
@@ -61,10 +65,11 @@ class Access:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A row whose image is wanted. `image`: what its label says of it."""
+    """A row whose image is wanted. `image`: what its label says of it; `uri`: and where it lay, where it says that."""
 
     id: str
     image: str
+    uri: str | None = None
 
 
 def find_pictures(
@@ -73,7 +78,7 @@ def find_pictures(
     """The images of `rows` by their ids.
 
     Args:
-        rows: labels or rejects, with `id`, `image` and `run_id`.
+        rows: labels or rejects, with `id`, `image`, `image_uri` and `run_id`.
         configs: the options of each run, by its name.
     """
     end = time.monotonic() + SECONDS
@@ -82,7 +87,8 @@ def find_pictures(
     process = Isolated(partial(Thumbnails, MAX_PIXELS), DECODING, memory)
     try:
         for run_id in dict.fromkeys(row["run_id"] for row in rows):
-            wanted = [Wanted(row["id"], row["image"] or "") for row in rows if row["run_id"] == run_id]
+            own = [row for row in rows if row["run_id"] == run_id]
+            wanted = [Wanted(row["id"], row["image"] or "", row.get("image_uri")) for row in own]
             for id, data in _images(wanted, configs.get(run_id, {}), access, end):
                 found[id] = data if isinstance(data, str) else _small(process, data)
     finally:
@@ -103,7 +109,7 @@ def _images(
 ) -> Iterator[tuple[str, bytes | str]]:
     """The images of a run's rows, encoded, by the rows' ids."""
     try:
-        source = Source.of(config, access)
+        source = RunInput.of(config, access)
     except (JobError, *READ_ERRORS) as error:
         yield from ((row.id, safe_message(str(error))) for row in wanted)
         return
@@ -111,9 +117,9 @@ def _images(
     for row in wanted:
         if time.monotonic() > end:
             break
-        root = source.root_of(row.image)
-        if root is not None:
-            yield row.id, source.fetch(row.image, root)
+        found = source.place_of(row)
+        if found is not None:
+            yield row.id, source.fetch(*found)
             del left[row.id]
     for id, data in source.look_for(left, end):
         yield id, data
@@ -122,7 +128,7 @@ def _images(
     yield from ((id, reason) for id in left)
 
 
-class Source:
+class RunInput:
     """A run's input, as it is now."""
 
     def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
@@ -130,27 +136,42 @@ class Source:
         self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], access: Access) -> Source:
+    def of(cls, config: Mapping[str, Any], access: Access) -> RunInput:
         """The input of a run with these options. Raises UsageError where it can't be had."""
-        inputs = access.input or config.get("input") or ()
+        folder = str(config.get("folder") or "")  # where the run was started
+        inputs = access.input or [_from(folder, str(uri)) for uri in config.get("input") or ()]
         if not inputs:
             raise UsageError("the run's record doesn't say where its input was; --input names it")
         id, image, question = (str(config.get(f"{name}_column") or name) for name in ("id", "image", "question"))
-        talk, root = config.get("conversations_column"), access.image_root or config.get("image_root")
+        talk, root = config.get("conversations_column"), access.image_root
+        if root is None and config.get("image_root"):
+            root = _from(folder, str(config["image_root"]))
         # A conversation shows the images up to the turn that is asked, which has to be asked for that.
         prompt = "" if talk is None else f"{{{question}}}"
-        columns = Columns(id, image, question, prompt, _asked(config, question), root, talk)
+        columns = Columns(
+            id=id,
+            image=image,
+            question=question,
+            prompt=prompt,
+            prompt_columns=_asked(config, question),
+            image_root=root,
+            conversations=talk,
+        )
         sources = [open_source(str(uri), access.storage, columns).units for uri in inputs]
         embeds = any(_embeds(units[0], columns.image, access.storage) for units in sources if units)
         units = [unit for some in sources for unit in some]
         return cls(units, embeds, columns, Fetcher(access.storage, MAX_BYTES, access.allow_http))
 
-    def root_of(self, image: str) -> str | None:
-        """What the path or URI `image` is relative to; None where only the input's row tells what it is."""
-        if self._embeds or not image:
+    def place_of(self, row: Wanted) -> tuple[str, str] | None:
+        """The path or URI of a row's image, and what it is relative to; None where only the input's row tells these."""
+        if self._embeds or not row.image:
             return None
-        whole = image.lower().startswith(("s3://", "http://", "https://"))
-        return self._roots[0] if whole or len(self._roots) == 1 else None
+        whole = row.image.lower().startswith(("s3://", "http://", "https://"))
+        if whole or len(self._roots) == 1:
+            return row.image, self._roots[0]
+        inside = (root for root in self._roots if row.uri and row.uri.startswith(root.rstrip("/") + "/"))
+        root = max(inside, key=len, default=None)
+        return None if root is None or row.uri is None else (row.uri, root)
 
     def fetch(self, image: str, root: str) -> bytes | str:
         if image.endswith("?…"):
@@ -192,6 +213,11 @@ class Source:
         return (row.images[0].data if row.images else None) or "the row has no image any more"
 
 
+def _from(folder: str, uri: str) -> str:
+    """What a run's record names, as it was meant in the folder where the run was started."""
+    return uri if has_scheme(uri) else os.path.join(folder, uri)
+
+
 def _asked(config: Mapping[str, Any], question: str) -> tuple[str, ...]:
     """The columns that decide how many questions a row of a run asked: the question's, if the prompt named it."""
     return (question,) if f"{{{question}}}" in str(config.get("prompt", "")) else ()
@@ -206,9 +232,8 @@ def _embeds(unit: Unit, column: str, storage: Storage) -> bool:
         schema = pq.read_schema(file)
     if column not in schema.names:  # conversations about no image
         return False
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    kind = stored(schema.field(column).type)
+    return not is_text(stored(kind.value_type) if is_list(kind) else kind)
 
 
 def _stands_in(image: str, unit: Unit) -> bool:
@@ -233,11 +258,15 @@ def _narrowed(unit: Unit, ids: set[str], columns: Columns, storage: Storage) -> 
 def _holds(file: pq.ParquetFile, group: int, column: str, wanted: pa.Array) -> bool:
     """Whether a row group may have one of the ids, by its least and its greatest, or else by reading them."""
     metadata = file.metadata.row_group(group)
-    [chunk] = [each for each in map(metadata.column, range(metadata.num_columns)) if each.path_in_schema == column]
-    known = chunk.statistics
+    chunks = (each for each in map(metadata.column, range(metadata.num_columns)) if each.path_in_schema == column)
+    known = next(chunks).statistics
     if known is not None and known.has_min_max and isinstance(known.min, str):
         inside = pc.and_(pc.greater_equal(wanted, known.min), pc.less_equal(wanted, known.max))
         if not pc.any(inside).as_py():
             return False
-    ids = file.read_row_group(group, columns=[column]).column(column)
-    return bool(pc.any(pc.is_in(ids.cast(pa.string()), wanted)).as_py())
+    ids = file.read_row_group(group, columns=[column])
+    if is_text(stored(ids.schema.field(column).type)):
+        return bool(pc.any(pc.is_in(ids.column(column).cast(pa.string()), wanted)).as_py())
+    reader = id_reader(ids.schema.field(column))
+    found = (id_of(one) for chunk in ids.column(column).chunks for one in (reader(chunk) if reader else ()))
+    return not set(wanted.to_pylist()).isdisjoint(found)

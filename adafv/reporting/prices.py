@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adafv.pipeline.record.prices import Price, entry_for
-from adafv.reporting.runs import Device, Run
+from adafv.reporting.runs import DeviceUse, RecordedRun
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rate:
     why: str = ""
 
 
-def price_of(run: Run, given: float | None, table: Sequence[Price]) -> Rate:
+def price_of(run: RecordedRun, given: float | None, table: Sequence[Price]) -> Rate:
     """USD for an hour of one of the run's workers. Of several devices, their mean."""
     if given is not None:
         return Rate(given)
@@ -40,7 +40,7 @@ def price_of(run: Run, given: float | None, table: Sequence[Price]) -> Rate:
     return Rate(usd / sum(workers for _, workers in rates))
 
 
-def _rate(device: Device, run: Run, table: Sequence[Price]) -> Rate:
+def _rate(device: DeviceUse, run: RecordedRun, table: Sequence[Price]) -> Rate:
     """Of workers on one device: by the instance, else by the entry that one's own machines have for the device."""
     found = entry_for(table, device.name, device.instance)
     if found is not None and found.instance is not None and run.on == "cpu":

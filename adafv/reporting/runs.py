@@ -6,21 +6,21 @@ were held. When its last label was made is then the last that is known of it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from adafv.counting import Sizes
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.prices import recorded_price
+from adafv.pipeline.record.run_record import read_records
 from adafv.pipeline.store.output import Output
 
 ENDED = ("done", "stopped", "failed")
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceUse:
     """What so many of a run's workers ran on: the GPU's or processor's name and, where known, the cloud's machine."""
 
     name: str
@@ -32,7 +32,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One execution. One that was resumed under the same name is another.
 
     Attributes:
@@ -45,8 +45,9 @@ class Run:
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
         gpus: that each of its workers had; 1 where they were on CPUs.
         devices: what its workers ran on; nothing is known of one that was killed.
-        config: its options, without secrets.
+        config: its options, without secrets, and the `folder` in which it was started.
         sizes: its model's.
+        passed_over: what its input showed and no row was made of.
     """
 
     run_id: str
@@ -61,9 +62,10 @@ class Run:
     price: float | None
     on: str | None
     gpus: int
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceUse, ...]
     config: dict[str, Any]
     sizes: Sizes | None
+    passed_over: tuple[Passed, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -71,28 +73,18 @@ class Run:
         return self.status in ENDED
 
 
-def read_runs(output: Output) -> list[Run]:
+def read_runs(output: Output) -> list[RecordedRun]:
     """All executions, the earliest first.
 
     Raises:
         UsageError: a file under runs/ is no record of a run.
     """
-    runs = []
-    for name in output.names("runs"):
-        data = output.read(name) if name.endswith(".json") else None
-        if data is None:
-            continue
-        try:
-            record = json.loads(data)
-            runs += [_run(each) for each in [*record.pop("earlier", []), record]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
-    return sorted(runs, key=lambda run: run.started)
+    return sorted(read_records(output, _run), key=lambda run: run.started)
 
 
-def _run(record: dict[str, Any]) -> Run:
+def _run(record: dict[str, Any]) -> RecordedRun:
     hardware = record["hardware"] or {}
-    return Run(
+    return RecordedRun(
         run_id=record["run_id"],
         status=record["status"],
         stopped_by=record.get("stopped_by"),
@@ -106,8 +98,9 @@ def _run(record: dict[str, Any]) -> Run:
         on=hardware.get("device"),
         gpus=hardware.get("gpus_per_worker") or 1,
         devices=tuple(
-            Device(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
+            DeviceUse(each["device"], each["instance"], each["workers"]) for each in hardware.get("devices", ())
         ),
-        config=record["config"],
+        config=record["config"] | {"folder": record.get("folder")},
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
+        passed_over=tuple(Passed(**one) for one in record.get("passed_over", ())),
     )

@@ -15,20 +15,14 @@ from adafv.scoring import metrics
 Agreement = Callable[[str, str], float]
 
 
-def exact(one: str, other: str) -> float:
-    return float(one == other)
+def _by(metric: metrics.Metric) -> Agreement:
+    """A metric whose only reference is the other answer."""
+    return lambda one, other: metric(one, [other])
 
 
-def normalised(one: str, other: str) -> float:
-    return metrics.exact(one, [other])
-
-
-def f1(one: str, other: str) -> float:
-    return metrics.f1(one, [other])
-
-
-def rouge_l(one: str, other: str) -> float:
-    return metrics.rouge_l(one, [other])
-
-
-AGREEMENTS: dict[str, Agreement] = {"exact": exact, "normalised": normalised, "f1": f1, "rouge-l": rouge_l}
+AGREEMENTS: dict[str, Agreement] = {
+    "exact": lambda one, other: float(one == other),
+    "normalised": _by(metrics.exact),
+    "f1": _by(metrics.f1),
+    "rouge-l": _by(metrics.rouge_l),
+}

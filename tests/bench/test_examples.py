@@ -18,7 +18,7 @@ TEN = ["red"] * 6 + ["dark red"] * 4
 
 
 def labelled(path, metric="exact", type_column=None, **options):
-    job = JobOptions(input=(str(path),), output="-", **options)
+    job = JobOptions.of(input=(str(path),), output="-", **options)
     return list(LabelledData(job, "answer", type_column, metric).examples())
 
 
@@ -60,7 +60,7 @@ def test_there_must_be_scenes(scenes, seed):
 def test_every_input_format(tmp_path):
     """The answer is the question's text here, which each format has."""
     for name, path in write_all(tmp_path).items():
-        job = JobOptions(input=(str(path),), output="-", prompt="{question} please")
+        job = JobOptions.of(input=(str(path),), output="-", prompt="{question} please")
         examples = list(LabelledData(job, "question", None, "exact").examples())
         assert [one.score(one.row.question) for one in examples] == [1.0] * 4, name
         assert [one.row.prompt for one in examples] == [f"w{i} w{i + 1} please" for i in range(4)], name

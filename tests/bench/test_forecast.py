@@ -7,12 +7,12 @@ import json
 import pytest
 
 from adafv.bench import forecast
-from adafv.bench.forecast import Comparison, table
+from adafv.bench.forecast import ForecastCheck, table
 from jobs.bench import main
 
 
 def test_what_a_plan_is_off_by():
-    one = Comparison(
+    one = ForecastCheck(
         200, 800, 1, planned_seconds=90, took_seconds=100, planned_worker_seconds=88, took_worker_seconds=80
     )
     assert one.error == pytest.approx(-0.1) and one.cost_error == pytest.approx(0.1)

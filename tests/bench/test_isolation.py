@@ -7,7 +7,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from adafv.bench.isolation import Measurement, _measure, table
+from adafv.bench.isolation import IsolationTimes, _measure, table
 
 SLEEP = 0.2
 
@@ -29,6 +29,6 @@ def test_work_is_no_overhead():
 
 
 def test_overhead_is_of_the_work():
-    measurement = Measurement("label", 8, work_seconds=2.0, way_seconds=0.05)
+    measurement = IsolationTimes("label", 8, work_seconds=2.0, way_seconds=0.05)
     assert measurement.overhead_percent == pytest.approx(2.5)
     assert table([measurement]).splitlines()[1].split() == ["label", "8", "2000.00", "50.00", "2.5%"]

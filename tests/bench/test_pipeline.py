@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from adafv.bench import pipeline
 from adafv.bench.pipeline import Throughput, _steady, throughput_table, write_rows
 from adafv.bench.shapes import PRESETS
 from adafv.pipeline import schema
@@ -46,8 +47,14 @@ def test_rows_come_again_under_other_ids(tmp_path):
     assert len(set(ids)) == 5001
 
 
+@pytest.fixture
+def together(ray_local, monkeypatch) -> None:
+    """All that is measured runs in this process, and its jobs on this process's Ray."""
+    monkeypatch.setattr(pipeline, "apart", lambda function, *given: function(*given))
+
+
 @pytest.mark.slow
-def test_a_preset_is_a_model_too(tmp_path, monkeypatch, capsys):
+def test_a_preset_is_a_model_too(together, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", NEXT)
     file = tmp_path / "f.json"
     options = ["--batch-size", "4", "--max-new-tokens", "2", "--json", str(file)]
@@ -56,7 +63,7 @@ def test_a_preset_is_a_model_too(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_both_ways(tmp_path, capsys):
+def test_both_ways(together, tmp_path, capsys):
     """A job on 48 rows, and one without a model on 200: each row is labelled, or the job would say so."""
     file = tmp_path / "f.json"
     assert main(["pipeline", "--rows", "48", "--max-new-tokens", "2", "--json", str(file)]) == 0

@@ -20,11 +20,24 @@ def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
     monkeypatch.setenv(DEVICE, "H200")
     monkeypatch.setenv(RATE, "10000")
     options = JobOptions(input=("i",), output="o")
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     given = rows.to_table(Row(f"r{i}", "x", (RowImage("x", data=b""),), question="q", prompt="q") for i in range(5))
-    prepared = Unprepared(Preparation.of(options, "m", engine, Storage(), Unprepared))(given, lambda: None)
+    preparation = Preparation.of(options, model="m", engine=engine, storage=Storage(), handler=Unprepared)
+    prepared = Unprepared(preparation)(given, lambda: None)
     assert prepared.schema == samples.SCHEMA
-    worker = Simulated(WorkerOptions("m", "m", engine, Storage(), "r", Tariff(3.6), 1, 1.0, Simulated))
+    worker = Simulated(
+        WorkerOptions(
+            model="m",
+            path="m",
+            engine=engine,
+            storage=Storage(),
+            run_id="r",
+            tariff=Tariff(3.6),
+            threads=1,
+            batch_timeout=1.0,
+            handler=Simulated,
+        )
+    )
     for part in (prepared, prepared.slice(0, 3)):
         labels = worker(part, lambda: None)
         assert labels.schema == schema.RESULTS and labels.column("id") == part.column("id")
@@ -37,7 +50,7 @@ def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
     [
         ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=/y", "Ray's head service"),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/y", "Ray's node services"),
-        ("ray::MapWorker(MapBatches(Worker)).submit", "workers"),
+        ("ray::MapWorker(MapBatches(LabelWorker)).submit", "workers"),
         ("ray::MapBatches(Reading.__call__)", "read, fetch, prepare"),
         ("ray::DashboardAgent", "Ray's agents"),
         ("python -u /x/ray/dashboard/agent.py", "Ray's agents"),

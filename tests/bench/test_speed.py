@@ -10,9 +10,9 @@ import pytest
 
 from adafv.bench import speed
 from adafv.bench.ceilings import Ceilings
-from adafv.bench.rivals import Answered, Ours, Stock, Vllm
+from adafv.bench.rivals import BatchAnswers, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
-from adafv.bench.speed import Asked, Entrant, Settings, Turn
+from adafv.bench.speed import Asked, Entrant, RoundResult, Settings
 from adafv.counting import TokenCounts
 from adafv.engine import EngineOptions
 from adafv.models.packing import PackedLinear, pack
@@ -21,6 +21,7 @@ from tests.bench.tiny_shapes import CPU, NEXT, subject
 
 ROWS = [
     "stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05", "ours-0.05-adafv",
+    "ours-0.05-again",
 ]  # fmt: skip
 HEADS_FOR_VLLM = Shape(tower=NEXT.tower, language=Stack(2, 128, 96, 2), crop=56, vocabulary=300)
 CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e12, copied=64)
@@ -34,7 +35,15 @@ def ceilings(monkeypatch):
 
 def settings(**given) -> Settings:
     usual = {"preset": "cpu-small", "rows": (), "strategy": "saliency", "samples": 3, "questions": 1, "batch_size": 2}
-    usual |= {"mixed": False, "max_new_tokens": 3, "rounds": 1, "device": "cpu", "dtype": None, "threads": 1}
+    usual |= {
+        "mixed": False,
+        "max_new_tokens": 3,
+        "rounds": 1,
+        "again": 0.5,
+        "device": "cpu",
+        "dtype": None,
+        "threads": 1,
+    }
     return Settings.of(**usual | given)
 
 
@@ -79,8 +88,8 @@ def test_what_is_made_of_the_turns():
     built = subject(NEXT)
     counts = [TokenCounts(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
     times = {"encode": 100.0, "prune": 50.0, "prefill": 200.0, "decode": 250.0}
-    batches = [Answered([""] * n, counts[:n], n, n, times) for n in (2, 1)]
-    turns = [Turn(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
+    batches = [BatchAnswers([""] * n, counts[:n], n, n, times) for n in (2, 1)]
+    turns = [RoundResult(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
     entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
     row = speed._row(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
     assert row.over_stock == 4.0 and row.over_unpruned is None
@@ -96,7 +105,7 @@ def test_what_is_made_of_the_turns():
 
 
 def test_shorter_answers_are_no_win():
-    batch = Answered([""], [TokenCounts(positions=30, padded=30, outputs=2, visual=20, kept=10, words=5)], 1, 1, {})
+    batch = BatchAnswers([""], [TokenCounts(positions=30, padded=30, outputs=2, visual=20, kept=10, words=5)], 1, 1, {})
     with pytest.raises(RuntimeError, match=r"ours-none answered with \[2\] tokens instead of 3"):
         speed._check("ours-none", [batch], 3)
 
@@ -128,8 +137,8 @@ def test_a_row_answers_its_share_and_is_as_fast_as_it_answers():
     given = asked(3)
     assert given.first(0.5).questions == given.questions[:2] and given.first(0.1).questions == given.questions[:1]
     assert given.first(1.0).questions == given.questions and given.first(0.5).warm_up == given.warm_up
-    batches = [Answered([""] * n, [], n, n, {}) for n in (2, 1)]
-    assert Turn(1.5, batches, 7).samples_per_s == 2.0
+    batches = [BatchAnswers([""] * n, [], n, n, {}) for n in (2, 1)]
+    assert RoundResult(1.5, batches, 7).samples_per_s == 2.0
 
 
 def test_no_row_sees_beforehand_what_it_will_be_asked():

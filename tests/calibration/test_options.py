@@ -38,12 +38,12 @@ def test_jobs_are_what_they_would_be_on_their_own():
     jobs = [one.job for one in options.candidates()]
     assert {(job.sample, job.batch_size, job.limit, job.input) for job in jobs} == {(9, 4, 50, ("in",))}
     assert {job.sample_adjacent for job in jobs} == {1}, "many pictures say more of answers than many questions"
-    assert [(job.strategy, job.keep) for job in jobs] == [("none", 1.0), ("random", 0.2), ("adafv", 0.2)]
+    assert [(job.engine.strategy, job.engine.keep) for job in jobs] == [("none", 1.0), ("random", 0.2), ("adafv", 0.2)]
 
 
 def test_a_text_tower_goes_to_those_that_read_it():
     options = parse("--strategies", "adafv,cdpruner", "--keep", "0.1", "--text-tower", "clip")
-    assert [one.job.text_tower for one in options.candidates()] == [None, None, "clip"]
+    assert [one.job.engine.text_tower for one in options.candidates()] == [None, None, "clip"]
 
 
 def test_the_jobs_configuration_serves_a_calibration(tmp_path):

@@ -90,7 +90,7 @@ def test_the_command_line_is_the_candidates_job():
     words = shlex.split(command_line(job))
     assert words[:2] == ["python", "jobs/label.py"]
     read = parse_options(words[2:], "", "")
-    assert (read.strategy, read.keep, read.output, read.sample) == ("adafv", 0.1, "out/adafv-0.1", None)
+    assert (read.engine.strategy, read.engine.keep, read.output, read.sample) == ("adafv", 0.1, "out/adafv-0.1", None)
     assert (read.input, read.prompt, read.price_per_hour) == (("a b", "c"), "'{question}' -- in $HOME?", 2.5)
 
 
@@ -103,7 +103,7 @@ def test_the_command_line_is_the_candidates_job():
     ],
 )
 def test_all_options_of_the_job_are_on_it(changes):
-    job = JobOptions(input=("in",), output="out", strategy="random", keep=0.5, **changes)
+    job = JobOptions.of(input=("in",), output="out", strategy="random", keep=0.5, **changes)
     assert parse_options(shlex.split(command_line(job))[2:], "", "") == job
 
 

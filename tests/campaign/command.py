@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from adafv.pipeline import run
+from adafv.pipeline import collector, run
 from jobs.label import main
 
 if __name__ == "__main__":
     rows, _, seconds = os.environ.get("ADAFV_SINK", "").partition(",")
     sizes: dict[str, Any] = {"rows": int(rows), "seconds": float(seconds)} if rows else {}
     with (
-        patch.object(run, "Progress", partial(run.Progress, every=1.0)),
+        patch.object(collector, "Progress", partial(collector.Progress, every=1.0)),
         patch.object(run, "Sink", partial(run.Sink, **sizes)),
     ):
         sys.exit(main())

@@ -21,6 +21,7 @@ TYPES = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["available_node_
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_machines_come_for_a_job_and_go_after_it(tmp_path):
     """One with CPUs for what the head has no room for, one with a GPU for the worker, and neither at the end."""
     write_dataset(tmp_path / "scenes", scenes=2)

@@ -92,6 +92,7 @@ def labelled(output: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_by_the_pages_words(clone, cluster):
     """The commands that the page gives for any cluster, but for those that start it."""
     start, _, rest = page("Any Ray cluster").partition("# from here on")

@@ -312,6 +312,34 @@ def test_a_batch_leaves_no_tensor_behind(model):
         gc.enable()
 
 
+def spoil(engine: Engine, word: str, model: str) -> None:
+    """Let the language model overflow where it reads a word."""
+    [token] = AutoTokenizer.from_pretrained(model)(word, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        engine._adapter.model.get_input_embeddings().weight[token] = torch.inf
+
+
+def test_a_row_that_overflows_has_no_answer_and_its_neighbours_have_theirs(model):
+    preparer, engine = load(model, strategy="none")
+    asked = [preparer.prepare(f"id-{i}", picture(SIZES[i], i), f"w{i} w9") for i in range(4)]
+    before = engine.label(asked)
+    assert not any(label.problem for label in before)
+    spoil(engine, "w2", model)
+    after = engine.label(asked)
+    assert [bool(label.problem) for label in after] == [False, False, True, False]
+    assert "NaN or infinite" in after[2].problem and after[2].answer == ""
+    for i in (0, 1, 3):
+        assert essence(after[i]) == essence(before[i])
+
+
+def test_a_model_that_overflows_at_the_trial_says_so(model):
+    _, engine = load(model, strategy="none")
+    with torch.no_grad():
+        engine._adapter.model.get_input_embeddings().weight[:] = torch.nan
+    with pytest.raises(ArithmeticError, match=r"NaN or infinite: its numbers don't fit float32$"):
+        engine.try_out()
+
+
 def test_no_samples_no_labels(model):
     assert load(model)[1].label([]) == []
 

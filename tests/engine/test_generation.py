@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -128,3 +130,14 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(adapter, prompts, config
     )
     answers = generator([group], range(draws), lambda: None, lambda: None)
     check_draws(answers, adapter, prompts[0], temperature, top_p, most=0.04)  # four standard deviations
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_not_finite_are_told_and_end_their_row_alone(adapter, prompts, config, temperature):
+    sound = ours(adapter, prompts, range(len(prompts)), temperature=temperature)
+    spoilt = [prompt.clone() for prompt in prompts]
+    spoilt[1][-1], spoilt[4][0] = float("inf"), float("nan")
+    answers = ours(adapter, spoilt, range(len(prompts)), temperature=temperature)
+    for row, (answer, before) in enumerate(zip(answers, sound, strict=True)):
+        assert math.isfinite(answer.mean_logprob) == (row not in (1, 4))
+        assert row in (1, 4) or answer.ids == before.ids

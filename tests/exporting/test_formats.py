@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from adafv.exporting.export import export
-from adafv.exporting.formats import FORMATS, LISTS, Labels
+from adafv.exporting.formats import FORMATS, LISTS, WHICH, Labels
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.storage import Storage
@@ -109,7 +109,7 @@ def test_labels_that_come_while_an_export_runs_end_it(tmp_path, monkeypatch):
         if seen:
             (tmp_path / "more/labels/0.parquet").rename(tmp_path / "out/labels/1.parquet")
             seen.clear()
-        elif not seen and columns == ["image", "images"]:
+        elif not seen and columns == WHICH:
             seen.append(1)
         return read(self, columns)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from adafv.pipeline.images.decode import decode
 from adafv.pipeline.options import JobOptions
-from tests.fuzz import images, job, rows
+from tests.fuzz import images, job, rows, schemas
 from tests.tiny_models import build
 
 MAX_PIXELS = JobOptions.__dataclass_fields__["max_image_pixels"].default
@@ -25,6 +25,7 @@ def main() -> int:
     )
     parser.add_argument("--images", type=int, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--schemas", type=int, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: %(default)s)")
     parser.add_argument("--only", type=int, metavar="N", help="show case N instead: what it is, what is made of it")
     parser.add_argument("--deadline", type=float, default=3600, help="seconds (default: %(default)s)")
@@ -34,7 +35,9 @@ def main() -> int:
         show(options.only, options.seed)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        report = fuzz(Path(folder), options.images, options.rows, options.seed, options.deadline)
+        tables = schemas.fuzz(options.schemas, options.seed, Path(folder))
+        report = fuzz(Path(folder), options.images, options.rows, options.seed, options.deadline) | {"schemas": tables}
+        report["problems"] += tables.pop("problems")
     text = json.dumps(report, indent=2)
     print(text)
     if options.json:
@@ -48,6 +51,8 @@ def show(number: int, seed: int) -> None:
     print(f"image {number}: {name}: {len(data)} bytes: {decode(data, MAX_PIXELS)}")
     line, id = rows.json_line(number, seed)
     print(f"row {number}, as JSON: {line[:2000]!r}, id {id}")
+    table, columns = schemas.table(number, seed)
+    print(f"schema {number}, asked {columns}:\n{table.schema.to_string(show_field_metadata=False)}")
 
 
 def fuzz(folder: Path, image_count: int, row_count: int, seed: int, deadline: float) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def test_ablation(one_core, tmp_path, capsys):
         (["quality", "--model", "/nowhere"], "--model /nowhere can't be loaded"),
         (["ablation", "--keep", "2"], "--keep is 2.0"),
         (["quality", "--json", "/nowhere/quality.json"], "there is no folder /nowhere"),
-        (["quality", "--chart", "/tmp"], "or tmp is one"),
+        (["quality", "--chart", "/tmp"], "/tmp is a folder"),
     ],
 )
 def test_wrong_options(arguments, said, capsys):

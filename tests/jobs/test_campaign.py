@@ -61,6 +61,7 @@ def test_nothing_is_lost_whatever_is_killed(campaign):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_job_outlives_the_node_that_labels(campaign, cluster):
     """For good: the worker is started again on the node that is left, and what it had in hand is done again."""
     job = campaign.start("removed")

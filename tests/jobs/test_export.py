@@ -26,23 +26,28 @@ def test_a_file(output, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        ["--format", "csv", "--to", "f"],
-        ["--format", "jsonl"],
-        ["--format", "jsonl", "--to", "/nowhere/f"],
-        ["--format", "jsonl", "--to", "/tmp"],
-        ["--format", "label-studio", "--to", "f"],
+        (["--format", "csv", "--to", "f"], "invalid choice: 'csv'"),
+        (["--format", "jsonl"], "required: --to"),
+        (["--format", "jsonl", "--to", "/nowhere/f"], "there is no folder /nowhere\n"),
+        (["--format", "jsonl", "--to", "/tmp"], "/tmp is a folder; name a file in it"),
+        (["--format", "label-studio", "--to", "f"], "give --image-root"),
     ],
 )
-def test_wrong_options_exit_with_2(output, tmp_path, monkeypatch, wrong, capsys):
+def test_wrong_options_exit_with_2(output, tmp_path, monkeypatch, wrong, said, capsys):
     monkeypatch.chdir(tmp_path)
     try:
         status = export.main([output, *wrong])
     except SystemExit as error:
         status = error.code
-    assert status == 2 and capsys.readouterr().err
+    assert status == 2 and said in capsys.readouterr().err
     assert not (tmp_path / "f").exists()
+
+
+def test_a_file_that_cannot_be_written_exits_with_1(output, capsys):
+    assert export.main([output, "--format", "jsonl", "--to", "/proc/f"]) == 1
+    assert "/proc/f can't be written: No such file" in capsys.readouterr().err
 
 
 def test_a_damaged_file_exits_with_1(output, tmp_path, capsys):

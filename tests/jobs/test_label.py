@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import signal
@@ -20,10 +21,12 @@ from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.store.output import LocalOutput
 from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
 
 REPOSITORY = Path(__file__).parents[2]
+ROWS = 1000  # enough that a run can be ended half-way
 
 
 def command(model: Path, output: Path, *inputs: Path) -> list[str]:
@@ -57,6 +60,16 @@ def test_too_many_rejects(ray_local, tiny_model, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "image_not_found      3" in captured.out and "75.0%" in captured.err
     assert main([*arguments, "--max-reject-rate", "0.74"]) == 0
+
+
+def test_nothing_but_rejects(ray_local, tiny_model, tmp_path, capsys):
+    rows = [{"id": i, "image": f"{i}.jpg", "question": "w1"} for i in range(3)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert main(command(tiny_model, tmp_path / "out", path)) == 3
+    said = capsys.readouterr().err
+    assert "every row was rejected (--max-reject-rate 1" in said and "3 image_not_found, such as " in said
+    assert "--image-root names the folder" in said
+    assert main([*command(tiny_model, tmp_path / "out", path), "--retry-rejects", "--max-reject-rate", "1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,26 +124,25 @@ def test_help_needs_no_ray():
     assert "exit status" in done.stdout and "--question-column" in done.stdout
 
 
-def run_alone(arguments: list[str], cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
-    """The job as a user starts it: a process of its own, with its own Ray."""
-    script = str(REPOSITORY / "jobs" / "label.py")
-    pipe = subprocess.PIPE
+def run_alone(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
+    """The job in a process of its own, with its own Ray, and with a progress line every second."""
     return subprocess.Popen(
-        [sys.executable, script, *arguments], cwd=cwd, env=without_ray(), stdout=pipe, stderr=pipe, text=True
-    )
+        [sys.executable, "-m", "tests.campaign.command", *arguments],
+        cwd=cwd, env=without_ray() | forking_jobs(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by):
+def test_a_run_that_is_ended_half_way_is_resumed(ray_local, tiny_model, tmp_path, ended_by, caplog):
     """From a folder that isn't the checkout. While it lives, a second job on the same output is refused; after, the
     rerun, in other batches, takes over at once and does just the rest. SIGTERM keeps all that was labelled."""
     write_images(tmp_path)
-    rows = [{"id": i, "image": "plain.jpg", "question": f"w{i % 200}"} for i in range(2500)]
+    rows = [{"id": i, "image": "plain.jpg", "question": f"w{i % 200}"} for i in range(ROWS)]
     arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))
     process = run_alone([*arguments, "--run-id", "first", "--batch-size", "1"], cwd=tmp_path)
     for line in process.stderr or ():
-        if "/2,500 rows" in line and "0/2,500 rows" not in line:
+        if f"/{ROWS:,} rows" in line and f" 0/{ROWS:,} rows" not in line:
             with pytest.raises(RunError, match="is being written by run first"):
                 Lease(LocalOutput(str(tmp_path / "out")), "second").__enter__()
             process.send_signal(ended_by)
@@ -141,17 +153,16 @@ def test_a_run_that_is_ended_half_way_is_resumed(tiny_model, tmp_path, ended_by)
     if ended_by == signal.SIGTERM:
         assert process.returncode == 1
         assert (record["status"], record["error"]) == ("failed", "interrupted")
-        assert 0 < len(done) == record["counts"]["labelled"] < 2500
+        assert 0 < len(done) == record["counts"]["labelled"] < ROWS
     else:
         assert process.returncode == -signal.SIGKILL
         assert record["status"] == "running"
-        assert len(done) < 2500
-    again = run_alone([*arguments, "--batch-size", "64"], cwd=tmp_path)
-    _, errors = again.communicate(timeout=600)
-    assert again.returncode == 0, errors
-    assert f"{len(done):,} done before" in errors
+        assert len(done) < ROWS
+    caplog.set_level(logging.INFO, "adafv")
+    assert main([*arguments, "--batch-size", "64"]) == 0, caplog.text
+    assert f"{len(done):,} done before" in caplog.text
     final = answers(tmp_path / "out")
-    assert len(final) == 2500 and {id: final[id] for id in done} == done
+    assert len(final) == ROWS and {id: final[id] for id in done} == done
 
 
 @pytest.fixture
@@ -162,7 +173,7 @@ def cluster() -> Iterator[RayCluster]:
 
 
 @pytest.mark.slow
-def test_ray_job_submit(tiny_model, tmp_path, cluster):
+def test_ray_job_submit(ray_local, tiny_model, tmp_path, cluster):
     """Only the working directory is there: a copy of adafv/ and jobs/, not this checkout, and not installed."""
     work = tmp_path / "work"
     ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
@@ -170,9 +181,7 @@ def test_ray_job_submit(tiny_model, tmp_path, cluster):
         shutil.copytree(REPOSITORY / name, work / name, ignore=ignore)
     files = write_all(tmp_path / "in")
     inputs = [files["jsonl"], files["structs"]]
-    direct = run_alone(command(tiny_model, tmp_path / "direct", *inputs))
-    _, errors = direct.communicate(timeout=600)
-    assert direct.returncode == 0, errors
+    assert main(command(tiny_model, tmp_path / "direct", *inputs)) == 0
     address = cluster.dashboard_address
     arguments = ["job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
     submitted = subprocess.run(

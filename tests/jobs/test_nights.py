@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from adafv.pipeline.outputs.reader import reconcile
+from tests.forking import forking_jobs
 from tests.jobs import night
 from tests.pipeline.inputs import write_images, write_jsonl
 from tests.services import without_ray
@@ -87,7 +88,7 @@ class Schedule:
         """A night that is killed when it has written some of its rows."""
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.jobs.night", *self.command, "--run-id", name],
-            cwd=REPOSITORY, env=without_ray(), stderr=subprocess.DEVNULL,
+            cwd=REPOSITORY, env=without_ray() | forking_jobs(), stderr=subprocess.DEVNULL,
         )  # fmt: skip
         before, end = self.labels(), time.monotonic() + DEADLINE
         while len(self.labels()) < len(before) + 20:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from adafv.pipeline.store import objects, output
+from adafv.pipeline.store import retry
 from jobs.label import main
 from tests.faulty_store import Fault, FaultyStore
 from tests.services import free_ports
@@ -19,8 +19,7 @@ KINDS = [("slow_down", AWAY), ("reset", AWAY), ("denied", FAULTS), ("unknown_key
 def bucket(s3, monkeypatch) -> str:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
-    monkeypatch.setattr(output, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     return s3.new_bucket()
 
 

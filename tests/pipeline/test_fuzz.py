@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import images, job
+from tests.fuzz import images, job, schemas
 from tests.fuzz.__main__ import decode_all
 from tests.fuzz.rows import json_line, table
 
@@ -22,13 +22,20 @@ def test_every_case_ends_in_one_output(tiny_model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_decoding_does_not_leak():
     found = decode_all(3000, SEED)
     assert found["end_mib"] < found["halfway_mib"] + 100, found
     assert found["log_bytes"] < 10_000, "decoders fill the log"
 
 
+def test_no_schema_ends_in_an_exception(tmp_path):
+    found = schemas.fuzz(500, SEED, tmp_path)
+    assert found["problems"] == [] and found["outcomes"]["labelled"] > 100 < found["outcomes"]["refused"]
+
+
 def test_cases_are_made_of_their_numbers():
+    assert schemas.table(5, SEED)[0].equals(schemas.table(5, SEED)[0])
     assert images.image(5, SEED) == images.image(5, SEED) != images.image(6, SEED)
     assert json_line(5, SEED) == json_line(5, SEED) != json_line(6, SEED)
     assert str(table(range(9), SEED)) == str(table(range(9), SEED))

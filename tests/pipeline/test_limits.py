@@ -69,13 +69,18 @@ class Busy:
         return Attendance(frozenset({("a", 7)}), 1, 1, 0)
 
 
+def watch_over(limits: Limits, gate: Gate, roster: object, found: Tally | None = None) -> LimitWatch:
+    began = time.monotonic()
+    return LimitWatch(limits=limits, tally=found or Tally(), gate=gate, began=began, roster=roster, every=0.01)
+
+
 def test_the_gate_is_closed_once_it_is_spent(caplog):
     caplog.set_level(logging.INFO, "adafv")
     gate = Gate()
-    with LimitWatch(Limits(None, 1.0, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(None, 1.0, Tariff()), gate, Busy()) as watch:
         time.sleep(0.1)
         assert not gate.closed and watch.stopped_by is None
-    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Busy(), every=0.01) as watch:
+    with watch_over(Limits(None, 1e-9, Tariff()), gate, Busy()) as watch:
         while not gate.closed:
             time.sleep(0.01)
     assert watch.stopped_by == "max-hours" and "--max-hours is reached" in caplog.text
@@ -92,8 +97,51 @@ def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_s
     """An interruption may be lost, as in a callback."""
     monkeypatch.setattr(module, "AGAIN", 0.5)
     gate = Gate()
-    with LimitWatch(Limits(None, 1e-9, Tariff()), Tally(), gate, time.monotonic(), Nobody(), every=0.01) as watch:
+    with watch_over(Limits(None, 1e-9, Tariff()), gate, Nobody()) as watch:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 time.sleep(20)
     assert gate.closed and watch.gave_up
+
+
+class Unknown:
+    """Stands for Ray's list of workers where it can't be read."""
+
+    def attendance(self) -> Attendance:
+        return Attendance(frozenset(), 0, 0.0, 0.0)
+
+
+def test_where_ray_does_not_say_who_is_there_a_run_that_stands_still_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "STILL", 0.3)
+    started = time.monotonic()
+    with watch_over(Limits(None, 1e-9, Tariff()), Gate(), Unknown()) as watch:
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+        assert time.monotonic() - started >= 0.3
+    assert watch.gave_up
+
+
+def test_a_check_that_fails_is_reported_and_the_next_one_counts(monkeypatch, caplog):
+    found, gate, real = tally(), Gate(), Tally.usd
+    troubles = [RuntimeError("dictionary changed size"), OSError("unreachable")]
+
+    def usd(self: Tally, now: float, tariff: Tariff) -> float | None:
+        if troubles:
+            raise troubles.pop()
+        return real(self, now, tariff)
+
+    monkeypatch.setattr(Tally, "usd", usd)
+    with watch_over(Limits(0.01, None, Tariff(3.6)), gate, Busy(), found) as watch:
+        while not gate.closed:
+            time.sleep(0.01)
+    assert watch.stopped_by == "max-cost"
+    assert [message for message in caplog.messages if "can't be checked: OSError: unreachable" in message]
+
+
+def test_what_can_never_be_checked_ends_the_run(monkeypatch, caplog):
+    monkeypatch.setattr(Tally, "usd", lambda *_: {}["gone"])
+    gate = Gate()
+    with watch_over(Limits(5.0, None, Tariff(3.6)), gate, Busy(), tally()) as watch:
+        while not gate.closed:
+            time.sleep(0.01)
+    assert watch.stopped_by == "max-cost" and caplog.text.count("can't be checked") == module.PATIENCE

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import pytest
 
+from adafv.engine import EngineOptions
+from adafv.option import OptionError, option, require
+from adafv.pipeline import options as pipeline_options
 from adafv.pipeline.arguments import parse_keeps, parse_options, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, option_fields
+from adafv.pipeline.outputs import recipe
+from adafv.pipeline.outputs.recipe import recipe_of
 from adafv.pipeline.record.run_record import public_options
 from adafv.pruning import STRATEGIES
 
@@ -20,7 +27,7 @@ def parse(*arguments: str) -> JobOptions:
 def test_defaults():
     options = parse(*NEEDED)
     assert options.input == ("in.parquet",) and options.output == "out"
-    assert (options.model, options.strategy, options.keep, options.prompt) == (
+    assert (options.model, options.engine.strategy, options.engine.keep, options.prompt) == (
         "testbed",
         "adafv-plus",
         0.1,
@@ -90,7 +97,7 @@ def test_help_has_every_option(capsys):
         parse("--help")
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"--{name.replace('_', '-')}" in text for name in JobOptions.__dataclass_fields__)
+    assert all(f"--{name.replace('_', '-')}" in text for name in option_fields())
 
 
 def config(tmp_path, text: str) -> list[str]:
@@ -104,15 +111,15 @@ def test_config_has_the_same_names(tmp_path):
         tmp_path, "input: [a, b]\noutput: o\nkeep-tokens: 64\nallow_http: true\nprompt: '-- {question}'\nlimit: null\n"
     )
     options = parse(*file)
-    assert options.input == ("a", "b") and options.output == "o" and options.keep_tokens == 64
+    assert options.input == ("a", "b") and options.output == "o" and options.engine.keep_tokens == 64
     assert options.allow_http is True and options.prompt == "-- {question}" and options.limit is None
 
 
 def test_the_command_line_wins(tmp_path):
     file = config(tmp_path, "input: a\noutput: o\nkeep-tokens: 64\nallow-http: true\nseed: 1\n")
     options = parse(*file, "--input", "b", "--keep", "0.5", "--no-allow-http", "--seed=2")
-    assert options.input == ("b",) and options.keep == 0.5 and options.keep_tokens is None
-    assert options.allow_http is False and options.seed == 2
+    assert options.input == ("b",) and options.engine.keep == 0.5 and options.engine.keep_tokens is None
+    assert options.allow_http is False and options.engine.seed == 2
 
 
 @pytest.mark.parametrize(
@@ -152,3 +159,99 @@ def test_strategies_and_budgets_are_parsed():
     for wrong in ("", "0", "1.5", "10%", "nan"):
         with pytest.raises(UsageError, match="--keep"):
             parse_keeps(wrong)
+
+
+# A value of each of the engine's options that isn't the default, as text; one that is missing here fails the test.
+OTHER = {
+    "strategy": "eadp", "keep": "0.5", "keep_tokens": "9", "max_new_tokens": "7", "text_scope": "prompt",
+    "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
+    "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu", "dtype": "float16",
+    "tensor_parallel": "2",
+}  # fmt: skip
+BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
+BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
+
+
+@pytest.mark.parametrize("item", fields(EngineOptions), ids=lambda item: item.name)
+def test_each_option_of_the_engine_is_one_of_the_job(tmp_path, item):
+    """On the command line, in the file, in what is recorded, and in the recipe if it can change a label."""
+    given = BESIDE.get(item.name, {}) | {item.name: OTHER[item.name]}
+    value = item.metadata["type"](OTHER[item.name])
+    arguments = [f"--{name.replace('_', '-')}={text}" for name, text in given.items()]
+    options = parse(*NEEDED, *arguments)
+    lines = "".join(f"{name}: {text}\n" for name, text in given.items())
+    assert getattr(options.engine, item.name) == value != item.default
+    assert options == parse(*NEEDED, *config(tmp_path, lines)) == parse(*NEEDED).changed(**flat(options.engine))
+    assert options == JobOptions.of(input=["in.parquet"], output="out", **flat(options.engine))
+    assert public_options(options)[item.name] == options.values()[item.name] == value
+    assert (item.name in recipe_of(options)) == (item.metadata["group"] != "hardware")
+
+
+def flat(engine: EngineOptions) -> dict[str, object]:
+    return {item.name: getattr(engine, item.name) for item in fields(engine)}
+
+
+@pytest.fixture
+def longer_engine(monkeypatch):
+    """The engine's options, with one more."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Longer(EngineOptions):
+        patience: int = option("model", "how long to wait", 3, type=int, metavar="N", formerly=2)
+
+        def __post_init__(self) -> None:
+            EngineOptions.__post_init__(self)
+            require(self.patience > 0, "patience", self.patience, "above 0")
+
+    for module in (pipeline_options, recipe):
+        monkeypatch.setattr(module, "EngineOptions", Longer)
+    caches = (pipeline_options.option_fields, pipeline_options.engine_names)
+    for found in caches:
+        found.cache_clear()
+    yield Longer
+    for found in caches:
+        found.cache_clear()
+
+
+def test_an_option_that_the_engine_gains_is_there(longer_engine, tmp_path, capsys):
+    """Declared once, it is on the command line, in the file, checked, recorded, and part of the recipe."""
+    assert parse(*NEEDED, "--patience", "5").engine == longer_engine(patience=5)
+    assert parse(*NEEDED, *config(tmp_path, "patience: 6\n")).engine.patience == 6
+    with pytest.raises(UsageError, match="--patience is 0; it must be above 0"):
+        parse(*NEEDED, "--patience=0")
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "--patience N          how long to wait (default: 3)" in capsys.readouterr().out
+    options = parse(*NEEDED)
+    assert public_options(options)["patience"] == recipe_of(options)["patience"] == 3
+    earlier = {name: value for name, value in recipe_of(options).items() if name != "patience"}
+    assert recipe.changes_of(earlier, recipe_of(options)) == ["patience was 2 and is 3"]
+    assert recipe.changes_of(earlier, recipe_of(options.changed(patience=2))) == []
+
+
+def test_no_option_is_declared_twice():
+    names = [item.name for item in (*fields(JobOptions), *fields(EngineOptions))]
+    assert len(names) == len(set(names)) and {*names} - {"engine"} == {*option_fields()}
+
+
+def test_options_in_python():
+    """The engine's are nested; wrong ones are errors as on the command line, or with their name as data."""
+    options = JobOptions(input=["a", "b"], output="o", engine=EngineOptions(keep=0.5))
+    assert options == parse("--input", "a", "b", "--output", "o", "--keep", "0.5") and options.input == ("a", "b")
+    assert options.changed(keep=0.25, limit=3).engine.keep == 0.25 and options.engine.keep == 0.5
+    with pytest.raises(OptionError) as caught:
+        EngineOptions(keep=0.0)
+    assert (caught.value.name, caught.value.value) == ("keep", 0.0)
+    with pytest.raises(UsageError, match=r"--keep is 0\.0"):
+        options.changed(keep=0.0)
+    for wrong in ("a", []):
+        with pytest.raises(UsageError, match=r"--input is .* a list of paths or URIs, at least one"):
+            JobOptions(input=wrong, output="o")
+    with pytest.raises(TypeError, match="keeep"):
+        JobOptions.of(input=["a"], output="o", keeep=1)
+
+
+def test_the_engine_on_a_device():
+    assert parse(*NEEDED, "--keep", "0.5").engine_on("cpu") == EngineOptions(keep=0.5, device="cpu")
+    with pytest.raises(UsageError, match="--quantize is 'int4'; it must be int8 for auto on cpu"):
+        parse(*NEEDED, "--quantize", "int4").engine_on("cpu")

@@ -28,15 +28,17 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
-from adafv.pipeline.run import Job, RunResult, run
+from adafv.pipeline.result import RunResult
+from adafv.pipeline.run import Job, run
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Reading, rows_per_block
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.reporting.report import make_report, summary
 from tests.conftest import S3_SECRET
-from tests.pipeline.inputs import ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
+from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, jpeg, photographs
 
 MODEL = {"max_new_tokens": 4, "keep": 0.25}
@@ -70,7 +72,7 @@ def outcome(uri: str | Path, storage: Storage | None = None) -> Outcome:
 
 
 def label(model: Path, output: object, *inputs: object, **options: Any) -> RunResult:
-    return run(JobOptions(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
+    return run(JobOptions.of(input=tuple(map(str, inputs)), output=str(output), model=str(model), **MODEL | options))
 
 
 QUESTIONS: dict[str, tuple[Any, str | None]] = {
@@ -355,7 +357,7 @@ def test_usage_errors(ray_local, tiny_model, tmp_path, options, said):
         "model": str(tiny_model),
     }
     with pytest.raises(UsageError, match=said):
-        run(JobOptions(**MODEL | given | options))
+        run(JobOptions.of(**MODEL | given | options))
 
 
 def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path):
@@ -391,20 +393,67 @@ def test_many_rows_travel_in_larger_blocks(rows, workers, batch, together):
 def test_stages_do_without_torch(tmp_path):
     """What Ray's own processes hold of a job; torch and transformers are for their children."""
     options, storage = JobOptions(input=("i",), output="o"), Storage()
-    engine = options.engine_options("cpu")
+    engine = options.engine_on("cpu")
     stages = [
-        Reading(storage, Columns("id", "image", "question", "{question}", ("question",), None)),
+        Reading(storage, Columns.of(options)),
         Fetcher(storage, 2**20),
-        Preparation.of(options, "testbed", engine, storage, Preparing),
-        WorkerOptions("testbed", "testbed", engine, storage, "run", Tariff(), 1, 1.0, Labelling),
+        Preparation.of(options, model="testbed", engine=engine, storage=storage, handler=Preparing),
+        WorkerOptions(
+            model="testbed",
+            path="testbed",
+            engine=engine,
+            storage=storage,
+            run_id="run",
+            tariff=Tariff(),
+            threads=1,
+            batch_timeout=1.0,
+            handler=Labelling,
+        ),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))
     code = """if True:
         import pickle, sys
         import adafv.pipeline.outputs.sink
         *_, options = pickle.load(open(sys.argv[1], 'rb'))
-        from adafv.pipeline.workers.label import Worker
-        Worker(options)
+        from adafv.pipeline.workers.label import LabelWorker
+        LabelWorker(options)
         assert not {'torch', 'transformers'} & set(sys.modules), 'imported'
         """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "stages")], check=True)
+
+
+def test_an_output_inside_the_input(ray_local, tiny_model, tmp_path):
+    """Photos that were added are labelled, and what else lies there is counted alike in the run's record, in that of
+    the next one, and in the report."""
+    photos = write_images(tmp_path / "photos")
+    (photos / "notes.md").write_text("no image")
+    (photos / ".hidden.jpg").write_text("hidden")
+    given = {"prompt": "w1"}
+    label(tiny_model, photos / "out", photos, run_id="one", **given)
+    (photos / "more.jpg").write_bytes(jpeg())
+    again = label(tiny_model, photos / "out", photos, run_id="two", **given)
+    found = outcome(photos / "out")
+    assert again.status == 0 and sorted(row["id"] for row in found.labels) == sorted([*NAMES, "more.jpg"])
+    counts = [{one["why"]: one["count"] for one in run["passed_over"]} for run in found.runs.values()]
+    own = "the job's own output is no input"
+    assert counts[0].keys() | {own} == counts[1].keys() and counts[1].pop(own) >= 3
+    assert counts[0] == counts[1] == dict.fromkeys(counts[0], 1) and len(counts[0]) == 2
+    report = make_report(str(photos / "out"))
+    assert [one.as_json() for one in report.passed_over] == found.runs["two"]["passed_over"]
+    assert "passed over" in summary(report) and "passed over" in again.run.table()
+
+
+def test_a_run_of_nothing_but_rejects(ray_local, tiny_model, tmp_path):
+    """It ends with status 3 and says what helps, and that does."""
+    write_images(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for name in NAMES:
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    first = label(tiny_model, tmp_path / "out", tmp_path / "snapshot", prompt="w1")
+    [line] = first.run.tally.reasons.lines()
+    assert first.status == 3 and line.startswith("4 image_refused, such as ")
+    advice = line.partition("add --allow-local ")[2]
+    again = label(
+        tiny_model, tmp_path / "out", tmp_path / "snapshot", prompt="w1", allow_local=advice, retry_rejects=True
+    )
+    assert again.status == 0 and again.run.tally.labelled == 4

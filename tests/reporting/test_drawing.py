@@ -46,7 +46,7 @@ def test_each_token_is_where_the_document_says(grid, data):
 
 
 def documented(t: int, grid: list[dict]) -> tuple[float, float, float, float]:
-    """As docs/output.md has it."""
+    """By what docs/output.md says of `grid`."""
     for panel in grid:
         count = panel["rows"] * panel["columns"]
         if t < count:

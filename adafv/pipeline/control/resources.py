@@ -24,7 +24,7 @@ READ_SHARE, PREPARE_SHARE = 0.25, 0.75  # of the CPU that is left to the CPU sta
 BITS = 10_000  # of a CPU: the least that Ray counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """Reservations per task and actor, and sizes that follow from the hardware.
 
@@ -54,20 +54,20 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: b
     if not cpus:
         raise RunError("the Ray cluster has no node with a CPU")
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    device = options.device if options.device != "auto" else ("cuda" if gpus else "cpu")
+    device = options.engine.device if options.engine.device != "auto" else ("cuda" if gpus else "cpu")
     if device == "cuda":
         if not gpus and not may_grow:
             raise UsageError("--device cuda: there is no GPU here, and none will join the Ray that this job starts")
-        places = [int(node.get("GPU", 0)) // options.tensor_parallel for node in nodes]  # for workers, by node
+        places = [int(node.get("GPU", 0)) // options.engine.tensor_parallel for node in nodes]  # for workers, by node
         if gpus and not any(places) and not may_grow:
-            raise UsageError(f"--tensor-parallel {options.tensor_parallel}: there are {gpus} GPUs here")
+            raise UsageError(f"--tensor-parallel {options.engine.tensor_parallel}: there are {gpus} GPUs here")
         workers, threads = options.worker_range() or (max(1, sum(places)), None), 1
         spare = min(1.0, min(cpus) / 2)
         shares = [(node.get("CPU", 0) - spare) / count for node, count in zip(nodes, places, strict=True) if count]
         worker_cpus = _rounded(max(0.0, min(1.0, *shares, 1.0)))
     else:
-        if options.tensor_parallel > 1:
-            raise UsageError(f"--tensor-parallel {options.tensor_parallel} needs GPUs, and the device is cpu")
+        if options.engine.tensor_parallel > 1:
+            raise UsageError(f"--tensor-parallel {options.engine.tensor_parallel} needs GPUs, and the device is cpu")
         workers = options.worker_range() or (1, 1)
         threads = _cpu_threads(max(cpus), workers[0])
         worker_cpus = _cpus_per_worker(cpus, workers[0], threads)
@@ -76,7 +76,7 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: b
         device=device,
         workers=workers,
         worker_cpus=worker_cpus,
-        worker_gpus=float(options.tensor_parallel) if device == "cuda" else 0.0,
+        worker_gpus=float(options.engine.tensor_parallel) if device == "cuda" else 0.0,
         read_cpus=_rounded(READ_SHARE * spare),
         prepare_cpus=_rounded(PREPARE_SHARE * spare),
         threads=threads,

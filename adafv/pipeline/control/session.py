@@ -8,18 +8,22 @@ import signal
 import threading
 
 import ray
-import ray.data
+from ray.data import DataContext
 
 from adafv.internals import global_node
 
+DATA_LOG = logging.getLogger("ray.data")
 BAD_STARTS = 3  # workers in a row that may die before they are there, as on a machine that is taken back just then
 
 
 class RaySession:
     """Ray for the time of one run or of several: the one that is initialised, or the cluster that RAY_ADDRESS names, or
-    a local one."""
+    a local one. What is set for a run, of Ray Data and its log, is then as it was before."""
 
     def __enter__(self) -> None:
+        self._settings = DataContext.current(DataContext.get_current().copy())
+        self._settings.__enter__()
+        self._log_level = DATA_LOG.level
         self._ours = not ray.is_initialized()
         if self._ours:
             address = os.environ.get("RAY_ADDRESS", "local")
@@ -34,6 +38,8 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         if self._ours:
             ray.shutdown()
+        DATA_LOG.setLevel(self._log_level)
+        self._settings.__exit__(None, None, None)
 
 
 def is_ours_alone() -> bool:
@@ -53,10 +59,10 @@ def settle(grow_at: float) -> None:
     Args:
         grow_at: another worker is started when each has so many times the calls that it can take at once.
     """
-    context = ray.data.DataContext.get_current()
+    context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    DATA_LOG.setLevel(logging.CRITICAL)
     context.execution_no_progress_timeout_s = -1
     context.autoscaling_config.actor_pool_util_upscaling_threshold = grow_at
     context.max_consecutive_actor_init_deaths = BAD_STARTS

@@ -5,7 +5,8 @@ pass (time-outs, resets, 429, 5xx, bodies that are cut short or don't match thei
 jittered pauses first. What speaks of the job's own credentials or clock is no fault of the row: it may succeed later.
 
 The data set is not trusted: whoever wrote it must not be able to read this machine's files or its network. Local paths
-must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http` and a public address (`http.py`).
+must lie in `--image-root` or `--allow-local`, symbolic links resolved; http(s) needs `--allow-http` and a public
+address (`http.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from botocore.exceptions import ParamValidationError
@@ -32,21 +32,21 @@ from adafv.pipeline.redaction import public_uri
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
+from adafv.pipeline.store.retry import FIRST_PAUSE, retry
 from adafv.pipeline.store.s3 import (
     DEADLINE,
-    FIRST_PAUSE,
     S3_ERRORS,
+    Damaged,
+    check_md5,
+    delay_of,
     describe,
     is_ours,
     may_pass,
-    md5,
-    pause,
     promised_md5,
     status_of,
-    wish_of,
 )
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme, is_s3, split_s3
+from adafv.pipeline.uris import has_scheme, is_s3, join, local_path, split_s3
 
 THREADS = 16
 ATTEMPTS = 5
@@ -61,6 +61,7 @@ class Fetcher:
     Attributes:
         max_bytes: larger images are rejected, and rows whose images have more together.
         allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
+        allow_local: a local folder in which images may lie besides the image root.
     """
 
     storage: Storage
@@ -68,6 +69,7 @@ class Fetcher:
     allow_http: bool = False
     allowed: Address = is_public
     pause: float = FIRST_PAUSE
+    allow_local: str | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The stage: rows in, the same rows with the bytes or with a reject out."""
@@ -104,15 +106,14 @@ class Fetcher:
 
     def fetch(self, uri: str, root: str) -> bytes | Reject:
         """The bytes at `uri`, which may be relative to `root`, or why they can't be had. Never raises."""
-        end = time.monotonic() + DEADLINE
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._read(uri, root)
-            except Refused as refused:
-                if not refused.passing or attempt == ATTEMPTS or time.monotonic() > end:
-                    return refused.reject
-                time.sleep(max(refused.wait, pause(attempt, self.pause)))
-        raise AssertionError("unreachable")
+        try:
+            return retry(
+                lambda: self._read(uri, root),
+                lambda error: error.again if isinstance(error, Refused) else None,
+                attempts=ATTEMPTS, seconds=DEADLINE, first=self.pause,
+            )  # fmt: skip
+        except Refused as refused:
+            return refused.reject
 
     def _read(self, uri: str, root: str) -> bytes:
         scheme = uri.partition("://")[0].lower() if has_scheme(uri) else ""
@@ -123,13 +124,14 @@ class Fetcher:
         if is_s3(uri):
             return self._read_s3(uri)
         if scheme == "file":
-            return _read_local(unquote(urlsplit(uri).path), root, self.max_bytes)
+            return _read_local(local_path(uri), root, self.max_bytes, self.allow_local)
         if scheme or re.match(r"data:", uri, re.IGNORECASE):
             return self._read_pyarrow(uri, root)
         if has_scheme(root) and not root.startswith("file://"):
-            inner = _inside(root, uri)
-            return self._read_s3(inner) if is_s3(root) else self._read_pyarrow(inner, root)
-        return _read_local(uri, root, self.max_bytes)
+            if is_s3(root) and not uri.startswith(("/", "../")):  # which mean a folder, and not such a key
+                return self._read_s3(join(root, uri))
+            return self._read_pyarrow(_inside(root, uri), root)
+        return _read_local(uri, root, self.max_bytes, self.allow_local)
 
     def _read_s3(self, uri: str) -> bytes:
         bucket, key = split_s3(uri) if re.match(r"s3://[^/@]+/.", uri) and public_uri(uri) == uri else ("", "")
@@ -141,11 +143,9 @@ class Fetcher:
                 if answer.get("ContentLength", 0) > self.max_bytes:
                     raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
                 data = read_within(body.iter_chunks(2**18), self.max_bytes)
-        except S3_ERRORS as error:
+            check_md5(data, promised_md5(bucket, answer))
+        except (*S3_ERRORS, Damaged) as error:
             raise _s3_refusal(uri, error) from error
-        if promised_md5(bucket, answer) not in (None, md5(data)):
-            message = f"{public_uri(uri)}: the bytes don't match the object's ETag"
-            raise Refused("image_fetch_failed", message, passing=True)
         return data
 
     def _read_pyarrow(self, uri: str, root: str) -> bytes:
@@ -162,7 +162,7 @@ class Fetcher:
         except FileNotFoundError as error:
             raise Refused("image_not_found", f"nothing at {public_uri(uri)}") from error
         except OSError as error:
-            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", passing=True) from error
+            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", again=0.0) from error
 
 
 def _s3_refusal(uri: str, error: Exception) -> Refused:
@@ -170,7 +170,7 @@ def _s3_refusal(uri: str, error: Exception) -> Refused:
     if isinstance(error, ParamValidationError):
         return Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
     if may_pass(error) or is_ours(error):
-        return Refused("image_fetch_failed", message, passing=may_pass(error), wait=wish_of(error))
+        return Refused("image_fetch_failed", message, delay_of(error))
     if status == 404:
         return Refused("image_not_found", message)
     return Refused("image_forbidden" if status in (401, 403) else "image_refused", message)
@@ -186,16 +186,20 @@ def _inside(root: str, uri: str) -> str:
     return f"{root}/{normal}"
 
 
-def _read_local(path: str, root: str, max_bytes: int) -> bytes:
-    """A regular file in the local folder `root`; a link counts by what it points to."""
-    root = unquote(urlsplit(root).path) if root.startswith("file://") else root
+def _read_local(path: str, root: str, max_bytes: int, allowed: str | None = None) -> bytes:
+    """A regular file in the local folder `root` or in `allowed`; a link counts by what it points to."""
+    root = local_path(root)
     if "\0" in path or has_scheme(root):
         raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {public_uri(root)}")
     try:
         real_root = os.path.realpath(root)
         real = os.path.realpath(os.path.join(real_root, path))
-        if os.path.commonpath((real_root, real)) != real_root:
-            raise Refused("image_refused", f"{path!r} leaves the image root {root}; --image-root names another")
+        real_allowed = None if allowed is None else os.path.realpath(allowed)
+        if not any(os.path.commonpath((folder, real)) == folder for folder in (real_root, real_allowed or real_root)):
+            leaves = f"leaves the image root {root} for {os.path.dirname(real)}"
+            raise Refused(
+                "image_refused", f"{path!r} {leaves}; add --allow-local {_store_of(real, real_root, real_allowed)}"
+            )
         # Not blocking: the name may be that of a pipe, and opening one would wait for a writer for ever.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
@@ -215,6 +219,15 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise Refused("image_not_found", f"{path[:200]!r}: no file has so long a name") from error
         raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
+
+
+def _store_of(file: str, root: str, allowed: str | None) -> str:
+    """The folder to be allowed so that `file` can be read, and with it what links into the same store: the one beside
+    `root` or beside a folder above it, such as blobs/ beside the snapshots/ of a Hugging Face cache."""
+    above = os.path.commonpath((root, file))
+    parts = os.path.relpath(os.path.dirname(file), above).split(os.sep)
+    store = os.path.normpath(os.path.join(above, *parts[: 2 if above == os.sep else 1]))
+    return store if allowed is None else os.path.commonpath((store, allowed))
 
 
 def _keys(row: Row) -> Iterator[Key]:

@@ -17,7 +17,7 @@ from urllib3.util import Retry, Timeout
 
 from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.redaction import public_uri
-from adafv.pipeline.store.s3 import wished_pause
+from adafv.pipeline.store.retry import is_passing, wished_pause
 
 Address = Callable[[str], bool]
 REDIRECTS = 5
@@ -81,8 +81,8 @@ def _address(url: str, host: str, port: int, allowed: Address) -> str:
         found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (socket.gaierror, UnicodeError) as error:
         passing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-        wording = "image_fetch_failed" if passing else "image_not_found"
-        raise Refused(wording, f"{public_uri(url)}: the host can't be resolved", passing) from error
+        wording, again = ("image_fetch_failed", 0.0) if passing else ("image_not_found", None)
+        raise Refused(wording, f"{public_uri(url)}: the host can't be resolved", again) from error
     refused = [address for address in found if not allowed(address)]
     if refused or not found:
         raise Refused(
@@ -102,9 +102,9 @@ def _pool(parts: SplitResult, host: str, address: str, port: int) -> urllib3.HTT
 
 def _body(url: str, answer: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     status = answer.status
-    if status in (408, 425, 429) or status >= 500:
-        wait = wished_pause(answer.headers)
-        raise Refused("image_fetch_failed", f"{public_uri(url)} answered {status}", passing=True, wait=wait)
+    if is_passing(status):
+        again = wished_pause(answer.headers)
+        raise Refused("image_fetch_failed", f"{public_uri(url)} answered {status}", again)
     if status in (404, 410):
         raise Refused("image_not_found", f"{public_uri(url)} answered {status}")
     if status in (401, 402, 403, 407, 451):
@@ -119,4 +119,4 @@ def _body(url: str, answer: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
 
 def _failed(url: str, error: Exception) -> Refused:
     """A connection that broke or was never made. The error's own text may repeat the URL, secrets and all."""
-    return Refused("image_fetch_failed", f"{public_uri(url)}: {type(error).__name__}", passing=True)
+    return Refused("image_fetch_failed", f"{public_uri(url)}: {type(error).__name__}", again=0.0)

@@ -14,13 +14,12 @@ class Refused(Exception):  # noqa: N818  (control flow, not an error)
 
     Attributes:
         reject: what becomes of the row.
-        passing: whether another attempt may succeed.
-        wait: seconds that the server asks to be left alone before that.
+        again: seconds after which another attempt may succeed, by the server, 0 where it didn't say; None if none will.
     """
 
-    def __init__(self, error: str, message: str, passing: bool = False, wait: float = 0.0) -> None:
+    def __init__(self, error: str, message: str, again: float | None = None) -> None:
         super().__init__(message)
-        self.reject, self.passing, self.wait = Reject(error, message), passing, wait
+        self.reject, self.again = Reject(error, message), again
 
     @classmethod
     def of(cls, reject: Reject) -> Refused:
@@ -35,5 +34,5 @@ def read_within(chunks: Iterable[bytes], max_bytes: int, deadline: float = DEADL
         if len(data) > max_bytes:
             raise Refused("image_too_large", f"more than {max_bytes} bytes, which is the limit")
         if time.monotonic() > end:
-            raise Refused("image_fetch_failed", f"not complete after {deadline:.0f} s", passing=True)
+            raise Refused("image_fetch_failed", f"not complete after {deadline:.0f} s", again=0.0)
     return bytes(data)

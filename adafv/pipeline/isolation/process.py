@@ -152,13 +152,8 @@ class Isolated:
 
     def _launch(self) -> Channel:
         ours, theirs = socket.socketpair()
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "adafv.pipeline.isolation.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": path},
-            )
+            self._process = start_child(theirs)
         self._channel = Channel(ours)
         self._close_socket = weakref.finalize(self, ours.close)  # which ends the child, when its parent is forgotten
         return self._channel
@@ -175,6 +170,16 @@ class Isolated:
         except subprocess.TimeoutExpired:  # it closed its socket and lives
             process.kill()
             return _how(process.wait())
+
+
+def start_child(end: socket.socket) -> subprocess.Popen[bytes]:
+    """A new process that serves at `end` of a channel; it imports all that it needs from where this one would."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "adafv.pipeline.isolation.child", str(end.fileno())],
+        pass_fds=[end.fileno()],
+        env={**os.environ, "PYTHONPATH": path},
+    )
 
 
 def _answer(channel: Channel, timeout: float) -> tuple[bytes, pa.Buffer]:

@@ -99,9 +99,13 @@ def _there(columns: Sequence[str], file: pq.ParquetFile) -> list[str]:
 
 
 def _whole(found: T, columns: Sequence[str]) -> T:
-    """A table or batch with all of the columns: those that its file is too old to have are null."""
+    """A table or batch with all of the columns: those that its file is too old to have are null, and so are fields."""
     for name in columns:
+        field = LABELS.field(name) if name in LATER else None
         if name not in found.schema.names:
-            field = LABELS.field(name)
+            assert field is not None
             found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+        elif field is not None and found.schema.field(name).type != field.type:
+            place = found.schema.get_field_index(name)
+            found = found.set_column(place, field, found.column(place).cast(field.type))
     return found

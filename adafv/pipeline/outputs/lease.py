@@ -28,7 +28,6 @@ import socket
 import threading
 import time
 import uuid
-from types import TracebackType
 
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.store.output import Output
@@ -65,9 +64,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         try:

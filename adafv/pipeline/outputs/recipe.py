@@ -9,29 +9,27 @@ says `--allow-mixed`.
 from __future__ import annotations
 
 import json
+from dataclasses import Field, fields
 from typing import Any
 
+from adafv.engine.options import EngineOptions
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import ENGINE, JobOptions
+from adafv.pipeline.options import JobOptions
 from adafv.pipeline.store.output import Output
 
 NAME = "recipe.json"
-SINCE = {
-    "backend": "transformers",
-    "quantize": None,
-}  # options that recipes written before there were these don't name, and what held
 
 
 def recipe_of(options: JobOptions) -> dict[str, Any]:
-    """The options that decide what a label is, without those that the others leave no part to play."""
-    recipe = {name: getattr(options, name) for name in ("model", "revision", "prompt", *ENGINE)}
-    idle = {"revision"} if options.revision is None else set()
-    idle |= {"keep"} if options.keep_tokens is not None else set()
-    if options.strategy == "none":
-        idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
-    if options.temperature == 0:
-        idle |= {"top_p", "seed"}
-    return {name: value for name, value in recipe.items() if name not in idle}
+    """The options that decide what a label is, without those that the others leave no part to play: the model, the
+    prompt, and those of the engine that don't say what hardware it runs on."""
+    engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
+    model = {"model": options.model} | ({} if options.revision is None else {"revision": options.revision})
+    return model | {"prompt": options.prompt} | engine
+
+
+def _engine_fields() -> dict[str, Field[Any]]:
+    return {item.name: item for item in fields(EngineOptions) if item.metadata["group"] == "model"}
 
 
 def settle_recipe(output: Output, options: JobOptions) -> None:
@@ -63,8 +61,10 @@ def check_recipe(output: Output, options: JobOptions) -> bool:
 
 def changes_of(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     """What differs between two recipes, in words."""
+    held = {name: item.metadata["formerly"] for name, item in _engine_fields().items() if name in recipe}
     # Recipes written before models were pinned don't name a revision: it is taken to be this one.
-    earlier = SINCE | {name: recipe[name] for name in ("revision",) if name in recipe} | earlier
+    revision = {name: recipe[name] for name in ("revision",) if name in recipe}
+    earlier = {name: value for name, value in held.items() if value is not None} | revision | earlier
     return [
         f"{name.replace('_', '-')} was {earlier.get(name)!r} and is {recipe.get(name)!r}"
         for name in dict.fromkeys((*earlier, *recipe))

@@ -30,7 +30,7 @@ SECONDS = 60.0
 BYTES = 256 * 2**20
 
 
-class Part:
+class NextFile:
     """Rows on their way into the next file of one folder."""
 
     def __init__(self, output: Output, folder: str, run_id: str, columns: pa.Schema) -> None:
@@ -75,8 +75,8 @@ class Sink:
     def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
         self.tally = Tally()
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
-        self._labels = Part(output, "labels", run_id, schema.LABELS)
-        self._rejects = Part(output, "rejects", run_id, schema.REJECTS)
+        self._labels = NextFile(output, "labels", run_id, schema.LABELS)
+        self._rejects = NextFile(output, "rejects", run_id, schema.REJECTS)
         self._lock = threading.Lock()
 
     def add(self, table: pa.Table) -> None:
@@ -106,7 +106,9 @@ class Sink:
 def _as_rejects(table: pa.Table) -> pa.Table:
     """The rejects among the results, in the columns of `rejects/`."""
     errors = table.column("error").to_pylist()
-    columns = {name: table.column(name) for name in ("id", "image", "question", "error", "message", "run_id")}
+    columns = {
+        name: table.column(name) for name in ("id", "image", "image_uri", "question", "error", "message", "run_id")
+    }
     columns["stage"] = pa.array([ERRORS[error].stage for error in errors], pa.string())
     columns["retryable"] = pa.array([ERRORS[error].retryable for error in errors], pa.bool_())
     columns["rejected_at"] = pa.array([datetime.now(UTC)] * len(errors), schema.TIME)

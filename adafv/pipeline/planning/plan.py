@@ -6,7 +6,7 @@ model, strategy, budget and prompt took that is on record, in this output, in an
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,12 +14,15 @@ from typing import Any
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name
-from adafv.pipeline.outputs.recipe import changes_of, recipe_of
-from adafv.pipeline.record.estimate import Estimate, Measured
-from adafv.pipeline.record.run_record import format_table
+from adafv.pipeline.outputs.recipe import changes_of, check_recipe, recipe_of
+from adafv.pipeline.passed import Passed
+from adafv.pipeline.planning.worklist import find_worklist
+from adafv.pipeline.record.estimate import Measured, RunEstimate
+from adafv.pipeline.record.run_record import format_table, read_records
 from adafv.pipeline.redaction import redact, safe_message
-from adafv.pipeline.store.output import Output, open_output
-from adafv.pipeline.store.s3 import S3_ERRORS
+from adafv.pipeline.setup import Setup, set_up, with_commit
+from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)  # rows, of the table that goes beyond this input
@@ -30,7 +33,7 @@ HOW = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is to do, and what was measured.
 
@@ -38,6 +41,7 @@ class Plan:
         input: rows; `done`: of these, before.
         planning: seconds that it took to find that out, as it will take a run.
         workers: how many are to do it; `price_per_hour`: of each.
+        passed: what the input shows and no row is made of.
     """
 
     input: int
@@ -48,14 +52,51 @@ class Plan:
     price_per_hour: float | None
     max_cost: float | None = None
     max_hours: float | None = None
+    passed: tuple[Passed, ...] = ()
 
     @property
     def to_do(self) -> int:
         return self.input - self.done
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> RunEstimate:
         return self.measured.estimate(self.to_do, self.workers)
+
+
+def plan(options: JobOptions, measured: str | None = None) -> Plan:
+    """What a run would do and take, by what is measured in an output or a calibration, or in the job's own output.
+    Writes nothing, and takes no lease: another job may be adding to the output.
+
+    Raises:
+        UsageError: the options can't be carried out, or nothing is measured.
+        RunError: the store or the cluster fails.
+    """
+    options = with_commit(options)
+    speed = find_measured(options, measured, Storage.from_environment(options.s3_endpoint))
+    with set_up(options) as setup:
+        start = time.monotonic()
+        _check_recipe(setup)
+        worklist = find_worklist(setup)
+        planning = time.monotonic() - start
+    given, tariff = options.worker_range(), setup.tariff
+    return Plan(
+        input=worklist.rows,
+        done=worklist.skipped,
+        planning=planning,
+        measured=speed,
+        workers=given[1] if given else speed.workers,
+        price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
+        max_cost=options.max_cost,
+        max_hours=options.max_hours,
+        passed=worklist.passed,
+    )
+
+
+def _check_recipe(setup: Setup) -> None:
+    try:
+        check_recipe(setup.output, setup.options)
+    except (*S3_ERRORS, OSError) as error:
+        raise store_error(f"--output {setup.output.uri} can't be read", error) from error
 
 
 def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Measured:
@@ -68,7 +109,7 @@ def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Mea
         UsageError: there is none.
     """
     where = options.output if uri is None else uri
-    places = [where, f"{where.rstrip('/')}/{budget_name(options.strategy, options.keep)}"]
+    places = [where, f"{where.rstrip('/')}/{budget_name(options.engine.strategy, options.engine.keep)}"]
     wanted = {name: _public(value) for name, value in recipe_of(options).items()}
     found: list[Measured] = []
     differing: list[str] = []
@@ -99,19 +140,10 @@ def _records(uri: str, storage: Storage) -> Iterator[dict[str, Any]]:
     """The records of the runs that have ended, those of the same name included; none where there is no output."""
     output = open_output(uri, storage)
     try:
-        for name in output.names("runs"):
-            yield from _ended(output, name)
+        records = read_records(output, lambda record: (record["status"] != "running" and record["config"], record))
     except (*S3_ERRORS, OSError) as error:
         raise UsageError(f"{output.uri} can't be read: {safe_message(str(error))}") from error
-
-
-def _ended(output: Output, name: str) -> list[dict[str, Any]]:
-    try:
-        record = json.loads(output.read(name) or b"")
-        records = [*record.pop("earlier", []), record]
-        return [each for each in records if each["status"] != "running" and each["config"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return (record for ended, record in records if ended)
 
 
 def summary(plan: Plan) -> str:
@@ -119,6 +151,7 @@ def summary(plan: Plan) -> str:
     measured, estimate, price = plan.measured, plan.estimate, plan.price_per_hour
     lines = [
         ("input", f"{plan.input:,} rows"),
+        *(("passed over", str(one)) for one in plan.passed),
         ("done before", f"{plan.done:,}"),
         ("to do", f"{plan.to_do:,} (found out in {plan.planning:.0f} s)"),
         ("measured", f"{measured.rows:,} rows in {measured.seconds:,.1f} s with {_workers(measured.workers)} on "
@@ -185,7 +218,7 @@ def _workers(count: int) -> str:
     return f"{count:,} worker" + ("s" if count > 1 else "")
 
 
-def _usd(estimate: Estimate, price: float | None, digits: int = 4) -> str:
+def _usd(estimate: RunEstimate, price: float | None, digits: int = 4) -> str:
     cost = estimate.cost_usd(price)
     return "-" if cost is None else f"{cost:,.{digits}f}"
 

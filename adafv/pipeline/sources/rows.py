@@ -7,17 +7,24 @@ column may hold, `row_of` makes a row of it: of a record that is no good, a row 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from adafv.pipeline.redaction import clean, public_uri
+from adafv.pipeline.redaction import clean, public_uri, shorten
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.records import IMAGE_FIELDS, VIDEO, Columns, Record, Unreadable, is_of
+from adafv.pipeline.uris import join
 from adafv.turn import Turn
+
+EXACT = 2**53  # the largest of the whole numbers that a float tells from its neighbours
+MOST_IMAGES = 1024  # of a row
+VIDEO_MARKER = "<video>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class RowImage:
 
     Attributes:
         name: what the outputs say of it: its path or URI, without secrets, or the place of the row that has it.
+        place: the same in full: its URI, its whole path, or the place of the row that has it.
         uri: what is still to be fetched, relative to the row's `image_root` unless absolute.
         data: the encoded image.
     """
@@ -33,6 +41,7 @@ class RowImage:
     name: str
     uri: str | None = None
     data: bytes | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Row:
     Attributes:
         id: None only in rejects.
         image: what the outputs say of its image: the name of the first, or in a reject of the one at fault; the place
-            of the row where it has none.
+            of the row where it has none; and `image_uri`: its place.
         images: those that the prompt shows, in its order.
         question: as in the input; `prompt`: as the model will be asked, without what marks images.
         turns: what is said, where that isn't just the prompt behind its images.
@@ -57,6 +66,7 @@ class Row:
     turns: tuple[Turn, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
+    image_uri: str = ""
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
@@ -69,20 +79,19 @@ class Row:
 
     def rejected_for(self, number: int, reject: Reject) -> Row:
         """This row as a reject because of one of its images, which is named where there are several."""
-        row = replace(self, image=self.images[number].name)
+        row = replace(self, image=self.images[number].name, image_uri=self.images[number].place)
         if len(self.images) > 1:
             reject = Reject(reject.error, f"image {number + 1} of {len(self.images)}: {reject.message}")
         return row.rejected(reject)
 
 
+IMAGE = pa.struct([("name", pa.string()), ("uri", pa.string()), ("data", pa.large_binary()), ("place", pa.string())])
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("image", pa.string()),
-        (
-            "images",
-            pa.list_(pa.struct([("name", pa.string()), ("uri", pa.string()), ("data", pa.large_binary())])),
-        ),
+        ("image_uri", pa.string()),
+        ("images", pa.list_(IMAGE)),
         ("image_root", pa.string()),
         ("question", pa.string()),
         ("prompt", pa.string()),
@@ -101,7 +110,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 def to_dict(row: Row) -> dict[str, Any]:
     """The row by column of `SCHEMA`."""
     values = {name: getattr(row, name) for name in SCHEMA.names if name not in ("error", "message")}
-    values["images"] = [{"name": one.name, "uri": one.uri, "data": one.data} for one in row.images]
+    values["images"] = [asdict(one) for one in row.images]
     values["turns"] = [{"role": turn.role, "parts": turn.parts} for turn in row.turns]
     if row.reject is not None:
         values |= {"error": row.reject.error, "message": row.reject.message}
@@ -120,10 +129,32 @@ def _from_dict(values: dict[str, Any]) -> Row:
 
 
 def id_of(value: Any) -> str | None:
-    """The id that a column's value stands for; None where it stands for none."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    return clean(str(value)) or None
+    """The id that a column's value stands for; None where it stands for none. A number that is whole is the same id in
+    every type."""
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if _is_whole(value) else None
+    return text_of(value) or None
+
+
+def _is_whole(number: float | Decimal) -> bool:
+    """Whether it is a whole number, and the one that was meant: large floats are rounded."""
+    if isinstance(number, Decimal):
+        return number == number.to_integral_value()
+    return abs(number) <= EXACT and number == int(number)
+
+
+def text_of(value: Any) -> str | None:
+    """A text or a number as it stands in a prompt; None for what is neither, or isn't finite.
+
+    A float that is whole has no point: it is what pandas makes of an integer beside a missing one.
+    """
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, float):
+        return (str(int(value)) if _is_whole(value) else repr(value)) if math.isfinite(value) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def row_of(record: Record, columns: Columns) -> Row:
@@ -133,6 +164,7 @@ def row_of(record: Record, columns: Columns) -> Row:
     row = Row(
         id=id_of(values.get(columns.id)),
         image=record.place,
+        image_uri=record.place,
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
     )
@@ -152,38 +184,65 @@ def row_of(record: Record, columns: Columns) -> Row:
 
 def _bad_id(column: str, value: Any) -> Reject:
     if value is None or value == "":
-        return Reject("missing_id", f"column {column!r} is {'null or absent' if value is None else 'empty'}")
-    return Reject("missing_id", f"column {column!r} is of type {type(value).__name__}; an id is a text or an integer")
+        return Reject("missing_id", f"column {column!r} is {'null or absent (or NaN)' if value is None else 'empty'}")
+    if isinstance(value, float | Decimal):
+        why = f" (floats above {EXACT} don't tell whole numbers apart)" if abs(float(value)) > EXACT else ""
+        return Reject("missing_id", f"column {column!r} is {value}; an id is a text or a whole number{why}")
+    return Reject("missing_id", f"column {column!r} {is_of(value)}; an id is a text or a whole number")
 
 
 def _with_images(row: Row, value: Any, columns: Columns) -> Row:
     """With the images of a column: one, or a list. A conversation may be about none."""
-    if isinstance(value, list):
-        images = [_image(one, f"{row.image}/{number}", columns.image) for number, one in enumerate(value, 1)]
+    if isinstance(value, list) and value and _is_byte(value[0]):  # one image, as JSON has bytes
+        images = [_image(value, row, columns.image)]
+    elif isinstance(value, list) and len(value) > MOST_IMAGES:
+        limit = f"column {columns.image!r} is a list of {len(value)}; a row may have {MOST_IMAGES} images"
+        return row.rejected(Reject("bad_row", limit))
+    elif isinstance(value, list):
+        images = [_image(one, row, columns.image, number) for number, one in enumerate(value, 1)]
     elif columns.conversations is not None and (value is None or value == ""):
         images = []
     else:
-        images = [_image(value, row.image, columns.image)]
-    names = [RowImage(row.image) if isinstance(one, Reject) else one for one in images]
-    whole = replace(row, image=names[0].name if names else row.image, images=tuple(names))
+        images = [_image(value, row, columns.image)]
+    names = [RowImage(row.image, place=row.image) if isinstance(one, Reject) else one for one in images]
+    first = names[0] if names else RowImage(row.image, place=row.image)
+    whole = replace(row, image=first.name, image_uri=first.place, images=tuple(names))
     for number, one in enumerate(images):
         if isinstance(one, Reject):
             return whole.rejected_for(number, one)
     return whole
 
 
-def _image(value: Any, place: str, column: str) -> RowImage | Reject:
-    """The image that a value stands for; without a path or URI it is named by its place."""
-    path = None
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _image(value: Any, row: Row, column: str, number: int = 0) -> RowImage | Reject:
+    """The image that a value stands for, in a list the one of this number; without a path or URI it is named by its
+    place."""
+    path, place = None, f"{row.image}/{number}" if number else row.image
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
-        value, path = value.get("bytes"), value.get("path")
-        value = path if value is None else value
+        if not any(name in value for name in IMAGE_FIELDS):
+            names = shorten(", ".join(map(str, value)) or "nothing", 100)
+            return Reject("bad_row", f"column {column!r} is a struct of {names}; it must have bytes, path or url")
+        data, path = value.get("bytes"), value.get("path") or value.get("url")
+        if isinstance(data, str):
+            return Reject("bad_row", f"column {column!r} has text as bytes; they must be binary")
+        value = path if data is None else data
+    if isinstance(value, list) and value and _is_byte(value[0]):
+        try:
+            value = bytes(value)
+        except (TypeError, ValueError):
+            return Reject("bad_row", f"column {column!r} is a list of numbers that are no bytes")
     if isinstance(value, bytes):
-        return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value)
+        return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value, place=place)
     if isinstance(value, str) and value:
-        return RowImage(public_uri(clean(value)), uri=clean(value))
+        uri = clean(value)
+        return RowImage(public_uri(uri), uri=uri, place=public_uri(join(row.image_root or "", uri)))
     if value is None or value == "":
         return Reject("image_missing", f"column {column!r} is null, absent or empty")
+    if isinstance(value, Unreadable):
+        return Reject(value.error, f"column {column!r} {value.problem}")
     wanted = "bytes, a {bytes, path} struct, a path or URI, or a list of them"
     return Reject("bad_row", f"column {column!r} is of type {type(value).__name__}; it must be {wanted}")
 
@@ -195,23 +254,32 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
     for name in columns.prompt_columns:
         value = values.get(name)
         if value is None:
-            return row.rejected(Reject("prompt_incomplete", f"column {name!r} is null or absent; --prompt names it"))
-        if not isinstance(value, str | int | float):
-            kind = type(value).__name__
-            return row.rejected(
-                Reject("bad_row", f"column {name!r} is of type {kind}; --prompt needs text or a number")
-            )
-        texts[name] = clean(str(value))
+            missing = f"column {name!r} is null or absent (or NaN); --prompt names it"
+            return row.rejected(Reject("prompt_incomplete", missing))
+        text = text_of(value)
+        if text is None:
+            return row.rejected(Reject("bad_row", f"column {name!r} {_why_no_text(value)}"))
+        texts[name] = text
     return replace(row, prompt=clean(columns.prompt).format_map(texts))
+
+
+def _why_no_text(value: Any) -> str:
+    kind = f"is {value}" if isinstance(value, float) else is_of(value)
+    return f"{kind}; --prompt needs text or a number"
 
 
 def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
     """With the turns of a conversation, and of its images those that have been shown by the question's time."""
+    video = next((name for name in VIDEO if record.columns.get(name)), None)
+    if video is not None or any(VIDEO_MARKER in exchange.question for exchange in record.exchanges):
+        where = f"column {video!r} names one" if video else f"a turn shows one ({VIDEO_MARKER})"
+        return row.rejected(Reject("bad_row", f"the conversation is about a video: {where}; only images are looked at"))
     if record.marked != len(row.images):
         return row.rejected(_mismatch("conversation", record.marked, len(row.images), columns.image))
     turns = turns_of(record.exchanges[:-1], row.prompt or "")
     shown = row.images[: sum(turn.images for turn in turns)]
-    return replace(row, images=shown, image=shown[0].name if shown else record.place, turns=turns, prompt=_words(turns))
+    first = shown[0] if shown else RowImage(record.place, place=record.place)
+    return replace(row, images=shown, image=first.name, image_uri=first.place, turns=turns, prompt=_words(turns))
 
 
 def _with_marked(row: Row, columns: Columns) -> Row:

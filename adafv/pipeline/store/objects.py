@@ -20,18 +20,17 @@ import pyarrow as pa
 import pyarrow.fs
 from pyarrow.fs import FileInfo, FileType
 
+from adafv.pipeline.store.retry import retry
 from adafv.pipeline.store.s3 import (
     DEADLINE,
     S3_ERRORS,
     Damaged,
+    check_md5,
+    delay_of,
     describe,
-    may_pass,
-    md5,
-    pause,
     promised_md5,
     promised_parts,
     status_of,
-    wish_of,
 )
 
 ATTEMPTS = 6
@@ -90,8 +89,8 @@ class S3Object:
                 raise Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")
         if len(data) != length:
             raise Damaged(f"{len(data)} bytes came of {length}")
-        if length == self.size and self.md5 not in (None, md5(data)):
-            raise Damaged("the bytes don't match the object's ETag")
+        if length == self.size:
+            check_md5(data, self.md5)
         return bytes(data)
 
     def _tried(self, request: Callable[[], T]) -> T:
@@ -100,22 +99,14 @@ class S3Object:
 
 def _tried(place: str, request: Callable[[], T]) -> T:
     """What `request` returns, asked for again while that may help."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return request()
-        except (*S3_ERRORS, Damaged) as error:
-            if attempt == ATTEMPTS or not may_pass(error):
-                raise _problem(place, error) from error
-            time.sleep(max(pause(attempt), wish_of(error)))
-    raise AssertionError("unreachable")
-
-
-def _problem(place: str, error: Exception) -> OSError:
-    if status_of(error) == 404:
-        return FileNotFoundError(f"{place}: there is nothing")
-    if status_of(error) == 412:
-        return OSError(f"{place} was replaced while it was being read")
-    return OSError(f"{place}: {describe(error)}")
+    try:
+        return retry(request, delay_of, attempts=ATTEMPTS)
+    except (*S3_ERRORS, Damaged) as error:
+        if status_of(error) == 404:
+            raise FileNotFoundError(f"{place}: there is nothing") from error
+        if status_of(error) == 412:
+            raise OSError(f"{place} was replaced while it was being read") from error
+        raise OSError(f"{place}: {describe(error)}") from error
 
 
 class ObjectFile(io.RawIOBase):
@@ -157,13 +148,12 @@ class ObjectFile(io.RawIOBase):
         self._at += size
         return self._held[start : start + size]
 
-    def readall(self) -> bytes:
-        return self.read()
 
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+def _type_of(item: dict[str, Any]) -> FileType:
+    """What an object of S3's listing is. One whose key ends with a slash stands for a folder, unless it has bytes."""
+    if not item["Key"].endswith("/"):
+        return FileType.File
+    return FileType.Unknown if item["Size"] else FileType.Directory
 
 
 class S3Handler(pyarrow.fs.FileSystemHandler):
@@ -184,8 +174,9 @@ class S3Handler(pyarrow.fs.FileSystemHandler):
     def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[FileInfo]:
         assert selector.recursive
         bucket, _, key = selector.base_dir.partition("/")
-        files = (item for item in self._list(bucket, key) if not item["Key"].endswith("/"))
-        return [FileInfo(f"{bucket}/{item['Key']}", FileType.File, size=item["Size"]) for item in files]
+        return [
+            FileInfo(f"{bucket}/{item['Key']}", _type_of(item), size=item["Size"]) for item in self._list(bucket, key)
+        ]
 
     def _info(self, path: str) -> FileInfo:
         bucket, _, key = path.partition("/")

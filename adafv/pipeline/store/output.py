@@ -9,22 +9,22 @@ length: an attempt that was allowed has ended before the lease can expire.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 from botocore.exceptions import ClientError
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.store.s3 import S3_ERRORS, describe, may_pass, pause, status_of, wish_of
+from adafv.pipeline.store.retry import retry
+from adafv.pipeline.store.s3 import delay_of, describe, status_of
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, split_s3
 
@@ -32,8 +32,11 @@ LOG = logging.getLogger("adafv")
 PATIENCE = 180.0  # seconds for which a put that fails is tried again
 
 
-class Output(Protocol):
+class Output(ABC):
     """A folder that files are put into, whole, under names such as `labels/x.parquet`.
+
+    Args:
+        filesystem: what it lies on, and `root`: its path there, with a slash at the end unless it is empty.
 
     Attributes:
         guard: asked before each attempt to put a file; raises if this process may no longer write.
@@ -41,42 +44,47 @@ class Output(Protocol):
         landing: seconds in which what a process put just before it was killed may still appear.
     """
 
-    uri: str
-    guard: Callable[[], None]
-    settling: float
-    landing: float
+    settling, landing = 0.0, 0.0
 
+    def __init__(self, uri: str, filesystem: pyarrow.fs.FileSystem, root: str) -> None:
+        self.uri, self.filesystem, self.root = uri, filesystem, root
+        self.guard: Callable[[], None] = lambda: None
+
+    @abstractmethod
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
         """Make `data` appear as `name`, all at once; where that fails in a way that may pass, again for `patience`
         seconds. After a failure it may have appeared all the same, so what is put again must be put as `name` again.
         """
 
+    @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Write `name` only if there is no such file. Whether it was written: on a disk, one of several contenders
         gets True, and the name is there before the data is; on S3 the answer is the store's.
         """
 
+    @abstractmethod
     def read(self, name: str) -> bytes | None:
         """The contents of `name`, or None where there is no such file."""
 
+    @abstractmethod
     def age(self, name: str) -> float | None:
         """Seconds since `name` was written, by the store's own clock; None where there is no such file."""
 
+    @abstractmethod
     def names(self, folder: str) -> list[str]:
         """The names of the files in `folder`, such as `labels/x.parquet`, sorted."""
 
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove `name`, if it is there."""
 
-    def sweep(self) -> None:
-        """Remove what a writer that was killed left half-written. Only for who is the only writer."""
+    def sweep(self) -> None:  # noqa: B027  (S3 has nothing to do)
+        """Remove what a writer that was killed left half-written, if such can be. Only for who is the only writer."""
 
     def parquet_files(self, folder: str) -> list[str]:
         """The paths, on `filesystem`, of the Parquet files in `folder`, sorted."""
-
-    @property
-    def filesystem(self) -> pyarrow.fs.FileSystem:
-        """What `parquet_files` lie on."""
+        names = (name for name in self.names(folder) if not name.startswith(f"{folder}/."))
+        return [f"{self.root}{name}" for name in names if name.endswith(".parquet")]
 
 
 def open_output(uri: str, storage: Storage) -> Output:
@@ -90,23 +98,15 @@ def open_output(uri: str, storage: Storage) -> Output:
     return LocalOutput(uri)
 
 
-def _allow() -> None:
-    """The guard of an output that nobody else writes to."""
-
-
-class LocalOutput:
+class LocalOutput(Output):
     """An output on a disk."""
 
-    settling = landing = 0.0
-
     def __init__(self, path: str) -> None:
-        self.guard: Callable[[], None] = _allow
-        self.root = Path(path).absolute()
-        self.uri = str(self.root)
-        self.filesystem = pyarrow.fs.LocalFileSystem()
+        self._folder = Path(path).absolute()
+        super().__init__(str(self._folder), pyarrow.fs.LocalFileSystem(), f"{self._folder}/")
 
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        target, temporary = self.root / name, self.root / ".tmp" / uuid.uuid4().hex
+        target, temporary = self._folder / name, self._folder / ".tmp" / uuid.uuid4().hex
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -118,7 +118,7 @@ class LocalOutput:
         _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes) -> bool:
-        target = self.root / name
+        target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with target.open("xb") as file:  # O_EXCL
@@ -129,56 +129,47 @@ class LocalOutput:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.root / name).read_bytes()
+            return (self._folder / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def age(self, name: str) -> float | None:
         try:
-            return time.time() - (self.root / name).stat().st_mtime
+            return time.time() - (self._folder / name).stat().st_mtime
         except FileNotFoundError:
             return None
 
     def names(self, folder: str) -> list[str]:
-        return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob("*"))
+        return sorted(f"{folder}/{path.name}" for path in (self._folder / folder).glob("*"))
 
     def delete(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        (self._folder / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        for path in (self.root / ".tmp").glob("*"):
+        for path in (self._folder / ".tmp").glob("*"):
             path.unlink(missing_ok=True)
 
-    def parquet_files(self, folder: str) -> list[str]:
-        return sorted(str(path) for path in (self.root / folder).glob("*.parquet") if not path.name.startswith("."))
 
-
-class S3Output:
+class S3Output(Output):
     """An output under an s3:// prefix."""
 
     settling, landing = 1.0, 5.0
 
     def __init__(self, uri: str, storage: Storage) -> None:
-        self.guard: Callable[[], None] = _allow
-        self.uri = uri.rstrip("/")
         self.bucket, prefix = split_s3(uri)
         self.prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        super().__init__(uri.rstrip("/"), storage.filesystem(uri)[0], f"{self.bucket}/{self.prefix}")
         self._client, self._writer = storage.client(attempts=4), storage.client(attempts=1)
-        self.filesystem, _ = storage.filesystem(uri)
 
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        end = time.monotonic() + patience
-        for attempt in itertools.count(1):
+        def attempt() -> None:
             self.guard()
-            try:
-                self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
-                return
-            except S3_ERRORS as error:
-                wait = max(pause(attempt), wish_of(error))
-                if not may_pass(error) or time.monotonic() + wait > end:
-                    raise
-                LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
-            time.sleep(wait)
+            self._writer.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data)
+
+        def warn(error: Exception) -> None:
+            LOG.warning("%s/%s could not be written (%s); trying again", self.uri, name, describe(error))
+
+        retry(attempt, delay_of, seconds=patience, on_retry=warn)
 
     def create(self, name: str, data: bytes) -> bool:
         try:
@@ -215,13 +206,6 @@ class S3Output:
 
     def delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
-
-    def sweep(self) -> None:
-        """Nothing to do: a put that didn't end leaves no object."""
-
-    def parquet_files(self, folder: str) -> list[str]:
-        names = self.names(folder)
-        return [f"{self.bucket}/{self.prefix}{name}" for name in names if name.endswith(".parquet")]
 
 
 def _sync_folder(folder: Path) -> None:

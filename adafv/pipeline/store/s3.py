@@ -7,7 +7,6 @@ the object: its credentials have expired, its clock is wrong. The rest are about
 from __future__ import annotations
 
 import hashlib
-import random
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +23,7 @@ from botocore.parsers import ResponseParserError
 
 from adafv.pipeline.errors import JobError, RunError, UsageError
 from adafv.pipeline.redaction import safe_message
+from adafv.pipeline.store.retry import is_passing, wished_pause
 
 # The last two slip through botocore: a body that is no XML, and a connection that broke while a body was read.
 S3_ERRORS = (BotoCoreError, ClientError, ResponseParserError, urllib3.exceptions.HTTPError)
@@ -36,8 +36,6 @@ OURS = RENEWED | {
 }  # fmt: skip
 PASSING = RENEWED | {"SlowDown", "RequestTimeout", "Throttling", "RequestLimitExceeded"}
 DEADLINE = 120.0  # seconds for one body: a store that trickles bytes never runs into the time-out of a single read
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds
-LONGEST_WISH = 30.0  # seconds of a `Retry-After` that are granted
 
 
 class Damaged(Exception):  # noqa: N818  (becomes an OSError)
@@ -58,7 +56,7 @@ def code_of(error: Exception) -> str:
 def may_pass(error: Exception) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, ClientError):
-        return code_of(error) in PASSING or status_of(error) in (408, 429) or status_of(error) >= 500
+        return code_of(error) in PASSING or is_passing(status_of(error))
     return not isinstance(error, ParamValidationError | NoCredentialsError | PartialCredentialsError)
 
 
@@ -82,20 +80,10 @@ def describe(error: Exception) -> str:
     return type(error).__name__
 
 
-def pause(attempt: int, first: float = FIRST_PAUSE) -> float:
-    """Seconds to wait after the failure of `attempt` (1, 2, …): doubled each time, and jittered so that a fleet
-    doesn't return in step."""
-    return min(LONGEST_PAUSE, first * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-
-
-def wished_pause(headers: Mapping[str, str]) -> float:
-    """The seconds that an answer's `Retry-After` asks for, within reason; 0 where it asks for none."""
-    text = headers.get("retry-after") or ""
-    return min(float(text), LONGEST_WISH) if text.isdecimal() else 0.0
-
-
-def wish_of(error: Exception) -> float:
-    """The same of an S3 error."""
+def delay_of(error: Exception) -> float | None:
+    """For how many seconds the store wants to be left alone (`retry`); None where the error doesn't pass."""
+    if not isinstance(error, (*S3_ERRORS, Damaged)) or not may_pass(error):
+        return None
     metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
     return wished_pause(metadata.get("HTTPHeaders", {}))
 
@@ -123,6 +111,12 @@ def _telling_etag(bucket: str, answer: Mapping[str, Any]) -> str:
 
 def md5(data: bytes | bytearray) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def check_md5(data: bytes | bytearray, promised: str | None) -> None:
+    """Raises Damaged where the bytes of an object aren't those that its ETag promised."""
+    if promised not in (None, md5(data)):
+        raise Damaged("the bytes don't match the object's ETag")
 
 
 def store_error(problem: str, error: Exception) -> JobError:

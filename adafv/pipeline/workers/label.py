@@ -32,32 +32,16 @@ if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
     from adafv.pipeline.control.gate import Gate
 
-KEPT = ["id", "image", "question", "prompt", "fetch_ms", "preprocess_ms"]  # columns that a result takes from its row
-FROM_LABEL = [
-    "answer",
-    "finish_reason",
-    "mean_logprob",
-    "visual_tokens",
-    "kept_tokens",
-    "kept_indices",
-    "kept_cues",
-    "from_text",
-    "from_saliency",
-    "prompt_tokens",
-    "output_tokens",
-    "batch_size",
-    "encode_ms",
-    "prune_ms",
-    "prefill_ms",
-    "decode_ms",
-]
+# Columns that a result takes from its row.
+KEPT = ["id", "image", "image_uri", "question", "prompt", "fetch_ms", "preprocess_ms"]
+ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # a label's own share of each
 
 
 class DeviceMemoryError(Exception):
     """A sample that doesn't fit the device by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
     """What a worker needs to know.
 
@@ -81,7 +65,7 @@ class WorkerOptions:
     gate: Gate | None = None
 
 
-class Worker:
+class LabelWorker:
     """Labels tables of samples. Two threads may ask at once: what one has to do before and after its turn with the
     model is done while it is at work for the other.
     """
@@ -124,12 +108,8 @@ def _results(table: pa.Table) -> pa.Table:
 
 def _failed(row: pa.Table, failure: Failure) -> pa.Table:
     """The reject of a row that could not be labelled."""
-    if failure.type is None:
-        reject = Reject("worker_died", failure.message)
-    elif failure.type == DeviceMemoryError.__name__:
-        reject = Reject("out_of_memory", failure.message)
-    else:
-        reject = Reject("label_failed", failure.message)
+    errors = {None: "worker_died", DeviceMemoryError.__name__: "out_of_memory"}
+    reject = Reject(errors.get(failure.type, "label_failed"), failure.message)
     [values] = row.select(KEPT).to_pylist()
     return pa.Table.from_pylist([values | {"error": reject.error, "message": reject.message}], schema=schema.RESULTS)
 
@@ -175,16 +155,18 @@ class Labelling:
         samples = samples_of(table)
         start = time.perf_counter()
         labels = self._label(samples, on_progress)
-        seconds = (time.perf_counter() - start) / len(samples)
-        common = self._common | {
-            "gpu_seconds": seconds,
-            "cost_usd": None if self._price is None else seconds * self._price / 3600,
-            "labelled_at": datetime.now(UTC),
-        }
+        held = shared(time.perf_counter() - start, labels)
+        common = self._common | {"labelled_at": datetime.now(UTC)}
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
-        each = zip(given, labels, names, strict=True)
-        results = [row | columns_of(label, shown) | common for row, label, shown in each]
+        results = []
+        for row, sample, label, shown, seconds in zip(given, samples, labels, names, held, strict=True):
+            images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
+            results.append(row | _outcome(label, images) | self._cost(seconds) | common)
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
+
+    def _cost(self, seconds: float) -> dict[str, float | None]:
+        usd = None if self._price is None else seconds * self._price / 3600
+        return {"gpu_seconds": seconds, "cost_usd": usd}
 
     def is_spent(self, error: BaseException) -> bool:
         from adafv.engine import breaks_device
@@ -202,9 +184,26 @@ class Labelling:
             raise
 
 
-def columns_of(label: Label, images: Sequence[str]) -> dict[str, Any]:
-    """The label's own columns of the output; its images are named."""
-    columns = {name: getattr(label, name) for name in FROM_LABEL}
+def shared(seconds: float, labels: Sequence[Label]) -> list[float]:
+    """The time that a batch held the worker, shared among its rows: a second look is its own row's, and of the rest
+    each has the same.
+    """
+    own = [sum(getattr(label, f"{stage}_ms") for stage in ENGINE_STAGES) / 1000 for label in labels]
+    rest = (seconds - sum(own)) / len(labels)
+    return [one + rest for one in own]
+
+
+def _outcome(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What came of a row: the label's columns, or a reject's where the model computed no answer."""
+    if not label.problem:
+        return columns_of(label, images)
+    reject = Reject("label_failed", label.problem)
+    return {"error": reject.error, "message": reject.message}
+
+
+def columns_of(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The label's own columns of the output; of its images it is given what only the row knows."""
+    columns = {name: getattr(label, name) for name in schema.LABELS.names if hasattr(label, name)}
     grid = [{name: getattr(panel, name) for name in schema.GRID.value_type.names} for panel in label.grid]
-    shown = [{"image": image} | asdict(part) for image, part in zip(images, label.parts, strict=True)]
+    shown = [image | asdict(part) for image, part in zip(images, label.parts, strict=True)]
     return columns | {"grid": grid, "images": shown}

@@ -83,7 +83,12 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
         return hub.at_commit(name, commit)
     if is_s3(name):
         return f"{name}#{_version(_listing(name, storage))}"
-    return os.path.abspath(name) if os.path.isdir(name) else name
+    if os.path.isdir(name):
+        return os.path.abspath(name)
+    if name not in OWN_MODELS and not hub.is_hub_id(name):
+        what = "a file, and a folder is needed" if os.path.exists(name) else "no folder"
+        raise OSError(f"there is {what} at {os.path.abspath(name)}, and it is no hub id (OWNER/NAME) either")
+    return name
 
 
 def _download(name: str, storage: Storage, weights: bool) -> Path:
@@ -124,14 +129,8 @@ def _version(files: Sequence[Listed]) -> str:
 
 def _missing(files: Sequence[Listed], folder: Path) -> list[Listed]:
     """Those that aren't there, or not with their size."""
-
-    def size(file: Listed) -> int | None:
-        try:
-            return (folder / file.name).stat().st_size
-        except FileNotFoundError:
-            return None
-
-    return [file for file in files if size(file) != file.size]
+    places = {file: folder / file.name for file in files}
+    return [file for file, place in places.items() if not place.is_file() or place.stat().st_size != file.size]
 
 
 @contextmanager

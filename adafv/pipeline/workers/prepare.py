@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SPARE_MEMORY = 2**30  # bytes that preparing may take beyond decoding: the encoded image, the crops, the tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
     """The stage, as it is sent to the tasks.
 
@@ -54,6 +54,7 @@ class Preparation:
     def of(
         cls,
         options: JobOptions,
+        *,
         model: str,
         engine: EngineOptions,
         storage: Storage,
@@ -61,7 +62,13 @@ class Preparation:
     ) -> Preparation:
         """Within the limits of `options`. These don't travel themselves: Ray shows what a stage holds."""
         return cls(
-            model, engine, storage, options.max_image_pixels, options.max_image_bytes, options.image_timeout, handler
+            model=model,
+            engine=engine,
+            storage=storage,
+            max_pixels=options.max_image_pixels,
+            max_bytes=options.max_image_bytes,
+            timeout=options.image_timeout,
+            handler=handler,
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:

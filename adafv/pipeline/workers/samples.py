@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from adafv.engine import PreparedImage, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
-PASSED_ON = ("id", "image", "question", "prompt", "fetch_ms", "error", "message")
-NAMES = "names"  # of the row's images
+PASSED_ON = ("id", "image", "image_uri", "question", "prompt", "fetch_ms", "error", "message")
+NAMES = "names"  # of the row's images, and where they lie in full
 
 PICTURE = pa.struct(
     [
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
     [
         *(rows.SCHEMA.field(name) for name in PASSED_ON),
         ("preprocess_ms", pa.float64()),
-        (NAMES, pa.list_(pa.string())),
+        (NAMES, pa.list_(pa.struct([("image", pa.string()), ("uri", pa.string())]))),
         ("pictures", pa.list_(PICTURE)),
         ("input_ids", pa.list_(pa.int32())),
         ("asked", pa.list_(pa.int32())),
@@ -55,7 +55,7 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
     if sample is None:
         return values
     return values | {
-        NAMES: [image.name for image in row.images],
+        NAMES: [{"image": image.name, "uri": image.place} for image in row.images],
         "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
         "asked": sample.question,

@@ -55,7 +55,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenPlaces:
     """Where the visual tokens of pictures of one size lie."""
 
     order: np.ndarray  # int64 [V]: patch number, or NEWLINE
@@ -65,12 +65,12 @@ class Layout:
 
 
 @functools.cache
-def layout(width: int, height: int) -> Layout:
+def layout(width: int, height: int) -> TokenPlaces:
     """The layout of a picture that fits its grid of crops without being resized, as all scenes do."""
     if (width, height) == (CROP, CROP):  # the first stages' pictures: one crop, no base, no newlines
         corners = [(0.0, 0.0)]
         crop_boxes, order = _boxes(corners, CROP, CROP), np.arange(PATCHES)
-        return Layout(order, np.full(PATCHES, -1), _boxes(_patch_corners(corners), PATCH, PATCH), crop_boxes)
+        return TokenPlaces(order, np.full(PATCHES, -1), _boxes(_patch_corners(corners), PATCH, PATCH), crop_boxes)
     rows, columns = math.ceil(height / CROP), math.ceil(width / CROP)
     left, top = (columns * CROP - width) // 2, (rows * CROP - height) // 2  # the processor's padding
     corners = [(float(x * CROP - left), float(y * CROP - top)) for y in range(rows) for x in range(columns)]
@@ -79,7 +79,7 @@ def layout(width: int, height: int) -> Layout:
     crop_boxes = np.concatenate([[(0, 0, width, height)], _boxes(corners, CROP, CROP)])
     order = pack_order(width, height, crops=1 + rows * columns)
     ends = np.cumsum(order == NEWLINE) - (order == NEWLINE)
-    return Layout(order, np.where(np.arange(len(order)) < PATCHES, -1, ends), boxes, crop_boxes)
+    return TokenPlaces(order, np.where(np.arange(len(order)) < PATCHES, -1, ends), boxes, crop_boxes)
 
 
 def pack_order(width: int, height: int, crops: int) -> np.ndarray:
@@ -177,12 +177,12 @@ def normalise(crops: Tensor, processor: LlavaNextProcessor) -> Tensor:
     return (crops.float() * processor.image_processor.rescale_factor - mean) / deviation
 
 
-def _on_objects(scene: Scene, place: Layout) -> np.ndarray:
+def _on_objects(scene: Scene, place: TokenPlaces) -> np.ndarray:
     """bool [V, O]: the token shows a good part of the object, or the object fills a good part of it."""
     return _touch([thing.box for thing in scene.objects], place) >= SHOWN
 
 
-def _touch(boxes: Sequence[tuple[int, int, int, int]], place: Layout) -> np.ndarray:
+def _touch(boxes: Sequence[tuple[int, int, int, int]], place: TokenPlaces) -> np.ndarray:
     """float [V, O]: what a token and a box have in common, as a share of the smaller one; 0 for newlines."""
     things = np.array(boxes, dtype=float).reshape(-1, 4)
     areas = (things[:, 2:] - things[:, :2]).prod(-1)
@@ -191,7 +191,7 @@ def _touch(boxes: Sequence[tuple[int, int, int, int]], place: Layout) -> np.ndar
     return share[place.order] * (place.order >= 0)[:, None]
 
 
-def _words_shown(scene: Scene, place: Layout, on_object: np.ndarray) -> np.ndarray:
+def _words_shown(scene: Scene, place: TokenPlaces, on_object: np.ndarray) -> np.ndarray:
     """bool [V, W]: the token shows a thing of that colour, kind or category. on_object bool [V, O]"""
     shown = np.zeros((len(on_object), len(ALIGNED_WORDS)), dtype=bool)
     for i, thing in enumerate(scene.objects):
@@ -207,7 +207,7 @@ def _words_shown(scene: Scene, place: Layout, on_object: np.ndarray) -> np.ndarr
     return shown
 
 
-def _crop_labels(scene: Scene, place: Layout) -> np.ndarray:
+def _crop_labels(scene: Scene, place: TokenPlaces) -> np.ndarray:
     """int64 [crops, 2]: colour and kind of the object of which a crop holds most; IGNORE if next to none."""
     held = overlap(place.crop_boxes, np.array([thing.box for thing in scene.objects], dtype=float))
     labels = np.full((len(held), 2), IGNORE)

@@ -14,7 +14,7 @@ from adafv.pipeline.options import JobOptions
 
 
 def options(**changes) -> JobOptions:
-    return JobOptions(input=("i",), output="o", **changes)
+    return JobOptions.of(input=("i",), output="o", **changes)
 
 
 def bits(cpus: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,10 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+import ray
+import ray.data
 
-from adafv.pipeline.control.roster import MAP_WORKER, Attendance, Waiting, attendance_of
+from adafv.pipeline.control import roster as module
+from adafv.pipeline.control.roster import Attendance, Roster, Waiting, attendance_of
+from adafv.pipeline.control.session import RaySession
+from adafv.pipeline.limits import Limits
+from adafv.pipeline.record.prices import Tariff
+from adafv.pipeline.record.tally import Tally
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_images, write_jsonl
 from tests.services import RayCluster
 
@@ -29,7 +39,7 @@ def test_waiting_is_said_less_and_less_often():
     assert waiting.note(1510, nobody=True) == 10
 
 
-def actor(id: str, state: str, pid: int = 7, name: str = MAP_WORKER) -> dict:
+def actor(id: str, state: str, pid: int = 7, name: str = "MapWorker(MapBatches(LabelWorker))") -> dict:
     return {"ActorID": id, "State": state, "Pid": pid, "ActorClassName": name}
 
 
@@ -38,7 +48,59 @@ def test_attendance_is_of_workers_alone():
         actor("a", "ALIVE"), actor("b", "PENDING_CREATION", 0), actor("c", "RESTARTING"), actor("d", "DEAD"),
         actor("e", "ALIVE", name="AutoscalingCoordinator"),
     ]  # fmt: skip
-    assert attendance_of(actors, 2.0, 1.0) == Attendance(frozenset({("a", 7)}), 3, 2.0, 1.0)
+    assert attendance_of(actors, "LabelWorker", (), 2.0, 1.0) == Attendance(frozenset({("a", 7)}), 3, 2.0, 1.0)
+
+
+def test_those_that_rows_come_from_are_workers_by_any_name():
+    actors = [actor("a", "ALIVE", name=""), actor("b", "DEAD", name=""), actor("c", "ALIVE", name="")]
+    seen = attendance_of(actors, "LabelWorker", ("a", "b", "z"), 2.0, 1.0)
+    assert seen == Attendance(frozenset({("a", 7)}), 1, 2.0, 1.0, unlisted=frozenset({"z"}))
+
+
+class Echo:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        actor, pid = ray.get_runtime_context().get_actor_id(), os.getpid()
+        return pa.table({"actor": [actor] * table.num_rows, "pid": [pid] * table.num_rows})
+
+
+def test_workers_of_a_pool_are_found_by_the_name_of_their_class():
+    """Also one that was killed and started again by Ray, and before it has delivered anything."""
+    with RaySession():
+        roster, other = Roster(0, Echo.__name__, lambda: ()), Roster(0, "LabelWorker", lambda: ())
+        rows = ray.data.from_items([{"n": n} for n in range(8)], override_num_blocks=8)
+        pool = rows.map_batches(
+            Echo, batch_format="pyarrow", batch_size=1, num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1),
+        )  # fmt: skip
+        batches = iter(pool.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0))
+        [first] = next(batches).to_pylist()
+        seen = roster.attendance()
+        assert seen.alive == {(first["actor"], first["pid"])} and seen.wanted == 1
+        assert not other.attendance().wanted
+        os.kill(first["pid"], signal.SIGKILL)
+        end = time.monotonic() + 60
+        while not (again := roster.attendance()).alive or again == seen:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        [(actor, pid)] = again.alive
+        assert actor == first["actor"] and pid != first["pid"], "started again"
+        assert len(list(batches)) == 7, "and the pool goes on"
+
+
+@pytest.mark.parametrize("broken", ["no names", "no list", "an empty list"])
+def test_where_workers_are_not_found_a_warning_says_so_and_cost_goes_on(broken, monkeypatch, caplog):
+    """Ray's list as another version might have it: without names, without the workers, or not at all."""
+    listed = [actor("a", "ALIVE", name="")] if broken == "no names" else []
+    monkeypatch.setattr(module, "actors", lambda job: listed if broken != "no list" else {}["gone"])
+    tally = Tally(workers={"w/7": 900.0}, actors={"w/7": "a"})
+    with RaySession():
+        roster = Roster(0, "LabelWorker", tally.actors.values)
+        for now in (910.0, 920.0):
+            seen = roster.attendance()
+            tally.note_gone(seen.alive, now, seen.unlisted)
+    warnings = [message for message in caplog.messages if "its cost is counted on" in message]
+    assert len(warnings) == (0 if broken == "no names" else 1)
+    assert tally.worker_seconds(1000.0) == 100.0 and not tally.gone
+    assert Limits(0.1, None, Tariff(3.6)).spent(tally, 100.0, 1000.0) == "max-cost"
 
 
 class Job:
@@ -78,8 +140,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with RayCluster() as cluster:
+def cluster(forks: None) -> Iterator[RayCluster]:
+    with RayCluster(variables=forking_jobs()) as cluster:
         yield cluster
 
 

@@ -14,7 +14,8 @@ from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.store.s3 import md5, promised_md5, wished_pause
+from adafv.pipeline.store.retry import wished_pause
+from adafv.pipeline.store.s3 import md5, promised_md5
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 
@@ -132,7 +133,7 @@ def test_s3(s3):
     fetch = fetcher(Storage.from_environment(environment=s3.environment)).fetch
     assert fetch(f"s3://{bucket}/in/ünï code.jpg", "") == DATA
     assert fetch("ünï code.jpg", f"s3://{bucket}/in") == DATA
-    assert fetch("./x/../ünï code.jpg", f"s3://{bucket}/in/") == DATA
+    assert fetch("./ünï code.jpg", f"s3://{bucket}/in") == DATA
     assert error_of(fetch("../big", f"s3://{bucket}/in")) == "image_refused"
     assert error_of(fetch("/big", f"s3://{bucket}/in")) == "image_refused"
     assert error_of(fetch(f"s3://{bucket}/big", "")) == "image_too_large"
@@ -365,3 +366,16 @@ def test_http_urls_that_are_none(url):
 )
 def test_public_addresses(address, public):
     assert is_public(address) is public
+
+
+@pytest.mark.parametrize("key", ["a//b.jpg", "a/../b.jpg", "a/b.jpg.", "a/./b.jpg", "a b+c%20d?e#f.jpg"])
+def test_keys_of_s3_are_taken_as_they_are(s3, key):
+    """In a store dots and slashes mean nothing: each of these is another object than what it would be on a disk."""
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key=f"in//{key}", Body=b"right")
+    for wrong in ("in/b.jpg", "in/a/b.jpg", "b.jpg", "a/b.jpg"):
+        s3.client.put_object(Bucket=bucket, Key=wrong, Body=b"wrong")
+    fetcher = Fetcher(Storage.from_environment(environment=s3.environment), 10**6, pause=0.0)
+    assert fetcher.fetch(f"s3://{bucket}/in//{key}", "/nowhere") == b"right"
+    assert fetcher.fetch(key, f"s3://{bucket}/in/") == b"right"
+    assert fetcher.fetch(f"./{key}", f"s3://{bucket}/in/") == b"right"

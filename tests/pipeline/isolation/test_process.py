@@ -20,6 +20,7 @@ from adafv.pipeline.isolation import Isolated, StartError
 from adafv.pipeline.isolation import process as module
 from adafv.pipeline.isolation.channel import write_table
 from adafv.pipeline.isolation.process import Died, Raised
+from tests.forking import Forked
 from tests.pipeline.isolation.handlers import Obedient, Unmade
 
 
@@ -31,8 +32,18 @@ def doubles(table: pa.Table) -> list[int]:
     return table.column("double").to_pylist()
 
 
+@pytest.fixture(scope="module", params=["started", "forked"])
+def starting(request):
+    """Both ways to come by a child: that of use, and that of tests whose jobs have many (tests/forking.py)."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "forked":
+            request.getfixturevalue("forks")
+            patched.setattr(module, "start_child", Forked)
+        yield
+
+
 @pytest.fixture(scope="module")
-def process():
+def process(starting):
     process = Isolated(Obedient, timeout=3.0)
     yield process
     process.close()
@@ -135,7 +146,7 @@ def test_progress_extends_the_time(process):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
-def test_memory_beyond_the_limit_is_refused():
+def test_memory_beyond_the_limit_is_refused(starting):
     process = Isolated(Obedient, timeout=60, memory=256 * 2**20)
     with pytest.raises(Raised, match="MemoryError"):
         process.ask(rows("eat"))
@@ -143,14 +154,14 @@ def test_memory_beyond_the_limit_is_refused():
     process.close()
 
 
-def test_what_can_not_be_made_blames_no_row():
+def test_what_can_not_be_made_blames_no_row(starting):
     with pytest.raises(StartError, match="OSError: no such model"):
         Isolated(partial(Unmade, "model"), timeout=60).ask(rows(None))
     with pytest.raises(StartError, match=r"died 3 times before it was given any row, at last by signal 9"):
         Isolated(partial(Unmade, "die"), timeout=60).ask(rows(None))
 
 
-def test_no_process_outlives_its_parents_interest():
+def test_no_process_outlives_its_parents_interest(starting):
     process = Isolated(Obedient, timeout=60)
     process.ask(rows(None))
     closed = process.pid

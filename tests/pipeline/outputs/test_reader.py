@@ -180,3 +180,26 @@ def test_a_bucket_that_is_not_there(s3):
 def test_it_needs_neither_ray_nor_torch():
     code = "import sys, adafv.pipeline.outputs.reader; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_files_of_earlier_versions_have_nulls_for_what_they_lack(tmp_path):
+    """Both columns and fields of their images."""
+    output = open_output(str(tmp_path), Storage())
+    fields = [field for field in schema.IMAGES.value_type if field.name not in ("uri", "key")]
+    before = schema.LABELS.remove(schema.LABELS.get_field_index("image_uri"))
+    place = before.get_field_index("images")
+    before = before.set(place, pa.field("images", pa.list_(pa.struct(fields))))
+    old = label("old") | {"images": [{"image": "old.jpg", "panels": 1}]}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([old], schema=before), buffer)
+    output.put("labels/0.parquet", buffer.getvalue().to_pybytes())
+    new = label("new") | {"image_uri": "/new.jpg", "images": [{"image": "new.jpg", "uri": "/new.jpg"}]}
+    write(output, "labels/1", new)
+    columns = schema.REJECTS.remove(schema.REJECTS.get_field_index("image_uri"))
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([reject("r", "image_corrupt", 1)], schema=columns), buffer)
+    output.put("rejects/0.parquet", buffer.getvalue().to_pybytes())
+    found = {row["id"]: row for row in rows(read_labels(tmp_path, ["id", "images", "image_uri"]))}
+    assert found["old"]["image_uri"] is None and found["old"]["images"][0]["uri"] is None
+    assert found["new"]["images"][0]["uri"] == "/new.jpg"
+    assert rows(read_rejects(tmp_path))[0]["image_uri"] is None

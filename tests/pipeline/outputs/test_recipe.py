@@ -22,7 +22,7 @@ def output(tmp_path):
 
 
 def options(**changes) -> JobOptions:
-    return JobOptions(**{"input": ("in",), "output": "out"} | changes)
+    return JobOptions.of(**{"input": ("in",), "output": "out"} | changes)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.prices import Price, Tariff
 from adafv.pipeline.record.run_record import Arrivals, RunRecord
 from adafv.pipeline.record.tally import Device, Span, Tally
-from adafv.pipeline.store import output as output_module
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.output import LocalOutput, Output, S3Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
@@ -107,7 +107,21 @@ def test_what_workers_run_on_is_known_from_their_labels(output):
     known = ("A10G", "g5.xlarge", "sdpa")
     assert sink.tally.devices == {"w": known, "v": known, "t": ("A10G", None, None)}
     record = RunRecord(
-        "r", {}, Tariff(), "out", resources=Resources("cuda", (2, 2), 1, 1, 0.25, 0.75, 1, 8), tally=sink.tally
+        run_id="r",
+        config={},
+        tariff=Tariff(),
+        output="out",
+        tally=sink.tally,
+        resources=Resources(
+            device="cuda",
+            workers=(2, 2),
+            worker_cpus=1,
+            worker_gpus=1,
+            read_cpus=0.25,
+            prepare_cpus=0.75,
+            threads=1,
+            batch_size=8,
+        ),
     ).record()
     assert record["hardware"]["devices"] == [
         {"device": "A10G", "instance": "g5.xlarge", "attention": "sdpa", "workers": 2, "price_per_hour": None},
@@ -132,7 +146,9 @@ def test_how_fast_workers_are_is_told_by_what_comes_behind_their_first_batches(o
     sink.add(results(*batches["w"][3]))
     sink.close()
     arrivals = Arrivals(since=begun - 10)
-    found = RunRecord("r", {}, Tariff(), "out", tally=sink.tally, arrivals=arrivals).record()["throughput"]
+    found = RunRecord(
+        run_id="r", config={}, tariff=Tariff(), output="out", tally=sink.tally, arrivals=arrivals
+    ).record()["throughput"]
     assert found["first_batch_seconds"] == pytest.approx(10 + (1.0 + 2.0) / 2 - 2 * 0.25)
     assert found["last_batch_seconds"] == pytest.approx(17.5)
     assert (found["steady_rows"], found["steady_worker_seconds"]) == (4 + 2, pytest.approx((7.5 - 5.0) + (4.5 - 2.0)))
@@ -167,7 +183,7 @@ def test_each_worker_costs_what_it_runs_on_for_as_long_as_it_is_there(output):
     assert tally.usd(100.0, tariff) == pytest.approx(100 * 0.01 + 40 * 0.1 + 100 * 0.055)
     assert tally.usd(100.0, Tariff(3600.0)) == 240 and tally.usd(100.0, Tariff()) is None
     assert tally.usd(100.0, Tariff(table=table[:1])) is None, "it isn't known, rather than less"
-    record = RunRecord("r", {}, tariff, "out", tally=tally).record()["start"]
+    record = RunRecord(run_id="r", config={}, tariff=tariff, output="out", tally=tally).record()["start"]
     assert record == {
         "plan_seconds": 0.0, "workers": 3, "workers_gone": 1,
         **{f"{step}_seconds": {"median": seconds, "most": seconds}
@@ -310,7 +326,7 @@ def _fail(*_: object) -> None:
 @pytest.fixture
 def faulty(s3, monkeypatch):
     """A store to break, and an output on it that doesn't pause between attempts."""
-    monkeypatch.setattr(output_module, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     with FaultyStore(s3.endpoint) as store:
         yield (
             store,

@@ -18,7 +18,7 @@ from tests.pipeline.record.test_estimate import measured, record
 
 
 def options(**changes: Any) -> JobOptions:
-    return JobOptions(**{"input": ("in",), "output": "/no/such/output"} | changes)
+    return JobOptions.of(**{"input": ("in",), "output": "/no/such/output"} | changes)
 
 
 def write(folder: Path, name: str, made: JobOptions | None = None, **values: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_file_that_is_no_record(tmp_path):
         find(tmp_path)
 
 
-PLAN = Plan(12_000, 2_000, planning=3.0, measured=measured(), workers=2, price_per_hour=3.6)
+PLAN = Plan(input=12_000, done=2_000, planning=3.0, measured=measured(), workers=2, price_per_hour=3.6)
 
 
 def lines(plan: Plan) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tracemalloc
 
 import numpy as np
@@ -25,7 +26,7 @@ from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import write_jsonl
 
-COLUMNS = Columns("id", "image", "question", "{question}", ("question",), None)
+COLUMNS = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 
 
 def digests(ids: list[str]) -> np.ndarray:
@@ -199,7 +200,16 @@ def plan_of(
     for i, ids in enumerate(files):
         path = write_jsonl(tmp_path / f"{i}.jsonl", [{"id": id, "image": "x", "question": "q"} for id in ids])
         units += open_source(str(path), Storage(), COLUMNS).units
-    return make_worklist(units, Ledger(digest_id(id) for id in done), Storage(), COLUMNS, limit, 0.25, sample, adjacent)
+    return make_worklist(
+        units,
+        Ledger(digest_id(id) for id in done),
+        storage=Storage(),
+        columns=COLUMNS,
+        num_cpus=0.25,
+        limit=limit,
+        sample=sample,
+        adjacent=adjacent,
+    )
 
 
 def test_repetitions_across_files(ray_local, tmp_path):
@@ -241,8 +251,8 @@ def test_a_sample_of_adjacent_rows(ray_local, tmp_path):
 def test_an_input_that_can_only_be_read_in_part(ray_local, tmp_path, caplog):
     """What can't be read may be drawn like any row; that there is such a place is said in any case."""
     path = tmp_path / "x.jsonl.gz"
-    path.write_bytes(b"no gzip")
+    path.write_bytes(gzip.compress(b"{}")[:12])
     units = open_source(str(path), Storage(), COLUMNS).units
-    plan = make_worklist(units, Ledger(), Storage(), COLUMNS, None, 0.25, sample=5)
+    plan = make_worklist(units, Ledger(), storage=Storage(), columns=COLUMNS, num_cpus=0.25, sample=5)
     assert [task.verdicts.tolist() for task in plan.tasks] == [[UNREAD]]
     assert "1 places of the input can't be read" in caplog.text

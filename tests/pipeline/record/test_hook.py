@@ -18,6 +18,7 @@ import pytest
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.record import hook
 from adafv.pipeline.record.hook import open_hook, public_hook
+from adafv.pipeline.store import retry
 
 RECORD = {"run_id": "r", "status": "done", "error": "'; $(touch oops) é"}
 SECRET = "planted"
@@ -25,7 +26,7 @@ SECRET = "planted"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, caplog):
-    monkeypatch.setattr(hook, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     caplog.set_level(logging.DEBUG)
 
 

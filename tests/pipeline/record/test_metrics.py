@@ -28,6 +28,7 @@ from adafv.pipeline.record import metrics
 from adafv.pipeline.record.metrics import COUNTERS, GAUGES, HISTOGRAMS, STAGES, Metrics, figures
 from adafv.pipeline.record.tally import SUMMED, Tally
 from adafv.pipeline.rejects import ERRORS
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_images, write_jsonl
 from tests.services import RayCluster, descendants, send, title
 
@@ -105,8 +106,8 @@ def test_a_histogram_of_samples_has_one_observation_for_each_label_and_stage(rec
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with RayCluster(dashboard=True) as cluster:
+def cluster(forks: None) -> Iterator[RayCluster]:
+    with RayCluster(dashboard=True, variables=forking_jobs()) as cluster:
         yield cluster
 
 
@@ -183,6 +184,7 @@ def scrape(target: str) -> list[Sample]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_collector_that_hangs_costs_no_label(tiny_model, tmp_path, cluster):
     [agent] = [pid for pid in descendants(cluster.nodes[0].process.pid) if title(pid) == "ray::DashboardAgent"]
     send(agent, signal.SIGSTOP)

@@ -10,16 +10,17 @@ import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
-from adafv.pipeline.store import objects
+from adafv.pipeline.sources.units import Unit
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 from tests.pipeline.inputs import ROWS, write_all, write_jsonl
 from tests.pipeline.pictures import SOUND
 
-COLUMNS = Columns("id", "image", "question", "{question}", ("question",), None)
+COLUMNS = Columns(id="id", image="image", question="question", prompt="{question}", prompt_columns=("question",))
 FORMATS = ("uris", "bytes", "structs", "jsonl", "tar")
 FAULTS = ("reset_body", "truncated", "short", "slow_down", "denied")  # tests of `objects` have the others
 
@@ -38,7 +39,7 @@ def check(rows: list[Row]) -> None:
 
 @pytest.fixture
 def without_pauses(monkeypatch):
-    monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
 
 
 @pytest.mark.parametrize("name", FORMATS)

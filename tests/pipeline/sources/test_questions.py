@@ -16,17 +16,25 @@ from hypothesis import strategies as st
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.worklist import scan_unit
-from adafv.pipeline.sources import discovery, formats
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources import discovery, formats, units
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from adafv.turn import Turn
 from tests.pipeline.inputs import add, write_jsonl
 
-TALK = Columns("id", "image", "question", "{question}", ("question",), None, "conversations")
-LIST = Columns("id", "image", "question", "{question}", ("question",), None)
+
+def named(prompt: str, prompt_columns: tuple[str, ...], conversations: str | None = None) -> Columns:
+    """The columns of these names, with the others' usual ones."""
+    values = {"prompt": prompt, "prompt_columns": prompt_columns, "conversations": conversations}
+    return Columns(id="id", image="image", question="question", **values)
+
+
+TALK = named("{question}", ("question",), "conversations")
+LIST = named("{question}", ("question",))
 
 
 def said(*values: str | None) -> list[dict[str, Any]]:
@@ -84,7 +92,7 @@ def test_a_conversation_may_be_about_nothing_to_see(tmp_path):
 
 
 def test_the_template_is_filled_with_the_turn(tmp_path):
-    columns = Columns("id", "image", "question", "{question} Be {how}.", ("question", "how"), None, "conversations")
+    columns = named("{question} Be {how}.", ("question", "how"), "conversations")
     talk = said("<image>\nWhat?", "A cat.", "Why?")
     first, second = asked(tmp_path, columns, {"id": "a", "image": "x", "how": "brief", "conversations": talk})
     assert first.conversation == (Turn("user", (None, "What? Be brief.")),)
@@ -100,7 +108,7 @@ def test_a_list_of_questions_is_asked_one_by_one(tmp_path):
         ("a/2", "Who?", "Who?"),
     ]
     assert second.conversation == (Turn("user", (None, "Who?")),) and other.id == "b"
-    caption = Columns("id", "image", "question", "Describe it.", (), None)
+    caption = named("Describe it.", ())
     assert [row.id for row in asked(tmp_path, caption, {"id": "a", **given})] == ["a"], "nobody asks these"
 
 
@@ -302,7 +310,7 @@ def test_a_json_list_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.json"
     records = [{"id": i, "image": "x", "question": "é" * 5000} for i in range(600)]
     path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-    monkeypatch.setattr(formats, "LINE_LIMIT", 20_000)
+    monkeypatch.setattr(units, "LINE_LIMIT", 20_000)
     assert [row.id for row in rows_of(path, LIST)] == [str(i) for i in range(600)]
     path.write_text(json.dumps([records[0], {"id": 1, "question": "e" * 3_000_000}]))
     [_, row] = rows_of(path, LIST)
@@ -314,6 +322,6 @@ def test_usage(tmp_path):
     with pytest.raises(UsageError, match="give --conversations-column conversations"):
         discovery.open_source(str(path), Storage(), LIST)
     with pytest.raises(UsageError, match=r"no column 'talk'; --conversations-column must be one of"):
-        discovery.open_source(str(path), Storage(), Columns("id", "image", "question", "", (), None, "talk"))
+        discovery.open_source(str(path), Storage(), named("", (), "talk"))
     with pytest.raises(UsageError, match=r"--prompt is 'Describe.'; it must be a template that names \{question\}"):
         JobOptions(input=("a",), output="b", conversations_column="conversations", prompt="Describe.")

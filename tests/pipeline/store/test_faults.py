@@ -16,7 +16,7 @@ from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs import lease
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.store import output
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.output import S3Output
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
@@ -87,7 +87,7 @@ def store(s3, monkeypatch) -> Iterator[FaultyStore]:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(Sink.__init__, "__defaults__", (5, 60.0))
-    monkeypatch.setattr(output, "pause", lambda attempt: 0.1)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.1)
     monkeypatch.setattr(Lease.__init__, "__defaults__", (60.0,))
     monkeypatch.setattr(lease, "_alive", lambda pid, born: False)
     with FaultyStore(s3.endpoint) as store:

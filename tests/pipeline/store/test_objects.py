@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.pipeline.store import objects
+from adafv.pipeline.store import objects, retry
 from adafv.pipeline.store.objects import ATTEMPTS, BLOCK, WHOLE
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
@@ -21,7 +21,7 @@ PASSING = ("slow_down", "unavailable", "expired", "skewed", "reset", "reset_body
 @pytest.fixture
 def place(s3, monkeypatch):
     """The bucket, and a store that holds `data` as its object `x`, without pauses between attempts."""
-    monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     bucket = s3.new_bucket()
     s3.client.put_object(Bucket=bucket, Key="x", Body=DATA)
     with FaultyStore(s3.endpoint) as store:

@@ -16,7 +16,7 @@ import pytest
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.recipe import recipe_of, settle_recipe
-from adafv.pipeline.run import _at_commit
+from adafv.pipeline.setup import with_commit
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.hub import at_commit, downloaded, is_hub_id
@@ -143,7 +143,7 @@ def test_other_names_are_no_hub_ids(tmp_path, monkeypatch):
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     options = JobOptions(input=("x",), output="y", model=str(tmp_path), revision="main")
     with pytest.raises(UsageError, match=r"--revision is 'main', and --model .* is no hub id"):
-        _at_commit(options)
+        with_commit(options)
 
 
 def test_another_commit_is_another_recipe(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adafv.engine import EngineOptions
-from adafv.pipeline.store import objects
+from adafv.pipeline.store import retry
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import model
 from adafv.pipeline.workers.model import at_version, resolve_model, resolve_text_tower
@@ -24,7 +24,7 @@ FILES = {"config.json": b"{}", "empty": b"", "sub/model.safetensors": os.urandom
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ADAFV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(objects, "pause", lambda attempt: 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     monkeypatch.setattr(model, "RANGE", 100_001)
     return tmp_path / "cache"
 

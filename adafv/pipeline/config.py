@@ -1,0 +1,60 @@
+"""The YAML file that `--config` names: a job's options, by the same names as on the command line.
+
+The file is turned into arguments that stand before those of the command line, so that both go through the same checks
+and the command line wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import flag, option_fields
+
+BUDGET = {"keep", "keep_tokens"}  # one of these on the command line stands for both
+
+
+def config_arguments(path: Path, named: Collection[str], decided: Collection[str]) -> list[str]:
+    """The YAML file as arguments.
+
+    Args:
+        named: names of the options that stand on the command line and override those of the file.
+        decided: names of options that count for nothing here.
+
+    Raises:
+        UsageError: the file can't be read, or has an option that there isn't, or a value of the wrong type.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} must hold option names and values, such as 'keep: 0.1'")
+    known = option_fields()
+    unknown = [str(name) for name in values if str(name).replace("-", "_") not in known]
+    if unknown:
+        names = ", ".join(name.replace("_", "-") for name in known)
+        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
+    overridden = {*named, *decided, *(BUDGET if BUDGET & {*named} else ())}
+    arguments: list[str] = []
+    for name, value in values.items():
+        item = known[str(name).replace("-", "_")]
+        if item.name not in overridden and value is not None:
+            arguments += _config_argument(item, value, path)
+    return arguments
+
+
+def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
+    name = flag(item.name)
+    if item.metadata["type"] is bool and isinstance(value, bool):
+        return [name if value else flag(f"no_{item.name}")]
+    if item.name == "input" and isinstance(value, list) and value:
+        return [name, *(str(uri) for uri in value)]
+    if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
+        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
+    return [f"{name}={value}"]
