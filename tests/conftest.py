@@ -45,7 +45,10 @@ def ray_local(forks: None) -> Iterator[None]:
     ray = pytest.importorskip("ray")
     ray.init(
         "local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": "tests.forking.use_server"},
+        runtime_env={
+            "worker_process_setup_hook": "tests.forking.use_server",
+            "env_vars": {"PYTHONPATH": str(forking.REPOSITORY)},  # the hook runs before Ray adds this folder
+        },
         _system_config={"num_workers_soft_limit": 6},
     )  # fmt: skip
     yield
