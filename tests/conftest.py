@@ -43,11 +43,12 @@ def ray_local(forks: None) -> Iterator[None]:
     """Ray on two CPUs, whatever the machine has, for all the jobs of this process. Their children are forked, and the
     next job finds the processes that the last one's tasks ran in, which Ray would end after a second."""
     ray = pytest.importorskip("ray")
+    path = os.pathsep.join(filter(None, [str(forking.REPOSITORY), os.environ.get("PYTHONPATH")]))
     ray.init(
         "local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
         runtime_env={
             "worker_process_setup_hook": "tests.forking.use_server",
-            "env_vars": {"PYTHONPATH": str(forking.REPOSITORY)},  # the hook runs before Ray adds this folder
+            "env_vars": {"PYTHONPATH": path},
         },
         _system_config={"num_workers_soft_limit": 6},
     )  # fmt: skip

@@ -42,7 +42,7 @@ PIPELINE = [
     {"control"},
     {"store"},
     {"options"},
-    {"rejects", "uris", "schema"},
+    {"rejects", "uris", "schema", "passed"},
     {"errors"},
     {"redaction"},
 ]

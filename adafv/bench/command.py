@@ -4,6 +4,8 @@
     adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
     adafv bench ablation                          AdaFV as published and corrected, piece by piece
+    adafv bench confidence                        which signal says best that pruning changed an answer
+    adafv bench promise                           whether calibrated second looks keep their promise, and what they save
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
     adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
@@ -121,6 +123,9 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     }
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=_positive, metavar="N", default=default, help=text)
+    parser.add_argument(
+        "--again", type=_share, default=0.3, metavar="X", help="share of second looks in the row for them (%(default)s)"
+    )
     parser.add_argument("--mixed", action="store_true", help="pictures of several sizes, questions of several lengths")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     parser.add_argument("--dtype", choices=kinds, help="(float32 on a CPU, bfloat16 on a GPU)")
@@ -139,6 +144,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
+    return value
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +204,46 @@ def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
 
     found, text = ablation.run(_job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
     return [asdict(one) for one in found], text
+
+
+def _add_confidence(parser: argparse.ArgumentParser) -> None:
+    """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    parser.set_defaults(run=_run_confidence)
+
+
+def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import confidence
+    from adafv.pipeline.arguments import parse_keeps
+
+    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    found, text = confidence.run(job, _scenes(options), parse_keeps(options.keep), options.seed)
+    return [asdict(one) for one in found], text
+
+
+def _add_promise(parser: argparse.ArgumentParser) -> None:
+    """whether calibrated second looks keep their promise on other rows, and what they save"""
+    _add_scenes(parser)
+    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
+    parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
+    parser.add_argument("--rows", type=_positive, default=3000, metavar="N", help="questions asked (%(default)s)")
+    parser.add_argument(
+        "--sample", type=_positive, default=500, metavar="N", help="rows of a calibration (%(default)s)"
+    )
+    parser.add_argument("--repeats", type=_positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    parser.set_defaults(run=_run_promise)
+
+
+def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import promise
+    from adafv.pipeline.arguments import parse_keeps
+
+    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
+    return promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +395,8 @@ COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
     "ablation": _add_ablation,
+    "confidence": _add_confidence,
+    "promise": _add_promise,
     "ledger": _add_ledger,
     "isolation": _add_isolation,
     "pipeline": _add_pipeline,

@@ -17,9 +17,10 @@ in: it is for a process of its own.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -34,7 +35,7 @@ from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
 from adafv.hardware import keep_freed_memory
-from adafv.models import Geometry, Processing
+from adafv.models import Adapter, Geometry, Processing
 from adafv.pruning import mix_paper, text_similarity
 
 STAGES = ("encode", "prune", "prefill", "decode")
@@ -113,8 +114,31 @@ class Ours(Rival):
         keep_freed_memory()  # as a job's workers do
         processing = self._subject.processing
         adapter = processing.family(self._subject.fresh_model(), processing.normalisation())
-        engine = Engine(adapter, processing, self._options)
-        return Started(_Ours(engine), adapter.model)
+        return Started(_Ours(self.engine(adapter, processing)), adapter.model)
+
+    def engine(self, adapter: Adapter, processing: Processing) -> Engine:
+        return Engine(adapter, processing, self._options)
+
+
+class Again(Ours):
+    """The engine, which asks a `share` of each batch again unpruned: the least sure, whatever their confidence is."""
+
+    def __init__(self, subject: Subject, options: EngineOptions, batch_size: int, share: float) -> None:
+        super().__init__(subject, replace(options, escalate=1.0, escalate_below=math.inf), batch_size)
+        self._share = share
+
+    def engine(self, adapter: Adapter, processing: Processing) -> Engine:
+        return _ShareAgain(adapter, processing, self._options, self._share)
+
+
+class _ShareAgain(Engine):
+    def __init__(self, adapter: Adapter, processing: Processing, options: EngineOptions, share: float) -> None:
+        super().__init__(adapter, processing, options)
+        self._share = share
+
+    def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
+        order = sorted(range(len(labels)), key=lambda row: labels[row].confidence)
+        return sorted(order[: round(self._share * len(labels))])
 
 
 def _samples(preparer: Preparer, questions: Sequence[BenchQuestion]) -> list[Sample]:
@@ -133,15 +157,16 @@ class _Ours:
         self._last = shown[-1].key
         return BatchAnswers(
             [label.answer for label in labels],
-            [_counts(*each) for each in zip(samples, labels, strict=True)],
+            [count for each in zip(samples, labels, strict=True) for count in _counts(*each)],
             sum(crops.values()),
             max(label.batch_size for label in labels),
             {stage: sum(getattr(label, f"{stage}_ms") for label in labels) for stage in STAGES},
         )
 
 
-def _counts(sample: Sample, label: Label) -> TokenCounts:
-    return TokenCounts(
+def _counts(sample: Sample, label: Label) -> list[TokenCounts]:
+    """Of the look that answered, and of the one before it, if there was one: its padding isn't known."""
+    answered = TokenCounts(
         positions=label.prompt_tokens,
         padded=label.padded_tokens,
         outputs=label.output_tokens,
@@ -149,6 +174,11 @@ def _counts(sample: Sample, label: Label) -> TokenCounts:
         kept=label.kept_tokens,
         words=len(sample.question),
     )
+    if label.first_kept_indices is None:
+        return [answered]
+    kept = len(label.first_kept_indices)
+    positions = len(sample.input_ids) - len(sample.images) + kept  # a placeholder for each image
+    return [replace(answered, positions=positions, padded=positions, kept=kept), answered]
 
 
 class Vllm(Rival):

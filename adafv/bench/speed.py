@@ -19,7 +19,6 @@ from functools import reduce
 from importlib.metadata import version
 from importlib.util import find_spec
 from operator import add
-from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,7 +28,7 @@ from adafv.bench import ceilings, work
 from adafv.bench.ceilings import Ceilings, synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import STAGES, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
+from adafv.bench.rivals import STAGES, Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
 from adafv.bench.shapes import PRESETS, BenchQuestion, Shape, Subject, ask
 from adafv.counting import Work
 from adafv.engine import EngineOptions
@@ -66,6 +65,7 @@ class Settings:
         mixed: pictures of several sizes and questions of several lengths.
         max_new_tokens: tokens of each answer.
         rounds: how many turns each row has.
+        again: the share of the answers that `ours-…-again` asks again unpruned.
         device, dtype: torch's names.
         threads: of a CPU.
     """
@@ -79,6 +79,7 @@ class Settings:
     mixed: bool
     max_new_tokens: int
     rounds: int
+    again: float
     device: str
     dtype: str
     threads: int
@@ -172,7 +173,7 @@ class SpeedRow:
         padding_share: of the positions that prefill went through, those that held nothing.
         peak_bytes: the most memory that was taken, the model's weights included.
         encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
-        prompt_tokens, kept_tokens, output_tokens: means.
+        prompt_tokens, kept_tokens, output_tokens: means; of both looks, where there were two.
         at_once: the most samples that were answered together.
         rounds: samples a second in each round.
     """
@@ -244,6 +245,8 @@ def _entrants(subject: Subject, folder: str, settings: Settings) -> Iterator[Ent
         (f"ours-{LEAST}-adafv", "adafv", LEAST),
     ):
         yield Entrant(name, "transformers", strategy, keep, Ours(subject, _options(settings, strategy, keep), batch))
+    again = Again(subject, _options(settings, settings.strategy, LEAST), batch, settings.again)
+    yield Entrant(f"ours-{LEAST}-again", "transformers", settings.strategy, LEAST, again)
     if _has_vllm():
         for name, strategy, keep in (("vllm-none", "none", 1.0), (f"vllm-{LEAST}", settings.strategy, LEAST)):
             options = _options(settings, strategy, keep, "vllm")
@@ -384,9 +387,9 @@ def _row(
         peak_bytes=max(each.peak for each in turns),
         **times,
         other_ms=ms - sum(times.values()),
-        prompt_tokens=mean(one.positions for one in whole.counts),
-        kept_tokens=mean(one.kept for one in whole.counts),
-        output_tokens=mean(one.outputs for one in whole.counts),
+        prompt_tokens=sum(one.positions for one in whole.counts) / samples,
+        kept_tokens=sum(one.kept for one in whole.counts) / samples,
+        output_tokens=sum(one.outputs for one in whole.counts) / samples,
         at_once=whole.at_once,
         rounds=[each.samples_per_s for each in turns],
         stages=stages,

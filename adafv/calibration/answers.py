@@ -18,8 +18,8 @@ from adafv.pipeline.outputs.reader import read_labels
 from adafv.pipeline.store.storage import Storage
 
 COLUMNS = (
-    "id", "image", "question", "answer", "visual_tokens", "kept_tokens", "gpu_seconds", "run_id", "worker",
-    "labelled_at",
+    "id", "image", "question", "answer", "confidence", "visual_tokens", "kept_tokens", "prompt_tokens",
+    "output_tokens", "encode_ms", "gpu_seconds", "run_id", "worker", "labelled_at",
 )  # fmt: skip
 
 
@@ -29,14 +29,16 @@ class Answers:
 
     Attributes:
         rows: by id.
-        seconds: of a worker, a sample; None where nothing is labelled.
-        kept_tokens, visual_tokens: a sample, on average.
+        seconds: of a worker, a sample; None where nothing is labelled. `encode_seconds`: of these, to encode the image.
+        kept_tokens, visual_tokens: a sample, on average; `tokens`: that the language model takes, prompt and answer.
     """
 
     rows: dict[str, dict[str, Any]]
     seconds: float | None
+    encode_seconds: float
     kept_tokens: float
     visual_tokens: float
+    tokens: float
 
 
 def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
@@ -45,20 +47,25 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
     for batch in read_labels(uri, COLUMNS, storage):
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
         rows |= {row["id"]: row for row in batch.filter(pa.array(drawn)).to_pylist()}
-    kept, visual = (_mean([row[name] for row in rows.values()]) for name in ("kept_tokens", "visual_tokens"))
-    return Answers(rows, _seconds(list(rows.values())), kept, visual)
+    found = [*rows.values()]
+    later = _without_first_batches(found)
+    return Answers(
+        rows=rows,
+        seconds=_mean([row["gpu_seconds"] for row in later]) if later else None,
+        encode_seconds=_mean([row["encode_ms"] / 1000 for row in later]),
+        kept_tokens=_mean([row["kept_tokens"] for row in found]),
+        visual_tokens=_mean([row["visual_tokens"] for row in found]),
+        tokens=_mean([row["prompt_tokens"] + row["output_tokens"] for row in found]),
+    )
 
 
-def _seconds(rows: list[dict[str, Any]]) -> float | None:
-    """What a sample took, without the first batch of each worker, unless there is no other."""
-    if not rows:
-        return None
+def _without_first_batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the first batch of each worker, unless there is no other."""
     first: dict[tuple[str, str], datetime] = {}
     for row in rows:
         worker = row["run_id"], row["worker"]
         first[worker] = min(row["labelled_at"], first.get(worker, row["labelled_at"]))
-    later = [row for row in rows if row["labelled_at"] > first[row["run_id"], row["worker"]]]
-    return _mean([row["gpu_seconds"] for row in later or rows])
+    return [row for row in rows if row["labelled_at"] > first[row["run_id"], row["worker"]]] or rows
 
 
 def _mean(values: list[float]) -> float:

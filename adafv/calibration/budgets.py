@@ -43,7 +43,7 @@ class Budget:
         agreements: with the unpruned answers, by measure.
         best: what the interval of an agreement would be if all rows agreed: more can't be shown by this sample.
         answered: rows whose right answer is known; `accuracy`: of these; `difference`: to the unpruned accuracy.
-        seconds: of a worker, a sample.
+        seconds: of a worker, a sample; `tokens`: that the language model takes, prompt and answer.
         changes: some of the rows that agree least.
     """
 
@@ -58,6 +58,7 @@ class Budget:
     seconds: float
     kept_tokens: float
     visual_tokens: float
+    tokens: float
     changes: tuple[Change, ...]
 
     @property
@@ -120,6 +121,7 @@ class Comparison:
             seconds=answers.seconds,
             kept_tokens=answers.kept_tokens,
             visual_tokens=answers.visual_tokens,
+            tokens=answers.tokens,
             changes=self._changes(values[self._options.agreement], answers),
         )
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from adafv.calibration.answers import Answers, read_answers
 from adafv.calibration.budgets import SEED, Budget, Comparison
+from adafv.calibration.cascades import Cascade, CascadeFamily, cheapest
 from adafv.calibration.command import command_line
 from adafv.calibration.options import UNPRUNED, CalibrationOptions, Candidate
+from adafv.calibration.second_looks import families
 from adafv.calibration.truth import check_column, read_truth
 from adafv.calibration.verdict import Demand, recommend
 from adafv.pipeline.errors import RunError
@@ -34,6 +36,8 @@ class Calibration:
         drawn: rows in the sample; `labelled`: of these, by the unpruned model; `images`: that they are on.
         unpruned: what labelling without pruning took a worker, in seconds a sample.
         accuracy: the unpruned model's, where right answers are known.
+        unpruned_tokens: that the language model takes unpruned, a sample: prompt and answer.
+        families: cascades of two looks.
     """
 
     options: CalibrationOptions
@@ -43,6 +47,8 @@ class Calibration:
     unpruned: float
     accuracy: Estimate | None
     budgets: tuple[Budget, ...]
+    unpruned_tokens: float
+    families: tuple[CascadeFamily, ...]
 
     @property
     def demand(self) -> Demand:
@@ -63,6 +69,27 @@ class Calibration:
         found = self.recommended
         return None if found is None else command_line(found.candidate.job)
 
+    @property
+    def cascade(self) -> Cascade | None:
+        """The cheapest cascade that is shown to meet the demand."""
+        return cheapest(self.families)
+
+    @property
+    def cascade_command(self) -> str | None:
+        """The command line that labels with it."""
+        found = self.cascade
+        return None if found is None else command_line(self.options.cascade_job(found))
+
+    @property
+    def next_command(self) -> str | None:
+        """The cheaper of the two, by the tokens that the language model takes; None where unpruned is cheaper still."""
+        ways = [
+            (found.tokens, command)
+            for found, command in ((self.recommended, self.command), (self.cascade, self.cascade_command))
+            if found is not None and command is not None and found.tokens < self.unpruned_tokens
+        ]
+        return min(ways)[1] if ways else None
+
     def as_json(self) -> dict[str, Any]:
         options, found, price = self.options, self.recommended, self.options.job.price_per_hour
         return {
@@ -81,6 +108,7 @@ class Calibration:
                 "accuracy": _interval(self.accuracy),
                 "cost_per_1000_usd": None if price is None else 1000 * self.unpruned * price / 3600,
                 "samples_per_s": 1 / self.unpruned,
+                "tokens": self.unpruned_tokens,
             },
             "budgets": [self._budget(budget) for budget in self.budgets],
             "recommended_strategy": None if found is None else found.strategy,
@@ -88,6 +116,24 @@ class Calibration:
             "sample_too_small": self.is_too_small,
             "least_sample": rows_to_show(options.min_agreement),
             "command": self.command,
+            "cascade": None if self.cascade is None else self._cascade(self.cascade),
+            "cascade_command": self.cascade_command,
+            "cascades": [
+                {"strategy": one.strategy, "tokens": one.tokens, **self._cascade(one)}
+                for one in (each.chosen for each in self.families)
+                if one is not None
+            ],
+        }
+
+    def _cascade(self, cascade: Cascade) -> dict[str, Any]:
+        return {
+            "keep": cascade.keep,
+            "escalate": cascade.escalate,
+            "threshold": cascade.threshold,
+            "agreement": cascade.agreement,
+            "low": cascade.low,
+            "escalated_share": cascade.escalated_share,
+            "cost_per_1000_usd": cascade.cost_per_1000(self.options.job.price_per_hour),
         }
 
     def _budget(self, budget: Budget) -> dict[str, Any]:
@@ -109,6 +155,7 @@ class Calibration:
             "accuracy_difference": _interval(budget.difference),
             "kept_tokens": budget.kept_tokens,
             "visual_tokens": budget.visual_tokens,
+            "tokens": budget.tokens,
         }
 
 
@@ -141,9 +188,17 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         wanted = "a text, a list of texts, or a list of {'answer': text}"
         raise RunError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
     comparison = Comparison(options, answers, truth, len(sample))
-    budgets = tuple(_budget(comparison, answers, candidate, sample, storage) for candidate in candidates)
+    labelled = {(each.strategy, each.keep): _read(each, answers, sample, storage) for each in candidates}
     return Calibration(
-        options, len(sample), len(answers.rows), comparison.images, answers.seconds, comparison.accuracy, budgets
+        options=options,
+        drawn=len(sample),
+        labelled=len(answers.rows),
+        images=comparison.images,
+        unpruned=answers.seconds,
+        accuracy=comparison.accuracy,
+        budgets=tuple(comparison.budget(each, labelled[each.strategy, each.keep]) for each in candidates),
+        unpruned_tokens=answers.tokens,
+        families=families(options, answers, labelled),
     )
 
 
@@ -158,11 +213,9 @@ def _label(candidate: Candidate, number: int, count: int) -> Ledger:
     return result.sample
 
 
-def _budget(
-    comparison: Comparison, unpruned: Answers, candidate: Candidate, sample: Ledger, storage: Storage
-) -> Budget:
+def _read(candidate: Candidate, unpruned: Answers, sample: Ledger, storage: Storage) -> Answers:
     answers = read_answers(candidate.job.output, sample, storage)
     if not answers.rows.keys() & unpruned.rows.keys():
         output = candidate.job.output
         raise RunError(f"{output} has no row that is labelled unpruned, too: {output}/rejects says what went wrong")
-    return comparison.budget(candidate, answers)
+    return answers

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adafv.calibration.cascades import Cascade
 from adafv.pipeline.arguments import job_options, make_parser, new_file, parse_arguments, parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name, option_fields
@@ -14,11 +15,11 @@ from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.metrics import METRICS
 
 UNPRUNED = "none"
-SAMPLE, MIN_AGREEMENT, KEEPS, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "exact"
+SAMPLE, MIN_AGREEMENT, KEEPS, ESCALATES, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05", "1.0", "exact"
 # Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
 DECIDED = (
-    "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "max_reject_rate", "allow_mixed",
-    "run_id", "max_cost", "max_hours", "on_finish",
+    "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "escalate", "escalate_below",
+    "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class CalibrationOptions:
     Attributes:
         job: what all candidates have in common; `output` is the folder that their outputs stand in.
         text_tower: of those strategies that read it.
+        escalates: keep ratios of second looks.
         min_agreement: what the lower end of a budget's interval must reach, in the measure `agreement`.
         answer_column: where the right answers are, if anywhere; `metric`: how they are scored.
     """
@@ -45,6 +47,7 @@ class CalibrationOptions:
     job: JobOptions
     strategies: tuple[str, ...]
     keeps: tuple[float, ...]
+    escalates: tuple[float, ...] = (1.0,)
     text_tower: str | None = None
     min_agreement: float = MIN_AGREEMENT
     agreement: str
@@ -64,7 +67,7 @@ class CalibrationOptions:
         self.candidates()  # each is checked as a job's options
 
     def candidates(self) -> list[Candidate]:
-        """The unpruned model, then each strategy at each budget.
+        """The unpruned model, then each strategy at each budget, those of second looks among them.
 
         Raises UsageError for what no job could be told.
         """
@@ -72,17 +75,26 @@ class CalibrationOptions:
 
         if self.text_tower is not None and not set(self.strategies) & set(WITH_TEXT_TOWER):
             raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
-        towers = dict.fromkeys(WITH_TEXT_TOWER, self.text_tower)
-        pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in self.strategies for keep in self.keeps)]
-        return [self._candidate(strategy, keep, towers.get(strategy)) for strategy, keep in pairs]
+        keeps = dict.fromkeys((*self.keeps, *(keep for keep in self.escalates if keep < 1)))
+        pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in self.strategies for keep in keeps)]
+        return [Candidate(*pair, self._job(*pair)) for pair in pairs]
 
-    def _candidate(self, strategy: str, keep: float, text_tower: str | None) -> Candidate:
-        output = f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep)}"
-        job = self.job.changed(
-            strategy=strategy, keep=keep, text_tower=text_tower, output=output,
+    def cascade_job(self, cascade: Cascade) -> JobOptions:
+        """What labels with it, in an output of its own."""
+        second = {"escalate": cascade.escalate, "escalate_below": cascade.threshold}
+        return self._job(cascade.strategy, cascade.keep, **second)
+
+    def _job(self, strategy: str, keep: float, **second_look: float) -> JobOptions:
+        from adafv.pruning import WITH_TEXT_TOWER  # here: it imports torch
+
+        return self.job.changed(
+            strategy=strategy,
+            keep=keep,
+            text_tower=self.text_tower if strategy in WITH_TEXT_TOWER else None,
+            output=f"{self.job.output.rstrip('/')}/{budget_name(strategy, keep, **second_look)}",
             sample_adjacent=1,  # rows on many pictures say more of answers
-        )  # fmt: skip
-        return Candidate(strategy, keep, job)
+            **second_look,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,7 @@ def parse_command(arguments: Sequence[str], description: str, epilog: str, prog:
         job=job,
         strategies=tuple(parse_strategies(values["strategies"])),
         keeps=tuple(parse_keeps(values["keeps"])),
+        escalates=tuple(parse_keeps(values["escalates"])),
         text_tower=text_tower,
         min_agreement=values["min_agreement"],
         agreement=values["agreement"] or ("normalised" if job.prompt_columns() else "rouge-l"),
@@ -129,6 +142,10 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
     group.add_argument(
         "--keep", dest="keeps", default=KEEPS, metavar="X,...", help="budgets: fractions of the visual tokens"
         " (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--escalate", dest="escalates", default=ESCALATES, metavar="X,...", help="keep ratios of second looks; 1.0 is "
+        "unpruned, and others are budgets, too (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--strategies",

@@ -10,8 +10,11 @@ from markupsafe import Markup
 from adafv.calibration import summary
 from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
+from adafv.calibration.cascades import Cascade, CascadeFamily
 from adafv.reporting import charts
 from adafv.scoring.bootstrap import Estimate
+
+SHARES = 10  # so many steps from no second look to one for every row
 
 
 def render(calibration: Calibration) -> str:
@@ -22,12 +25,21 @@ def render(calibration: Calibration) -> str:
     return template.render(
         headline=summary.headline(calibration),
         verdict=summary.verdict(calibration),
-        command=calibration.command,
+        command=calibration.next_command,
         charts=_charts(calibration, strategies),
-        columns=summary.columns(calibration),
-        tables=[(name, summary.rows(calibration, budgets)) for name, budgets in strategies],
+        tables=_tables(calibration, strategies),
         changes=_changes(calibration),
     )
+
+
+def _tables(
+    calibration: Calibration, strategies: Sequence[tuple[str, Sequence[Budget]]]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """A title, the names of the columns, and the rows of each table."""
+    columns = summary.columns(calibration)
+    tables = [(name, columns, summary.rows(calibration, budgets)) for name, budgets in strategies]
+    cascades = summary.cascade_rows(calibration)
+    return [*tables, *([(summary.SECOND_LOOKS, summary.cascade_columns(calibration), cascades)] if cascades else [])]
 
 
 def _by_strategy(budgets: Sequence[Budget]) -> list[tuple[str, list[Budget]]]:
@@ -41,13 +53,20 @@ def _charts(calibration: Calibration, strategies: Sequence[tuple[str, Sequence[B
     drawn = [
         (
             f"Agreement ({options.agreement}) over cost",
-            _curves(calibration, strategies, demand.of, Estimate(1.0, 1.0, 1.0), options.min_agreement),
+            _curves(
+                calibration,
+                strategies,
+                demand.of,
+                Estimate(1.0, 1.0, 1.0),
+                level=options.min_agreement,
+                families=calibration.families,
+            ),
         )
     ]
     if calibration.accuracy is not None:
         drawn.append((
             f"Accuracy ({options.metric}) over cost",
-            _curves(calibration, strategies, lambda budget: budget.accuracy, calibration.accuracy, None),
+            _curves(calibration, strategies, lambda budget: budget.accuracy, calibration.accuracy),
         ))  # fmt: skip
     return drawn
 
@@ -57,7 +76,8 @@ def _curves(
     strategies: Sequence[tuple[str, Sequence[Budget]]],
     figure: Callable[[Budget], Estimate | None],
     unpruned: Estimate,
-    level: float | None,
+    level: float | None = None,
+    families: Sequence[CascadeFamily] = (),
 ) -> Markup:
     price = calibration.options.job.price_per_hour
     unit, each = ("ms of a worker a sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
@@ -65,7 +85,25 @@ def _curves(
     for name, budgets in strategies:
         figures = [(budget, found) for budget in budgets if (found := figure(budget)) is not None]
         lines.append((name, [_point(each * budget.seconds, found, f"{budget.keep:g}") for budget, found in figures]))
+    for family in families:
+        again = "again" if family.escalate == 1 else f"again at {family.escalate:g}"
+        shown = [_point(each * one.seconds, Estimate(one.agreement, one.agreement, one.agreement), label)
+                 for one, label in _spread(family)]  # fmt: skip
+        lines.append((f"{family.strategy} {family.keep:g}, then {again}", shown))
     return charts.curves(lines, "quality over cost", unit, level)
+
+
+def _spread(family: CascadeFamily) -> list[tuple[Cascade, str]]:
+    """Some of the cascades, evenly by the share that is asked again, with what they are called: the chosen one is."""
+    found: dict[int, tuple[Cascade, str]] = {}
+    for one in family.cascades:
+        found.setdefault(round(SHARES * one.escalated_share), (one, ""))
+    if family.chosen is not None:
+        found[round(SHARES * family.chosen.escalated_share)] = (
+            family.chosen,
+            f"{family.chosen.escalated_share:.0%} again",
+        )
+    return [found[place] for place in sorted(found)]
 
 
 def _point(x: float, estimate: Estimate, label: str) -> charts.Point:

@@ -13,6 +13,8 @@ from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 from adafv.scoring.bounds import rows_to_show
 
+SECOND_LOOKS = "second looks"
+
 
 def summary(calibration: Calibration) -> str:
     """The text."""
@@ -21,7 +23,9 @@ def summary(calibration: Calibration) -> str:
         _table(calibration, strategy, [each for each in calibration.budgets if each.strategy == strategy])
         for strategy in strategies
     ]
-    command = calibration.command
+    if found := cascade_rows(calibration):
+        tables.append(_aligned(SECOND_LOOKS, [cascade_columns(calibration), *found]))
+    command = calibration.next_command
     parts = ["\n".join(headline(calibration)), *tables, "\n".join(verdict(calibration))]
     return "\n\n".join([*parts, *([f"next:\n{command}"] if command else [])])
 
@@ -66,6 +70,32 @@ def rows(calibration: Calibration, budgets: Sequence[Budget]) -> list[list[str]]
     return table
 
 
+def cascade_columns(calibration: Calibration) -> list[str]:
+    """The names of the columns of cascades."""
+    cost = ["USD/1,000"] if calibration.options.job.price_per_hour is not None else []
+    return ["kept", "then", "below", "asked again", calibration.options.agreement, "at least", "tokens", "ms", *cost]
+
+
+def cascade_rows(calibration: Calibration) -> list[list[str]]:
+    """The cells of their table: of each pair of keep ratios the cheapest that meets the demand."""
+    price, several = calibration.options.job.price_per_hour, len(calibration.options.strategies) > 1
+    table = []
+    for found in (each.chosen for each in calibration.families if each.chosen is not None):
+        cost = found.cost_per_1000(price)
+        table.append([
+            f"{found.strategy} {found.keep:g}" if several else f"{found.keep:g}",
+            "all" if found.escalate == 1 else f"{found.escalate:g}",
+            f"{found.threshold:g}",
+            f"{found.escalated_share:.1%}",
+            _share(found.agreement),
+            _share(found.low),
+            f"{found.tokens:,.1f}",
+            f"{1000 * found.seconds:,.1f}",
+            *([] if cost is None else [_usd(cost)]),
+        ])  # fmt: skip
+    return table
+
+
 def _costs(seconds: float, price: float | None) -> list[str]:
     cost = [] if price is None else [_usd(1000 * seconds * price / 3600)]
     return [f"{1000 * seconds:,.1f}", f"{1 / seconds:,.1f}", *cost]
@@ -76,15 +106,19 @@ def _usd(value: float) -> str:
 
 
 def _table(calibration: Calibration, strategy: str, budgets: Sequence[Budget]) -> str:
-    table = [columns(calibration), *rows(calibration, budgets)]
+    return _aligned(strategy, [columns(calibration), *rows(calibration, budgets)])
+
+
+def _aligned(title: str, table: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join([strategy, *(f"  {line.rstrip()}" for line in lines)])
+    return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])
 
 
 def verdict(calibration: Calibration) -> list[str]:
     """What follows from the figures, and what doesn't."""
-    lines = [*_recommendation(calibration), *_undecided(calibration), *_left_out(calibration)]
+    lines = [*_recommendation(calibration), *_undecided(calibration), *_second_looks(calibration)]
+    lines += _left_out(calibration)
     lines.append(
         "ms are of a worker for a sample, as labels account for it (gpu_seconds), without each worker's first batch. "
         "Start-up and idle time come on top: `adafv report` has them."
@@ -138,6 +172,33 @@ def _undecided(calibration: Calibration) -> list[str]:
     return lines
 
 
+def _second_looks(calibration: Calibration) -> list[str]:
+    """What the cheapest cascade promises and costs, beside the unpruned model and fixed budgets."""
+    found, whole, fixed = calibration.cascade, calibration.unpruned_tokens, calibration.recommended
+    if found is None:
+        return ["No threshold for second looks is shown to meet the demand."] if calibration.families else []
+    tokens = "all tokens" if found.escalate == 1 else f"{found.escalate:g} of the tokens"
+    lines = [
+        f"With second looks: {found.strategy} with --keep {found.keep:g}, and the least sure "
+        f"{found.escalated_share:.1%} of the answers asked again with {tokens}. It agrees {_share(found.low)} or more, "
+        f"with 95 % confidence, also after choosing among {len(calibration.families)} pairs of keep ratios."
+    ]
+    if found.tokens >= whole:
+        return [
+            *lines,
+            f"But the language model takes {found.tokens:,.0f} tokens a sample then; unpruned, {whole:,.0f}.",
+        ]
+    beside = "no fixed budget is shown to meet the demand"
+    if fixed is not None:
+        beside = f"the cheapest fixed budget that meets the demand takes {fixed.tokens:,.0f}"
+    return [
+        *lines,
+        f"The language model takes {found.tokens:,.0f} tokens a sample, {1 - found.tokens / whole:.0%} less than the "
+        f"{whole:,.0f} unpruned; {beside}. A worker takes {1000 * found.seconds:,.1f} ms, unpruned "
+        f"{1000 * calibration.unpruned:,.1f} ms.",
+    ]
+
+
 def _left_out(calibration: Calibration) -> list[str]:
     """Rows that could not be compared, and what the command line lacks."""
     lines = []
@@ -150,7 +211,7 @@ def _left_out(calibration: Calibration) -> list[str]:
     unanswered = max(budget.compared - budget.answered for budget in calibration.budgets)
     if calibration.options.answer_column is not None and unanswered:
         lines.append(f"Accuracy leaves out {unanswered:,} rows that have no answer.")
-    if calibration.recommended is not None and not is_whole(calibration.options.job):
+    if calibration.next_command is not None and not is_whole(calibration.options.job):
         lines.append("The command line lacks what may be a secret: put it back, or in the environment.")
     return lines
 

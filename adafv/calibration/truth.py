@@ -16,9 +16,10 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
 from adafv.pipeline.planning.worklist import in_order
 from adafv.pipeline.sources.discovery import PEEKED, open_source
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.metrics import references_of
 

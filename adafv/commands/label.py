@@ -16,15 +16,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from adafv.pipeline.arguments import as_called, job_options, make_parser, parse_arguments
 from adafv.pipeline.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from adafv.pipeline.record.run_record import RunRecord
 
 DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = """\
 exit status:
   0  done          1  the run failed; the same command resumes it
-  2  usage         3  more rejects than --max-reject-rate
+  2  usage         3  more rejects than --max-reject-rate, or nothing but rejects
   4  stopped by --max-cost or --max-hours: all that was labelled is written, and the same command labels the rest
 
 S3 keys and region come from the standard AWS environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
@@ -60,12 +64,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
         print(f"{prog}: interrupted; running the same command again resumes it", file=sys.stderr)
         return FAILED
     print(result.run.table())
-    if result.run.reject_rate > options.max_reject_rate:
-        limit = options.max_reject_rate
-        print(
-            f"{prog}: {result.run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {limit}",
-            file=sys.stderr,
-        )
+    if result.run.has_too_many_rejects(options.max_reject_rate):
+        print(f"{prog}: {_too_many(result.run, options.max_reject_rate)}", file=sys.stderr)
     if result.run.stopped_by is not None:
         print(
             f"{prog}: --{result.run.stopped_by} is reached; {result.run.left:,} rows are left, and the same command "
@@ -73,6 +73,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
             file=sys.stderr,
         )
     return result.status
+
+
+def _too_many(run: RunRecord, most: float | None) -> str:
+    """What is said of a run with too many rejects, and of what they have in common."""
+    share = f"{run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {most}"
+    every = "every row was rejected (--max-reject-rate 1 would end with status 0 all the same)"
+    return "\n  ".join([every if most is None else share, *run.tally.reasons.lines()])
 
 
 def command_parser(prog: str = "label.py") -> argparse.ArgumentParser:

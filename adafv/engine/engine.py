@@ -8,6 +8,10 @@ Batch invariance. Which tokens are kept must not depend on a sample's neighbours
 shapes round differently in the last bit, and a bit can turn a near-tie. So on a CPU each image is encoded by itself and
 each question's cues are computed by themselves: it costs next to nothing there, and makes the same bits come out of
 every batch. On an accelerator both are batched.
+
+Second looks. An answer that isn't sure is asked again with more visual tokens (`EngineOptions.escalate`). The batch's
+images stay encoded until its last answer, so a second look costs its selection, prefill and decoding only; those of a
+batch are asked together.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
 from adafv.engine.prompt_image import PromptImage, prompt_images
 from adafv.engine.pruner import Pruner
-from adafv.engine.sample import Label, Part, Sample, seed_of
+from adafv.engine.sample import TIMES, Label, Part, Sample, seed_of
 from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.engine.vllm import VllmGenerator, check_family
@@ -40,8 +44,6 @@ from adafv.pruning import Selection, Strategy
 # Positions that pass through the language model together in prefill, on a CPU and on an accelerator: enough to fill it,
 # few enough to bound its activations.
 _POSITIONS_PER_PASS = (1024, 32768)
-
-_STAGES = ("encode", "prune", "prefill", "decode")
 
 
 def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
@@ -63,6 +65,14 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     if options.text_tower is not None:
         adapter.text_tower = load_text_tower(options.text_tower, processing, device)
     return adapter, processing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """One way to ask: with which budget, and what prunes to it."""
+
+    options: EngineOptions
+    pruner: Pruner
 
 
 class Engine:
@@ -88,11 +98,17 @@ class Engine:
         self._strategy = strategy or options.rule
         self._batched = self._device.type != "cpu"
         self._encoder = Encoder(adapter, self._strategy.needs, together=self._batched)
-        self._pruner = Pruner(adapter, processing, self._strategy, together=self._batched)
+        self._looks = [self._look(options, self._strategy)]
+        if options.second_look is not None:
+            self._looks.append(self._look(options.second_look, None if options.escalate == 1 else strategy))
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
-        self._splitter = BatchSplitter()
+        self._splitters = [BatchSplitter() for _ in self._looks]
+
+    def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
+        rule = strategy or options.rule
+        return _Look(options, Pruner(self._adapter, self._processing, rule, together=self._batched))
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
@@ -120,12 +136,13 @@ class Engine:
         return str(self._adapter.model.dtype).removeprefix("torch.")
 
     def try_out(self) -> None:
-        """Answer a question about a grey image with one token, to fail early and to warm up.
+        """Answer a question about a grey image with one token, in each of the looks, to fail early and to warm up.
 
         Raises:
             ArithmeticError: the model computes no answer to it.
         """
-        options = replace(self._options, max_new_tokens=1)
+        threshold = None if self._options.escalate is None else math.inf
+        options = replace(self._options, max_new_tokens=1, escalate_below=threshold)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
@@ -144,16 +161,65 @@ class Engine:
             torch.OutOfMemoryError: there is a sample that doesn't fit by itself. Where the device is a CPU, the errors
                 that `is_out_of_memory` knows.
         """
-        return self._splitter.label(samples, lambda part: self._label(part, on_progress))
+        return self._splitters[0].label(samples, lambda part: self._label(part, on_progress))
 
     @torch.inference_mode()
     def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
         """Answer the samples as one batch."""
         watch = Stopwatch(self._device)
         images = prompt_images(samples, self._processing, self._options)
-        encoded = self._arranged(samples, images, self._encoder(samples, on_progress))
+        tables = self._arranged(samples, images, self._encoder(samples, on_progress))
         watch.lap("encode")
-        selection, shown = self._pruner(images, encoded)
+        labels = self._answer(self._looks[0], samples, images, tables, watch, on_progress)
+        for row, label in self._second_looks(samples, images, tables, labels, on_progress).items():
+            labels[row] = label.after(labels[row])
+        return labels
+
+    def _second_looks(
+        self,
+        samples: Sequence[Sample],
+        images: Sequence[PromptImage],
+        tables: Sequence[Encoded],
+        first: Sequence[Label],
+        on_progress: Callable[[], None],
+    ) -> dict[int, Label]:
+        """The answers to the questions that are asked again, by the sample's place in the batch."""
+        unsure = self._unsure(samples, first)
+        own: list[list[Encoded]] = [[] for _ in samples]
+        for image, table in zip(images, tables, strict=True):
+            own[image.sample].append(table)
+
+        def again(rows: Sequence[int]) -> list[Label]:
+            watch, look, some = Stopwatch(self._device), self._looks[1], [samples[row] for row in rows]
+            shown = prompt_images(some, self._processing, look.options)
+            return self._answer(look, some, shown, [table for row in rows for table in own[row]], watch, on_progress)
+
+        return dict(zip(unsure, self._splitters[-1].label(unsure, again), strict=True)) if unsure else {}
+
+    def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
+        """Which of the answers aren't sure, and would be to more visual tokens."""
+        again, threshold = self._options.second_look, self._options.escalate_below
+        if again is None or threshold is None:
+            return []
+
+        def sees_more(sample: Sample) -> bool:
+            counts = [image.visual_tokens for image in sample.images]
+            return any(again.kept_of(count) > self._options.kept_of(count) for count in counts)
+
+        pairs = enumerate(zip(samples, labels, strict=True))
+        return [row for row, (sample, label) in pairs if label.confidence < threshold and sees_more(sample)]
+
+    def _answer(
+        self,
+        look: _Look,
+        samples: Sequence[Sample],
+        images: Sequence[PromptImage],
+        tables: Sequence[Encoded],
+        watch: Stopwatch,
+        on_progress: Callable[[], None],
+    ) -> list[Label]:
+        """Prune the samples' images, which are encoded as `tables`, and answer; all that `watch` has seen is theirs."""
+        selection, shown = look.pruner(images, tables)
         groups = self._assemble(samples, images, shown, selection.mask)
         watch.lap("prune")
         answers = self._generator(
@@ -165,8 +231,9 @@ class Engine:
         )
         watch.lap("decode")
         times = watch.milliseconds()
-        shares: dict[str, Any] = {f"{stage}_ms": times[stage] / len(samples) for stage in _STAGES}
-        labels = _labels(samples, images, selection.check(), groups, answers, self._processing, shares)
+        common: dict[str, Any] = {name: times[name.removesuffix("_ms")] / len(samples) for name in TIMES}
+        common["keep"] = look.options.ratio
+        labels = _labels(samples, images, selection.check(), groups, answers, self._processing, common)
         return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
 
     def _without_answer(self, label: Label) -> Label:
@@ -233,7 +300,7 @@ def _labels(
     groups: Sequence[Prompts],
     answers: Sequence[Answer],
     processing: Processing,
-    shares: dict[str, Any],
+    common: dict[str, Any],
 ) -> list[Label]:
     """Copy the batch's results to the host and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
@@ -253,12 +320,13 @@ def _labels(
             answer=processing.decode(answer.ids),
             finish_reason=answer.finish_reason,
             mean_logprob=answer.mean_logprob,
+            confidence=float(np.float32(answer.mean_logprob)),
             **_kept(by_sample[row]),
             prompt_tokens=prompt_tokens[row],
             padded_tokens=padded[row],
             output_tokens=len(answer.ids),
             batch_size=len(samples),
-            **shares,
+            **common,
         )
         for row, (sample, answer) in enumerate(zip(samples, answers, strict=True))
     ]

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
-from adafv.engine.sample import Label, Sample
+from adafv.engine.sample import Label
+
+Asked = TypeVar("Asked")  # what a batch is made of: samples, or what stands for them
 
 # What a CPU's memory running out looks like: neither torch's allocator nor oneDNN has a class of its own for it. oneDNN
 # tells only what it could not do; for want of anything else it could not have done it for the trial sample.
@@ -48,7 +51,7 @@ class BatchSplitter:
     def __init__(self) -> None:
         self.limit = sys.maxsize
 
-    def label(self, samples: Sequence[Sample], label: Callable[[Sequence[Sample]], list[Label]]) -> list[Label]:
+    def label(self, samples: Sequence[Asked], label: Callable[[Sequence[Asked]], list[Label]]) -> list[Label]:
         """`label(samples)`, in as many parts as it takes.
 
         A sample that doesn't fit by itself raises what the allocator raised. It says nothing of others, so the limit is

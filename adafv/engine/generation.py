@@ -15,7 +15,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -33,24 +33,32 @@ from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
 from adafv.models import Adapter
 
-# Ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
-_LEAVING = 0.25
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One generated answer: `ids` with the end token, if there is one; `finish_reason` `stop` or `length`.
+    """One generated answer: `ids` with the end token, if there is one, and each one's log-probability; `finish_reason`
+    `stop` or `length`.
 
     Where scores were NaN or infinite, so is `mean_logprob`, and the rest is of no account.
     """
 
     ids: list[int]
     finish_reason: str
-    mean_logprob: float
+    logprobs: list[float]
+
+    @property
+    def mean_logprob(self) -> float:
+        return sum(self.logprobs) / len(self.logprobs)
 
 
 class Generator:
-    """Answers batches with a loaded model."""
+    """Answers batches with a loaded model.
+
+    Attributes:
+        LEAVING: ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
+    """
+
+    LEAVING: ClassVar[float] = 0.25
 
     def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
@@ -150,7 +158,7 @@ class Generator:
             flags = watcher.check(ended)
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
-            if flags is not None and sum(flags) >= _LEAVING * len(flags):
+            if flags is not None and sum(flags) >= self.LEAVING * len(flags):
                 stay = torch.tensor([row for row, flag in enumerate(flags) if not flag])
                 stay = stay.to(self._device, non_blocking=True)
                 alive, ended, chosen = alive[stay], ended[stay], chosen[stay]
@@ -193,7 +201,7 @@ class Generator:
         """An answer ends at its first end token."""
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
-        return Answer(tokens[:length], "length" if stop is None else "stop", sum(logprobs[:length]) / length)
+        return Answer(tokens[:length], "length" if stop is None else "stop", logprobs[:length])
 
 
 class _Penalty(LogitsProcessor):

@@ -6,7 +6,8 @@ an output names it where its group is `model`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adafv.option import option, require, require_one_of
@@ -36,6 +37,9 @@ class EngineOptions:
             authors' code does.
         text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that
             take the question's relevance from CLIP's text tower. Without it they make do with input embeddings.
+        escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
+            visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
+        escalate_below: a log-probability, compared with `Label.confidence`; needed with `escalate`, and idle without.
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
@@ -50,6 +54,22 @@ class EngineOptions:
     keep: float = option("model", "fraction of the visual tokens to keep", 0.1, type=float, metavar="X")
     keep_tokens: int | None = option(
         "model", "number of visual tokens to keep, instead of --keep", None, type=int, metavar="K"
+    )
+    escalate: float | None = option(
+        "model",
+        "ask again, with this fraction of the visual tokens, where the answer's confidence is below --escalate-below; "
+        "1.0: unpruned (docs/output.md)",
+        None,
+        type=float,
+        metavar="X",
+    )
+    escalate_below: float | None = option(
+        "model",
+        "the least confidence that needs no second look, a log-probability: --escalate-below=-0.05; adafv calibrate "
+        "finds it",
+        None,
+        type=float,
+        metavar="X",
     )
     max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
     text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
@@ -134,6 +154,7 @@ class EngineOptions:
             )
         require(0 < self.keep <= 1, "keep", self.keep, "a fraction above 0 and at most 1")
         require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
+        self._check_second_look()
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
@@ -144,9 +165,41 @@ class EngineOptions:
         idle = {"keep"} if self.keep_tokens is not None else set()
         if self.strategy == "none":
             idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
+        if self.escalate is None:
+            idle |= {"escalate", "escalate_below"}
         if self.temperature == 0:
             idle |= {"top_p", "seed"}
         return frozenset(idle)
+
+    def _check_second_look(self) -> None:
+        """Raise a ValueError if answers can't be asked again as `escalate` and `escalate_below` say."""
+        if self.escalate is None:
+            require(self.escalate_below is None, "escalate_below", self.escalate_below, "left out without escalate")
+            return
+        least = 0.0 if self.keep_tokens is not None else self.keep
+        require(
+            self.strategy != "none", "escalate", self.escalate, "left out: strategy 'none' keeps all tokens at once"
+        )
+        require(least < self.escalate <= 1, "escalate", self.escalate, f"a fraction above {least:g} and at most 1")
+        number = self.escalate_below is not None and not math.isnan(self.escalate_below)
+        require(number, "escalate_below", self.escalate_below, "a log-probability, such as -0.1, with escalate")
+
+    @property
+    def second_look(self) -> EngineOptions | None:
+        """How an answer that isn't sure is asked again: as one that is labelled with `escalate` at once. None where
+        none is.
+        """
+        if self.escalate is None:
+            return None
+        again = replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None)
+        return replace(again, strategy="none", text_tower=None) if self.escalate == 1 else again
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of an image's visual tokens that is kept; None where `keep_tokens` says how many."""
+        if self.strategy == "none":
+            return 1.0
+        return self.keep if self.keep_tokens is None else None
 
     @property
     def rule(self) -> Strategy:

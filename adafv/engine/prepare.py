@@ -111,8 +111,9 @@ class Preparer:
             )
 
     def _longest(self, geometry: Geometry) -> int:
-        """How many positions an image takes at most, pruned."""
-        keep = self._options.kept_of(geometry.visual_tokens)
+        """How many positions an image takes at most, pruned, in the longer of two looks."""
+        options = self._options.second_look or self._options
+        keep = max(each.kept_of(geometry.visual_tokens) for each in (self._options, options))
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
         return kept if geometry.positions is None else max(kept, geometry.extent)

@@ -12,11 +12,13 @@ divided over the batch's samples, so that sums over labels are true totals.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from adafv.models.geometry import Panel
+
+TIMES = ("encode_ms", "prune_ms", "prefill_ms", "decode_ms")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -82,6 +84,9 @@ class Label:
         answer: the decoded text, without special tokens, stripped.
         finish_reason: `stop` (the model ended the answer) or `length` (`max_new_tokens` did).
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
+        confidence: how sure the model is of the answer, in float32: so far its `mean_logprob`.
+        keep: the keep ratio that the answer was made with; None where `keep_tokens` says how many.
+        looks: 2 where the first answer wasn't sure and the question was asked again (`EngineOptions.escalate`), else 1.
         visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
         kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, image after image, ascending.
         kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
@@ -92,7 +97,9 @@ class Label:
         padded_tokens: the positions that it took in its group's prefill, padding included.
         output_tokens: tokens generated, the end token included.
         batch_size: how many samples shared the batch.
-        encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times.
+        encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times, and of those of the
+            batch of second looks that it was in.
+        first_answer, first_confidence, first_kept_indices: what the first of two looks gave; None where there was one.
         problem: why there is no answer, where the model computed none; empty where there is one.
     """
 
@@ -100,6 +107,9 @@ class Label:
     answer: str
     finish_reason: str
     mean_logprob: float
+    confidence: float
+    keep: float | None
+    looks: int = 1
     visual_tokens: int
     kept_tokens: int
     kept_indices: np.ndarray
@@ -116,7 +126,23 @@ class Label:
     prune_ms: float
     prefill_ms: float
     decode_ms: float
+    first_answer: str | None = None
+    first_confidence: float | None = None
+    first_kept_indices: np.ndarray | None = None
     problem: str = ""
+
+    def after(self, first: Label) -> Label:
+        """This label, of the second look, with what the `first` one gave and took."""
+        times = {name: getattr(first, name) + getattr(self, name) for name in TIMES}
+        return replace(
+            self,
+            looks=2,
+            batch_size=first.batch_size,
+            first_answer=first.answer,
+            first_confidence=first.confidence,
+            first_kept_indices=first.kept_indices,
+            **times,
+        )
 
 
 def seed_of(*parts: str) -> int:

@@ -150,7 +150,7 @@ class VllmGenerator:
 
     def _answer(self, tokens: list[int], logprobs: list[float]) -> Answer:
         reason = "stop" if tokens[-1] in self._ends else "length"
-        return Answer(tokens, reason, sum(logprobs) / len(logprobs))
+        return Answer(tokens, reason, logprobs)
 
 
 def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:

@@ -28,7 +28,8 @@ from adafv.pipeline.store.storage import Storage
 
 WHICH = ["image", "image_uri", "images"]  # columns that say which images a label is about
 PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
-LISTS = ("kept_indices", "kept_cues", "grid")  # columns that only make sense together, and are longer than all others
+# Columns that only make sense together, and are longer than all others.
+LISTS = ("kept_indices", "kept_cues", "grid", "first_kept_indices")
 
 Write = Callable[[str], object]
 

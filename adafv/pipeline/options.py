@@ -34,7 +34,8 @@ class JobOptions:
 
     input: tuple[str, ...] = option(
         "data",
-        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3:// or what pyarrow opens; repeatable",
+        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3:// or what pyarrow opens, also with "
+        "wildcards such as '*.tar', '**/*.jpg' or '{00000..00099}.tar'; repeatable",
         metavar="URI",
     )
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
@@ -88,10 +89,11 @@ class JobOptions:
         False,
         type=bool,
     )
-    max_reject_rate: float = option(
+    max_reject_rate: float | None = option(
         "data",
-        "exit with status 3 when more than this fraction of the run's rows is rejected",
-        1.0,
+        "exit with status 3 when more than this fraction of the run's rows is rejected (default: when all are and none "
+        "was done before; 1 never does)",
+        None,
         type=float,
         metavar="X",
     )
@@ -162,6 +164,13 @@ class JobOptions:
     )
 
     allow_http: bool = option("access", "fetch http(s) images, from public addresses only", False, type=bool)
+    allow_local: str | None = option(
+        "access",
+        "also open local images in this folder, outside of --image-root: targets of links, such as the blobs/ of a "
+        "Hugging Face cache, and paths with '..'",
+        None,
+        metavar="FOLDER",
+    )
     max_image_bytes: int = option(
         "access", "reject images with more bytes, and rows whose images have", 64 * 2**20, type=int, metavar="N"
     )
@@ -230,7 +239,8 @@ class JobOptions:
             require(value is None or value >= 1, name, value, "at least 1")
         for name in ("batch_timeout", "image_timeout"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        require(0 <= self.max_reject_rate <= 1, "max_reject_rate", self.max_reject_rate, "a fraction from 0 to 1")
+        rate = self.max_reject_rate
+        require(rate is None or 0 <= rate <= 1, "max_reject_rate", rate, "a fraction from 0 to 1")
         require(
             self.price_per_hour is None or self.price_per_hour >= 0, "price_per_hour", self.price_per_hour, "0 or above"
         )
@@ -238,6 +248,8 @@ class JobOptions:
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
         require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
+        threshold = self.engine.escalate_below
+        require(threshold is None or math.isfinite(threshold), "escalate_below", threshold, "a log-probability")
         for name in ("max_cost", "max_hours"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, name, value, "above 0")
@@ -323,6 +335,9 @@ def _engine(options: EngineOptions, values: dict[str, Any]) -> EngineOptions:
         raise usage_error(error) from None
 
 
-def budget_name(strategy: str, keep: float) -> str:
+def budget_name(strategy: str, keep: float, escalate: float | None = None, escalate_below: float | None = None) -> str:
     """What the output of a budget is called that stands beside those of others, as after a calibration."""
-    return strategy if strategy == "none" else f"{strategy}-{keep:g}"
+    if strategy == "none":
+        return strategy
+    second = [] if escalate is None else [f"then-{escalate:g}-below{escalate_below:g}"]
+    return "-".join([strategy, f"{keep:g}", *second])

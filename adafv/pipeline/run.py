@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import threading
 import time
@@ -163,6 +164,9 @@ class Job:
         LOG.info(
             "%s rows, %s done before, %s to do", f"{worklist.rows:,}", f"{worklist.skipped:,}", f"{worklist.to_do:,}"
         )
+        self._run.passed_over = worklist.passed
+        for one in worklist.passed:
+            LOG.info("passed over: %s", one)
         return worklist
 
     def _begin(self) -> None:
@@ -214,10 +218,12 @@ class Job:
         options, storage, resources = self._setup.options, self._setup.storage, self._setup.resources
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
+        allowed = None if options.allow_local is None else os.path.abspath(options.allow_local)
+        fetcher = Fetcher(storage, options.max_image_bytes, options.allow_http, allow_local=allowed)
         return stream(
             worklist,
             reading=Reading(storage, self._setup.columns, gate, many),
-            fetching=Fetching(Fetcher(storage, options.max_image_bytes, options.allow_http), gate),
+            fetching=Fetching(fetcher, gate),
             preparing=Preparation.of(
                 options, model=self._model, engine=self._engine, storage=storage, handler=self._preparing
             ),
@@ -250,6 +256,6 @@ class Job:
             LOG.warning("%s", problem)
 
     def _status(self) -> int:
-        if self._run.reject_rate > self._setup.options.max_reject_rate:
+        if self._run.has_too_many_rejects(self._setup.options.max_reject_rate):
             return TOO_MANY_REJECTS
         return DONE if self._run.stopped_by is None else STOPPED

@@ -51,8 +51,14 @@ LABELS = pa.schema(
         ("answer", pa.string()),
         ("finish_reason", pa.string()),
         ("mean_logprob", pa.float32()),
+        ("confidence", pa.float32()),
         ("model", pa.string()),
         ("strategy", pa.string()),
+        ("keep", pa.float64()),
+        ("looks", pa.int32()),
+        ("first_answer", pa.string()),
+        ("first_confidence", pa.float32()),
+        ("first_kept_indices", pa.list_(pa.int32())),
         ("visual_tokens", pa.int32()),
         ("kept_tokens", pa.int32()),
         ("kept_indices", pa.list_(pa.int32())),
@@ -79,7 +85,9 @@ LABELS = pa.schema(
     ]
 )
 
-LATER = ("images", "image_uri")  # columns that labels written before there were these don't have; they read as nulls
+# Columns that labels written before there were these don't have; they read as nulls.
+FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
+LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK)
 
 REJECTS = pa.schema(
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ from adafv.pipeline.control.session import RaySession, is_ours_alone
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff, read_prices
-from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import Unit
+from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
@@ -27,7 +25,6 @@ from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.model import at_version
 
 TRIAL = ".tmp/trial"  # a file that is written to see whether one can be
-LOG = logging.getLogger("adafv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,7 @@ class Setup:
     """A job's options and what they name.
 
     Attributes:
-        units: the input's, in order; `columns`: which of a record's columns mean what.
+        source: the input's units, in order; `columns`: which of a record's columns mean what.
         engine: its options, for the device that the cluster has.
         tariff: what a worker costs.
     """
@@ -44,7 +41,7 @@ class Setup:
     storage: Storage
     output: Output
     columns: Columns
-    units: tuple[Unit, ...]
+    source: Source
     engine: EngineOptions
     resources: Resources
     tariff: Tariff
@@ -65,7 +62,8 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
     storage = Storage.from_environment(options.s3_endpoint)
     _check_models(options, storage)
     output, columns = open_output(options.output, storage), Columns.of(options)
-    units = tuple(_units(options, storage, columns))
+    check_roots(columns.image_root, options.allow_local, storage)
+    source = open_sources(options.input, storage, columns, output.uri)
     prices = tuple(read_prices(Path(options.prices), options.price_kind)) if options.prices else ()
     if writing:
         _check_writable(output)
@@ -77,7 +75,7 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
             storage=storage,
             output=output,
             columns=columns,
-            units=units,
+            source=source,
             engine=options.engine_on(resources.device),
             resources=resources,
             tariff=Tariff(options.price_per_hour, prices, max(1, int(resources.worker_gpus))),
@@ -118,11 +116,3 @@ def _check_writable(output: Output) -> None:
         raise store_error(f"--output {output.uri} can't be written", error) from error
     with contextlib.suppress(*S3_ERRORS, OSError):  # who may write need not be allowed to delete
         output.delete(TRIAL)
-
-
-def _units(options: JobOptions, storage: Storage, columns: Columns) -> Iterator[Unit]:
-    for uri in options.input:
-        source = open_source(uri, storage, columns)
-        if source.ignored:
-            LOG.info("%s: %d files are of no known kind and were passed over", uri, source.ignored)
-        yield from source.units

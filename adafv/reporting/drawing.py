@@ -58,6 +58,16 @@ def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
     )
 
 
+def first_look(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row that was asked twice says of the first look: for which cues its tokens were kept isn't known."""
+    kept, start, images = row["first_kept_indices"] or [], 0, []
+    for image in row.get("images") or []:
+        end = start + image["visual_tokens"]
+        images.append({**image, "kept_tokens": sum(start <= index < end for index in kept)})
+        start = end
+    return {**row, "kept_indices": kept, "kept_cues": None, "images": images or None}
+
+
 def _first(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a row says of the first of its images."""
     first, *others = row.get("images") or [None]

@@ -19,7 +19,13 @@ from adafv.reporting.drawing import Picture
 from adafv.reporting.pictures import Access, Found, find_pictures
 from adafv.reporting.report import Report
 
-KINDS = {"spread": "a spread", "unsure": "least confident", "slow": "slowest", "reject": "rejects"}
+KINDS = {
+    "spread": "a spread",
+    "unsure": "least confident",
+    "slow": "slowest",
+    "revised": "changed by a second look",
+    "reject": "rejects",
+}
 LONGEST = 2000  # characters of a question, an answer or a path
 # Of what was refused, damaged or never read no image is opened; nor of what killed its decoder.
 OPENED = ("prepare", "label")
@@ -34,6 +40,7 @@ class Card:
         anchor: the card's, which links to it name.
         row: a label's or a reject's columns.
         image: the drawing; None where images are left out, and of rejects that have none.
+        first_image: the same with what the first of two looks kept.
         problem: why the drawing has no picture.
         kinds: keys of `KINDS`.
     """
@@ -41,6 +48,7 @@ class Card:
     anchor: str
     row: Mapping[str, Any]
     image: Markup | None = None
+    first_image: Markup | None = None
     problem: str = ""
     kinds: list[str] = field(default_factory=list)
 
@@ -68,6 +76,7 @@ class Card:
         facts = [
             ("image", f"the first of {len(row['images'])}" if len(row["images"] or ()) > 1 else None),
             ("tokens kept", f"{kept:,} of {seen:,} ({kept / seen:.1%})" if kept is not None and seen else None),
+            ("asked again", None if row.get("looks") != 2 else self._asked_again()),
             ("confidence", None if self.confidence is None else f"{self.confidence:.2f}"),
             ("took", None if seconds is None else f"{1000 * seconds:,.0f} ms"),
             ("answer", None if row["output_tokens"] is None else f"{row['output_tokens']:,} tokens"),
@@ -76,11 +85,17 @@ class Card:
         ]
         return [(name, value) for name, value in facts if value is not None]
 
+    def _asked_again(self) -> str:
+        sure, kept = self.row["first_confidence"], self.row["first_kept_indices"] or []
+        return f"after {len(kept):,} tokens" + (
+            "" if sure is None else f" and a confidence of {_probability(sure):.2f}"
+        )
+
     @property
     def confidence(self) -> float | None:
         """The mean probability of the answer's tokens."""
         sure = self.row["mean_logprob"]
-        return None if sure is None else math.exp(min(sure, 0.0))
+        return None if sure is None else _probability(sure)
 
     @property
     def counts(self) -> list[tuple[str, int]]:
@@ -105,7 +120,12 @@ def make_gallery(report: Report, access: Access | None) -> list[Card]:
 def shown(report: Report) -> dict[str, list[dict[str, Any]]]:
     """The rows of each of `KINDS`."""
     labels = report.labels
-    kinds = {"spread": labels.spread, "unsure": labels.unsure, "slow": labels.slow}
+    kinds = {
+        "spread": labels.spread,
+        "unsure": labels.unsure,
+        "slow": labels.slow,
+        "revised": labels.second_looks.revised,
+    }
     return {kind: some.rows for kind, some in kinds.items()} | {"reject": report.rejects}
 
 
@@ -128,5 +148,12 @@ def _draw(cards: list[Card], found: Mapping[str, Found]) -> None:
     for number, card in enumerate(cards):
         picture = found.get(card.row["id"])
         if isinstance(picture, Picture) or (not card.is_reject and _may_be_opened(card.row)):
-            card.image = drawing.draw(picture if isinstance(picture, Picture) else None, card.row, f"drawing-{number}")
+            shown = picture if isinstance(picture, Picture) else None
+            card.image = drawing.draw(shown, card.row, f"drawing-{number}")
+            if "revised" in card.kinds:
+                card.first_image = drawing.draw(shown, drawing.first_look(card.row), f"first-{number}")
         card.problem = picture if isinstance(picture, str) else ""
+
+
+def _probability(logprob: float) -> float:
+    return math.exp(min(logprob, 0.0))

@@ -37,6 +37,9 @@ READ = (
     "labelled_at",
     "from_text",
     "from_saliency",
+    "looks",
+    "answer",
+    "first_answer",
 )
 SHOWN = ("id", "image", "question", "answer", "mean_logprob", "gpu_seconds", "kept_tokens", "visual_tokens")
 DRAWN = (
@@ -51,6 +54,7 @@ DRAWN = (
     "images",
     "image_uri",
 )
+SECOND_LOOK = ("keep", "looks", "first_answer", "first_confidence", "first_kept_indices")
 
 SECOND = 1_000_000  # microseconds
 BINS = 20  # of confidence, and of the text cue's share
@@ -70,6 +74,40 @@ class Minute:
         self.gpu_seconds += gpu_seconds
 
 
+class SecondLooks:
+    """What asking unsure answers again took and changed.
+
+    Attributes:
+        rows: how many were asked again; `changed`: of these, whose answer is another than the first.
+        revised: a uniform sample of those, each with its `file` and `row`.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.changed = 0
+        self.revised = Outstanding(["file", "row"])
+        self._once, self._seconds = Minute(), 0.0
+
+    def add(self, batch: pa.RecordBatch, seconds: np.ndarray, keys: np.ndarray) -> None:
+        """`batch` has the columns `READ`; `keys`: float64 [N], of which the least are kept."""
+        again = pc.equal(batch.column("looks"), 2).fill_null(False).to_numpy(zero_copy_only=False)
+        other = pc.not_equal(batch.column("answer"), batch.column("first_answer")).fill_null(False)
+        changed = again & other.to_numpy(zero_copy_only=False)
+        self.rows += int(again.sum())
+        self.changed += int(changed.sum())
+        self._seconds += float(seconds[again].sum())
+        self._once.add(int((~again).sum()), float(seconds[~again].sum()))
+        self.revised.add(batch, np.where(changed, keys, np.nan))
+
+    @property
+    def seconds(self) -> float | None:
+        """Of workers, about: what these rows took more than as many that were asked once. None where all were asked
+        again.
+        """
+        if not self._once.rows:
+            return None if self.rows else 0.0
+        return self._seconds - self.rows * self._once.gpu_seconds / self._once.rows
+
+
 class LabelFigures:
     """What is known of all labels that were added.
 
@@ -84,6 +122,7 @@ class LabelFigures:
         latency: how many took how long: `PER_DECADE` bins for each power of ten from `DECADES[0]` on.
         split: int64 [RATIOS, BINS]: how many kept which share of their tokens, and owe which share of what both cues
             picked to the text cue; in equal bins from 0 to 1.
+        second_looks: what asking again took and changed.
         unsure, slow, spread: the answers with the least mean log-probability, those that took longest, and a uniform
             sample by a hash of the ids: each with its `file` and `row`.
     """
@@ -98,6 +137,7 @@ class LabelFigures:
         self.confidence = np.zeros(BINS, dtype=np.int64)
         self.latency = np.zeros(PER_DECADE * (DECADES[1] - DECADES[0]), dtype=np.int64)
         self.split = np.zeros((RATIOS, BINS), dtype=np.int64)
+        self.second_looks = SecondLooks()
         self.unsure, self.slow, self.spread = (Outstanding(["file", "row"]) for _ in range(3))
         for batch in batches:
             self.add(batch)
@@ -118,7 +158,9 @@ class LabelFigures:
         self.split += _split(values)
         self.unsure.add(batch, values["mean_logprob"])
         self.slow.add(batch, -seconds)
-        self.spread.add(batch, spread_keys(digest_labels(batch)))
+        keys = spread_keys(digest_labels(batch))
+        self.spread.add(batch, keys)
+        self.second_looks.add(batch, np.nan_to_num(seconds), keys)
 
     def _group(self, batch: pa.RecordBatch, seconds: np.ndarray) -> None:
         """Add to the sums by run and minute, by strategy and by how answers ended."""
@@ -145,10 +187,12 @@ class LabelFigures:
 
 
 def read_figures(uri: str | os.PathLike[str], storage: Storage) -> LabelFigures:
-    """Those of all labels of an output; the rows that stand out have the columns `DRAWN`."""
+    """Those of all labels of an output; the rows that stand out have the columns `DRAWN` and
+    `SECOND_LOOK`."""
     figures = LabelFigures(read_labels(uri, READ, storage, places=True))
-    rows = [row for kind in (figures.unsure, figures.slow, figures.spread) for row in kind.rows]
-    found = pick_labels(uri, map(_place, rows), DRAWN, storage)
+    kinds = (figures.unsure, figures.slow, figures.spread, figures.second_looks.revised)
+    rows = [row for kind in kinds for row in kind.rows]
+    found = pick_labels(uri, map(_place, rows), (*DRAWN, *SECOND_LOOK), storage)
     for row in rows:
         row.update({name: _finite(value) for name, value in found[_place(row)].items()})
     return figures

@@ -66,6 +66,7 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
         ("USD", "-" if cost is None else _usd(cost.true), _bound(cost)),
         ("USD per 1,000 labels", "-" if per_1000 is None else f"{per_1000:,.4f}", _idle(cost)),
         *_saved(report),
+        *_asked_again(report),
         ("visual tokens kept", f"{totals['kept_tokens'] / seen:.1%}" if seen else "-", f"of {seen:,.0f}"),
     ]
 
@@ -99,6 +100,15 @@ def _saved(report: Report) -> list[tuple[str, str, str]]:
         return []
     figure = f"{found.ratio:.2f}x" if usd is None else f"{_usd(usd)} USD"
     return [("saved by pruning", figure, f"{found.how}; unpruned, a sample takes {found.ratio:.2f} times as long")]
+
+
+def _asked_again(report: Report) -> list[tuple[str, str, str]]:
+    """How many rows had a second look, if any had."""
+    found, usd = report.labels.second_looks, report.second_looks_usd
+    if not found.rows:
+        return []
+    cost = "" if usd is None else f"; about {_usd(usd)} USD"
+    return [("asked again", f"{found.rows / report.labels.rows:.1%}", f"{found.changed:,} other answers{cost}")]
 
 
 def _charts(report: Report) -> list[Chart]:

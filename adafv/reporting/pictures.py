@@ -29,9 +29,10 @@ from adafv.pipeline.isolation import Isolated, StartError, work
 from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import READ_ERRORS, Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, row_of
+from adafv.pipeline.sources.units import READ_ERRORS, Unit
 from adafv.pipeline.sources.values import id_reader, is_list, is_text, stored
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.prices import Price
 from adafv.pipeline.record.run_record import format_table
 from adafv.pipeline.redaction import shorten
@@ -79,6 +80,12 @@ class Report:
         return ended[-1] if ended else self.labelled + self.rejected
 
     @property
+    def passed_over(self) -> tuple[Passed, ...]:
+        """What the input of the last run showed and no row was made of."""
+        known = [held.run.passed_over for held in self.held if held.run.input]
+        return known[-1] if known else ()
+
+    @property
     def labelled(self) -> int:
         return self.count.labelled
 
@@ -121,6 +128,7 @@ class Report:
             "labelled": self.labelled,
             "rejected": self.rejected,
             "rejected_by_error": self.count.rejected,
+            "passed_over": [one.as_json() for one in self.passed_over],
             "superseded": self.count.superseded,
             "duplicates": self.count.duplicates,
             "runs": len(self.held),
@@ -143,10 +151,28 @@ class Report:
                 name: {"labelled": part.rows, "gpu_seconds": part.gpu_seconds}
                 for name, part in sorted(labels.strategies.items())
             },
+            "second_looks": self._second_looks(),
             "finished": dict(sorted(labels.finished.items())),
             "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
             "least_confident": [{name: row[name] for name in SHOWN} for row in labels.unsure.rows],
             "slowest": [{name: row[name] for name in SHOWN} for row in labels.slow.rows],
+        }
+
+    @property
+    def second_looks_usd(self) -> float | None:
+        """At what the labels' seconds cost on average."""
+        spent, used = self.labels.second_looks.seconds, self.labels.totals["gpu_seconds"]
+        return None if self.cost is None or spent is None or not used else spent * self.cost.attributed / used
+
+    def _second_looks(self) -> dict[str, Any]:
+        found = self.labels.second_looks
+        columns = (*SHOWN, "first_answer", "first_confidence")
+        return {
+            "asked_again": found.rows,
+            "changed": found.changed,
+            "gpu_seconds": found.seconds,
+            "usd": self.second_looks_usd,
+            "revised": [{name: row[name] for name in columns} for row in found.revised.rows],
         }
 
 
@@ -211,6 +237,7 @@ def summary(report: Report) -> str:
     """The text that is printed."""
     labels, totals = report.labels, report.labels.totals
     lines = [("input", f"{report.input:,}"), ("labelled", f"{report.labelled:,}")]
+    lines[1:1] = [("passed over", str(one)) for one in report.passed_over]
     lines += [("rejected", f"{report.rejected:,}")]
     lines += [(f"  {error}", f"{count:,}") for error, count in report.count.rejected.items()]
     lines += [("superseded rejects", f"{report.count.superseded:,}"), ("duplicates", f"{report.count.duplicates:,}")]
@@ -223,6 +250,7 @@ def summary(report: Report) -> str:
     lines += _cost_lines(report)
     seen, kept = totals["visual_tokens"], totals["kept_tokens"]
     lines += _saved_lines(report)
+    lines += _second_look_lines(report)
     lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
     if labels.rows:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
@@ -231,6 +259,8 @@ def summary(report: Report) -> str:
         lines.append(("answers cut off", f"{cut:,} ({cut / labels.rows:.1%}) by --max-new-tokens"))
     text = [format_table(f"{report.uri}: {len(report.held)} runs", lines)]
     text += _rows("least confident", labels.unsure.rows, lambda row: f"{row['mean_logprob']:7.3f}")
+    revised = labels.second_looks.revised.rows
+    text += _rows("changed by a second look, from", revised, lambda row: f"{_short(row['first_answer'], 20):<20}")
     text += _rows("slowest, ms", labels.slow.rows, lambda row: f"{1000 * row['gpu_seconds']:7.0f}")
     return "\n".join(text)
 
@@ -272,6 +302,18 @@ def _saved_lines(report: Report) -> list[tuple[str, str]]:
     each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms a sample"
     money = "" if usd is None else f", {usd:,.4f} USD"
     return [(f"saved, {found.how}", f"{each} ({found.ratio:.2f}x): {found.seconds / 3600:,.3f} worker-hours{money}")]
+
+
+def _second_look_lines(report: Report) -> list[tuple[str, str]]:
+    found, usd = report.labels.second_looks, report.second_looks_usd
+    if not found.rows:
+        return []
+    took = "" if found.seconds is None else f", about {found.seconds / 3600:,.3f} worker-hours"
+    money = "" if usd is None else f", {usd:,.4f} USD"
+    return [
+        ("asked again", f"{found.rows:,} ({found.rows / report.labels.rows:.1%}){took}{money}"),
+        ("  other answers", f"{found.changed:,} ({found.changed / found.rows:.1%} of these)"),
+    ]
 
 
 def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from adafv.counting import Sizes
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.prices import recorded_price
 from adafv.pipeline.record.run_record import read_records
 from adafv.pipeline.store.output import Output
@@ -46,6 +47,7 @@ class RecordedRun:
         devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets, and the `folder` in which it was started.
         sizes: its model's.
+        passed_over: what its input showed and no row was made of.
     """
 
     run_id: str
@@ -63,6 +65,7 @@ class RecordedRun:
     devices: tuple[DeviceUse, ...]
     config: dict[str, Any]
     sizes: Sizes | None
+    passed_over: tuple[Passed, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -99,4 +102,5 @@ def _run(record: dict[str, Any]) -> RecordedRun:
         ),
         config=record["config"] | {"folder": record.get("folder")},
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
+        passed_over=tuple(Passed(**one) for one in record.get("passed_over", ())),
     )

@@ -7,7 +7,8 @@ is compared with: seconds of a worker a sample against seconds a sample.
 in proportion to its floating-point operations, as many positions go through the model at once; decoding in proportion
 to the bytes that it reads, the weights and the keys and values of all positions before, as it does little with each.
 Both are counted from the model's sizes (`adafv.counting`) at the labels' mean lengths, and scale the times that were
-measured. Newline embeddings that come back unpruned are not counted. Of small models nothing is estimated: what they
+measured. Newline embeddings that come back unpruned are not counted. Nothing is estimated where rows were asked again:
+labels count the tokens of the second look only. Of small models nothing is estimated: what they
 take is overhead, which doesn't grow with counts. docs/report.md has estimates beside measurements.
 """
 
@@ -81,7 +82,7 @@ def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved |
     [model] = set(sizes) if len(set(sizes)) == 1 else [None]
     if model is None or model.language_weights < LEAST_WEIGHTS:
         return None
-    if UNPRUNED in labels.strategies or not labels.totals["gpu_seconds"]:
+    if UNPRUNED in labels.strategies or not labels.totals["gpu_seconds"] or labels.second_looks.rows:
         return None
     mean = {name: total / labels.rows for name, total in labels.totals.items()}
     dropped = mean["visual_tokens"] - mean["kept_tokens"]

@@ -54,6 +54,18 @@ class Bounds:
             value, min(value, float(np.quantile(low, TAIL))), max(value, float(np.quantile(high, 1 - TAIL)))
         )
 
+    def lower_ends(self, values: np.ndarray, tail: float) -> np.ndarray:
+        """float64 [T]: what the means of T sets of values, [T, R], are above, each with a probability of 1 - `tail`."""
+        sums = np.stack([np.bincount(self._cluster, each, self._count) for each in values], axis=1)  # [clusters, T]
+        sizes = np.bincount(self._cluster, minlength=self._count)
+        added, low = sizes.mean(), np.empty((self._draws, len(values)))
+        rng, step = np.random.default_rng(self._seed), max(1, _BLOCK // (self._count + 1))
+        for start in range(0, self._draws, step):
+            weights = rng.standard_exponential((min(step, self._draws - start), self._count + 1))
+            rows = weights[:, :-1] @ sizes + weights[:, -1] * added
+            low[start : start + step] = (weights[:, :-1] @ sums) / rows[:, None]
+        return np.minimum(np.quantile(low, tail, axis=0), values.mean(axis=1))
+
 
 def rows_to_show(least: float) -> int:
     """How many rows, each on a picture of its own, would show a mean of `least` if all of them were worth 1."""

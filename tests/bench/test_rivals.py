@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adafv.bench.rivals import STAGES, Ours, Reference, Stock
+from adafv.bench.rivals import STAGES, Again, Ours, Reference, Stock
 from adafv.bench.shapes import ask
 from adafv.engine import EngineOptions
 from tests.bench.tiny_shapes import NEXT, PLAIN, subject
@@ -61,6 +61,20 @@ def test_a_picture_at_the_end_of_a_batch_is_still_known_to_the_next(model, quest
     answer = rival.start().answer
     crops = [answer(rival.prepare(questions[start : start + 1])).crops for start in range(3)]
     assert crops[0] > 0 and crops[1] == 0 and crops[2] > 0, "the second asks about the first's picture"
+
+
+def test_second_looks_of_a_share_of_the_answers(model, questions):
+    once, whole = (
+        answered(Ours(model, options(strategy=name, keep=0.25), 5), questions) for name in ("saliency", "none")
+    )
+    both = answered(Again(model, options(strategy="saliency", keep=0.25), 5, 0.4), questions)
+    again = [place for place in range(5) if both.answers[place] != once.answers[place]]
+    assert len(both.answers) == 5 and len(both.counts) == 7 and len(again) <= 2
+    assert all(both.answers[place] == whole.answers[place] for place in again)
+    seen = sorted((one.positions, one.kept) for one in both.counts)
+    first = [(one.positions, one.kept) for one in once.counts]
+    assert all(seen.count(each) >= first.count(each) for each in first), "each was asked once"
+    assert sum(one.kept == one.visual for one in both.counts) == 2
 
 
 def test_the_reference_keeps_what_the_published_rule_keeps(model, shape, questions):

@@ -21,6 +21,7 @@ from tests.bench.tiny_shapes import CPU, NEXT, subject
 
 ROWS = [
     "stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05", "ours-0.05-adafv",
+    "ours-0.05-again",
 ]  # fmt: skip
 HEADS_FOR_VLLM = Shape(tower=NEXT.tower, language=Stack(2, 128, 96, 2), crop=56, vocabulary=300)
 CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e12, copied=64)
@@ -34,7 +35,15 @@ def ceilings(monkeypatch):
 
 def settings(**given) -> Settings:
     usual = {"preset": "cpu-small", "rows": (), "strategy": "saliency", "samples": 3, "questions": 1, "batch_size": 2}
-    usual |= {"mixed": False, "max_new_tokens": 3, "rounds": 1, "device": "cpu", "dtype": None, "threads": 1}
+    usual |= {
+        "mixed": False,
+        "max_new_tokens": 3,
+        "rounds": 1,
+        "again": 0.5,
+        "device": "cpu",
+        "dtype": None,
+        "threads": 1,
+    }
     return Settings.of(**usual | given)
 
 

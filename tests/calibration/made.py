@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from adafv.calibration.answers import Answers
 from adafv.calibration.budgets import Budget, Change, Comparison
 from adafv.calibration.calibration import Calibration
+from adafv.calibration.cascades import CascadeFamily
 from adafv.calibration.options import CalibrationOptions
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bootstrap import Estimate
@@ -23,10 +25,18 @@ def options(**values: Any) -> CalibrationOptions:
 def answers(said: dict[str, str], seconds: float = 0.01, images: dict[str, str] | None = None) -> Answers:
     """By id; each on an image of its own, unless `images` say otherwise."""
     rows = {
-        id: {"id": id, "image": (images or {}).get(id, f"{id}.jpg"), "question": f"{id}?", "answer": answer}
+        id: {
+            "id": id,
+            "image": (images or {}).get(id, f"{id}.jpg"),
+            "question": f"{id}?",
+            "answer": answer,
+            "confidence": -0.1,
+            "prompt_tokens": 30,
+            "output_tokens": 2,
+        }
         for id, answer in said.items()
     }
-    return Answers(rows, seconds, 10.0, 100.0)
+    return Answers(rows, seconds, 0.002, 10.0, 100.0, 32.0)
 
 
 def budget(
@@ -47,15 +57,28 @@ def budget(
         "seconds": 0.01,
         "kept_tokens": 10.0,
         "visual_tokens": 100.0,
+        "tokens": 32.0,
         "changes": (Change("a", "what?", "red", "blue"),),
     }
     candidate = options(strategies=(strategy,), keeps=(keep,)).candidates()[1]
     return Budget(candidate=candidate, **given | values)
 
 
-def calibration(*budgets: Budget, unpruned: float = 0.02, **values: Any) -> Calibration:
+def calibration(
+    *budgets: Budget, unpruned: float = 0.02, families: Sequence[CascadeFamily] = (), **values: Any
+) -> Calibration:
     accuracy = Estimate(0.9, 0.8, 0.95) if values.get("answer_column") else None
-    return Calibration(options(**values), 100, 100, 100, unpruned, accuracy, budgets)
+    return Calibration(
+        options=options(**values),
+        drawn=100,
+        labelled=100,
+        images=100,
+        unpruned=unpruned,
+        accuracy=accuracy,
+        budgets=budgets,
+        unpruned_tokens=122.0,
+        families=tuple(families),
+    )
 
 
 def compared(

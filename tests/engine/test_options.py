@@ -55,3 +55,17 @@ def test_the_rule_is_the_one_for_the_text_tower_where_there_is_one():
 )
 def test_budget(options, tokens, budget):
     assert EngineOptions(**options).kept_of(tokens) == budget
+
+
+def test_the_second_look_is_as_one_that_is_labelled_so_at_once():
+    options = EngineOptions(
+        strategy="eadp", text_tower="clip", keep_tokens=9, escalate=0.5, escalate_below=-0.1, seed=3
+    )
+    assert options.second_look == EngineOptions(strategy="eadp", text_tower="clip", keep=0.5, seed=3)
+    assert EngineOptions(escalate=1.0, escalate_below=-0.1).second_look == EngineOptions(strategy="none", keep=1.0)
+    assert EngineOptions().second_look is None
+
+
+def test_the_ratio_is_known_where_it_is_given():
+    kept = [EngineOptions(keep=0.2), EngineOptions(strategy="none", keep=0.2), EngineOptions(keep_tokens=9)]
+    assert [options.ratio for options in kept] == [0.2, 1.0, None]

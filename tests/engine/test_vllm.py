@@ -204,17 +204,19 @@ def test_labels_are_those_of_the_other_back_end():
     path = str(embedded_model("testbed"))
     labels = {}
     for backend in ("transformers", "vllm"):
-        chosen = options(backend=backend, keep=0.2)
+        chosen = options(backend=backend, keep=0.2, escalate=1.0, escalate_below=-0.3)
         preparer, engine = Preparer.load(path, chosen), Engine.load(path, chosen)
         engine.try_out()
         samples = [preparer.prepare(f"id-{i}", picture((60 + 9 * i, 90), i), "what is left of it ?") for i in range(9)]
         labels[backend] = engine.label(samples[:5]) + engine.label(samples[5:])
     for one, other in zip(*labels.values(), strict=True):
         assert one.answer == other.answer and one.finish_reason == other.finish_reason
+        assert (one.looks, one.first_answer) == (other.looks, other.first_answer)
         assert one.kept_indices.tolist() == other.kept_indices.tolist()
         assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)
         assert (one.prompt_tokens, one.output_tokens) == (other.prompt_tokens, other.output_tokens)
         assert other.prefill_ms > 0 and other.decode_ms > 0
+    assert {label.looks for label in labels["vllm"]} == {1, 2}
 
 
 @needs_vllm
@@ -266,3 +268,55 @@ def test_a_language_model_is_spread_over_gpus(model, stub):
     assert not hasattr(alone, "tensor_parallel_size") and not hasattr(alone, "worker_extension_cls")
     with pytest.raises(ValueError, match="tensor_parallel is 8, and of GPUs this process sees 4"):
         vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=8)
+
+
+class Scripted:
+    """Stands for vLLM's engine: an answer of two tokens, of which the model is the surer the longer the prompt is."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self._waiting: dict[str, int] = {}
+
+    def add_request(self, name, prompt, sampling) -> None:
+        self._waiting[name] = len(prompt)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._waiting)
+
+    def step(self):
+        self.batches.append(sorted(self._waiting))
+        outputs = [
+            SimpleNamespace(
+                token_ids=[7, 2], finish_reason="stop", logprobs=[{7: self._chosen(count)}, {2: self._chosen(count)}]
+            )
+            for count in self._waiting.values()
+        ]
+        names, self._waiting = [*self._waiting], {}
+        return [SimpleNamespace(request_id=name, outputs=[each]) for name, each in zip(names, outputs, strict=True)]
+
+    @staticmethod
+    def _chosen(count: int):
+        return SimpleNamespace(logprob=-1 / count)
+
+
+def test_unsure_answers_are_asked_again_in_a_batch_of_their_own(model, stub, monkeypatch):
+    for name, parts in {
+        "vllm.inputs": {},
+        "vllm.inputs.engine": {"embeds_input": lambda embeds: embeds},
+        "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(DELTA=0)},
+    }.items():
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        vars(sys.modules[name]).update(parts)
+    sys.modules["vllm"].SamplingParams = SimpleNamespace
+    scripted = Scripted()
+    monkeypatch.setattr(vllm, "_start", lambda *given: scripted)
+    chosen = options(keep=0.1, escalate=1.0, escalate_below=-1 / 20)
+    preparer, engine = Preparer.load(model, chosen), Engine.load(model, chosen)
+    words = [1, 30, 2, 40]  # with eight visual tokens, more or fewer than twenty in all
+    samples = [preparer.prepare(str(n), picture((64, 64), n), " ".join(["w1"] * n)) for n in words]
+    labels = engine.label(samples)
+    assert scripted.batches == [["0", "1", "2", "3"], ["0", "1"]]
+    assert [label.looks for label in labels] == [2, 1, 2, 1]
+    for label in labels:
+        assert label.confidence == pytest.approx(-1 / label.prompt_tokens)
+        assert label.keep == (1.0 if label.looks == 2 else 0.1)

@@ -62,6 +62,16 @@ def test_too_many_rejects(ray_local, tiny_model, tmp_path, capsys):
     assert main([*arguments, "--max-reject-rate", "0.74"]) == 0
 
 
+def test_nothing_but_rejects(ray_local, tiny_model, tmp_path, capsys):
+    rows = [{"id": i, "image": f"{i}.jpg", "question": "w1"} for i in range(3)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert main(command(tiny_model, tmp_path / "out", path)) == 3
+    said = capsys.readouterr().err
+    assert "every row was rejected (--max-reject-rate 1" in said and "3 image_not_found, such as " in said
+    assert "--image-root names the folder" in said
+    assert main([*command(tiny_model, tmp_path / "out", path), "--retry-rejects", "--max-reject-rate", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -36,8 +36,9 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Reading, rows_per_block
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.reporting.report import make_report, summary
 from tests.conftest import S3_SECRET
-from tests.pipeline.inputs import ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
+from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, jpeg, photographs
 
 MODEL = {"max_new_tokens": 4, "keep": 0.25}
@@ -419,3 +420,40 @@ def test_stages_do_without_torch(tmp_path):
         assert not {'torch', 'transformers'} & set(sys.modules), 'imported'
         """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "stages")], check=True)
+
+
+def test_an_output_inside_the_input(ray_local, tiny_model, tmp_path):
+    """Photos that were added are labelled, and what else lies there is counted alike in the run's record, in that of
+    the next one, and in the report."""
+    photos = write_images(tmp_path / "photos")
+    (photos / "notes.md").write_text("no image")
+    (photos / ".hidden.jpg").write_text("hidden")
+    given = {"prompt": "w1"}
+    label(tiny_model, photos / "out", photos, run_id="one", **given)
+    (photos / "more.jpg").write_bytes(jpeg())
+    again = label(tiny_model, photos / "out", photos, run_id="two", **given)
+    found = outcome(photos / "out")
+    assert again.status == 0 and sorted(row["id"] for row in found.labels) == sorted([*NAMES, "more.jpg"])
+    counts = [{one["why"]: one["count"] for one in run["passed_over"]} for run in found.runs.values()]
+    own = "the job's own output is no input"
+    assert counts[0].keys() | {own} == counts[1].keys() and counts[1].pop(own) >= 3
+    assert counts[0] == counts[1] == dict.fromkeys(counts[0], 1) and len(counts[0]) == 2
+    report = make_report(str(photos / "out"))
+    assert [one.as_json() for one in report.passed_over] == found.runs["two"]["passed_over"]
+    assert "passed over" in summary(report) and "passed over" in again.run.table()
+
+
+def test_a_run_of_nothing_but_rejects(ray_local, tiny_model, tmp_path):
+    """It ends with status 3 and says what helps, and that does."""
+    write_images(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for name in NAMES:
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    first = label(tiny_model, tmp_path / "out", tmp_path / "snapshot", prompt="w1")
+    [line] = first.run.tally.reasons.lines()
+    assert first.status == 3 and line.startswith("4 image_refused, such as ")
+    advice = line.partition("add --allow-local ")[2]
+    again = label(
+        tiny_model, tmp_path / "out", tmp_path / "snapshot", prompt="w1", allow_local=advice, retry_rejects=True
+    )
+    assert again.status == 0 and again.run.tally.labelled == 4

@@ -61,6 +61,7 @@ def test_measured_against_another_output(tmp_path):
         (pruned(2), [{"model": TESTBED.as_json()}]),  # too small for counts to say anything
         ([*pruned(1), label("x", run="r2")], [KNOWN, {"model": CPU_SMALL.as_json() | {"layers": 33}}]),
         ([*pruned(1), label("x", run="r2")], [KNOWN, {}]),
+        ([*pruned(2), label("x", looks=2, first_answer="blue")], [KNOWN]),
     ],
 )
 def test_what_is_not_known_is_not_said(tmp_path, labels, runs):

@@ -5,7 +5,8 @@ pass (time-outs, resets, 429, 5xx, bodies that are cut short or don't match thei
 jittered pauses first. What speaks of the job's own credentials or clock is no fault of the row: it may succeed later.
 
 The data set is not trusted: whoever wrote it must not be able to read this machine's files or its network. Local paths
-must lie in `--image-root`, symbolic links resolved; http(s) needs `--allow-http` and a public address (`http.py`).
+must lie in `--image-root` or `--allow-local`, symbolic links resolved; http(s) needs `--allow-http` and a public
+address (`http.py`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Fetcher:
     Attributes:
         max_bytes: larger images are rejected, and rows whose images have more together.
         allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
+        allow_local: a local folder in which images may lie besides the image root.
     """
 
     storage: Storage
@@ -67,6 +69,7 @@ class Fetcher:
     allow_http: bool = False
     allowed: Address = is_public
     pause: float = FIRST_PAUSE
+    allow_local: str | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The stage: rows in, the same rows with the bytes or with a reject out."""
@@ -121,14 +124,14 @@ class Fetcher:
         if is_s3(uri):
             return self._read_s3(uri)
         if scheme == "file":
-            return _read_local(local_path(uri), root, self.max_bytes)
+            return _read_local(local_path(uri), root, self.max_bytes, self.allow_local)
         if scheme or re.match(r"data:", uri, re.IGNORECASE):
             return self._read_pyarrow(uri, root)
         if has_scheme(root) and not root.startswith("file://"):
             if is_s3(root) and not uri.startswith(("/", "../")):  # which mean a folder, and not such a key
                 return self._read_s3(join(root, uri))
             return self._read_pyarrow(_inside(root, uri), root)
-        return _read_local(uri, root, self.max_bytes)
+        return _read_local(uri, root, self.max_bytes, self.allow_local)
 
     def _read_s3(self, uri: str) -> bytes:
         bucket, key = split_s3(uri) if re.match(r"s3://[^/@]+/.", uri) and public_uri(uri) == uri else ("", "")
@@ -183,16 +186,20 @@ def _inside(root: str, uri: str) -> str:
     return f"{root}/{normal}"
 
 
-def _read_local(path: str, root: str, max_bytes: int) -> bytes:
-    """A regular file in the local folder `root`; a link counts by what it points to."""
+def _read_local(path: str, root: str, max_bytes: int, allowed: str | None = None) -> bytes:
+    """A regular file in the local folder `root` or in `allowed`; a link counts by what it points to."""
     root = local_path(root)
     if "\0" in path or has_scheme(root):
         raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {public_uri(root)}")
     try:
         real_root = os.path.realpath(root)
         real = os.path.realpath(os.path.join(real_root, path))
-        if os.path.commonpath((real_root, real)) != real_root:
-            raise Refused("image_refused", f"{path!r} leaves the image root {root}; --image-root names another")
+        real_allowed = None if allowed is None else os.path.realpath(allowed)
+        if not any(os.path.commonpath((folder, real)) == folder for folder in (real_root, real_allowed or real_root)):
+            leaves = f"leaves the image root {root} for {os.path.dirname(real)}"
+            raise Refused(
+                "image_refused", f"{path!r} {leaves}; add --allow-local {_store_of(real, real_root, real_allowed)}"
+            )
         # Not blocking: the name may be that of a pipe, and opening one would wait for a writer for ever.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
@@ -212,6 +219,15 @@ def _read_local(path: str, root: str, max_bytes: int) -> bytes:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise Refused("image_not_found", f"{path[:200]!r}: no file has so long a name") from error
         raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
+
+
+def _store_of(file: str, root: str, allowed: str | None) -> str:
+    """The folder to be allowed so that `file` can be read, and with it what links into the same store: the one beside
+    `root` or beside a folder above it, such as blobs/ beside the snapshots/ of a Hugging Face cache."""
+    above = os.path.commonpath((root, file))
+    parts = os.path.relpath(os.path.dirname(file), above).split(os.sep)
+    store = os.path.normpath(os.path.join(above, *parts[: 2 if above == os.sep else 1]))
+    return store if allowed is None else os.path.commonpath((store, allowed))
 
 
 def _keys(row: Row) -> Iterator[Key]:

@@ -15,6 +15,7 @@ from typing import Any
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, budget_name
 from adafv.pipeline.outputs.recipe import changes_of, check_recipe, recipe_of
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.planning.worklist import find_worklist
 from adafv.pipeline.record.estimate import Measured, RunEstimate
 from adafv.pipeline.record.run_record import format_table, read_records
@@ -40,6 +41,7 @@ class Plan:
         input: rows; `done`: of these, before.
         planning: seconds that it took to find that out, as it will take a run.
         workers: how many are to do it; `price_per_hour`: of each.
+        passed: what the input shows and no row is made of.
     """
 
     input: int
@@ -50,6 +52,7 @@ class Plan:
     price_per_hour: float | None
     max_cost: float | None = None
     max_hours: float | None = None
+    passed: tuple[Passed, ...] = ()
 
     @property
     def to_do(self) -> int:
@@ -85,6 +88,7 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
         price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
         max_cost=options.max_cost,
         max_hours=options.max_hours,
+        passed=worklist.passed,
     )
 
 
@@ -147,6 +151,7 @@ def summary(plan: Plan) -> str:
     measured, estimate, price = plan.measured, plan.estimate, plan.price_per_hour
     lines = [
         ("input", f"{plan.input:,} rows"),
+        *(("passed over", str(one)) for one in plan.passed),
         ("done before", f"{plan.done:,}"),
         ("to do", f"{plan.to_do:,} (found out in {plan.planning:.0f} s)"),
         ("measured", f"{measured.rows:,} rows in {measured.seconds:,.1f} s with {_workers(measured.workers)} on "

@@ -23,8 +23,8 @@ a table, or in the same folder of images.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -33,10 +33,12 @@ import ray
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place, read_ledger
+from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.setup import Setup
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
 
@@ -56,10 +58,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Scan:
-    """A unit's rows: their digests [N], and the numbers of those that could not be read."""
+    """A unit's rows: their digests [N], and the numbers of those that could not be read; and what is no row."""
 
     digests: np.ndarray
     unread: list[int]
+    passed: tuple[Passed, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,14 @@ class Worklist:
 
     Attributes:
         sample: the digests of the rows drawn, which are then all the rows there are.
+        passed: what the input shows and no row is made of.
     """
 
     tasks: tuple[Task, ...]
     rows: int
     skipped: int
     sample: Ledger | None = None
+    passed: tuple[Passed, ...] = ()
 
     @property
     def to_do(self) -> int:
@@ -93,7 +98,7 @@ def find_worklist(setup: Setup) -> Worklist:
     except (*S3_ERRORS, OSError, pa.ArrowException) as error:
         raise store_error(f"--output {output.uri} can't be read", error) from error
     worklist = make_worklist(
-        setup.units,
+        setup.source.units,
         ledger,
         storage=setup.storage,
         columns=setup.columns,
@@ -101,9 +106,11 @@ def find_worklist(setup: Setup) -> Worklist:
         limit=options.limit,
         sample=options.sample,
         adjacent=options.sample_adjacent,
+        shown=setup.source.passed,
     )
     if not worklist.rows:
-        raise UsageError(f"--input {' '.join(options.input)}: there are no rows")
+        also = "".join(f"; passed over: {one}" for one in worklist.passed)
+        raise UsageError(f"--input {' '.join(options.input)}: there are no rows{also}")
     return worklist
 
 
@@ -117,18 +124,21 @@ def make_worklist(
     limit: int | None = None,
     sample: int | None = None,
     adjacent: int = 1,
+    shown: Iterable[Passed] = (),
 ) -> Worklist:
     """Scan the ids of `units` and judge the first `limit` rows, or so many of them as `sample` says.
 
     Args:
         num_cpus: what a scanning task reserves.
         adjacent: how many rows are drawn together.
+        shown: what was passed over before there were units.
     """
-    gathered, counts, unread = bytearray(), [], []
+    gathered, counts, unread, passed = bytearray(), [], [], PassedOver(shown)
     for scanned in _take(in_order(scan_unit, units, num_cpus, storage, columns), limit):
         unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
         gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
         counts.append(len(scanned.digests))
+        passed.update(scanned.passed)
     digests = np.frombuffer(gathered, DIGEST)
     drawn = None
     if sample is not None:
@@ -146,6 +156,7 @@ def make_worklist(
         rows=len(verdicts) - int(np.count_nonzero(verdicts == UNDRAWN)),
         skipped=int(np.count_nonzero(verdicts == DONE)),
         sample=drawn,
+        passed=tuple(passed),
     )
 
 
@@ -227,7 +238,9 @@ def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
     left = limit
     for scan in scans:
         if left is not None:
-            scan = Scan(scan.digests[:left], [number for number in scan.unread if number < left])
+            scan = replace(
+                scan, digests=scan.digests[:left], unread=[number for number in scan.unread if number < left]
+            )
             left -= len(scan.digests)
         yield scan
         if left == 0:
@@ -254,14 +267,18 @@ def in_order(
 
 
 def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:
-    """A unit's rows, in order."""
+    """A unit's rows, in order, and what is none."""
     unread: list[int] = []
+    passed = PassedOver()
 
     def digests() -> Iterator[bytes]:
-        for number, record in enumerate(read(unit, storage, columns, images=False)):
+        for number, record in enumerate(read(unit, storage, columns, images=False, passed=passed)):
             id = id_of(record.columns.get(columns.id))
             if id is None and record.reject is not None and record.reject.retryable:
                 unread.append(number)
             yield digest_place(record.place) if id is None else digest_id(id)
 
-    return Scan(np.fromiter(digests(), dtype=DIGEST), unread)
+    found = np.fromiter(digests(), dtype=DIGEST)
+    if not len(found) and not passed.total():
+        passed.add("files", "no row stands in it", unit.uri)
+    return Scan(found, unread, tuple(passed))

@@ -18,6 +18,7 @@ from adafv.counting import Sizes
 from adafv.pipeline.control.resources import Resources
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.estimate import Measured
 from adafv.pipeline.record.hook import public_hook
 from adafv.pipeline.record.prices import Tariff
@@ -54,6 +55,7 @@ class RunRecord:
 
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
+        passed_over: what the input shows and no row is made of.
     """
 
     run_id: str
@@ -69,6 +71,7 @@ class RunRecord:
     ended: datetime | None = None
     input: int = 0
     skipped: int = 0
+    passed_over: tuple[Passed, ...] = ()
     seconds: float = 0.0  # from the first row asked for to the last one written
     worker_seconds: float = 0.0
     cost_usd: float | None = None  # what the workers cost, idle time included
@@ -80,6 +83,10 @@ class RunRecord:
     @property
     def reject_rate(self) -> float:
         return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
+
+    def has_too_many_rejects(self, most: float | None) -> bool:
+        """Whether more than this fraction is rejected; None: whether all are."""
+        return self.reject_rate == 1 if most is None else self.reject_rate > most
 
     @property
     def left(self) -> int:
@@ -139,6 +146,7 @@ class RunRecord:
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
             },
+            "passed_over": [one.as_json() for one in self.passed_over],
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
@@ -204,6 +212,7 @@ class RunRecord:
         tally = self.tally
         seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
         lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
+        lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
             lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from adafv.pipeline import schema
 from adafv.pipeline.record.prices import Tariff
+from adafv.pipeline.record.reasons import Reasons
 
 SUMMED = [
     "visual_tokens",
@@ -73,6 +74,7 @@ class Tally:
     truncated: int = 0  # labels whose answer was cut off at its longest
     batches: float = 0.0  # that the labels were made in, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
+    reasons: Reasons = field(default_factory=Reasons)
     totals: Counter[str] = field(default_factory=Counter)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
@@ -91,6 +93,7 @@ class Tally:
         self.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
         self.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
         self.rejected.update(rejects.column("error").to_pylist())
+        self.reasons.add(rejects)
         for name in SUMMED:
             self.totals[name] += pc.sum(labels.column(name)).as_py() or 0
         self._note_workers(table)

@@ -149,6 +149,13 @@ class ObjectFile(io.RawIOBase):
         return self._held[start : start + size]
 
 
+def _type_of(item: dict[str, Any]) -> FileType:
+    """What an object of S3's listing is. One whose key ends with a slash stands for a folder, unless it has bytes."""
+    if not item["Key"].endswith("/"):
+        return FileType.File
+    return FileType.Unknown if item["Size"] else FileType.Directory
+
+
 class S3Handler(pyarrow.fs.FileSystemHandler):
     """Paths are BUCKET/KEY, and a folder is what keys have before a slash. Nothing is written through it."""
 
@@ -167,8 +174,9 @@ class S3Handler(pyarrow.fs.FileSystemHandler):
     def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[FileInfo]:
         assert selector.recursive
         bucket, _, key = selector.base_dir.partition("/")
-        files = (item for item in self._list(bucket, key) if not item["Key"].endswith("/"))
-        return [FileInfo(f"{bucket}/{item['Key']}", FileType.File, size=item["Size"]) for item in files]
+        return [
+            FileInfo(f"{bucket}/{item['Key']}", _type_of(item), size=item["Size"]) for item in self._list(bucket, key)
+        ]
 
     def _info(self, path: str) -> FileInfo:
         bucket, _, key = path.partition("/")

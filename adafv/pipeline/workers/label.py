@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Columns that a result takes from its row.
 KEPT = ["id", "image", "image_uri", "question", "prompt", "fetch_ms", "preprocess_ms"]
+ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # a label's own share of each
 
 
 class DeviceMemoryError(Exception):
@@ -154,18 +155,18 @@ class Labelling:
         samples = samples_of(table)
         start = time.perf_counter()
         labels = self._label(samples, on_progress)
-        seconds = (time.perf_counter() - start) / len(samples)
-        common = self._common | {
-            "gpu_seconds": seconds,
-            "cost_usd": None if self._price is None else seconds * self._price / 3600,
-            "labelled_at": datetime.now(UTC),
-        }
+        held = shared(time.perf_counter() - start, labels)
+        common = self._common | {"labelled_at": datetime.now(UTC)}
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
         results = []
-        for row, sample, label, shown in zip(given, samples, labels, names, strict=True):
+        for row, sample, label, shown, seconds in zip(given, samples, labels, names, held, strict=True):
             images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
-            results.append(row | _outcome(label, images) | common)
+            results.append(row | _outcome(label, images) | self._cost(seconds) | common)
         return pa.Table.from_pylist(results, schema=schema.RESULTS)
+
+    def _cost(self, seconds: float) -> dict[str, float | None]:
+        usd = None if self._price is None else seconds * self._price / 3600
+        return {"gpu_seconds": seconds, "cost_usd": usd}
 
     def is_spent(self, error: BaseException) -> bool:
         from adafv.engine import breaks_device
@@ -181,6 +182,15 @@ class Labelling:
             if is_out_of_memory(error):
                 raise DeviceMemoryError(str(error)) from error
             raise
+
+
+def shared(seconds: float, labels: Sequence[Label]) -> list[float]:
+    """The time that a batch held the worker, shared among its rows: a second look is its own row's, and of the rest
+    each has the same.
+    """
+    own = [sum(getattr(label, f"{stage}_ms") for stage in ENGINE_STAGES) / 1000 for label in labels]
+    rest = (seconds - sum(own)) / len(labels)
+    return [one + rest for one in own]
 
 
 def _outcome(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:

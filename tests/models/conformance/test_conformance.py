@@ -58,6 +58,20 @@ def test_keeping_all_equals_none(subject, column):
             assert label.mean_logprob == pytest.approx(whole.mean_logprob, abs=1e-5)
 
 
+def test_a_second_look_is_unpruned(subject):
+    """Of questions about one and two pictures the less sure are asked again together, and answered as `none` does."""
+    asked = [([size] * (1 + number % 2), question) for number, (size, question) in enumerate(ASKED[:4])]
+    pruned, whole = (subject.converse(asked, strategy=name, keep=0.2) for name in ("adafv-plus", "none"))
+    sure = sorted(label.confidence for label in pruned)
+    threshold = (sure[1] + sure[2]) / 2
+    again = subject.converse(asked, keep=0.2, escalate=1.0, escalate_below=threshold)
+    for label, first, unpruned in zip(again, pruned, whole, strict=True):
+        expected = unpruned if first.confidence < threshold else first
+        assert label.looks == 1 + (first.confidence < threshold) and label.answer == expected.answer
+        assert label.kept_indices.tolist() == expected.kept_indices.tolist()
+        assert label.mean_logprob == pytest.approx(expected.mean_logprob, abs=1e-4)
+
+
 def test_cues_equal_the_slow_way(subject, column):
     """cues: saliency is that of whole attention matrices, similarity an explicit cosine; what is kept follows."""
     adapter, processing = subject.adapter, subject.processing

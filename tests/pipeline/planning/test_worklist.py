@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tracemalloc
 
 import numpy as np
@@ -250,7 +251,7 @@ def test_a_sample_of_adjacent_rows(ray_local, tmp_path):
 def test_an_input_that_can_only_be_read_in_part(ray_local, tmp_path, caplog):
     """What can't be read may be drawn like any row; that there is such a place is said in any case."""
     path = tmp_path / "x.jsonl.gz"
-    path.write_bytes(b"no gzip")
+    path.write_bytes(gzip.compress(b"{}")[:12])
     units = open_source(str(path), Storage(), COLUMNS).units
     plan = make_worklist(units, Ledger(), storage=Storage(), columns=COLUMNS, num_cpus=0.25, sample=5)
     assert [task.verdicts.tolist() for task in plan.tasks] == [[UNREAD]]

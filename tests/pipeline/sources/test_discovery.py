@@ -69,7 +69,7 @@ def test_image_folders(s3, tmp_path):
     (tmp_path / "in" / "sub" / "x.JPG").write_bytes(SOUND["plain.jpg"])
     (tmp_path / "in" / "notes.md").write_text("no image")
     (tmp_path / "in" / ".hidden.jpg").write_text("no image")
-    assert discovery.open_source(str(tmp_path / "in"), Storage(), FIXED).ignored == 1
+    assert sum(one.count for one in discovery.open_source(str(tmp_path / "in"), Storage(), FIXED).passed) == 2
     bucket = s3.new_bucket()
     s3.upload(tmp_path, f"s3://{bucket}")
     for uri, storage in (
@@ -180,7 +180,7 @@ def test_bad_jsonl_lines_cost_only_themselves(tmp_path):
 
 
 def test_overlong_lines_are_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("adafv.pipeline.sources.formats.LINE_LIMIT", 2**21)
+    monkeypatch.setattr("adafv.pipeline.sources.units.LINE_LIMIT", 2**21)
     good = b'{"id": "a", "image": "x", "question": "q"}'
     (tmp_path / "x.jsonl").write_bytes(good + b"\n" + b"x" * 2**24 + b"\n" + good + b"\n")
     wanted = columns()

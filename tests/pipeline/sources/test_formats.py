@@ -10,9 +10,10 @@ import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store import retry
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.worklist import scan_unit
-from adafv.pipeline.sources import discovery, formats
-from adafv.pipeline.sources.formats import Unit, read
+from adafv.pipeline.sources import discovery, formats, units
+from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from adafv.turn import Turn
 from tests.pipeline.inputs import add, write_jsonl
@@ -309,7 +310,7 @@ def test_a_json_list_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.json"
     records = [{"id": i, "image": "x", "question": "é" * 5000} for i in range(600)]
     path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-    monkeypatch.setattr(formats, "LINE_LIMIT", 20_000)
+    monkeypatch.setattr(units, "LINE_LIMIT", 20_000)
     assert [row.id for row in rows_of(path, LIST)] == [str(i) for i in range(600)]
     path.write_text(json.dumps([records[0], {"id": 1, "question": "e" * 3_000_000}]))
     [_, row] = rows_of(path, LIST)

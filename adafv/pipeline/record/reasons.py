@@ -1,0 +1,40 @@
+"""What a run's rejects have in common: their errors and messages, without what differs from row to row."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from adafv.pipeline.rejects import ERRORS
+
+MOST = 200  # different messages that are told apart
+OTHERS = "…"
+# A quoted text, a path or URI, a number: what tells one row's message from another's.
+_OWN = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\d+")
+
+
+class Reasons:
+    """Counts of rejects by error and message."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
+
+    def add(self, rejects: pa.Table) -> None:
+        """`rejects` has columns of `schema.REJECTS`."""
+        for row in rejects.select(["id", "image", "error", "message"]).to_pylist():
+            reason = row["error"], _OWN.sub("…", row["message"])
+            if reason not in self._counts and len(self._counts) >= MOST:
+                reason = row["error"], OTHERS
+            self._counts[reason] += 1
+            self._examples.setdefault(reason, f"{row['id'] or row['image']}: {row['message']}")
+
+    def lines(self, most: int = 3) -> Iterator[str]:
+        """The commonest, with an example and what helps."""
+        for (error, _), count in (reason for reason in self._counts.most_common(most)):
+            yield f"{count:,} {error}, such as {self._examples[error, _]}"
+            if ERRORS[error].advice:
+                yield f"  {ERRORS[error].advice}"

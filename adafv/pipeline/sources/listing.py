@@ -1,0 +1,215 @@
+"""The files under a folder or that a pattern names, and which of them are no input by where they lie."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+
+import pyarrow.fs as pafs
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.passed import PassedOver
+from adafv.pipeline.store.s3 import store_error
+
+SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+OUTPUTS = (r"(labels|rejects)/[^/]*\.parquet", r"runs/[^/]*\.json", r"lease/.*", r"\.tmp/.*", r"recipe\.json")
+MOST = 100_000  # names that braces may stand for
+NO, ENTER, WITHIN = range(3)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A URI with wildcards: `*`, `?` and `[...]` within a name, `**` for any folders, and braces.
+
+    Attributes:
+        uri: as given; `folder`: the part of it in which there are none.
+        names: what braces stand for, without wildcards, relative to `folder`; `globs`: the rest, in parts.
+    """
+
+    uri: str
+    folder: str
+    names: frozenset[str]
+    globs: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, uri: str) -> Pattern | None:
+        """None where there are no wildcards in `uri`."""
+        match = re.search(r"[*?\[{]", uri)
+        if match is None:
+            return None
+        folder = uri[: uri.rfind("/", 0, match.start())]
+        relative = expand(uri[len(folder) + 1 :])
+        globs = [name for name in relative if re.search(r"[*?\[]", name)]
+        names = frozenset(relative) - frozenset(globs)
+        return cls(uri, folder or "/", names, tuple(tuple(glob.split("/")) for glob in globs))
+
+    def reach(self, path: str) -> int:
+        """WITHIN where `path` matches or lies in a folder that does, ENTER where it is above what may, else NO."""
+        parts = path.split("/")
+        if any("/".join(parts[:end]) in self.names for end in range(1, len(parts) + 1)):
+            return WITHIN
+        above = ENTER if any(name.startswith(f"{path}/") for name in self.names) else NO
+        return max([above, *(_reach(glob, parts) for glob in self.globs)])
+
+    def missing(self, files: Collection[str]) -> list[str]:
+        """The names without wildcards that are none of the files, nor a folder of some."""
+        found = {
+            "/".join(parts[:end]) for parts in (file.split("/") for file in files) for end in range(1, len(parts) + 1)
+        }
+        return sorted(self.names - found)
+
+
+def _reach(glob: Sequence[str], parts: Sequence[str]) -> int:
+    if not glob:
+        return WITHIN
+    if not parts:
+        return ENTER
+    if glob[0] == "**":
+        return WITHIN if len(glob) == 1 else max(_reach(glob[1:], parts), _reach(glob, parts[1:]))
+    return _reach(glob[1:], parts[1:]) if fnmatchcase(parts[0], glob[0]) else NO
+
+
+def expand(text: str) -> list[str]:
+    """What a text with braces stands for, as in a shell: `{a,b}` each of them, `{00..12}` each number."""
+    found = list(islice(_expand(text), MOST + 1))
+    if len(found) > MOST:
+        raise UsageError(f"--input {text}: its braces stand for more than {MOST:,} names")
+    return list(dict.fromkeys(found))
+
+
+def _expand(text: str) -> Iterator[str]:
+    match = re.search(r"\{([^{}]*)\}", text)
+    choices = _choices(match[1]) if match else None
+    if match is None:
+        yield text
+    elif choices is None:  # a name with braces
+        yield from (f"{text[: match.end()]}{rest}" for rest in _expand(text[match.end() :]))
+    else:
+        for choice in choices:
+            yield from _expand(text[: match.start()] + choice + text[match.end() :])
+
+
+def _choices(text: str) -> Iterable[str] | None:
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if numbers is None:
+        return text.split(",") if "," in text else None
+    first, last = int(numbers[1]), int(numbers[2])
+    padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
+    width, step = max(map(len, numbers.groups())) if padded else 0, 1 if last >= first else -1
+    return (f"{number:0{width}}" for number in range(first, last + step, step))
+
+
+def list_files(
+    filesystem: pafs.FileSystem, path: str, uri: str, passed: PassedOver, pattern: Pattern | None = None
+) -> list[str]:
+    """The paths of the files under `path`, relative to it, sorted; of those that `pattern` names, if it is given."""
+    try:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            found = _walk(path, "", (os.path.realpath(path),), uri, passed, pattern)
+            return sorted(found)
+        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise store_error(f"--input {uri} can't be listed", error) from error
+    prefix, names = path.rstrip("/") + "/", []
+    for info in infos:
+        name = info.path.removeprefix(prefix)
+        if info.type == pafs.FileType.Directory or (pattern is not None and pattern.reach(name) != WITHIN):
+            continue
+        if info.type == pafs.FileType.File:
+            names.append(name)
+        else:
+            passed.add("files", "a name that ends with a slash is a folder's", f"{uri}/{name}")
+    return sorted(names)
+
+
+def _walk(
+    root: str, folder: str, above: tuple[str, ...], uri: str, passed: PassedOver, pattern: Pattern | None
+) -> Iterator[str]:
+    """The files in `folder` of `root`. Links to folders are followed, unless they lead back to one above them."""
+    with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            reach = WITHIN if pattern is None else pattern.reach(name)
+            if reach == NO:
+                continue
+            if _is(os.DirEntry.is_dir, entry):
+                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+                if real in above:
+                    passed.add("links", "a link to a folder that it lies in leads round in circles", f"{uri}/{name}")
+                else:
+                    yield from _walk(root, name, (*above, real), uri, passed, pattern)
+            elif reach != WITHIN:
+                continue
+            elif (
+                _is(os.DirEntry.is_file, entry) or entry.is_symlink()
+            ):  # a link to nothing is a file that can't be read
+                yield name
+            else:
+                passed.add("files", "a pipe, a socket or a device is no file", f"{uri}/{name}")
+
+
+def _is(kind: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
+    try:
+        return kind(entry)
+    except OSError:  # a link in a circle, or through a folder that is closed to us
+        return False
+
+
+def without_outputs(files: Sequence[str], uri: str, output: str | None, passed: PassedOver) -> list[str]:
+    """`files` without those that a job wrote: this one to `output`, if that lies in `uri`, or another.
+
+    A job's output is known by its recipe.json beside runs/. What else lies in such a folder is its export or report;
+    but in `uri` itself it is input.
+    """
+    folders = _outputs_of(files)
+    own = lies_in(uri, output) if output is not None else None
+    if own is not None:
+        folders.add(own)
+    at_root = re.compile("|".join(OUTPUTS)) if "" in folders else None
+    kept = []
+    for name in files:
+        parts = name.split("/")
+        inside = next((above for end in range(1, len(parts)) if (above := "/".join(parts[:end])) in folders), None)
+        if inside is not None or (at_root is not None and at_root.fullmatch(name)):
+            whose = "the job's own output" if (inside or "") == own else "another job's output"
+            passed.add("files", f"{whose} is no input", f"{uri}/{name}")
+        else:
+            kept.append(name)
+    return kept
+
+
+def _outputs_of(files: Sequence[str]) -> set[str]:
+    recipes = {posixpath.dirname(name) for name in files if posixpath.basename(name) == "recipe.json"}
+    runs = {posixpath.dirname(name) for name in files if name.endswith(".json")} if recipes else set[str]()
+    return {folder for folder in recipes if posixpath.join(folder, "runs") in runs}
+
+
+def lies_in(folder: str, uri: str) -> str | None:
+    """`uri` relative to `folder`: "" where they are the same, None where it lies elsewhere. Both are absolute."""
+    if folder.startswith("/") and uri.startswith("/"):
+        folder, uri = os.path.realpath(folder), os.path.realpath(uri)
+    if uri == folder:
+        return ""
+    prefix = folder.rstrip("/") + "/"
+    return uri.removeprefix(prefix) if uri.startswith(prefix) else None
+
+
+def without_hidden(files: Sequence[str], uri: str, images: tuple[str, ...], passed: PassedOver) -> list[str]:
+    """`files` without what systems and other programs keep for themselves. A camera names photos `_DSC0001.JPG`."""
+    kept = []
+    for name in files:
+        parts = name.split("/")
+        if any(part in SYSTEM for part in parts):
+            passed.add("files", "an operating system's own folder holds no data", f"{uri}/{name}")
+        elif any(part.startswith(".") for part in parts):
+            passed.add("files", "a name that begins with a dot is hidden", f"{uri}/{name}")
+        elif any(part.startswith("_") for part in parts) and not name.lower().endswith(images):
+            passed.add("files", "a name that begins with an underscore is hidden, but an image's", f"{uri}/{name}")
+        else:
+            kept.append(name)
+    return kept
