@@ -46,10 +46,13 @@ from adafv.uploading import uploaded
 # few enough to bound its activations.
 _POSITIONS_PER_PASS = (1024, 32768)
 
+_AMPERE = (8, 0)  # the compute capability of the first GPUs that have bfloat16
+
 
 def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
     """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype; with their text tower, and
-    without the language model where that is another back end's.
+    without the language model where that is another back end's. On a GPU it turns cuDNN's attention off, for the whole
+    process.
 
     Raises:
         ValueError: the model is of no supported family, its configuration can't be pruned, the back end can't do it, or
@@ -57,6 +60,9 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
         OSError: there is no such model, or a file of it is missing.
     """
     device = torch.device(_device(options.device))
+    if device.type == "cuda":
+        # On an H100 torch's first choice. It plans anew for each shape, and decoding has a new one at every step.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     processing = load_processing(model)
     ours = options.backend == "transformers"
     if not ours:
@@ -371,6 +377,9 @@ def _device(name: str) -> str:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, name)
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    # torch would emulate bfloat16 on older GPUs, and says that it is supported.
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _AMPERE else torch.float16

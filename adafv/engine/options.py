@@ -44,7 +44,8 @@ class EngineOptions:
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
-        dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
+        dtype: `auto` (on a GPU bfloat16, or float16 where it has none; elsewhere float32), `float32`, `bfloat16` or
+            `float16`.
         quantize: the language model's weights in 8 or 4 bits: `int8` or `int4` (adafv.models.quantization).
         backend: what the language model runs on: `transformers` with the engine's own loop, or `vllm` (docs/vllm.md).
         tensor_parallel: GPUs that the language model is spread over; more than one with `vllm` alone.
@@ -113,7 +114,7 @@ class EngineOptions:
     )
     dtype: str = option(
         "hardware",
-        "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16",
+        "auto (bfloat16 on a GPU, float16 on one that has none; float32 on a CPU), float32, bfloat16 or float16",
         "auto",
         metavar="NAME",
         after="device",
