@@ -24,6 +24,18 @@ CUDA = torch.device("cuda", 0)
 
 # Operators that give the host a value, or a shape that depends on one.
 _ASKING = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "_unique2", "unique_dim", "bincount"}
+_UNSTEADY = {
+    *("cumsum", "index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_"),
+    *(
+        "_index_put_impl_",
+        "put_",
+        "histc",
+        "bincount",
+        "_embedding_bag",
+        "adaptive_avg_pool2d",
+        "max_pool3d_with_indices",
+    ),
+}
 _NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 # Of c10's table of what switches devices: the places of CUDA, and of `meta`, where nothing is switched.
@@ -60,6 +72,8 @@ class World(TorchDispatchMode):
         waits: for each time that the host would wait for the device, `operator in function`.
         uploads: likewise for copies to the device that the host would have to stay for: not asked for as
             `non_blocking`, or from memory that isn't pinned.
+        unsteady: likewise for operators of which CUDA's, by torch's documentation, sum in an order of their own each
+            time.
         launches: how many kernels were launched, copies to the device among them.
     """
 
@@ -69,6 +83,7 @@ class World(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self.uploads: list[str] = []
+        self.unsteady: list[str] = []
         self.launches = 0
         self._pinned: dict[int, Any] = {}  # kept, so that no other storage gets the address
 
@@ -95,6 +110,8 @@ class World(TorchDispatchMode):
         )
         if ours and (name in _ASKING or by_mask):
             self.wait(name)
+        if ours and name in _UNSTEADY and tensors[0].is_floating_point():
+            self.unsteady.append(f"{name} in {_place()}")
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         is_view = any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns)
