@@ -24,7 +24,8 @@ QUANTIZATIONS = ("int8", "int4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How to prune and generate. Everything here can change a label. Batch sizes can't, on a CPU in float32, and are not here.
+    """How to prune and generate. Everything here can change a label; batch sizes, on a CPU in float32, can't, so they
+    are not here.
 
     Raises OptionError for a wrong value.
 

@@ -8,6 +8,7 @@ nothing of time, memory, streams, or a GPU's rounding.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -186,6 +187,8 @@ def pretended_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[World]:
         torch._C._set_only_lift_cpu_tensors(True)
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # What happens in other threads isn't seen: transformers would load weights in some.
+        stack.enter_context(mock.patch.dict(os.environ, {"HF_DEACTIVATE_ASYNC_LOAD": "1"}))
         for name in ("__enter__", "__exit__"):  # in inference mode operators made of others would arrive whole
             stack.enter_context(mock.patch.object(torch.inference_mode, name, lambda *_: None))
         for mode in (torch.no_grad(), _Functions(), world):

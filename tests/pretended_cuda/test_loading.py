@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from adafv.engine import Engine, EngineOptions
-from tests.pretended_cuda.device import pretended_cuda
+from adafv.engine import Engine, EngineOptions, load_model
+from adafv.models import loading
+from tests.pretended_cuda.device import CUDA, pretended_cuda
 
 
 @pytest.fixture
@@ -36,3 +38,24 @@ def test_attention_is_not_cudnns(tiny_model, cudnn):
     with pretended_cuda():
         Engine.load(str(tiny_model), EngineOptions(device="cuda"))
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_weights_go_straight_to_the_gpu_where_accelerate_is(installed, tiny_model, monkeypatch):
+    pytest.importorskip("accelerate")
+    if not installed:
+        monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    found, move = [], PreTrainedModel.to
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "to",
+        lambda model, *to: (found.append({each.device for each in model.parameters()}), move(model, *to))[1],
+    )
+    wanted = load_model(str(tiny_model), EngineOptions(device="cpu", dtype="float32"))[0].model
+    with pretended_cuda():
+        model = load_model(str(tiny_model), EngineOptions(device="cuda", dtype="float32"))[0].model
+        assert found[-1] == ({CUDA} if installed else {torch.device("cpu")}), "before it is moved as a whole"
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        assert {each.device for each in tensors.values()} == {CUDA} and not model.training
+        for name, expected in wanted.named_parameters():
+            assert torch.equal(tensors[name].cpu(), expected)
