@@ -40,6 +40,7 @@ from adafv.engine.vllm import VllmGenerator, check_family
 from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Processing, best_attention, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Selection, Strategy
+from adafv.uploading import uploaded
 
 # Positions that pass through the language model together in prefill, on a CPU and on an accelerator: enough to fill it,
 # few enough to bound its activations.
@@ -283,7 +284,7 @@ class Engine:
     ) -> list[Prompts]:
         """The prompts as embeddings, with the kept visual tokens, bool [V, N], of V images."""
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples]))
-        text = self._adapter.embed(ids.to(self._device, non_blocking=True))
+        text = self._adapter.embed(uploaded(ids, self._device))
         if self._adapter.newline is not None:
             text = torch.cat([text, self._adapter.newline[None]])
         layout = lay_out(

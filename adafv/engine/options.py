@@ -30,7 +30,7 @@ class EngineOptions:
 
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
-        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the

@@ -90,7 +90,7 @@ class Label:
         visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
         kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, image after image, ascending.
         kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
-        from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
+        from_text, from_saliency: how many each cue contributed (for `adafv` i and j of the mixture, which may overlap).
         grid: where the N tokens lie on the images, image after image.
         parts: one for each image in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
         prompt_tokens: length of the language model's prompt, kept visual tokens included.
