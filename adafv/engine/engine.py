@@ -76,10 +76,11 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """One way to ask: with which budget, and what prunes to it."""
+    """One way to ask: with which budget, what prunes to it, and what splits its batches."""
 
     options: EngineOptions
     pruner: Pruner
+    splitter: BatchSplitter
 
 
 class Engine:
@@ -105,17 +106,19 @@ class Engine:
         self._strategy = strategy or options.rule
         self._batched = self._device.type != "cpu"
         self._encoder = Encoder(adapter, self._strategy.needs, together=self._batched)
-        self._looks = [self._look(options, self._strategy)]
+        self._first = self._look(options, self._strategy)
+        self._again = None
         if options.second_look is not None:
-            self._looks.append(self._look(options.second_look, None if options.escalate == 1 else strategy))
+            self._again = self._look(options.second_look, None if options.escalate == 1 else strategy)
+        self._audit = self._look(options.unpruned, None) if options.audit else None
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
-        self._splitters = [BatchSplitter() for _ in self._looks]
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
-        return _Look(options, Pruner(self._adapter, self._processing, rule, together=self._batched))
+        pruner = Pruner(self._adapter, self._processing, rule, together=self._batched)
+        return _Look(options, pruner, BatchSplitter())
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
@@ -149,7 +152,8 @@ class Engine:
             ArithmeticError: the model computes no answer to it.
         """
         threshold = None if self._options.escalate is None else math.inf
-        options = replace(self._options, max_new_tokens=1, escalate_below=threshold)
+        audit = 1.0 if self._options.audit else 0.0
+        options = replace(self._options, max_new_tokens=1, escalate_below=threshold, audit=audit)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
@@ -168,7 +172,7 @@ class Engine:
             torch.OutOfMemoryError: there is a sample that doesn't fit by itself. Where the device is a CPU, the errors
                 that `is_out_of_memory` knows.
         """
-        return self._splitters[0].label(samples, lambda part: self._label(part, on_progress))
+        return self._first.splitter.label(samples, lambda part: self._label(part, on_progress))
 
     @torch.inference_mode()
     def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
@@ -177,31 +181,53 @@ class Engine:
         images = prompt_images(samples, self._processing, self._options)
         tables = self._arranged(samples, images, self._encoder(samples, on_progress))
         watch.lap("encode")
-        labels = self._answer(self._looks[0], samples, images, tables, watch, on_progress)
-        for row, label in self._second_looks(samples, images, tables, labels, on_progress).items():
-            labels[row] = label.after(labels[row])
-        return labels
-
-    def _second_looks(
-        self,
-        samples: Sequence[Sample],
-        images: Sequence[PromptImage],
-        tables: Sequence[Encoded],
-        first: Sequence[Label],
-        on_progress: Callable[[], None],
-    ) -> dict[int, Label]:
-        """The answers to the questions that are asked again, by the sample's place in the batch."""
-        unsure = self._unsure(samples, first)
+        labels = self._answer(self._first, samples, images, tables, watch, on_progress)
         own: list[list[Encoded]] = [[] for _ in samples]
         for image, table in zip(images, tables, strict=True):
             own[image.sample].append(table)
+        if self._again is not None:
+            unsure = self._unsure(samples, labels)
+            for row, label in self._asked(self._again, unsure, samples, own, on_progress).items():
+                labels[row] = label.after(labels[row])
+        if self._audit is not None:
+            drawn = [row for row, sample in enumerate(samples) if self._is_audited(sample)]
+            pruned = [row for row in drawn if labels[row].kept_tokens < labels[row].visual_tokens]
+            unpruned = self._asked(self._audit, pruned, samples, own, on_progress)
+            for row in drawn:
+                whole = unpruned.get(row)
+                labels[row] = labels[row].audited(whole) if whole else labels[row].as_unpruned()
+        return labels
 
-        def again(rows: Sequence[int]) -> list[Label]:
-            watch, look, some = Stopwatch(self._device), self._looks[1], [samples[row] for row in rows]
+    def _asked(
+        self,
+        look: _Look,
+        rows: Sequence[int],
+        samples: Sequence[Sample],
+        tables: Sequence[Sequence[Encoded]],
+        on_progress: Callable[[], None],
+    ) -> dict[int, Label]:
+        """The answers to the questions that are asked again, by the sample's place in the batch.
+
+        Args:
+            rows: which samples; `tables`: of each sample's images.
+        """
+
+        def ask(rows: Sequence[int]) -> list[Label]:
+            watch, some = Stopwatch(self._device), [samples[row] for row in rows]
             shown = prompt_images(some, self._processing, look.options)
-            return self._answer(look, some, shown, [table for row in rows for table in own[row]], watch, on_progress)
+            return self._answer(look, some, shown, [table for row in rows for table in tables[row]], watch, on_progress)
 
-        return dict(zip(unsure, self._splitters[-1].label(unsure, again), strict=True)) if unsure else {}
+        return dict(zip(rows, look.splitter.label(rows, ask), strict=True))
+
+    def _is_audited(self, sample: Sample) -> bool:
+        """Whether a sample is in the share that is drawn, the same ones every time, and fits the context unpruned."""
+        if (seed_of("audit", sample.id) + 2**63) / 2**64 >= self._options.audit:
+            return False
+        single = len(sample.images) == 1
+        geometries = [self._processing.geometry(image.size, single=single) for image in sample.images]
+        text = len(sample.input_ids) - sum(geometry.runs for geometry in geometries)
+        visual = sum(max(len(each.source), each.extent if each.positions is not None else 0) for each in geometries)
+        return text + visual + self._options.max_new_tokens <= self._processing.context_length
 
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         """Which of the answers aren't sure, and would be to more visual tokens."""

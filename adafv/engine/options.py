@@ -31,7 +31,7 @@ class EngineOptions:
 
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
-        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
@@ -41,6 +41,7 @@ class EngineOptions:
         escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
             visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
         escalate_below: a log-probability, compared with `Label.confidence`; needed with `escalate`, and idle without.
+        audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
@@ -105,6 +106,14 @@ class EngineOptions:
         "transformers",
         metavar="NAME",
         formerly="transformers",
+    )
+    audit: float = option(
+        "ending",
+        "fraction of the rows, drawn by their ids, that are asked unpruned as well, to watch agreement on this data",
+        0.0,
+        type=float,
+        metavar="X",
+        after="max_hours",
     )
     device: str = option(
         "hardware",
@@ -174,7 +183,10 @@ class EngineOptions:
         return frozenset(idle)
 
     def _check_second_look(self) -> None:
-        """Raise a ValueError if answers can't be asked again as `escalate` and `escalate_below` say."""
+        """Raise a ValueError if answers can't be asked again as `escalate`, `escalate_below` and `audit` say."""
+        require(0 <= self.audit <= 1, "audit", self.audit, "a fraction from 0 to 1")
+        pruned = self.strategy != "none" or not self.audit
+        require(pruned, "audit", self.audit, "left out: strategy 'none' prunes nothing that could be audited")
         if self.escalate is None:
             require(self.escalate_below is None, "escalate_below", self.escalate_below, "left out without escalate")
             return
@@ -193,8 +205,15 @@ class EngineOptions:
         """
         if self.escalate is None:
             return None
-        again = replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None)
-        return replace(again, strategy="none", text_tower=None) if self.escalate == 1 else again
+        if self.escalate == 1:
+            return self.unpruned
+        return replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None, audit=0.0)
+
+    @property
+    def unpruned(self) -> EngineOptions:
+        """The same without pruning."""
+        once = replace(self, keep=1.0, keep_tokens=None, escalate=None, escalate_below=None, audit=0.0)
+        return replace(once, strategy="none", text_tower=None)
 
     @property
     def ratio(self) -> float | None:

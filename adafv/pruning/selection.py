@@ -65,12 +65,12 @@ class Selection:
 
     @property
     def from_text(self) -> Tensor:
-        """int64 [B], i: how many leading tokens of the text order were taken."""
+        """int64 [B], how many tokens are kept for the text cue: i of AdaFV's mixture."""
         return self.by_text.sum(dim=1)
 
     @property
     def from_saliency(self) -> Tensor:
-        """int64 [B], j: likewise for saliency. What is kept for both counts twice, so i + j can exceed K."""
+        """int64 [B], likewise for saliency: j. AdaFV's may overlap, so i + j can exceed K."""
         return self.by_saliency.sum(dim=1)
 
     def check(self) -> Selection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adafv.pruning.coverage import coverage
+from adafv.pruning.adafv_plus import coverage
 from tests.pretended_cuda.device import pretended_cuda
 
 
