@@ -5,6 +5,10 @@ Dependencies point downwards only::
     internals  private names of other libraries, in one place
     option     how options are declared
     boxes      where a label's kept tokens lie on its image
+    turn       one side's words in a conversation
+    uploading  tensors onto a GPU without waiting
+    hardware   what the machine is called; spot: machines for Ray's cluster launcher
+    scoring    how answers are judged; counting: the operations and bytes that labelling takes
     onednn     attention and matrix products on x86 CPUs     torch
     pruning    tensors in, kept tokens out
     models     a family's visual tokens, cues and geometry   + transformers

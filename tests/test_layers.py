@@ -24,7 +24,7 @@ PACKAGE = [
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "embedded", "option", "boxes"},
+    {"onednn", "hardware", "turn", "spot", "embedded", "option", "boxes", "uploading"},
     {"internals"},
 ]
 PIPELINE = [

@@ -4,7 +4,12 @@ Each module makes the data that it needs, measures, and formats its figures as a
 
     speed      samples a second, and how near that is to the hardware's limit, beside others
     quality    what pruning costs in accuracy: every strategy and budget on the same questions
+    confidence which signal says best that pruning changed an answer; signals: what each says
+    promise    whether a calibrated cascade of two looks agrees as often as it promises
     ablation   AdaFV as published against AdaFV corrected, piece by piece
+    pipeline   what the job keeps of its engine's speed, and that its memory doesn't grow with its input
+    scale      what bounds a job on many workers, with a simulated engine
+    forecast   how near --plan comes to what the run takes
     ledger     memory and time of planning a rerun, by the number of ids
     isolation  what working in child processes costs
     report     memory and time of a report, by the number of labels
@@ -18,6 +23,7 @@ What they share:
     shapes     models of a named shape with random weights, and questions to ask them
     work       operations and bytes that labelling takes at least
     ceilings   what the hardware can do at best
+    process    a process of its own for one measurement
     memory     the most memory that something took
     chart      accuracy over budget, drawn
     machine    what every figure has to be read with

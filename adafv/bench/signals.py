@@ -9,7 +9,7 @@ each the larger the surer:
     first_margin   the first token's probability, less that of the runner-up
     entropy        of the distribution that a token was chosen from, averaged over the tokens, negative
     length         tokens, negative
-    demand         share of what the question asks about (Q of `adafv.pruning.coverage`) that was kept
+    demand         share of what the question asks about (Q of `adafv.pruning.adafv_plus`) that was kept
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from adafv.engine.generation import Answer, Generator
 from adafv.engine.sequence import Prompts
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import Cues, Selection, Strategy
-from adafv.pruning.coverage import question
+from adafv.pruning.adafv_plus import question
 from adafv.pruning.cues import text_cosines
 
 SIGNALS = ("mean_logprob", "min_logprob", "sum_logprob", "first_margin", "entropy", "length", "demand")

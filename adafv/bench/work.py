@@ -11,7 +11,7 @@ from typing import Any
 
 from adafv.counting import Model, TokenCounts, Work
 from adafv.models import sizes_of
-from adafv.pruning.coverage import BLOCK
+from adafv.pruning.adafv_plus import BLOCK
 
 
 def count(config: Any, item: int, strategy: str, crops: int, samples: Sequence[TokenCounts]) -> dict[str, Work]:

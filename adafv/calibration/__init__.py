@@ -6,6 +6,7 @@ answers      what a candidate answered, read back from its output
 truth        the right answers, where the data set has them
 budgets      agreement, accuracy and cost of one candidate
 verdict      which budget is recommended, and what is not decided
+cascades     the cheapest pair of looks that is shown to agree; second_looks: the pairs that were labelled
 summary      the text that is printed; command: the command line to run next
 page         one HTML file
 """

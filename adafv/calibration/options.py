@@ -20,6 +20,7 @@ SAMPLE, MIN_AGREEMENT, KEEPS, ESCALATES, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05"
 DECIDED = (
     "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "escalate", "escalate_below",
     "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
+    "audit", "audit_fails", "min_agreement",
 )  # fmt: skip
 
 
@@ -121,8 +122,8 @@ def parse_command(arguments: Sequence[str], description: str, epilog: str, prog:
         keeps=tuple(parse_keeps(values["keeps"])),
         escalates=tuple(parse_keeps(values["escalates"])),
         text_tower=text_tower,
-        min_agreement=values["min_agreement"],
-        agreement=values["agreement"] or ("normalised" if job.prompt_columns() else "rouge-l"),
+        min_agreement=values["demanded"],
+        agreement=values["agreement"] or job.agreement_measure(),
         answer_column=values["answer_column"],
         metric=values["metric"] or METRIC,
     )
@@ -154,7 +155,7 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
         help="names, or all (default: %(default)s)",
     )
     group.add_argument(
-        "--min-agreement", type=float, default=MIN_AGREEMENT, metavar="X",
+        "--min-agreement", dest="demanded", type=float, default=MIN_AGREEMENT, metavar="X",
         help="what the lower bound of the agreement with the unpruned answers must reach (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(

@@ -88,21 +88,22 @@ def _curves(
     for family in families:
         again = "again" if family.escalate == 1 else f"again at {family.escalate:g}"
         shown = [_point(each * one.seconds, Estimate(one.agreement, one.agreement, one.agreement), label)
-                 for one, label in _spread(family)]  # fmt: skip
+                 for one, label in _spread(family, calibration.cascade)]  # fmt: skip
         lines.append((f"{family.strategy} {family.keep:g}, then {again}", shown))
     return charts.curves(lines, "quality over cost", unit, level)
 
 
-def _spread(family: CascadeFamily) -> list[tuple[Cascade, str]]:
-    """Some of the cascades, evenly by the share that is asked again, with what they are called: the chosen one is."""
+def _spread(family: CascadeFamily, best: Cascade | None) -> list[tuple[Cascade, str]]:
+    """Some of the cascades, evenly by the share that is asked again, up to the chosen one, with what they are called:
+    only the best is.
+    """
+    most = 1.0 if family.chosen is None else family.chosen.escalated_share
     found: dict[int, tuple[Cascade, str]] = {}
-    for one in family.cascades:
+    for one in (each for each in family.cascades if each.escalated_share <= most):
         found.setdefault(round(SHARES * one.escalated_share), (one, ""))
     if family.chosen is not None:
-        found[round(SHARES * family.chosen.escalated_share)] = (
-            family.chosen,
-            f"{family.chosen.escalated_share:.0%} again",
-        )
+        label = f"{most:.0%} again" if family.chosen is best else ""
+        found[round(SHARES * most)] = family.chosen, label
     return [found[place] for place in sorted(found)]
 
 

@@ -138,6 +138,8 @@ def _recommendation(calibration: Calibration) -> list[str]:
         if saved > 0:
             return [*lines, f"It takes {saved:.0%} less of a worker's time a sample than the unpruned model."]
         return [*lines, "But it takes no less of a worker's time a sample than the unpruned model, as measured here."]
+    if calibration.cascade is not None and calibration.cascade.tokens < calibration.unpruned_tokens:
+        return ["No fixed budget is shown to meet the demand."]
     if calibration.is_too_small:
         needed = rows_to_show(options.min_agreement)
         best = max(budget.best.low for budget in calibration.budgets)
@@ -188,13 +190,13 @@ def _second_looks(calibration: Calibration) -> list[str]:
             *lines,
             f"But the language model takes {found.tokens:,.0f} tokens a sample then; unpruned, {whole:,.0f}.",
         ]
-    beside = "no fixed budget is shown to meet the demand"
+    beside = ""
     if fixed is not None:
-        beside = f"the cheapest fixed budget that meets the demand takes {fixed.tokens:,.0f}"
+        beside = f" and {fixed.tokens:,.0f} of the cheapest fixed budget that meets the demand"
     return [
         *lines,
         f"The language model takes {found.tokens:,.0f} tokens a sample, {1 - found.tokens / whole:.0%} less than the "
-        f"{whole:,.0f} unpruned; {beside}. A worker takes {1000 * found.seconds:,.1f} ms, unpruned "
+        f"{whole:,.0f} unpruned{beside}. A worker takes {1000 * found.seconds:,.1f} ms, unpruned "
         f"{1000 * calibration.unpruned:,.1f} ms.",
     ]
 

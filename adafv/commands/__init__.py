@@ -1,4 +1,4 @@
-"""`adafv`: label image data sets with vision-language models whose visual tokens are pruned."""
+"""The command `adafv`, with a module for each of its commands: label, calibrate, report, export, bench."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import import_module
 
 from adafv import __version__
 
+DESCRIPTION = "`adafv`: label image data sets with vision-language models whose visual tokens are pruned."
 COMMANDS = {
     "label": "label a data set of images and questions, or plan what that takes and costs",
     "calibrate": "find the keep ratio that is safe on your data, before you label all of it",
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
-        prog="adafv", usage="%(prog)s [-h] [--version] COMMAND ...", description=__doc__,
+        prog="adafv", usage="%(prog)s [-h] [--version] COMMAND ...", description=DESCRIPTION,
         epilog="\n".join(["commands:", *(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
                           "\n`adafv COMMAND --help` has a command's options."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,

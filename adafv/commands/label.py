@@ -28,7 +28,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = """\
 exit status:
   0  done          1  the run failed; the same command resumes it
-  2  usage         3  more rejects than --max-reject-rate, or nothing but rejects
+  2  usage         3  more rejects than --max-reject-rate, or nothing but rejects,
+                    or with --audit-fails less agreement than --min-agreement
   4  stopped by --max-cost or --max-hours: all that was labelled is written, and the same command labels the rest
 
 S3 keys and region come from the standard AWS environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
     print(result.run.table())
     if result.run.has_too_many_rejects(options.max_reject_rate):
         print(f"{prog}: {_too_many(result.run, options.max_reject_rate)}", file=sys.stderr)
+    if result.run.agrees_too_little(options.min_agreement):
+        print(f"{prog}: {_too_little(result.run, options.min_agreement)}", file=sys.stderr)
     if result.run.stopped_by is not None:
         print(
             f"{prog}: --{result.run.stopped_by} is reached; {result.run.left:,} rows are left, and the same command "
@@ -80,6 +83,16 @@ def _too_many(run: RunRecord, most: float | None) -> str:
     share = f"{run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {most}"
     every = "every row was rejected (--max-reject-rate 1 would end with status 0 all the same)"
     return "\n  ".join([every if most is None else share, *run.tally.reasons.lines()])
+
+
+def _too_little(run: RunRecord, least: float | None) -> str:
+    """What is said of a run whose audited rows agree too little."""
+    found = run.tally.audit.estimate()
+    assert found is not None  # or they would not agree too little
+    return (
+        f"the {run.tally.audit.rows:,} audited rows agree {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] with "
+        f"the unpruned answers; --min-agreement is {least}. adafv calibrate finds a safer --keep or --escalate-below"
+    )
 
 
 def command_parser(prog: str = "label.py") -> argparse.ArgumentParser:

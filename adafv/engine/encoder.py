@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from adafv.engine.sample import Sample
 from adafv.models import Adapter, Encoded
+from adafv.uploading import uploaded
 
 # Crops that pass through an accelerator's vision tower together: enough to fill it, few enough to bound its
 # activations. The last pass of a batch has a multiple of `_STEP`.
@@ -54,7 +55,9 @@ class Encoder:
         together = self._packed if self._adapter.sizes_vary else self._all_at_once
         encode = together if self._together else self._one_by_one
         encoded = known | dict(zip(new, encode([*new.values()], on_progress), strict=True))
-        self._last = {image.key: encoded[image.key] for image in samples[-1].images}
+        last = {image.key: encoded[image.key] for image in samples[-1].images}
+        # What went through together is one tensor: a part of it would keep the whole batch, 3 GB at 7B and 128 images.
+        self._last = {key: each.copied() if self._together else each for key, each in last.items()}
         return [encoded[image.key] for image in shown]
 
     def _one_by_one(self, images: Sequence[np.ndarray], on_progress: Callable[[], None]) -> list[Encoded]:
@@ -92,7 +95,4 @@ class Encoder:
         return self._adapter.encode(self._moved(crops), also=self._needs)
 
     def _moved(self, pixels: Tensor) -> Tensor:
-        device = self._adapter.model.device
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()  # or the copy would wait for the device
-        return pixels.to(device, non_blocking=True)
+        return uploaded(pixels, self._adapter.model.device)

@@ -40,15 +40,19 @@ from adafv.engine.vllm import VllmGenerator, check_family
 from adafv.hardware import cpu_name
 from adafv.models import Adapter, Encoded, Processing, best_attention, load_adapter, load_processing, load_text_tower
 from adafv.pruning import Selection, Strategy
+from adafv.uploading import uploaded
 
 # Positions that pass through the language model together in prefill, on a CPU and on an accelerator: enough to fill it,
 # few enough to bound its activations.
 _POSITIONS_PER_PASS = (1024, 32768)
 
+_AMPERE = (8, 0)  # the compute capability of the first GPUs that have bfloat16
+
 
 def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]:
     """Load `model`, a folder or hub id, onto the device that `options` name, in their dtype; with their text tower, and
-    without the language model where that is another back end's.
+    without the language model where that is another back end's. On a GPU it turns cuDNN's attention off, for the whole
+    process.
 
     Raises:
         ValueError: the model is of no supported family, its configuration can't be pruned, the back end can't do it, or
@@ -56,6 +60,9 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
         OSError: there is no such model, or a file of it is missing.
     """
     device = torch.device(_device(options.device))
+    if device.type == "cuda":
+        # On an H100 torch's first choice. It plans anew for each shape, and decoding has a new one at every step.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     processing = load_processing(model)
     ours = options.backend == "transformers"
     if not ours:
@@ -69,10 +76,11 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """One way to ask: with which budget, and what prunes to it."""
+    """One way to ask: with which budget, what prunes to it, and what splits its batches."""
 
     options: EngineOptions
     pruner: Pruner
+    splitter: BatchSplitter
 
 
 class Engine:
@@ -98,17 +106,19 @@ class Engine:
         self._strategy = strategy or options.rule
         self._batched = self._device.type != "cpu"
         self._encoder = Encoder(adapter, self._strategy.needs, together=self._batched)
-        self._looks = [self._look(options, self._strategy)]
+        self._first = self._look(options, self._strategy)
+        self._again = None
         if options.second_look is not None:
-            self._looks.append(self._look(options.second_look, None if options.escalate == 1 else strategy))
+            self._again = self._look(options.second_look, None if options.escalate == 1 else strategy)
+        self._audit = self._look(options.unpruned, None) if options.audit else None
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
-        self._splitters = [BatchSplitter() for _ in self._looks]
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
-        return _Look(options, Pruner(self._adapter, self._processing, rule, together=self._batched))
+        pruner = Pruner(self._adapter, self._processing, rule, together=self._batched)
+        return _Look(options, pruner, BatchSplitter())
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Engine:
@@ -142,7 +152,8 @@ class Engine:
             ArithmeticError: the model computes no answer to it.
         """
         threshold = None if self._options.escalate is None else math.inf
-        options = replace(self._options, max_new_tokens=1, escalate_below=threshold)
+        audit = 1.0 if self._options.audit else 0.0
+        options = replace(self._options, max_new_tokens=1, escalate_below=threshold, audit=audit)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
@@ -161,7 +172,7 @@ class Engine:
             torch.OutOfMemoryError: there is a sample that doesn't fit by itself. Where the device is a CPU, the errors
                 that `is_out_of_memory` knows.
         """
-        return self._splitters[0].label(samples, lambda part: self._label(part, on_progress))
+        return self._first.splitter.label(samples, lambda part: self._label(part, on_progress))
 
     @torch.inference_mode()
     def _label(self, samples: Sequence[Sample], on_progress: Callable[[], None]) -> list[Label]:
@@ -170,31 +181,53 @@ class Engine:
         images = prompt_images(samples, self._processing, self._options)
         tables = self._arranged(samples, images, self._encoder(samples, on_progress))
         watch.lap("encode")
-        labels = self._answer(self._looks[0], samples, images, tables, watch, on_progress)
-        for row, label in self._second_looks(samples, images, tables, labels, on_progress).items():
-            labels[row] = label.after(labels[row])
-        return labels
-
-    def _second_looks(
-        self,
-        samples: Sequence[Sample],
-        images: Sequence[PromptImage],
-        tables: Sequence[Encoded],
-        first: Sequence[Label],
-        on_progress: Callable[[], None],
-    ) -> dict[int, Label]:
-        """The answers to the questions that are asked again, by the sample's place in the batch."""
-        unsure = self._unsure(samples, first)
+        labels = self._answer(self._first, samples, images, tables, watch, on_progress)
         own: list[list[Encoded]] = [[] for _ in samples]
         for image, table in zip(images, tables, strict=True):
             own[image.sample].append(table)
+        if self._again is not None:
+            unsure = self._unsure(samples, labels)
+            for row, label in self._asked(self._again, unsure, samples, own, on_progress).items():
+                labels[row] = label.after(labels[row])
+        if self._audit is not None:
+            drawn = [row for row, sample in enumerate(samples) if self._is_audited(sample)]
+            pruned = [row for row in drawn if labels[row].kept_tokens < labels[row].visual_tokens]
+            unpruned = self._asked(self._audit, pruned, samples, own, on_progress)
+            for row in drawn:
+                whole = unpruned.get(row)
+                labels[row] = labels[row].audited(whole) if whole else labels[row].as_unpruned()
+        return labels
 
-        def again(rows: Sequence[int]) -> list[Label]:
-            watch, look, some = Stopwatch(self._device), self._looks[1], [samples[row] for row in rows]
+    def _asked(
+        self,
+        look: _Look,
+        rows: Sequence[int],
+        samples: Sequence[Sample],
+        tables: Sequence[Sequence[Encoded]],
+        on_progress: Callable[[], None],
+    ) -> dict[int, Label]:
+        """The answers to the questions that are asked again, by the sample's place in the batch.
+
+        Args:
+            rows: which samples; `tables`: of each sample's images.
+        """
+
+        def ask(rows: Sequence[int]) -> list[Label]:
+            watch, some = Stopwatch(self._device), [samples[row] for row in rows]
             shown = prompt_images(some, self._processing, look.options)
-            return self._answer(look, some, shown, [table for row in rows for table in own[row]], watch, on_progress)
+            return self._answer(look, some, shown, [table for row in rows for table in tables[row]], watch, on_progress)
 
-        return dict(zip(unsure, self._splitters[-1].label(unsure, again), strict=True)) if unsure else {}
+        return dict(zip(rows, look.splitter.label(rows, ask), strict=True))
+
+    def _is_audited(self, sample: Sample) -> bool:
+        """Whether a sample is in the share that is drawn, the same ones every time, and fits the context unpruned."""
+        if (seed_of("audit", sample.id) + 2**63) / 2**64 >= self._options.audit:
+            return False
+        single = len(sample.images) == 1
+        geometries = [self._processing.geometry(image.size, single=single) for image in sample.images]
+        text = len(sample.input_ids) - sum(geometry.runs for geometry in geometries)
+        visual = sum(max(len(each.source), each.extent if each.positions is not None else 0) for each in geometries)
+        return text + visual + self._options.max_new_tokens <= self._processing.context_length
 
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         """Which of the answers aren't sure, and would be to more visual tokens."""
@@ -257,7 +290,7 @@ class Engine:
     ) -> list[Prompts]:
         """The prompts as embeddings, with the kept visual tokens, bool [V, N], of V images."""
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples]))
-        text = self._adapter.embed(ids.to(self._device, non_blocking=True))
+        text = self._adapter.embed(uploaded(ids, self._device))
         if self._adapter.newline is not None:
             text = torch.cat([text, self._adapter.newline[None]])
         layout = lay_out(
@@ -370,6 +403,9 @@ def _device(name: str) -> str:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, name)
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    # torch would emulate bfloat16 on older GPUs, and says that it is supported.
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _AMPERE else torch.float16

@@ -32,6 +32,7 @@ from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
 from adafv.models import Adapter
+from adafv.uploading import uploaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,7 @@ class Generator:
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
             if flags is not None and sum(flags) >= self.LEAVING * len(flags):
-                stay = torch.tensor([row for row, flag in enumerate(flags) if not flag])
-                stay = stay.to(self._device, non_blocking=True)
+                stay = uploaded(torch.tensor([row for row, flag in enumerate(flags) if not flag]), self._device)
                 alive, ended, chosen = alive[stay], ended[stay], chosen[stay]
                 cache.keep(stay)
                 if self._penalty is not None:
@@ -195,7 +195,7 @@ class Generator:
         if not self._sampling:
             return None
         drawn = [torch.rand(self._steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(drawn).to(self._device, non_blocking=True)
+        return uploaded(torch.stack(drawn), self._device)
 
     def _cut(self, tokens: list[int], logprobs: list[float]) -> Answer:
         """An answer ends at its first end token."""
@@ -222,7 +222,7 @@ class _Penalty(LogitsProcessor):
             filled = np.stack(
                 [np.pad(row.astype(np.int64), (0, longest - len(row)), mode="edge") for row in prompt_ids]
             )
-            self._prompts = torch.from_numpy(filled).to(device, non_blocking=True)
+            self._prompts = uploaded(torch.from_numpy(filled), device)
 
     def keep(self, rows: Tensor) -> None:
         if self._prompts is not None:

@@ -24,13 +24,14 @@ QUANTIZATIONS = ("int8", "int4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How to prune and generate. Everything here can change a label; batch sizes cannot, so they are not here.
+    """How to prune and generate. Everything here can change a label; batch sizes, on a CPU in float32, can't, so they
+    are not here.
 
     Raises OptionError for a wrong value.
 
     Attributes:
         strategy: a name from `adafv.pruning.STRATEGIES`.
-        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = round(keep * N), at least 1.
+        keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
@@ -40,11 +41,13 @@ class EngineOptions:
         escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
             visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
         escalate_below: a log-probability, compared with `Label.confidence`; needed with `escalate`, and idle without.
+        audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
-        dtype: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16` or `float16`.
+        dtype: `auto` (on a GPU bfloat16, or float16 where it has none; elsewhere float32), `float32`, `bfloat16` or
+            `float16`.
         quantize: the language model's weights in 8 or 4 bits: `int8` or `int4` (adafv.models.quantization).
         backend: what the language model runs on: `transformers` with the engine's own loop, or `vllm` (docs/vllm.md).
         tensor_parallel: GPUs that the language model is spread over; more than one with `vllm` alone.
@@ -104,6 +107,14 @@ class EngineOptions:
         metavar="NAME",
         formerly="transformers",
     )
+    audit: float = option(
+        "ending",
+        "fraction of the rows, drawn by their ids, that are asked unpruned as well, to watch agreement on this data",
+        0.0,
+        type=float,
+        metavar="X",
+        after="max_hours",
+    )
     device: str = option(
         "hardware",
         "auto (GPUs where the cluster has any now), cuda (waits for them) or cpu",
@@ -113,7 +124,7 @@ class EngineOptions:
     )
     dtype: str = option(
         "hardware",
-        "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16",
+        "auto (bfloat16 on a GPU, float16 on one that has none; float32 on a CPU), float32, bfloat16 or float16",
         "auto",
         metavar="NAME",
         after="device",
@@ -172,7 +183,10 @@ class EngineOptions:
         return frozenset(idle)
 
     def _check_second_look(self) -> None:
-        """Raise a ValueError if answers can't be asked again as `escalate` and `escalate_below` say."""
+        """Raise a ValueError if answers can't be asked again as `escalate`, `escalate_below` and `audit` say."""
+        require(0 <= self.audit <= 1, "audit", self.audit, "a fraction from 0 to 1")
+        pruned = self.strategy != "none" or not self.audit
+        require(pruned, "audit", self.audit, "left out: strategy 'none' prunes nothing that could be audited")
         if self.escalate is None:
             require(self.escalate_below is None, "escalate_below", self.escalate_below, "left out without escalate")
             return
@@ -191,8 +205,15 @@ class EngineOptions:
         """
         if self.escalate is None:
             return None
-        again = replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None)
-        return replace(again, strategy="none", text_tower=None) if self.escalate == 1 else again
+        if self.escalate == 1:
+            return self.unpruned
+        return replace(self, keep=self.escalate, keep_tokens=None, escalate=None, escalate_below=None, audit=0.0)
+
+    @property
+    def unpruned(self) -> EngineOptions:
+        """The same without pruning."""
+        once = replace(self, keep=1.0, keep_tokens=None, escalate=None, escalate_below=None, audit=0.0)
+        return replace(once, strategy="none", text_tower=None)
 
     @property
     def ratio(self) -> float | None:

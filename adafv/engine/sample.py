@@ -90,7 +90,7 @@ class Label:
         visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
         kept_indices: int32 [kept_tokens], positions in the unpruned visual sequence, image after image, ascending.
         kept_cues: int8 [kept_tokens], for which cue each is kept: 1 text, 2 saliency, 3 both, 0 neither.
-        from_text, from_saliency: how many each cue contributed (i and j of the mixture; they may overlap).
+        from_text, from_saliency: how many each cue contributed (for `adafv` i and j of the mixture, which may overlap).
         grid: where the N tokens lie on the images, image after image.
         parts: one for each image in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
         prompt_tokens: length of the language model's prompt, kept visual tokens included.
@@ -99,6 +99,7 @@ class Label:
         batch_size: how many samples shared the batch.
         encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times, and of those of the
             batch of second looks that it was in.
+        audit_answer: what the unpruned model answers; None where the sample isn't audited.
         first_answer, first_confidence, first_kept_indices: what the first of two looks gave; None where there was one.
         problem: why there is no answer, where the model computed none; empty where there is one.
     """
@@ -129,20 +130,31 @@ class Label:
     first_answer: str | None = None
     first_confidence: float | None = None
     first_kept_indices: np.ndarray | None = None
+    audit_answer: str | None = None
     problem: str = ""
 
     def after(self, first: Label) -> Label:
         """This label, of the second look, with what the `first` one gave and took."""
-        times = {name: getattr(first, name) + getattr(self, name) for name in TIMES}
         return replace(
-            self,
+            self._with_times_of(first),
             looks=2,
             batch_size=first.batch_size,
             first_answer=first.answer,
             first_confidence=first.confidence,
             first_kept_indices=first.kept_indices,
-            **times,
         )
+
+    def audited(self, unpruned: Label) -> Label:
+        """This label, with what the unpruned model answered and took."""
+        return replace(self._with_times_of(unpruned), audit_answer=unpruned.answer)
+
+    def as_unpruned(self) -> Label:
+        """This label, which kept all tokens, as audited by itself."""
+        return replace(self, audit_answer=self.answer)
+
+    def _with_times_of(self, other: Label) -> Label:
+        times = {name: getattr(self, name) + getattr(other, name) for name in TIMES}
+        return replace(self, **times)
 
 
 def seed_of(*parts: str) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor
 from adafv.engine.padding import padded
 from adafv.engine.prompt_image import PromptImage
 from adafv.models import Geometry
+from adafv.uploading import uploaded
 
 # The batch's flags: always there, never there, then N for each image, its visual tokens', then one for each newline.
 _ALWAYS, _NEVER, _FIRST_TOKEN = 0, 1, 2
@@ -101,7 +102,7 @@ class Layout:
             rows: which samples.
             deepstack: [R, S, D] each, what goes with the visual tokens of each of the B samples, if anything does.
         """
-        at = torch.tensor(rows).to(stays.device, non_blocking=True)
+        at = uploaded(torch.tensor(rows), stays.device)
         length = max(self.lengths[row] for row in rows)
         slots = stays[at].byte().argsort(dim=1, descending=True, stable=True)[:, :length]  # [G, L]
         present = stays[at].gather(1, slots)
@@ -191,9 +192,9 @@ def lay_out(
     whole = [_spliced(*each) for each in zip(prompts, places, runs, strict=True)]
     positions, following = _positions(lengths, places, images, device)
     return Layout(
-        source=_stacked([source for source, _ in whole], 0).to(device, non_blocking=True),
-        flag=_stacked([flag for _, flag in whole], _NEVER).to(device, non_blocking=True),
-        newline_of=_stacked(owners, count).to(device, non_blocking=True),
+        source=uploaded(_stacked([source for source, _ in whole], 0), device),
+        flag=uploaded(_stacked([flag for _, flag in whole], _NEVER), device),
+        newline_of=uploaded(_stacked(owners, count), device),
         newlines=count,
         lengths=tuple(longest),
         positions=positions,
@@ -224,7 +225,7 @@ def _positions(
         rows.append(np.concatenate(row, axis=1))
         following.append(start)
     positions = torch.stack([_stacked([row[axis] for row in rows], 0) for axis in range(3)])
-    return positions.to(device, non_blocking=True), torch.tensor(following).to(device, non_blocking=True)
+    return uploaded(positions, device), uploaded(torch.tensor(following), device)
 
 
 def _spliced(text: np.ndarray, places: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:

@@ -54,6 +54,10 @@ class Encoded:
         """The first `crops` crops, [crops, P, …]."""
         return Encoded(**{name: value[:crops] for name, value in self._given().items()})
 
+    def copied(self) -> Encoded:
+        """The same in memory of its own."""
+        return Encoded(**{name: value.clone() for name, value in self._given().items()})
+
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
         """The crops of all `parts`, one after the other."""

@@ -81,7 +81,12 @@ class Geometry:
     def places(self) -> np.ndarray:
         """int64 [N, 2]: for each visual token which crop it is a patch of, and which patch of it."""
         base = self.panels[0]  # of every family one whole crop
-        return np.stack(np.divmod(self.source[self.is_token], base.rows * base.columns), axis=-1)
+        return np.stack(np.divmod(self.patches, base.rows * base.columns), axis=-1)
+
+    @property
+    def patches(self) -> np.ndarray:
+        """int64 [N]: `source` of each visual token."""
+        return self.source[self.is_token]
 
     @property
     def neighbours(self) -> np.ndarray:

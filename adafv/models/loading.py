@@ -7,6 +7,7 @@ business executing either a pickle or a stranger's module.
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -111,7 +112,8 @@ def load_adapter(
     language_model: bool = True,
     quantized: str | None = None,
 ) -> Adapter:
-    """Load the weights onto `device` in `dtype`. Errors as for `load_processing` and `quantize`.
+    """Load the weights onto `device` in `dtype`; onto a GPU straight from the files where accelerate is installed, else
+    by way of the host's memory. Errors as for `load_processing` and `quantize`.
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
@@ -127,6 +129,8 @@ def load_adapter(
         if getattr(text, "layer_types", None):
             text.layer_types = []
         model_class = ignoring_weights(model_class, [r"(language|text)_model\.(model\.)?layers\."])
+    # What is quantised comes by way of the host, layer after layer: on the GPU there may be no room for it as it is.
+    straight = device.type == "cuda" and quantized is None and find_spec("accelerate") is not None
     model: Any = model_class.from_pretrained(
         path,
         config=config,
@@ -134,6 +138,7 @@ def load_adapter(
         use_safetensors=True,
         trust_remote_code=False,
         attn_implementation="sdpa",
+        device_map={"": device} if straight else None,
     )
     if not language_model:
         del model.lm_head

@@ -38,6 +38,7 @@ from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
 from adafv.models.vision_attention import capture
+from adafv.uploading import uploaded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +147,7 @@ class QwenAdapter(Adapter):
         return patches.unflatten(0, (-1, self._vision.spatial_merge_size**2))
 
     def _moved(self, value: Tensor) -> Tensor:
-        return value.to(self.model.device, non_blocking=True)
+        return uploaded(value, self.model.device)
 
     def patches(self, crops: Tensor) -> Tensor:
         """[patches, values]: an image, uint8 [1, 3, H, W], as the processor hands it to the tower."""

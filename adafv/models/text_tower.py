@@ -30,6 +30,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPModel
 
+from adafv.uploading import uploaded
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextFeatures:
@@ -83,7 +85,7 @@ class TextTower:
         """float32 [n + 1, E] for each segment of n words: the words, then the end token."""
         start, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         rows = [torch.tensor([start, *segment, end]) for segment in segments]
-        ids = pad_sequence(rows, batch_first=True, padding_value=end).to(self._device, non_blocking=True)
+        ids = uploaded(pad_sequence(rows, batch_first=True, padding_value=end), self._device)
         states = self._text_projection(self._text_model(input_ids=ids).last_hidden_state)
         return [states[row, 1 : len(segment) + 2] for row, segment in enumerate(segments)]
 

@@ -26,6 +26,7 @@ EVERY = 1.0  # seconds between checks of the tally
 PATIENCE = 5  # checks that fail, one after the other; and such without any worker, once the run is to end
 STILL = 600.0  # seconds without a row or a worker, once the run is to end, where Ray doesn't say that any is wanted
 AGAIN = 10.0  # seconds between two interruptions of the main thread
+INTERRUPT = signal.SIGRTMIN + 5  # not SIGINT, which a job started by `&` in a script ignores
 BATCHES_IN_HAND = 2  # of each worker, at most: one with the model, one that waits for its turn
 
 
@@ -72,6 +73,8 @@ class LimitWatch:
         stopped_by: the option whose limit was reached.
         gave_up: whether there was no worker then that could take what is under way, as where no GPU has come yet. The
             main thread is interrupted in that case, as by Ctrl-C: the stream would never run dry.
+
+    Enter it in the main thread, the only one that signals reach.
     """
 
     def __init__(
@@ -82,15 +85,17 @@ class LimitWatch:
         self.stopped_by: str | None = None
         self.gave_up = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="limits", daemon=True)
 
     def __enter__(self) -> LimitWatch:
+        self._handler = signal.signal(INTERRUPT, signal.default_int_handler)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        signal.signal(INTERRUPT, self._handler)
 
     def _run(self) -> None:
         failures = 0
@@ -129,6 +134,6 @@ class LimitWatch:
         """Again and again, until the main thread is out of the stream: what is raised in a callback of Ray is lost."""
         main = threading.main_thread().ident
         assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, INTERRUPT)
         while not self._over.wait(AGAIN):
-            signal.pthread_kill(main, signal.SIGINT)
+            signal.pthread_kill(main, INTERRUPT)

@@ -155,6 +155,14 @@ class JobOptions:
     max_hours: float | None = option(
         "ending", "likewise after so many hours from its start", None, type=float, metavar="H"
     )
+    min_agreement: float | None = option(
+        "ending",
+        "warn when the rows of --audit agree less than that with the unpruned answers",
+        None,
+        type=float,
+        metavar="X",
+    )
+    audit_fails: bool = option("ending", "exit with status 3 then", False, type=bool)
     on_finish: str | None = option(
         "ending",
         "what is given the run's record, as JSON, when it has ended in any way: an http(s) URL, by POST, or a command, "
@@ -248,6 +256,11 @@ class JobOptions:
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
         require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
+        least = self.min_agreement
+        require(least is None or 0 < least < 1, "min_agreement", least, "above 0 and below 1")
+        require(least is None or self.engine.audit > 0, "min_agreement", least, "left out without --audit")
+        fails = not self.audit_fails or least is not None
+        require(fails, "audit_fails", self.audit_fails, "left out without --min-agreement")
         threshold = self.engine.escalate_below
         require(threshold is None or math.isfinite(threshold), "escalate_below", threshold, "a log-probability")
         for name in ("max_cost", "max_hours"):
@@ -283,6 +296,10 @@ class JobOptions:
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         require(1 <= low <= high, "workers", self.workers, "N or MIN:MAX with 1 <= MIN <= MAX")
         return low, high
+
+    def agreement_measure(self) -> str:
+        """How two answers are compared, unless a user says: captions by their words."""
+        return "normalised" if self.prompt_columns() else "rouge-l"
 
     def prompt_columns(self) -> tuple[str, ...]:
         """The columns that `--prompt` names. Only plain names: a template must not reach into objects."""

@@ -16,7 +16,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        status: 0 done; 3 more rejects than `max_reject_rate`; 4 stopped by `max_cost` or `max_hours`. As the exit
+        status: 0 done; 3 more rejects than `max_reject_rate`, or, with `audit_fails`, less agreement than
+            `min_agreement`; 4 stopped by `max_cost` or `max_hours`. As the exit
             status of `adafv label`.
         run: the run itself, whose counts and costs have names; `run.table()` is the summary that the command prints.
         sample: the digests of the rows that `sample` drew.

@@ -185,6 +185,7 @@ class Job:
         """Label what there is to do; why that failed, if it did."""
         sink = Sink(self._setup.output, self._run.run_id)
         self._run.tally = sink.tally
+        sink.tally.audit.measure = self._setup.options.agreement_measure()
         if not worklist.to_do:
             return None
         try:
@@ -257,5 +258,8 @@ class Job:
 
     def _status(self) -> int:
         if self._run.has_too_many_rejects(self._setup.options.max_reject_rate):
+            return TOO_MANY_REJECTS
+        options = self._setup.options
+        if options.audit_fails and self._run.agrees_too_little(options.min_agreement):
             return TOO_MANY_REJECTS
         return DONE if self._run.stopped_by is None else STOPPED

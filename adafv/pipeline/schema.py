@@ -59,6 +59,7 @@ LABELS = pa.schema(
         ("first_answer", pa.string()),
         ("first_confidence", pa.float32()),
         ("first_kept_indices", pa.list_(pa.int32())),
+        ("audit_answer", pa.string()),
         ("visual_tokens", pa.int32()),
         ("kept_tokens", pa.int32()),
         ("kept_indices", pa.list_(pa.int32())),
@@ -87,7 +88,7 @@ LABELS = pa.schema(
 
 # Columns that labels written before there were these don't have; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
-LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK)
+LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK, "audit_answer")
 
 REJECTS = pa.schema(
     [

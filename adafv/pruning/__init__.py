@@ -1,10 +1,10 @@
 """Which visual tokens to keep: tensors in, kept tokens out. Needs torch and numpy.
 
-    cues        the two cues: visual saliency and text-to-image similarity
+    cues        the cues of AdaFV: visual saliency and text-to-image similarity
     mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
     strategies  every way to select, by name
     visionzip, divprune, cdpruner, eadp     other methods, one file each
-    coverage    adafv-plus: the budget in proportion to demand
+    adafv_plus  our rule, the default: the budget in proportion to demand
     relevance   how relevant a visual token is to the question
     greedy      what the selections that choose one token after the other share
     directions  vectors that are compared by their cosines

@@ -71,5 +71,15 @@ class Directions:
 
     def cosines(self, others: Directions) -> Tensor:
         """float32 [..., M, N]: of these [..., M, D] with the others [..., N, D]; 0 with what is like none."""
-        out = products(self.vectors, others.vectors).float()
+        out = _products(self.vectors, others.vectors)
         return out.div_(self.length[..., :, None]).div_(others.length[..., None, :])
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """float32 [..., M, N]: left @ rightᵀ. A GPU sums half precision in float32, and is told not to round the sums: the
+    sixth power of a rounded cosine would keep other tokens.
+    """
+    if left.device.type != "cuda" or left.dtype.itemsize != 2 or left.dtype != right.dtype:
+        return products(left, right).float()
+    whole, other = (each.flatten(0, -3) for each in (left, right.transpose(-1, -2)))
+    return torch.bmm(whole, other, out_dtype=torch.float32).unflatten(0, left.shape[:-2])

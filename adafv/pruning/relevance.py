@@ -14,10 +14,13 @@ than the one that CLIP compares (github.com/FreedomIntelligence/TRIM, issue 3). 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from adafv.uploading import uploaded
 
 # EADP's: the scale of the cosines in the softmax, the share of the text tokens kept, how sharply they are weighted.
 _SCALE, _SHARE, _SHARPNESS = 100.0, 0.5, 100.0
@@ -93,6 +96,12 @@ def blur(score: Tensor, neighbours: Tensor) -> Tensor:
         neighbours: int64 [B, N, 9], for each token those in the 3 × 3 window around it, row by row, itself in the
             middle; -1 where the panel ends.
     """
-    weight = torch.tensor(_KERNEL, device=score.device) * (neighbours >= 0)  # [B, N, 9]
+    weight = _kernel(score.device) * (neighbours >= 0)  # [B, N, 9]
     around = score.gather(1, neighbours.clamp_min(0).flatten(1)).view_as(neighbours)
     return (around * weight).sum(dim=2) / weight.sum(dim=2).clamp_min(_KERNEL[0])
+
+
+@lru_cache(16)
+def _kernel(device: torch.device) -> Tensor:
+    """`_KERNEL` on `device`, where it stays."""
+    return uploaded(torch.tensor(_KERNEL), device)

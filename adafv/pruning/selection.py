@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adafv.uploading import uploaded
+
 # Bit i of `Selection.errors` is set where sentence i holds.
 _ERRORS = (
     "saliency is NaN or infinite",
@@ -63,12 +65,12 @@ class Selection:
 
     @property
     def from_text(self) -> Tensor:
-        """int64 [B], i: how many leading tokens of the text order were taken."""
+        """int64 [B], how many tokens are kept for the text cue: i of AdaFV's mixture."""
         return self.by_text.sum(dim=1)
 
     @property
     def from_saliency(self) -> Tensor:
-        """int64 [B], j: likewise for saliency. What is kept for both counts twice, so i + j can exceed K."""
+        """int64 [B], likewise for saliency: j. AdaFV's may overlap, so i + j can exceed K."""
         return self.by_saliency.sum(dim=1)
 
     def check(self) -> Selection:
@@ -119,7 +121,8 @@ class TokenBudget:
                     f"keep is {keep.dtype} {list(keep.shape)}; it must be an int tensor [{rows}] or an int"
                 )
             bound = int(keep.max()) if keep.device.type == "cpu" and rows else tokens
-            return cls(keep.to(valid.device, torch.int64, non_blocking=True), min(max(bound, 0), tokens), valid)
+            moved = uploaded(keep, valid.device) if keep.device.type == "cpu" else keep.to(valid.device)
+            return cls(moved.long(), min(max(bound, 0), tokens), valid)
         if isinstance(keep, bool) or not isinstance(keep, int):
             raise ValueError(f"keep is {keep!r}; it must be an int or an int tensor [{rows}]")
         full = torch.full((rows,), keep, dtype=torch.int64, device=valid.device)

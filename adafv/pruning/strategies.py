@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from adafv.pruning.adafv_plus import coverage, presence, question
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune

@@ -67,6 +67,7 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
         ("USD per 1,000 labels", "-" if per_1000 is None else f"{per_1000:,.4f}", _idle(cost)),
         *_saved(report),
         *_asked_again(report),
+        *_audited(report),
         ("visual tokens kept", f"{totals['kept_tokens'] / seen:.1%}" if seen else "-", f"of {seen:,.0f}"),
     ]
 
@@ -109,6 +110,19 @@ def _asked_again(report: Report) -> list[tuple[str, str, str]]:
         return []
     cost = "" if usd is None else f"; about {_usd(usd)} USD"
     return [("asked again", f"{found.rows / report.labels.rows:.1%}", f"{found.changed:,} other answers{cost}")]
+
+
+def _audited(report: Report) -> list[tuple[str, str, str]]:
+    """What the last audit found."""
+    found = [held.run.audit for held in report.held if held.run.audit is not None][-1:]
+    return [
+        (
+            "agreement with unpruned",
+            f"{audit['agreement']:.1%}",
+            f"[{audit['low']:.1%}, {audit['high']:.1%}], {audit['measure']}: {audit['rows']:,} audited rows",
+        )
+        for audit in found
+    ]
 
 
 def _charts(report: Report) -> list[Chart]:

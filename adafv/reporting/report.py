@@ -152,6 +152,7 @@ class Report:
                 for name, part in sorted(labels.strategies.items())
             },
             "second_looks": self._second_looks(),
+            "audits": {each.run.run_id: each.run.audit for each in self.held if each.run.audit},
             "finished": dict(sorted(labels.finished.items())),
             "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
             "least_confident": [{name: row[name] for name in SHOWN} for row in labels.unsure.rows],
@@ -251,6 +252,7 @@ def summary(report: Report) -> str:
     seen, kept = totals["visual_tokens"], totals["kept_tokens"]
     lines += _saved_lines(report)
     lines += _second_look_lines(report)
+    lines += [(f"audited in {run_id}", text) for run_id, text in audits(report)]
     lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
     if labels.rows:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
@@ -302,6 +304,19 @@ def _saved_lines(report: Report) -> list[tuple[str, str]]:
     each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms a sample"
     money = "" if usd is None else f", {usd:,.4f} USD"
     return [(f"saved, {found.how}", f"{each} ({found.ratio:.2f}x): {found.seconds / 3600:,.3f} worker-hours{money}")]
+
+
+def audits(report: Report) -> list[tuple[str, str]]:
+    """By run, how far its audited rows agree with the unpruned answers."""
+    return [
+        (
+            held.run.run_id,
+            f"{found['rows']:,} rows: {found['measure']} agreement {found['agreement']:.4f} "
+            f"[{found['low']:.4f}, {found['high']:.4f}] with the unpruned answers",
+        )
+        for held in report.held
+        if (found := held.run.audit) is not None
+    ]
 
 
 def _second_look_lines(report: Report) -> list[tuple[str, str]]:

@@ -47,6 +47,7 @@ class RecordedRun:
         devices: what its workers ran on; nothing is known of one that was killed.
         config: its options, without secrets, and the `folder` in which it was started.
         sizes: its model's.
+        audit: how far its audited rows agree with the unpruned answers, as its record has it.
         passed_over: what its input showed and no row was made of.
     """
 
@@ -66,6 +67,7 @@ class RecordedRun:
     config: dict[str, Any]
     sizes: Sizes | None
     passed_over: tuple[Passed, ...] = ()
+    audit: dict[str, Any] | None = None
 
     @property
     def is_known(self) -> bool:
@@ -103,4 +105,5 @@ def _run(record: dict[str, Any]) -> RecordedRun:
         config=record["config"] | {"folder": record.get("folder")},
         sizes=Sizes.from_json(record["model"]) if record.get("model") else None,
         passed_over=tuple(Passed(**one) for one in record.get("passed_over", ())),
+        audit=record.get("audit"),
     )

@@ -153,7 +153,7 @@ def test_processes_are_for_the_testbed_on_cpus(monkeypatch):
     for there, expected in ((False, 3), (True, 1)):
         monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
         assert (processes(JOB, Scenes(1, 0)), processes(JOB, data)) == (expected, 1)
-    assert processes(replace(JOB, device="cpu"), Scenes(1, 0)) == 3
+    assert processes(JOB.changed(device="cpu"), Scenes(1, 0)) == 3
 
 
 def test_without_a_usable_row_there_is_nothing_to_say():

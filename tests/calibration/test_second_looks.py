@@ -94,7 +94,8 @@ def test_the_summary_says_what_it_costs_beside_others():
     found = calibrated(price=3.6)
     text = summary(found)
     assert "second looks\n" in text and "asked again" in text and "2 pairs of keep ratios" in text
-    assert "no fixed budget is shown to meet the demand" in text and "less than the 122 unpruned" in text
+    assert "No fixed budget is shown to meet the demand." in text and "less than the 122 unpruned" in text
+    assert "none is recommended" not in text
     assert text.splitlines()[-2:] == ["next:", found.cascade_command]
     assert f"--escalate-below={found.cascade.threshold:g}" in text
 
@@ -102,7 +103,7 @@ def test_the_summary_says_what_it_costs_beside_others():
 def test_the_cheaper_way_is_the_one_to_run():
     found = calibrated()
     cheap = replace(found, budgets=(budget(0.5, (1.0, 0.99, 1.0), tokens=50.0),))
-    assert cheap.next_command == cheap.command and "that meets the demand takes 50" in summary(cheap)
+    assert cheap.next_command == cheap.command and "and 50 of the cheapest fixed budget" in summary(cheap)
     dear = replace(found, unpruned_tokens=60.0)
     assert dear.next_command is None and "next:" not in summary(dear) and "; unpruned, 60." in summary(dear)
 

@@ -37,6 +37,7 @@ class Settings:
         first: kinds of kills to begin with, all in mid-run, before what and when are drawn.
         most_per_output: how often one output is struck at most, before it is left to end.
         mean_seconds: between two kills of a running job.
+        below: rows whose answers are less confident have a second look; None: no row has.
     """
 
     kills: int
@@ -45,6 +46,7 @@ class Settings:
     first: tuple[str, ...] = ()
     most_per_output: int = 20
     mean_seconds: float = 5.0
+    below: float | None = None
 
 
 @dataclass
@@ -144,6 +146,8 @@ class Campaign:
             "--input", *inputs, "--image-root", f"{base}/in/images", "--output", f"{base}/{name}",
             "--keep", "0.1", "--batch-size", "8",
         ]  # fmt: skip
+        if self._settings.below is not None:
+            arguments += ["--escalate", "1.0", f"--escalate-below={self._settings.below}"]
         environment = without_ray() | self._cluster.environment | self._store.environment
         environment |= {} if sink is None else {"ADAFV_SINK": sink}
         return Job(arguments, environment, self._folder / f"{name}-{self._runs}.log")

@@ -50,7 +50,9 @@ def test_the_last_picture_of_a_batch_is_known_to_the_next(adapter, preparer, pas
     first = encoder(ask(preparer, 0, 4), lambda: None)
     before = len(passes)
     again = encoder(ask(preparer, 4, 4), lambda: None)
-    assert len(passes) == before and again[0] is again[1] is first[1]
+    assert len(passes) == before and again[0] is again[1] and torch.equal(again[0].tokens, first[1].tokens)
+    for kept in (again[0].tokens, again[0].saliency, again[0].hidden):
+        assert kept.untyped_storage().nbytes() == kept.nbytes, "it would keep the whole batch"
     encoder(ask(preparer, 0), lambda: None)
     assert len(passes) == before + 1, "but only the last one"
 

@@ -181,3 +181,46 @@ def test_the_trial_asks_twice(model, monkeypatch):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         EngineOptions(keep=0.1, **{"strategy": "adafv"} | options)
+
+
+def test_an_audit_asks_a_share_unpruned_as_well(model):
+    """Nothing else of the labels changes, whichever samples share the batch; and times are the audited rows' own."""
+    preparer, once = load(model)
+    samples, whole = crowd(preparer, 24), load(model, strategy="none")[1]
+    expected, unpruned = once.label(samples), whole.label(samples)
+    _, engine = load(model, audit=0.4)
+    labels = engine.label(samples)
+    drawn = [label.audit_answer is not None for label in labels]
+    assert 4 < sum(drawn) < 16
+    for label, first, other, audited in zip(labels, expected, unpruned, drawn, strict=True):
+        assert essence(label) == essence(first) and label.looks == 1
+        assert label.audit_answer == (other.answer if audited else None)
+    [spent] = {label.prefill_ms for label, audited in zip(labels, drawn, strict=True) if not audited}
+    assert all(label.prefill_ms > spent for label, audited in zip(labels, drawn, strict=True) if audited)
+    again = [label.audit_answer for start in range(0, 24, 5) for label in engine.label(samples[start : start + 5])]
+    assert again == [label.audit_answer for label in labels]
+
+
+def test_an_unpruned_answer_is_its_own_audit(model, monkeypatch):
+    preparer, engine = load(model, escalate=1.0, escalate_below=math.inf, audit=1.0)
+    batches, generate = [], Generator.__call__
+    monkeypatch.setattr(
+        Generator,
+        "__call__",
+        lambda self, groups, seeds, **more: (batches.append(len(seeds)), generate(self, groups, seeds, **more))[1],
+    )
+    labels = engine.label(crowd(preparer, 4))
+    assert batches == [4, 4] and all(label.audit_answer == label.answer for label in labels)
+
+
+def test_what_does_not_fit_unpruned_is_not_audited(model):
+    preparer, engine = load(model, audit=1.0)
+    long, short = (preparer.prepare(str(count), picture((64, 64)), " ".join(["w1"] * count)) for count in (430, 3))
+    first, second = engine.label([long, short])
+    assert first.audit_answer is None and second.audit_answer is not None
+
+
+@pytest.mark.parametrize("options", [{"audit": 1.5}, {"strategy": "none", "audit": 0.1}])
+def test_audits_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match="audit is"):
+        EngineOptions(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from datetime import date
 
@@ -102,6 +103,17 @@ def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_s
             with pytest.raises(KeyboardInterrupt):
                 time.sleep(20)
     assert gate.closed and watch.gave_up
+
+
+def test_a_job_that_ignores_ctrl_c_is_ended_all_the_same():
+    """As one is that a script started with `&`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with watch_over(Limits(None, 1e-9, Tariff()), Gate(), Nobody()) as watch, pytest.raises(KeyboardInterrupt):
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert watch.gave_up and signal.getsignal(module.INTERRUPT) == signal.SIG_DFL
 
 
 class Unknown:

@@ -165,8 +165,8 @@ def test_strategies_and_budgets_are_parsed():
 OTHER = {
     "strategy": "eadp", "keep": "0.5", "keep_tokens": "9", "max_new_tokens": "7", "text_scope": "prompt",
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
-    "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu", "dtype": "float16",
-    "tensor_parallel": "2",
+    "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
+    "dtype": "float16", "tensor_parallel": "2",
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
 BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
@@ -184,7 +184,7 @@ def test_each_option_of_the_engine_is_one_of_the_job(tmp_path, item):
     assert options == parse(*NEEDED, *config(tmp_path, lines)) == parse(*NEEDED).changed(**flat(options.engine))
     assert options == JobOptions.of(input=["in.parquet"], output="out", **flat(options.engine))
     assert public_options(options)[item.name] == options.values()[item.name] == value
-    assert (item.name in recipe_of(options)) == (item.metadata["group"] != "hardware")
+    assert (item.name in recipe_of(options)) == (item.metadata["group"] == "model")
 
 
 def flat(engine: EngineOptions) -> dict[str, object]:

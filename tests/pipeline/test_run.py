@@ -36,6 +36,7 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Reading, rows_per_block
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.reporting.page import render
 from adafv.reporting.report import make_report, summary
 from tests.conftest import S3_SECRET
 from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
@@ -440,6 +441,7 @@ def test_an_output_inside_the_input(ray_local, tiny_model, tmp_path):
     assert counts[0] == counts[1] == dict.fromkeys(counts[0], 1) and len(counts[0]) == 2
     report = make_report(str(photos / "out"))
     assert [one.as_json() for one in report.passed_over] == found.runs["two"]["passed_over"]
+    assert "the format is none that is known" in render(report)
     assert "passed over" in summary(report) and "passed over" in again.run.table()
 
 

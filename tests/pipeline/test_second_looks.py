@@ -50,3 +50,34 @@ def test_a_threshold_is_a_number():
         JobOptions.of(input=("i",), output="o", escalate=1.0, escalate_below=float("-inf"))
     with pytest.raises(UsageError, match=r"--escalate is 0\.05"):
         JobOptions.of(input=("i",), output="o", escalate=0.05, escalate_below=-0.1)
+
+
+@pytest.mark.slow
+def test_an_audit_says_how_far_answers_agree_and_may_fail_the_run(ray_local, tiny_model, tmp_path, capsys):
+    write_images(tmp_path)
+    rows = [{"id": f"r{i}", "image": NAMES[i % len(NAMES)], "question": f"w{i} w{2 * i}"} for i in range(16)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    asked = {"audit": 1.0, "min_agreement": 0.999, "strategy": "random", "keep": 0.05}
+    result = label(tiny_model, tmp_path / "out", path, audit_fails=True, **asked)
+    labels = outcome(tmp_path / "out").labels
+    agreement = sum(row["answer"] == row["audit_answer"] for row in labels) / 16
+    assert 0 <= agreement < 0.999 and result.status == 3
+    found = result.record["audit"]
+    assert (found["rows"], found["measure"]) == (16, "normalised") and found["agreement"] == pytest.approx(agreement)
+    assert "audited" in result.run.table()
+    assert label(tiny_model, tmp_path / "warned", path, **asked).status == 0
+    assert label(tiny_model, tmp_path / "out", path, strategy="random", keep=0.05).status == 0, "no part of the recipe"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"min_agreement": 0.9}, "--min-agreement is 0.9; it must be left out without --audit"),
+        ({"audit": 0.1, "audit_fails": True}, "--audit-fails is True; it must be left out without --min-agreement"),
+        ({"audit": 0.1, "min_agreement": 1.0}, "--min-agreement is 1.0; it must be above 0 and below 1"),
+    ],
+)
+def test_audits_that_make_no_sense(options, said):
+    with pytest.raises(UsageError) as error:
+        JobOptions.of(input=("i",), output="o", **options)
+    assert said in str(error.value)

@@ -10,10 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues
-from adafv.pruning import coverage as coverage_module
+from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues, adafv_plus
+from adafv.pruning.adafv_plus import coverage, presence, question
 from adafv.pruning.cdpruner import cdpruner
-from adafv.pruning.coverage import coverage, presence, question
 from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
@@ -171,7 +170,7 @@ def test_rounds_and_blocks_equal_the_definition(tokens, share, crowds, seed):
     few = {"block": 7, "rounds": 3, "at_once": 4, "looked_at": 9}
     kept, margin = oracle.coverage(visual.tolist(), there[0].tolist(), asked[0].tolist(), keep, **few)
     assume(margin > CLEAR)
-    with patch.multiple(coverage_module, BLOCK=7, _ROUNDS=3, _AT_ONCE=4, _LOOKED_AT=9):
+    with patch.multiple(adafv_plus, BLOCK=7, _ROUNDS=3, _AT_ONCE=4, _LOOKED_AT=9):
         got = coverage(visual[None], there, asked, keep)
     assert set(got.mask[0].nonzero().flatten().tolist()) == kept
     more = oracle.for_text(visual.tolist(), there[0].tolist(), asked[0].tolist(), few["block"])
@@ -192,7 +191,7 @@ def test_a_batch_chooses_what_each_sample_does_alone(keep):
     lengths, budgets = [400, 300, 10, 400], torch.tensor([keep, min(keep, 25), 10, max(1, keep - 5)])
     valid = torch.arange(400) < torch.tensor(lengths)[:, None]
     there, asked = torch.rand(2, 4, 400, generator=generator).pow(6).masked_fill(~valid, 0.0)
-    together, for_text = coverage_module._in_rounds(
+    together, for_text = adafv_plus._in_rounds(
         Directions.of(visual), there, asked, token_budget(visual, budgets, valid)[0]
     )
     assert together.sum(dim=1).tolist() == budgets.tolist()

@@ -70,3 +70,11 @@ def test_of_several_images_the_first_looks_tokens_are_the_first_images():
     row = again("a", 1.0, first_kept_indices=[1, 7, 13], images=images, kept_cues=[0] * 20)
     assert [image["kept_tokens"] for image in first_look(row)["images"]] == [2, 1]
     assert "2 kept tokens" in draw(None, first_look(row), "x")
+
+
+def test_audits_are_those_of_the_runs(tmp_path):
+    audit = {"rows": 50, "measure": "normalised", "agreement": 0.98, "low": 0.9, "high": 0.999}
+    report = make_report(write(tmp_path / "out", [label("a")], [run(input=1) | {"audit": audit}]))
+    assert report.as_json()["audits"] == {"r1": audit}
+    assert "50 rows: normalised agreement 0.9800 [0.9000, 0.9990]" in summary(report)
+    assert "98.0%" in " ".join(Page(render(report)).words) and "50 audited rows" in " ".join(Page(render(report)).words)

@@ -48,19 +48,18 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: b
     """Divide the resources of the nodes that are alive (each a mapping of `CPU`, `GPU`) among the stages.
 
     Where GPUs may come later (`may_grow`), `--device cuda` needs none now: a worker starts on each that comes.
+
+    Raises:
+        UsageError: the options ask for workers that these nodes have no room for, and none that may come.
+        RunError: there is no CPU.
     """
     nodes = list(nodes)
     cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
     if not cpus:
         raise RunError("the Ray cluster has no node with a CPU")
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    device = options.engine.device if options.engine.device != "auto" else ("cuda" if gpus else "cpu")
+    device = _device(options, nodes)
     if device == "cuda":
-        if not gpus and not may_grow:
-            raise UsageError("--device cuda: there is no GPU here, and none will join the Ray that this job starts")
-        places = [int(node.get("GPU", 0)) // options.engine.tensor_parallel for node in nodes]  # for workers, by node
-        if gpus and not any(places) and not may_grow:
-            raise UsageError(f"--tensor-parallel {options.engine.tensor_parallel}: there are {gpus} GPUs here")
+        places = _places(options, nodes, may_grow)
         workers, threads = options.worker_range() or (max(1, sum(places)), None), 1
         spare = min(1.0, min(cpus) / 2)
         shares = [(node.get("CPU", 0) - spare) / count for node, count in zip(nodes, places, strict=True) if count]
@@ -82,6 +81,39 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: b
         threads=threads,
         batch_size=options.batch_size or (32 if device == "cuda" else 16),
     )
+
+
+def _whole_gpus(node: Mapping[str, float]) -> int:
+    return int(node.get("GPU", 0))  # a node may offer part of one, which no worker can use
+
+
+def _device(options: JobOptions, nodes: Sequence[Mapping[str, float]]) -> str:
+    """`cuda` or `cpu`, which `auto` stands for. Raises UsageError where parts of GPUs are all there is."""
+    device, offered = options.engine.device, max(node.get("GPU", 0) for node in nodes)
+    if device != "cpu" and 0 < offered < 1:
+        raise UsageError(
+            f"--device {device}: Ray offers {offered:g} of a GPU here, and a worker takes a whole one; start Ray with "
+            "--num-gpus 1, or give --device cpu"
+        )
+    return device if device != "auto" else "cuda" if offered else "cpu"
+
+
+def _places(options: JobOptions, nodes: Sequence[Mapping[str, float]], may_grow: bool) -> list[int]:
+    """For how many GPU workers each node has room. Raises UsageError where those asked for have none."""
+    gpus, each, asked = [_whole_gpus(node) for node in nodes], options.engine.tensor_parallel, options.worker_range()
+    places = [count // each for count in gpus]
+    if any(gpus) and not any(places):
+        raise UsageError(
+            f"--tensor-parallel {each}: a worker has all of its GPUs on one node, and no node has more than {max(gpus)}"
+        )
+    if not any(gpus) and not may_grow:
+        raise UsageError("--device cuda: there is no GPU here, and none will join the Ray that this job starts")
+    if asked and asked[0] > sum(places) and not may_grow:
+        raise UsageError(
+            f"--workers {options.workers}: the GPUs here are enough for {sum(places)}, and none will join the Ray that "
+            "this job starts"
+        )
+    return places
 
 
 def _cpu_threads(cpus: float, workers: int) -> int:

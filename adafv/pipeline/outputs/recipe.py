@@ -54,7 +54,7 @@ def check_recipe(output: Output, options: JobOptions) -> bool:
     if changes and not options.allow_mixed:
         raise UsageError(
             f"--output {output.uri} holds labels made in another way: {'; '.join(changes)}. Give a new --output, or "
-            "jobs/label.py --allow-mixed to have both kinds in one place"
+            "--allow-mixed to have both kinds in one place"
         )
     return True
 

@@ -88,6 +88,11 @@ class RunRecord:
         """Whether more than this fraction is rejected; None: whether all are."""
         return self.reject_rate == 1 if most is None else self.reject_rate > most
 
+    def agrees_too_little(self, least: float | None) -> bool:
+        """Whether the audited rows agree less than that with the unpruned model; None: never."""
+        audit = self.tally.audit
+        return least is not None and audit.rows > 0 and audit.agreement / audit.rows < least
+
     @property
     def left(self) -> int:
         """Rows that are neither labelled nor rejected yet."""
@@ -151,6 +156,7 @@ class RunRecord:
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
             },
+            "audit": self.tally.audit.as_json(),
             "start": self._start(),
             "throughput": {
                 "seconds": round(self.seconds, 3),
@@ -227,6 +233,9 @@ class RunRecord:
         if self.arrivals.first is not None:
             steps = ", ".join(f"{step} {median(seconds):.1f} s" for step, seconds in tally.start_seconds().items())
             lines.append(("first label after", f"{timedelta(seconds=round(self.arrivals.first))} (a worker: {steps})"))
+        if (agreement := self.tally.audit.estimate()) is not None:
+            audit, interval = self.tally.audit, f"[{agreement.low:.4f}, {agreement.high:.4f}]"
+            lines.append(("audited", f"{audit.rows:,}: {audit.measure} agreement {agreement.value:.4f} {interval}"))
         rate = self.samples_per_second
         lines.append(("samples/s", "-" if rate is None else f"{rate:,.1f}"))
         lines.append(("kept/total tokens", f"{kept:,}/{seen:,} ({kept / seen:.1%})" if seen else "-"))

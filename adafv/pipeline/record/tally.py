@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline import schema
+from adafv.pipeline.record.audit import Audit
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.reasons import Reasons
 
@@ -76,6 +77,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
     totals: Counter[str] = field(default_factory=Counter)
+    audit: Audit = field(default_factory=Audit)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
     actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
@@ -94,6 +96,7 @@ class Tally:
         self.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
         self.rejected.update(rejects.column("error").to_pylist())
         self.reasons.add(rejects)
+        self.audit.add(labels)
         for name in SUMMED:
             self.totals[name] += pc.sum(labels.column(name)).as_py() or 0
         self._note_workers(table)

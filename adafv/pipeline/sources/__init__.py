@@ -1,2 +1,12 @@
-"""What stands under --input: `discovery` finds its files and cuts them into units, `formats` reads a unit's records,
-and `rows` is what becomes of a record: the row that travels from stage to stage, as an Arrow table."""
+"""What stands under --input, and the row that is made of it.
+
+A file is cut into units, a unit holds records, and a record becomes a row or several, which travel from stage to stage
+as an Arrow table:
+
+    discovery  the files of an input, told apart by format; listing: those of a folder or a pattern
+    units      a part of a file that one task reads; streams: its bytes, decompressed
+    formats    a unit's records, by format; json_text, tars: those of JSON and of WebDataset's tars
+    tables     a table's columns by their types; values: theirs as Python values; pixels: images that stand as numbers
+    records    what a file holds, and which columns mean what; questions: records that ask several
+    rows       the row
+"""

@@ -225,7 +225,7 @@ class _Sample:
         useful = [member for member in self._members if member.is_image or member.extension in (".json", ".txt")]
         if not useful:
             names = ", ".join(member.name for member in self._members[:5])
-            missing = Reject("image_missing", f"the sample has no image; its members are {names}")
+            missing = Reject("image_missing", f"the sample has no image; it has {len(self._members)} members: {names}")
             yield Record(self._place(self.key), self._reading.unit.root, self._named(clean(self.key)), missing)
             return
         chosen, used = self._chosen(), set[str]()

@@ -1,2 +1,3 @@
-"""The work on a row: `prepare` makes a sample of it on a CPU, `label` has the model answer batches of samples, on a GPU
-where there is one, and `model` finds the model's files on a node."""
+"""The work on a row: `prepare` makes a sample of it on a CPU, `samples` is how that travels, and `label` has the model
+answer batches of them, on a GPU where there is one. `model` finds the model's files on a node, `hub` those of the
+Hugging Face hub."""

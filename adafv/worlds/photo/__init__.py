@@ -1,5 +1,6 @@
 """Photographs of things over photographs, questions in plain English, and LLaVAs of published parts that answer them.
 
+    cache.py      where all that isn't in the repository lies
     packages.py   the packages with weights and pictures: fetched, checked, unpacked
     pictures.py   the things and backgrounds, small, and which are held out
     scenes.py     what a scene is, how it is drawn, which seeds are for what

@@ -85,12 +85,32 @@ def test_a_worker_may_have_several_gpus_of_one_node():
     resources = allot(spread, nodes)
     assert (resources.workers, resources.worker_gpus, resources.worker_cpus) == ((2, None), 4, 1)
     assert allot(spread, nodes[:1]).workers == (1, None)
-    with pytest.raises(UsageError, match="--tensor-parallel 4: there are 2 GPUs here"):
-        allot(spread, nodes[2:], may_grow=False)
+    for may_grow in (False, True):  # Ray would look for such a node for ever
+        with pytest.raises(UsageError, match=r"--tensor-parallel 4: .* on one node, and no node has more than 2"):
+            allot(spread, [*nodes[2:] * 2, nodes[0]], may_grow=may_grow)
     with pytest.raises(UsageError, match="needs GPUs, and the device is cpu"):
         allot(options(backend="vllm", tensor_parallel=2), nodes[:1])
     with pytest.raises(UsageError, match="--tensor-parallel is 2; it must be 1 with backend 'transformers'"):
         options(tensor_parallel=2)
+
+
+def test_more_workers_than_gpus():
+    """Of a Ray that may grow they are waited for."""
+    node = {"CPU": 32.0, "GPU": 8.0}
+    with pytest.raises(UsageError, match="--workers 16: the GPUs here are enough for 8"):
+        allot(options(workers="16"), [node], may_grow=False)
+    assert allot(options(workers="8:16"), [node], may_grow=False).workers == (8, 16)
+    assert allot(options(workers="16"), [node]).workers == (16, 16)
+
+
+def test_a_part_of_a_gpu():
+    node = {"CPU": 8.0, "GPU": 0.5}
+    for device in ("auto", "cuda"):
+        with pytest.raises(UsageError, match=f"--device {device}: Ray offers 0.5 of a GPU"):
+            allot(options(device=device), [node, node, {"CPU": 8.0}])
+    assert allot(options(device="cpu"), [node]).device == "cpu"
+    resources = allot(options(), [node, {"CPU": 8.0, "GPU": 1.5}])
+    assert (resources.device, resources.workers) == ("cuda", (1, None))
 
 
 def test_batch_sizes():

@@ -139,6 +139,8 @@ def test_prometheus_reads_what_the_record_says(tiny_model, tmp_path, cluster):
         ("adafv_samples_total", None): counted["labelled"],
         ("adafv_truncated_samples_total", None): sum(row["finish_reason"] == "length" for row in labels),
         **{("adafv_rejects_total", error): counted["rejected_by_error"].get(error, 0) for error in ERRORS},
+        ("adafv_audited_samples_total", None): 0,
+        ("adafv_audited_agreement_total", None): 0,
         ("adafv_batches_total", None): sum(1 / row["batch_size"] for row in labels),
         **{(f"adafv_{name}_total", None): totals[name]
            for name in ("visual_tokens", "kept_tokens", "prompt_tokens", "output_tokens", "gpu_seconds")},

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,7 +122,7 @@ def test_each_member_of_a_tar_is_accounted_for(tmp_path_factory, first, second, 
         found |= {values["image"]["bytes"]} if "image" in values else set()
         found |= {values["txt"].encode()} if "txt" in values else set()
         found |= {json.dumps({"n": values["n"]}).encode()} if "n" in values else set()
-        in_rejects += len(message.partition("its members are ")[2].split(", ")) if "its members are" in message else 0
+        in_rejects += int(count[1]) if (count := re.search(r"it has (\d+) members", message)) else 0
     if not any(one.islnk() for one in members):
         assert passed.total("members") + len(found) + in_rejects == len(members)
     images = [one.data for one in members if one.isfile() and one.name.lower().endswith((".jpg", ".png"))]

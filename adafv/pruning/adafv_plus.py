@@ -116,11 +116,11 @@ def _schedule(budget: TokenBudget) -> Tensor:
 class _Likeness:
     """k of visual tokens [B, N, D] with each other, 0 where either isn't `valid` [B, N].
 
-    They are compared in float32; on an accelerator bfloat16 stays what it is, and is summed in float32.
+    They are compared in float32; on a GPU half precision stays what it is, and is summed in float32.
     """
 
     def __init__(self, visual: Directions, valid: Tensor) -> None:
-        stays = visual.vectors.dtype == torch.bfloat16 and visual.vectors.device.type != "cpu"
+        stays = visual.vectors.dtype.itemsize == 2 and visual.vectors.device.type == "cuda"
         self._visual = (visual if stays else visual.float()).where(valid)
         blocks = self._visual.filled_up(-(-valid.shape[1] // BLOCK) * BLOCK).in_blocks(BLOCK)
         self._in_blocks = _sharpened(blocks.cosines(blocks))  # [B, N / 48, 48, 48]
