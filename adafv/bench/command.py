@@ -67,8 +67,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
 
 def _check_file(name: str, path: Path | None) -> None:
     """What is measured for minutes must not be lost for want of a folder."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UsageError(f"--{name} {path}: there is no folder {path.parent}, or {path.name} is one")
+    if path is not None and path.is_dir():
+        raise UsageError(f"--{name} {path} is a folder; name a file in it")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
 
 
 def make_parser(arguments: Sequence[str], prog: str = "bench.py") -> argparse.ArgumentParser:

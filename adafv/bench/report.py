@@ -67,13 +67,19 @@ def write_output(folder: Path, rows: int) -> None:
     for number, first in enumerate(range(0, rows, ROWS)):
         some = np.arange(first, min(first + ROWS, rows))
         run_id = f"run-{number % RUNS}"
-        labels = pa.Table.from_pydict(_labels(some, run_id, folder / "input", random), schema.LABELS)
+        labels = _table(_labels(some, run_id, folder / "input", random), schema.LABELS)
         pq.write_table(labels, folder / f"output/labels/{number:05d}.parquet", compression="zstd")
         rejects = pa.Table.from_pydict(_rejects(some[::REJECTS_OF], run_id), schema.REJECTS)
         pq.write_table(rejects, folder / f"output/rejects/{number:05d}.parquet", compression="zstd")
     for number in range(RUNS):
         record = _run(f"run-{number}", number, rows, str(folder / "input"))
         (folder / f"output/runs/run-{number}.json").write_text(json.dumps(record))
+
+
+def _table(columns: dict[str, Any], kind: pa.Schema) -> pa.Table:
+    """`columns` as a table of that kind, in which those that aren't given are null."""
+    rows = len(columns["id"])
+    return pa.Table.from_pydict({field.name: pa.nulls(rows, field.type) for field in kind} | columns, kind)
 
 
 def _labels(rows: np.ndarray, run_id: str, folder: Path, random: np.random.Generator) -> dict[str, Any]:

@@ -125,5 +125,5 @@ def test_unknown_metric():
 def test_a_json_file_that_was_not_joined_is_no_input(tmp_path):
     """TextVQA's own file is one line: a record without the columns."""
     (tmp_path / "TextVQA.jsonl").write_text(json.dumps({"data": [row()]}))
-    with pytest.raises(UsageError, match="has no column 'id'"):
+    with pytest.raises(UsageError, match="is one JSON object, with 'data'"):
         labelled(tmp_path / "TextVQA.jsonl")

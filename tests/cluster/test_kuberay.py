@@ -112,7 +112,7 @@ def test_the_entry_point_is_a_command_that_the_job_takes():
     low, high = options.worker_range() or (0, 0)
     assert options.max_hours is not None and options.max_cost and not options.run_id
     assert options.max_hours * 3600 < RAYJOB["spec"]["activeDeadlineSeconds"], "killed before it ends by itself"
-    assert options.device == "cuda" and (low, high) == (1, GROUPS["gpu-spot"]["maxReplicas"])
+    assert options.engine.device == "cuda" and (low, high) == (1, GROUPS["gpu-spot"]["maxReplicas"])
 
 
 def test_versions_and_images_are_this_project_s():

@@ -69,7 +69,8 @@ sys.exit(main(["speed", "--samples", "2", "--rounds", "1", "--threads", "1", *sy
     assert written["machine"]["cores"] >= 1 and written["ceilings"]["operations_per_s"] > 0
     assert {row["name"] for row in written["rows"]} >= SPEED_ROWS
     for row in written["rows"]:
-        assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0 and row["output_tokens"] == 32
+        assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0 and row["output_tokens"] >= 32
+        assert row["output_tokens"] == 32 or row["name"].endswith("-again"), "a second look answers anew"
 
 
 @pytest.mark.parametrize(

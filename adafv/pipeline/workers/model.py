@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adafv.embedded import OWN_MODELS, cache_folder, own_model
+from adafv.pipeline.redaction import public_uri
 from adafv.pipeline.store.objects import S3Object
 from adafv.pipeline.store.s3 import md5
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import is_s3, split_s3
+from adafv.pipeline.uris import has_scheme, is_s3, split_s3
 from adafv.pipeline.workers import hub
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
     if os.path.isdir(name):
         return os.path.abspath(name)
     if name not in OWN_MODELS and not hub.is_hub_id(name):
+        place = public_uri(name) if has_scheme(name) else os.path.abspath(name)  # a URL may hold a password
         what = "a file, and a folder is needed" if os.path.exists(name) else "no folder"
-        raise OSError(f"there is {what} at {os.path.abspath(name)}, and it is no hub id (OWNER/NAME) either")
+        raise OSError(f"there is {what} at {place}, and it is no hub id (OWNER/NAME) either")
     return name
 
 
