@@ -59,6 +59,7 @@ def test_those_that_rows_come_from_are_workers_by_any_name():
 
 class Echo:
     def __call__(self, table: pa.Table) -> pa.Table:
+        time.sleep(0.5)  # so that there is work left when it is killed
         actor, pid = ray.get_runtime_context().get_actor_id(), os.getpid()
         return pa.table({"actor": [actor] * table.num_rows, "pid": [pid] * table.num_rows})
 
