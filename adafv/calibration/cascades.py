@@ -5,11 +5,12 @@ A cascade labels at a keep ratio and asks those answers again whose confidence i
 for it.
 
 The bound holds after choosing. A family is a first and a second keep ratio; its thresholds form a sequence that is
-fixed beforehand (`THRESHOLDS`), from asking everything again downwards. Each threshold's agreement is held against the
-demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can only be
-chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk, however
-many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the error is
-divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the other.
+fixed beforehand (`THRESHOLDS`, or `LEADS`), from asking everything again downwards. Each threshold's agreement is held
+against the demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can
+only be chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk,
+however many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the
+error is divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the
+other.
 
 Where the second look is unpruned, all that is asked again agrees, and the fewer are asked again, the fewer agree.
 """
@@ -26,6 +27,8 @@ from adafv.scoring.bounds import Bounds
 ERROR = 0.05  # the probability that a cascade is chosen that doesn't meet the demand
 # Log-probabilities: log-odds from 12 to -6, of the geometric mean of an answer's tokens' probabilities.
 THRESHOLDS = tuple(float(f"{value:.4g}") for value in -np.logaddexp(0, -np.linspace(12, -6, 181)))
+# Of choices' answers the confidence is the best one's lead, from 0 to 1.
+LEADS = tuple(float(f"{value:.4g}") for value in np.linspace(1, 0, 201))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +78,8 @@ class Cascade:
 
 @dataclass(frozen=True)
 class CascadeFamily:
-    """All cascades of a strategy's two keep ratios, in the order of `THRESHOLDS`; `chosen`: the cheapest that is shown
-    to meet the demand, if any is.
+    """All cascades of a strategy's two keep ratios, in the thresholds' order; `chosen`: the cheapest that is shown to
+    meet the demand, if any is.
     """
 
     strategy: str
@@ -87,7 +90,13 @@ class CascadeFamily:
 
 
 def family(
-    strategy: str, first: BudgetAnswers, second: BudgetAnswers, bounds: Bounds, least: float, families: int
+    strategy: str,
+    first: BudgetAnswers,
+    second: BudgetAnswers,
+    bounds: Bounds,
+    least: float,
+    families: int,
+    thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> CascadeFamily:
     """Walk down the thresholds, while an agreement of `least` is shown.
 
@@ -95,7 +104,7 @@ def family(
         bounds: of the rows' clusters.
         families: how many there are to choose among.
     """
-    again = first.confidence < np.array(THRESHOLDS)[:, None]  # [T, R]
+    again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     agrees = np.where(again, second.agrees, first.agrees)
     low, share = bounds.lower_ends(agrees, ERROR / families), again.mean(axis=1)
     cascades = tuple(
@@ -111,7 +120,7 @@ def family(
             tokens=float((first.tokens + again[number] * second.tokens).mean()),
             prompt_tokens=float((first.prompt_tokens + again[number] * second.prompt_tokens).mean()),
         )
-        for number, threshold in enumerate(THRESHOLDS)
+        for number, threshold in enumerate(thresholds)
     )
     shown = low >= least
     passed = len(shown) if shown.all() else int(shown.argmin())

@@ -12,7 +12,7 @@ import numpy as np
 
 from adafv.calibration.answers import Answers
 from adafv.calibration.budgets import SEED
-from adafv.calibration.cascades import BudgetAnswers, CascadeFamily, family
+from adafv.calibration.cascades import LEADS, THRESHOLDS, BudgetAnswers, CascadeFamily, family
 from adafv.calibration.options import CalibrationOptions
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bounds import Bounds
@@ -31,7 +31,8 @@ def families(options: CalibrationOptions, unpruned: Answers, labelled: Labelled)
             continue
         bounds = Bounds([unpruned.rows[id]["image"] for id in ids], SEED)
         one, other = (_answers(options, unpruned, *each, ids) for each in ((keep, first), (again, second)))
-        found.append(family(strategy, one, other, bounds, options.min_agreement, len(pairs)))
+        thresholds = LEADS if options.job.chooses else THRESHOLDS
+        found.append(family(strategy, one, other, bounds, options.min_agreement, len(pairs), thresholds))
     return tuple(found)
 
 
