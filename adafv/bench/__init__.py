@@ -7,6 +7,7 @@ Each module makes the data that it needs, measures, and formats its figures as a
     confidence which signal says best that pruning changed an answer; signals: what each says
     promise    whether a calibrated cascade of two looks agrees as often as it promises
     ablation   AdaFV as published against AdaFV corrected, piece by piece
+    constants  adafv-plus's constants: chosen on all worlds but one, judged on that one
     pipeline   what the job keeps of its engine's speed, and that its memory doesn't grow with its input
     scale      what bounds a job on many workers, with a simulated engine
     forecast   how near --plan comes to what the run takes

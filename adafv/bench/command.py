@@ -5,6 +5,7 @@
     adafv bench quality --worlds all              the same in every world, and the worst over worlds
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
     adafv bench ablation                          AdaFV as published and corrected, piece by piece
+    adafv bench constants                         adafv-plus's constants, each choice judged in a world it hasn't seen
     adafv bench confidence                        which signal says best that pruning changed an answer
     adafv bench promise                           whether calibrated second looks keep their promise, and what they save
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
@@ -231,6 +232,23 @@ def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) for one in found], text
 
 
+def _add_constants(parser: argparse.ArgumentParser) -> None:
+    """adafv-plus's constants, chosen on all worlds but one and judged on that one"""
+    parser.add_argument("--worlds", metavar="NAMES", default="all", help="(%(default)s)")
+    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    parser.add_argument("--scenes", type=_positive, metavar="N", help="of each world, to choose on and to judge on")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first scene to choose on (%(default)s)")
+    parser.set_defaults(run=_run_constants)
+
+
+def _run_constants(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import constants, quality
+    from adafv.pipeline.arguments import parse_keeps
+
+    job, worlds = _job_options(options, ("-",), ()), quality.parse_worlds(options.worlds)
+    return constants.run(job, worlds, options.scenes, parse_keeps(options.keep), options.seed)
+
+
 def _add_confidence(parser: argparse.ArgumentParser) -> None:
     """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
     _add_scenes(parser)
@@ -420,6 +438,7 @@ COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
     "ablation": _add_ablation,
+    "constants": _add_constants,
     "confidence": _add_confidence,
     "promise": _add_promise,
     "ledger": _add_ledger,

@@ -36,6 +36,8 @@ tokens that are kept together needn't wait for each other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,10 +48,26 @@ from adafv.pruning.greedy import score_errors, token_budget
 from adafv.pruning.relevance import blur
 from adafv.pruning.selection import Selection, TokenBudget, filled, without_cues
 
-_SALIENCY = 0.5  # b
-_QUESTION = 5.0  # q
-_SCALE = 16.0  # τ
-_DISCOUNTS = (12, 4)  # γ, γ/3
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What the rule weighs by. The defaults are those of the strategy `adafv-plus` (docs/measurements/constants.md).
+
+    Attributes:
+        saliency: b.
+        question: q.
+        scale: τ.
+        discount, exponent: c and e, of γ = c · (N / K)^e.
+        question_discount: γ_Q.
+    """
+
+    saliency: float = 0.5
+    question: float = 5.0
+    scale: float = 16.0
+    discount: float = 12.0
+    exponent: float = 0.0
+    question_discount: float = 4.0
+
 
 BLOCK = 48  # tokens
 _ROUNDS, _AT_ONCE = 6, 24  # the fewest rounds, and the most tokens that one keeps
@@ -57,8 +75,16 @@ _LOOKED_AT = 48  # tokens in a round
 _TIE = 1e-9  # by how much a token falls behind its equal for each place that it stands behind it
 
 
+DEFAULT = Constants()
+
+
 def coverage(
-    visual: Tensor | Directions, presence: Tensor, question: Tensor, keep: int | Tensor, valid: Tensor | None = None
+    visual: Tensor | Directions,
+    presence: Tensor,
+    question: Tensor,
+    keep: int | Tensor,
+    valid: Tensor | None = None,
+    constants: Constants = DEFAULT,
 ) -> Selection:
     """Keep the K tokens of each sample that serve the demands, all of its crops together.
 
@@ -67,6 +93,7 @@ def coverage(
             directions of these, where they are known.
         presence, question: float [B, N], P and Q, see the functions of these names.
         keep, valid: as for `mix`.
+        constants: of which the discounts matter here.
 
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
@@ -76,21 +103,25 @@ def coverage(
     errors = errors | score_errors(presence, budget, "presence") | score_errors(question, budget, "question")
     presence, question = (filled(each.float(), budget.valid, 0.0) for each in (presence, question))
     if presence.device.type != "cpu":
-        mask, asked = _in_rounds(visual, presence, question, budget)
+        mask, asked = _in_rounds(visual, presence, question, budget, constants)
         return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
     without_cues(budget.valid, budget, errors)  # raises where there are errors
     mask, asked = torch.zeros_like(budget.valid), torch.zeros_like(budget.valid)
     for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
         single = TokenBudget.of(budget.keep[one], budget.valid[one])
-        mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], single)
+        mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], single, constants)
     return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
 
 
-def _in_rounds(visual: Directions, presence: Tensor, question: Tensor, budget: TokenBudget) -> tuple[Tensor, Tensor]:
+def _in_rounds(
+    visual: Directions, presence: Tensor, question: Tensor, budget: TokenBudget, constants: Constants
+) -> tuple[Tensor, Tensor]:
     """bool [B, N] each: the kept tokens, and those that serve the question most. No value is asked for on the host."""
     free = budget.valid
     likeness = _Likeness(visual, free)
-    there, asked = (_Demand(d, discount) for d, discount in zip((presence, question), _DISCOUNTS, strict=True))
+    share = (budget.keep / free.sum(dim=1).clamp_min(1)).float()[:, None]  # K/N
+    there = _Demand(presence, constants.discount * share.pow(-constants.exponent))
+    asked = _Demand(question, constants.question_discount)
     for_text = likeness.served(-there.left, asked.left) > 0
     behind = 1 - _TIE * torch.arange(free.shape[1], dtype=torch.float64, device=free.device)
     for due in _schedule(budget):
@@ -154,7 +185,7 @@ class _Demand:
         left: [B, N], what is still worth serving.
     """
 
-    def __init__(self, wanted: Tensor, discount: int) -> None:
+    def __init__(self, wanted: Tensor, discount: Tensor | float) -> None:
         self._wanted, self._discount = wanted, discount
         self._divisor = torch.ones_like(wanted)  # 1 and how far it is served
         self.left = wanted
@@ -170,7 +201,7 @@ def _sharpened(cosine: Tensor) -> Tensor:
     return cosine.relu_().square_().pow_(3)
 
 
-def presence(saliency: Tensor, valid: Tensor) -> Tensor:
+def presence(saliency: Tensor, valid: Tensor, constants: Constants = DEFAULT) -> Tensor:
     """float32 [B, N]: P, 0 where padded.
 
     Args:
@@ -181,10 +212,16 @@ def presence(saliency: Tensor, valid: Tensor) -> Tensor:
     total = seen.sum(dim=1, keepdim=True)
     salient = torch.where(total > 0, seen / total, 0.0)
     plain = 1 / valid.sum(dim=1, keepdim=True).clamp_min(1)
-    return filled(plain + _SALIENCY * salient, valid, 0.0)
+    return filled(plain + constants.saliency * salient, valid, 0.0)
 
 
-def question(cosine: Tensor, neighbours: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:
+def question(
+    cosine: Tensor,
+    neighbours: Tensor,
+    valid: Tensor,
+    text_valid: Tensor | None = None,
+    constants: Constants = DEFAULT,
+) -> Tensor:
     """float32 [B, N]: Q, 0 where padded.
 
     Args:
@@ -193,10 +230,10 @@ def question(cosine: Tensor, neighbours: Tensor, valid: Tensor, text_valid: Tens
         valid, text_valid: bool [B, N] and [B, T], False where padded.
     """
     here = valid[:, None, :]
-    focus = filled(cosine * _SCALE, here, -torch.inf).softmax(dim=2) * _gate(cosine, here)[:, :, None]
+    focus = filled(cosine * constants.scale, here, -torch.inf).softmax(dim=2) * _gate(cosine, here)[:, :, None]
     if text_valid is not None:
         focus = filled(focus, text_valid[:, :, None], 0.0)
-    return filled(_QUESTION * blur(focus.amax(dim=1), neighbours), valid, 0.0)
+    return filled(constants.question * blur(focus.amax(dim=1), neighbours), valid, 0.0)
 
 
 def _gate(cosine: Tensor, here: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adafv.pruning.adafv_plus import coverage, presence, question
+from adafv.pruning.adafv_plus import DEFAULT, Constants, coverage, presence, question
 from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.directions import Directions
@@ -178,11 +178,13 @@ def _scope(cues: Cues, keep: int | Tensor) -> Selection:
     return scope(_needed(cues.hidden, "hidden"), _needed(cues.saliency, "saliency"), keep, cues.valid)
 
 
-def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
+def adafv_plus(cues: Cues, keep: int | Tensor, constants: Constants = DEFAULT) -> Selection:
+    """The strategy `adafv-plus`, or with other constants."""
     visual, saliency = Directions.of(_needed(cues.visual, "visual")), _needed(cues.saliency, "saliency")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
-    asked = question(cosine, _needed(cues.neighbours, "neighbours"), cues.valid, cues.text_valid)
-    selection = coverage(visual, presence(saliency, cues.valid), asked, keep, cues.valid)
+    neighbours = _needed(cues.neighbours, "neighbours")
+    asked = question(cosine, neighbours, cues.valid, cues.text_valid, constants)
+    selection = coverage(visual, presence(saliency, cues.valid, constants), asked, keep, cues.valid, constants)
     return replace(selection, errors=selection.errors | cue_errors(saliency, cues.valid, "saliency")).checked_if_cheap()
 
 
@@ -234,7 +236,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
         Strategy("eadp-code", _eadp_code, frozenset({"visual", "text", "neighbours"})),
         Strategy("scope", _scope, frozenset({"saliency", "hidden"})),
-        Strategy("adafv-plus", _adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
+        Strategy("adafv-plus", adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
     )
 }
 
