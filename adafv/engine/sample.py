@@ -48,12 +48,14 @@ class Sample:
         input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
         question: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
+        stratum: of which kind the row is, where `EngineOptions.thresholds` differ by kind.
     """
 
     id: str
     images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
     question: np.ndarray
+    stratum: str | None = None
 
     @property
     def visual_tokens(self) -> int:
