@@ -29,6 +29,7 @@ class Columns:
     image_root: str | None = None
     conversations: str | None = None
     stratum: str | None = None
+    choices: str | None = None
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
@@ -44,12 +45,13 @@ class Columns:
             image_root=root,
             conversations=job.conversations_column,
             stratum=job.engine.stratum_column,
+            choices=job.choices_column,
         )
 
     @property
     def wanted(self) -> tuple[str, ...]:
         talk = () if self.conversations is None else (self.conversations, *VIDEO)
-        kind = () if self.stratum is None else (self.stratum,)
+        kind = tuple(name for name in (self.stratum, self.choices) if name is not None)
         return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *kind)))
 
     @property
