@@ -255,7 +255,7 @@ def coverage(
     chosen: set[int] = set()
     margin = math.inf
 
-    def served(token: int, wanted: Sequence[float], power: int, discount: int) -> float:
+    def served(token: int, wanted: Sequence[float], power: int, discount: float) -> float:
         return sum(
             alike[token][j] ** power * wanted[j] / (1 + sum(alike[s][j] ** power for s in chosen)) ** discount
             for j in tokens

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER, Cues, adafv_plus
-from adafv.pruning.adafv_plus import coverage, presence, question
+from adafv.pruning.adafv_plus import DEFAULT, coverage, presence, question
 from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune
@@ -206,7 +206,7 @@ def test_a_batch_chooses_what_each_sample_does_alone(keep):
     valid = torch.arange(400) < torch.tensor(lengths)[:, None]
     there, asked = torch.rand(2, 4, 400, generator=generator).pow(6).masked_fill(~valid, 0.0)
     together, for_text = adafv_plus._in_rounds(
-        Directions.of(visual), there, asked, token_budget(visual, budgets, valid)[0]
+        Directions.of(visual), there, asked, token_budget(visual, budgets, valid)[0], DEFAULT
     )
     assert together.sum(dim=1).tolist() == budgets.tolist()
     assert torch.equal(coverage(visual, there, asked, budgets, valid).mask, together)
