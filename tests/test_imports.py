@@ -37,4 +37,4 @@ def test_nothing_that_is_installed_imports_the_tools(room):
 
 def test_the_tools_are_there_to_be_told_apart():
     assert all((PACKAGE / tool / "__init__.py").is_file() for tool in TOOLS)
-    assert "adafv.worlds.drawn.dataset" in imported(PACKAGE / "bench" / "examples.py")
+    assert "adafv.worlds.registry.WORLDS" in imported(PACKAGE / "bench" / "examples.py")

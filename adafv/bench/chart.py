@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from adafv.bench.quality import HEADLINES, TITLES, UNPRUNED, Entry, Measure
+from adafv.bench.quality import HEADLINES, TITLES, UNPRUNED, Contest, Entry
 from adafv.pipeline.errors import UsageError
 
 # Paul Tol's "bright", with black and two browns: they stay apart for colour-blind eyes, and each has a marker as well.
@@ -16,16 +16,20 @@ MARKERS = "osD^vP*Xhd<>"
 SPREAD = 0.012  # how far neighbouring strategies stand apart, as a share of the axis, so that intervals don't overlap
 
 
-def draw(found: Sequence[Entry], measure: Measure, subtitle: str, path: Path) -> None:
-    """Draw a panel for each headline that there is."""
-    figure, plots = _figure(len(_headlines(found)))
-    for plot, type_ in zip(plots, _headlines(found), strict=True):
-        _panel(plot, [entry for entry in found if entry.question_type == type_])
-        plot.set_title(TITLES.get(type_, type_), fontsize=11)
-        plot.set_ylabel(f"{measure(type_)}, %")
-    handles, names = plots[0].get_legend_handles_labels()
+def draw(comparisons: Sequence[Contest], path: Path) -> None:
+    """Draw a row for each comparison, and in it a panel for each headline that there is."""
+    figure, rows = _figure(len(comparisons), max(len(_headlines(one.entries)) for one in comparisons))
+    for one, plots in zip(comparisons, rows, strict=True):
+        for plot, type_ in zip(plots, _headlines(one.entries), strict=False):
+            _panel(plot, [entry for entry in one.entries if entry.question_type == type_])
+            plot.set_title(TITLES.get(type_, type_), fontsize=11)
+            plot.set_ylabel(f"{one.source.measure(type_)}, %")
+        for plot in plots[len(_headlines(one.entries)) :]:
+            plot.set_axis_off()
+    handles, names = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
-    figure.supxlabel(f"visual tokens kept, %; bars are 95 % intervals\n{subtitle}", fontsize=9)
+    titles = "\n".join(one.title for one in comparisons)
+    figure.supxlabel(f"visual tokens kept, %; bars are 95 % intervals\n{titles}", fontsize=9)
     figure.savefig(path, dpi=150, format="png")
 
 
@@ -35,11 +39,11 @@ def require() -> None:
         raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out")
 
 
-def _figure(panels: int) -> tuple[Any, list[Any]]:
+def _figure(rows: int, panels: int) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 + 3.8 * panels, 4.2), layout="constrained", facecolor="white")
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    figure = Figure(figsize=(2 + 3.8 * panels, 4.2 * rows), layout="constrained", facecolor="white")
+    return figure, figure.subplots(rows, panels, squeeze=False)
 
 
 def _headlines(found: Sequence[Entry]) -> list[str]:

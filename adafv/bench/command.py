@@ -2,6 +2,7 @@
 
     adafv bench speed --preset cpu-small          samples a second, beside stock transformers and the reference
     adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
+    adafv bench quality --worlds all              the same in every world, and the worst over worlds
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
     adafv bench ablation                          AdaFV as published and corrected, piece by piece
     adafv bench confidence                        which signal says best that pruning changed an answer
@@ -163,6 +164,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     from adafv.scoring.metrics import METRICS
 
     _add_scenes(parser)
+    parser.add_argument("--worlds", metavar="NAMES", help="compare in these, each with its own model; all of them: all")
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
     parser.add_argument(
         "--strategies", default="all", help="names, comma-separated; none is always there (%(default)s)"
@@ -186,12 +188,33 @@ def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
     if options.chart:
         chart.require()
     job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
-    source = _labelled_data(options, job) if options.input else _scenes(options)
     strategies, keeps = parse_strategies(options.strategies), parse_keeps(options.keep)
-    found, text = quality.run(job, source, strategies, keeps, options.seed, options.text_tower)
+    if options.worlds:
+        found, text = _in_worlds(options, job, strategies, keeps)
+    else:
+        source = _labelled_data(options, job) if options.input else _scenes(options)
+        found = [quality.run(job, source, strategies, keeps, options.seed, options.text_tower)]
+        text = found[0].text()
     if options.chart:
-        chart.draw(found, source.measure, source.title, options.chart)
-    return [asdict(one) for one in found], text
+        chart.draw(found, options.chart)
+    return [row for one in found for row in one.rows()], text
+
+
+def _in_worlds(options: argparse.Namespace, job: JobOptions, strategies: Sequence[str], keeps: Sequence[float]):  # type: ignore[no-untyped-def]
+    """The comparison in each world, printed as it is made, and what to say at the end."""
+    from adafv.bench import quality
+
+    for name in ("input", "text_tower"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} doesn't go with --worlds, which bring their own")
+    if job.model != _job_options(options, ("-",), ()).model:
+        raise UsageError("--model doesn't go with --worlds, which bring their own")
+    found = []
+    worlds = quality.parse_worlds(options.worlds)
+    for comparison in quality.in_worlds(job, worlds, options.scenes, strategies, keeps, options.seed):
+        found.append(comparison)
+        print(comparison.text(), end="\n\n", flush=True)
+    return found, quality.summary(found)
 
 
 def _add_ablation(parser: argparse.ArgumentParser) -> None:
@@ -249,7 +272,7 @@ def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes of the testbed ({SCENES})")
+    parser.add_argument("--scenes", type=int, metavar="N", help=f"held-out scenes ({SCENES} of the testbed)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="the first scene's place; also seeds the draws"
     )

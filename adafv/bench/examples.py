@@ -1,4 +1,4 @@
-"""What is asked: the testbed's scenes, or a user's labelled data. Both as rows of the job, with what is right.
+"""What is asked: a world's scenes, or a user's labelled data. Both as rows of the job, with what is right.
 
 Labelled data is read by the job's own readers and fetched by its own rules, so whatever the job can label can be
 measured. A row that is no good is skipped with its reason and counted.
@@ -23,8 +23,8 @@ from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
-from adafv.worlds.drawn import dataset
-from adafv.worlds.drawn.score import CAPTION, Truth, points
+from adafv.worlds.drawn.score import CAPTION, Truth
+from adafv.worlds.registry import WORLDS, World
 
 ALL = "all"  # the question type that every question has, except captions
 FETCHED = 32  # rows whose images are fetched at once
@@ -89,15 +89,15 @@ class ExampleSource(Protocol):
 
 @dataclass(frozen=True)
 class Scenes:
-    """The questions on `scenes` held-out scenes, from the `seed`-th on.
+    """The questions on `scenes` held-out scenes of a world, from the `seed`-th on.
 
-    Captions are scored by the F1 of their pairs, so they are no part of `all`, which is a share of right answers.
+    Captions are scored by the F1 of what they name, so they are no part of `all`, which is a share of right answers.
     """
 
     scenes: int
     seed: int
+    of: World = WORLDS["testbed"]
 
-    batch_size = 64  # the testbed's model is small
     split = True
 
     def __post_init__(self) -> None:
@@ -107,17 +107,21 @@ class Scenes:
 
     @property
     def title(self) -> str:
-        return f"{self.scenes} held-out scenes of the testbed from {self.seed} on"
+        return f"{self.scenes} held-out scenes of {self.of.name} from {self.seed} on"
+
+    @property
+    def batch_size(self) -> int:
+        return self.of.batch_size
 
     def measure(self, type_: str) -> str:
-        return "F1 of the pairs named" if type_ == CAPTION else "answers right"
+        return "F1 of what is named" if type_ == CAPTION else "answers right"
 
     def examples(self) -> Iterator[Example]:
-        for values in dataset.rows(self.scenes, self.seed):
+        for values in self.of.rows(self.scenes, self.seed):
             answer, type_, size = str(values["answer"]), str(values["type"]), str(values["size"])
             yield Example(
                 scene_row(values),
-                partial(points, truth=Truth(answer, type_, size)),
+                partial(self.of.points, truth=Truth(answer, type_, size)),
                 (CAPTION,) if type_ == CAPTION else (ALL, size, type_),
                 str(values["scene"]),
                 len(answer.split()),
@@ -125,7 +129,7 @@ class Scenes:
 
 
 def scene_row(values: Mapping[str, object]) -> Row:
-    """A row of the testbed's data set (`dataset.SCHEMA`), as the fetching stage leaves it."""
+    """A row of a world's data set (`drawn.dataset.SCHEMA`), as the fetching stage leaves it."""
     image, question = values["image"], str(values["question"])
     assert isinstance(image, dict)
     shown = RowImage(image["path"], data=image["bytes"])

@@ -6,20 +6,24 @@ cluster (`bootstrap`). What the figures mean, and what they don't, is in docs/qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
-from adafv.bench.examples import ALL, ExampleSource
+from adafv.bench.examples import ALL, ExampleSource, Scenes
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import WITH_TEXT_TOWER
 from adafv.scoring.bootstrap import Bootstrap
 from adafv.worlds.drawn.score import CAPTION
+from adafv.worlds.registry import WORLDS, World
 
+LOG = logging.getLogger("adafv")
 UNPRUNED = "none"
 SMALL = "small"
 FIRST, LAST = (ALL, SMALL, "several", "large", "scene"), (CAPTION,)  # question types, where a table begins and ends
@@ -57,6 +61,36 @@ class Entry:
     kept_tokens: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Every strategy and budget on the questions of one source.
+
+    Attributes:
+        skipped: what to say of rows that could not be asked.
+    """
+
+    source: ExampleSource
+    model: str
+    entries: Sequence[Entry]
+    skipped: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.source.title}, {self.model}"
+
+    @property
+    def world(self) -> str:
+        """The world's name, or where a user's data lies."""
+        return self.source.of.name if isinstance(self.source, Scenes) else self.source.title
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The entries, with the world and the model that they are of."""
+        return [{"world": self.world, "model": self.model, **asdict(entry)} for entry in self.entries]
+
+    def text(self) -> str:
+        return "\n".join([self.title, "", table(self.entries, self.source.measure), *self.skipped])
+
+
 def run(
     job: JobOptions,
     source: ExampleSource,
@@ -64,8 +98,8 @@ def run(
     keeps: Sequence[float],
     seed: int,
     text_tower: str | None = None,
-) -> tuple[list[Entry], str]:
-    """Compare the strategies on the source's questions: the figures, and a table of them.
+) -> Contest:
+    """Compare the strategies on the source's questions.
 
     Raises:
         UsageError: a text tower that none of the strategies reads; or as for `hold`.
@@ -75,8 +109,43 @@ def run(
         raise UsageError(f"--text-tower is read by {', '.join(WITH_TEXT_TOWER)} only, and none of them is compared")
     results = hold(Setting.of(job, rivals, source.batch_size), source.examples(), processes(job, source))
     found = entries(results, rivals, seed)
-    text = table(found, source.measure)
-    return found, "\n".join([f"{source.title}, {job.model}", "", text, *results.skipped_lines()])
+    return Contest(source=source, model=job.model, entries=found, skipped=results.skipped_lines())
+
+
+def in_worlds(
+    job: JobOptions,
+    worlds: Sequence[World],
+    scenes: int | None,
+    strategies: Sequence[str],
+    keeps: Sequence[float],
+    seed: int,
+) -> Iterator[Contest]:
+    """Compare the strategies in each world that is there, with its own model; of the others say what they lack.
+
+    Args:
+        scenes: of each world, its `seed`-th first; as many as the world says, if left out.
+
+    Raises:
+        UsageError: none is there; or as for `hold`.
+    """
+    lacking = {world.name: reason for world in worlds if (reason := world.missing()) is not None}
+    lines = [f"world {name} is skipped: {reason}" for name, reason in lacking.items()]
+    if len(lacking) == len(worlds):
+        raise UsageError("\n".join(["there is no world to compare in", *lines]))
+    for line in lines:
+        LOG.warning(line)
+    for world in worlds:
+        if world.name not in lacking:
+            source = Scenes(world.scenes if scenes is None else scenes, seed, world)
+            yield run(job.changed(model=world.model), source, strategies, keeps, seed)
+
+
+def parse_worlds(text: str) -> list[World]:
+    """Names of worlds, comma-separated, in the registry's order; `all` for all of them."""
+    names = list(WORLDS) if text == "all" else text.split(",")
+    if unknown := [name for name in names if name not in WORLDS]:
+        raise UsageError(f"--worlds names {', '.join(map(repr, unknown))}; there are {', '.join(WORLDS)}, and 'all'")
+    return [world for name, world in WORLDS.items() if name in names]
 
 
 def contenders(
@@ -139,6 +208,41 @@ def table(found: Sequence[Entry], measure: Measure) -> str:
     parts += [_by_type([entry for entry in found if entry.keep == keep or entry.strategy == UNPRUNED], keep)
               for keep in keeps]  # fmt: skip
     return "\n\n".join([*parts, "* the interval of the difference to the unpruned model lies below 0"])
+
+
+def summary(comparisons: Sequence[Contest]) -> str:
+    """For each headline its strategies by budget: how far each lies from the best strategy of a world, in the mean and
+    at the worst over worlds.
+    """
+    points = {
+        (entry.question_type, entry.strategy, entry.keep, one.world): 100 * entry.accuracy
+        for one in comparisons
+        for entry in one.entries
+        if entry.strategy != UNPRUNED
+    }
+    types, strategies, keeps, _ = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
+    parts = []
+    for type_ in (type_ for type_ in HEADLINES if type_ in types):
+        lines = [
+            f"{TITLES.get(type_, type_)}, points behind the best of each world: mean; worst, and where",
+            f"{'kept':<14}" + "".join(f"{keep:>32.3g} " for keep in keeps),
+        ]
+        for strategy in strategies:
+            cells = (_behind(points, type_, strategy, keep) for keep in keeps)
+            lines.append(f"{strategy:<14}" + "".join(f"{cell:>33}" for cell in cells))
+        parts.append("\n".join(lines))
+    return "\n\n".join([f"over {len(comparisons)} worlds", *parts])
+
+
+def _behind(points: Mapping[tuple[str, str, float, str], float], type_: str, strategy: str, keep: float) -> str:
+    """A cell of `summary`, of the accuracies in % by type, strategy, budget and world."""
+    behind = {}
+    for (a_type, name, budget, world), own in points.items():
+        if (a_type, name, budget) == (type_, strategy, keep):
+            there = [value for (*at, where), value in points.items() if (at[0], at[2], where) == (type_, keep, world)]
+            behind[world] = own - max(there)
+    worst = min(behind, key=lambda world: behind[world])
+    return f"{sum(behind.values()) / len(behind):.1f}; {behind[worst]:.1f} {worst}"
 
 
 def _by_budget(found: Sequence[Entry], measure: Measure) -> str:

@@ -20,14 +20,15 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
+from adafv.option import OptionError
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
-from adafv.pipeline.errors import JobError, RunError, UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, usage_error
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.outputs.recipe import settle_recipe
 from adafv.pipeline.outputs.sink import Sink
@@ -36,7 +37,7 @@ from adafv.pipeline.record.hook import open_hook
 from adafv.pipeline.record.run_record import RunRecord, public_options
 from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
-from adafv.pipeline.setup import Setup, set_up, with_commit
+from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
@@ -127,7 +128,7 @@ class Job:
             try:
                 stack.enter_context(self._lease)
             except (*S3_ERRORS, OSError) as error:
-                raise self._unwritable(error) from error
+                raise unwritable(self._setup.output, error) from error
             return self._run_alone()
 
     def _check_model(self) -> None:
@@ -138,6 +139,8 @@ class Job:
             if tower is not None:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
             self._run.sizes = load_preparer(self._model, self._engine, storage).sizes
+        except OptionError as error:
+            raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
             named = f"--model {options.model}" + (f" with --text-tower {tower}" if tower else "")
             raise store_error(f"{named} can't be loaded", error) from error
@@ -176,10 +179,7 @@ class Job:
             self._run.adopt_earlier(output)
             self._run.write(output)
         except (*S3_ERRORS, OSError) as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> JobError:
-        return store_error(f"--output {self._setup.output.uri} can't be written", error)
+            raise unwritable(self._setup.output, error) from error
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""

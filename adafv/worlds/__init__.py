@@ -4,6 +4,8 @@ answers them.
     drawn   synthetic scenes; its models are the embedded ones (`adafv.embedded`)
     photo   photographs of things over photographs; its models are made of published weights, in the cache folder
 
+`registry` has them by name, for comparisons.
+
 A rule or a default is chosen on some worlds and judged on others. Worlds are tools of the repository: they are not in
 the wheel, and nothing that a job runs imports them. CONTRIBUTING.md says how to add one.
 """

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from adafv.bench import chart
-from adafv.bench.quality import Entry
+from adafv.bench.examples import Scenes
+from adafv.bench.quality import Contest, Entry
 from adafv.pipeline.errors import UsageError
 
 
@@ -20,10 +21,14 @@ def entries(types=("all", "small", "caption"), strategies=11):
     ]
 
 
+def comparison(types) -> Contest:
+    return Contest(source=Scenes(1, 0), model="testbed", entries=entries(types), skipped=[])
+
+
 def test_a_panel_for_each_headline(tmp_path):
     widths = {}
     for types in (("all",), ("all", "small", "caption", "digit")):
-        chart.draw(entries(types), lambda type_: "right", "scenes", tmp_path / "chart.png")
+        chart.draw([comparison(types)], tmp_path / "chart.png")
         with Image.open(tmp_path / "chart.png") as image:
             widths[types], pixels = image.width, np.asarray(image.convert("RGB"))
         assert image.format == "PNG" and (pixels[0] == 255).all(), "on a light background"
@@ -31,6 +36,15 @@ def test_a_panel_for_each_headline(tmp_path):
             wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
             assert (pixels == wanted).all(axis=-1).any(), colour
     assert widths["all", "small", "caption", "digit"] > 1.5 * widths["all",]
+
+
+def test_a_row_for_each_world(tmp_path):
+    heights = []
+    for count in (1, 2):
+        chart.draw([comparison(("all",)), comparison(("all", "caption"))][:count], tmp_path / "chart.png")
+        with Image.open(tmp_path / "chart.png") as image:
+            heights.append(image.height)
+    assert heights[1] > 1.8 * heights[0]
 
 
 def test_no_two_strategies_look_alike():

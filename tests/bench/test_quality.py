@@ -11,12 +11,13 @@ import torch
 from adafv.bench import exam
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
-from adafv.bench.quality import contenders, entries, run, table
+from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, run, summary, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.bootstrap import Bootstrap
+from adafv.worlds.registry import WORLDS
 from tests.tiny_clip import build_clip
 from tests.tiny_models import Shape
 
@@ -109,6 +110,33 @@ def test_figures_of_answers_worked_out_by_hand():
     assert found["x", "caption"].accuracy == 0.25 and found["x", "caption"].n == 1
     assert found["none", "all"].keep == 1.0 and found["none", "all"].agreement == 1.0
     assert "x" in table(list(found.values()), lambda type_: "right")
+
+
+def test_over_worlds_each_strategy_has_its_mean_and_its_worst():
+    """In b a strategy that is 20 points behind in a is 10 points ahead."""
+    accuracy = {"testbed": {"none": 1.0, "x": 0.7, "y": 0.9}, "testbed-emerged": {"none": 0.5, "x": 0.4, "y": 0.3}}
+    found = [
+        Contest(
+            source=Scenes(1, 0, WORLDS[world]),
+            model=world,
+            entries=[
+                Entry(name, 0.1 if name != "none" else 1.0, "all", 9, value, 0, 1, 0, 0, 0, 1, 1, 1)
+                for name, value in values.items()
+            ],
+            skipped=[],
+        )
+        for world, values in accuracy.items()
+    ]
+    x, y = summary(found).splitlines()[-2:]
+    assert x.split() == ["x", "-10.0;", "-20.0", "testbed"]
+    assert y.split() == ["y", "-5.0;", "-10.0", "testbed-emerged"]
+    assert [(row["world"], row["model"]) for row in found[1].rows()] == [("testbed-emerged", "testbed-emerged")] * 3
+
+
+def test_without_a_world_there_is_nothing_to_compare_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match=r"no world to compare in\nworld photo is skipped: .* make photo"):
+        next(in_worlds(JOB, [WORLDS["photo"]], 1, ["random"], [0.1], 0))
 
 
 def test_intervals_are_of_scenes_not_of_questions(results):

@@ -20,7 +20,9 @@ from tests.bench.tiny_shapes import NEXT
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-KEYS = {"strategy", "keep", "question_type", "n", "accuracy", "low", "high", "agreement", "select_ms"}
+KEYS = {"world", "model", "strategy", "keep", "question_type", "n", "accuracy", "low", "high"} | {
+    "agreement", "select_ms"
+}  # fmt: skip
 SPEED_ROWS = {"stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05"}
 SPEED_KEYS = {"name", "backend", "strategy", "keep", "samples_per_s", "operations", "bytes", "limit_share"} | {
     "prune_share", "padding_share", "peak_bytes"
@@ -119,8 +121,8 @@ def test_quality_on_scenes(one_core, tmp_path, capsys):
     assert found["none", 1.0, "small"]["accuracy"] > 0.9 > found["random", 0.1, "caption"]["accuracy"]
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    assert "3 held-out scenes of the testbed from 7000 on, testbed" in out and "cores" in out.splitlines()[-1]
-    assert "captions: 3; F1 of the pairs named" in out and "10 % kept, by type of question" in out
+    assert "3 held-out scenes of testbed from 7000 on, testbed" in out and "cores" in out.splitlines()[-1]
+    assert "captions: 3; F1 of what is named" in out and "10 % kept, by type of question" in out
 
 
 def test_quality_on_a_data_set_of_ones_own(one_core, tmp_path, capsys):
@@ -141,6 +143,28 @@ def test_quality_on_a_data_set_of_ones_own(one_core, tmp_path, capsys):
                 assert found[name, keep, type_][key] == scenes[name, keep, type_][key]
     out = capsys.readouterr().out
     assert "skipped 1 rows: answer_missing" in out and "skipped 1 rows: image_format" in out
+
+
+def test_quality_in_worlds(one_core, tmp_path, monkeypatch, capsys, caplog):
+    """Each with its own model; one that isn't built is passed over with its reason."""
+    monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
+    path = tmp_path / "quality.json"
+    chosen = ["--worlds", "photo,testbed-emerged,testbed", "--strategies", "random,saliency", "--keep", "0.1"]
+    assert main(["quality", *chosen, "--scenes", "1", "--seed", "7000", "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    kinds = {(one["world"], one["model"], one["strategy"], one["keep"]) for one in written}
+    assert kinds == {
+        (name, name, *row)
+        for name in ("testbed", "testbed-emerged")
+        for row in (("none", 1.0), ("random", 0.1), ("saliency", 0.1))
+    }
+    of = {
+        one["world"]: one["accuracy"] for one in written if (one["strategy"], one["question_type"]) == ("none", "all")
+    }
+    assert of["testbed"] > of["testbed-emerged"]
+    out = capsys.readouterr().out
+    assert out.index("scenes of testbed from 7000") < out.index("of testbed-emerged") < out.index("over 2 worlds")
+    assert "world photo is skipped: the model testbed-photo isn't in" in caplog.text
 
 
 def snippet(name: str, folder: Path) -> None:
@@ -229,6 +253,9 @@ def test_ablation(one_core, tmp_path, capsys):
         (["quality", "--input", "x", "--metric", "bleu"], "--metric is 'bleu'"),
         (["quality", "--text-scope", "all"], "--text-scope is 'all'"),
         (["quality", "--model", "/nowhere"], "--model /nowhere can't be loaded"),
+        (["quality", "--worlds", "testbed,moon"], "--worlds names 'moon'; there are testbed, testbed-emerged, photo"),
+        (["quality", "--worlds", "all", "--model", "x"], "--model doesn't go with --worlds"),
+        (["quality", "--worlds", "all", "--input", "x"], "--input doesn't go with --worlds"),
         (["ablation", "--keep", "2"], "--keep is 2.0"),
         (["quality", "--json", "/nowhere/quality.json"], "there is no folder /nowhere"),
         (["quality", "--chart", "/tmp"], "/tmp is a folder"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,20 +76,21 @@ def score(labels: Mapping[str, str | None], truth: Mapping[str, Truth]) -> Score
 def points(label: str, truth: Truth) -> float:
     """What one answer is worth, from 0 to 1."""
     if truth.type == CAPTION:
-        return pair_f1(label, truth.answer)
+        return named_f1(named(label), named(truth.answer))
     return float(label.split() == truth.answer.split())
 
 
-def pair_f1(caption: str, truth: str) -> float:
-    """F1 of the "colour kind" pairs, in whatever order; a pair named twice is right once and wrong once."""
-    said, right = Counter(_pairs(caption)), Counter(_pairs(truth))
-    common = (said & right).total()
-    return 2 * common / (said.total() + right.total()) if common else 0.0
+def named_f1(said: Iterable[str], there: Iterable[str]) -> float:
+    """F1 of the things that a caption names, in whatever order; one named twice is right once and wrong once."""
+    names, right = Counter(said), Counter(there)
+    common = (names & right).total()
+    return 2 * common / (names.total() + right.total()) if common else 0.0
 
 
-def _pairs(caption: str) -> list[tuple[str, ...]]:
+def named(caption: str) -> list[str]:
+    """What a caption names: its "colour kind" pairs."""
     words = caption.split()
-    return [tuple(words[i : i + 2]) for i in range(0, len(words), 2)]
+    return [" ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
 
 
 def _means(points: list[tuple[str, float]]) -> dict[str, Mean]:

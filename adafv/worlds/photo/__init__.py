@@ -6,6 +6,7 @@
     scenes.py     what a scene is, how it is drawn, which seeds are for what
     questions.py  what is asked about it
     dataset.py    scenes and questions as a Parquet dataset          python -m adafv.worlds.photo.dataset
+    score.py      what an answer is worth
     parts.py      DINOv2-small and SmolLM2-135M-Instruct out of their packages
     lora.py       low-rank additions to the language model
     packed.py     the language model for training: many questions to a picture

@@ -1,0 +1,65 @@
+"""The worlds by name: a model, and held-out scenes whose pictures are made as they are asked for.
+
+Adding one is an entry in `WORLDS`. Its rows have the columns of `drawn.dataset.SCHEMA`; its captions and other answers
+are scored by its `points`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from adafv.embedded import own_model
+from adafv.worlds.drawn import dataset as drawn
+from adafv.worlds.drawn.score import Truth
+from adafv.worlds.drawn.score import points as drawn_points
+from adafv.worlds.photo import dataset as photo
+from adafv.worlds.photo.score import points as photo_points
+
+
+class Points(Protocol):
+    """What an answer is worth, from 0 to 1."""
+
+    def __call__(self, label: str, truth: Truth) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A yardstick: pictures with questions whose answers are known, and a model that answers them.
+
+    Attributes:
+        name: as `--worlds` takes it.
+        model: as `--model` takes it: one of `adafv.embedded.OWN_MODELS`.
+        rows: `rows(scenes, seed)` are the questions on so many held-out scenes from the seed-th on. FileNotFoundError
+            where its pictures aren't there.
+        points: what an answer is worth, from 0 to 1.
+        scenes: as many as a comparison over worlds takes, unless it is told.
+        batch_size: questions that the model is asked at once.
+    """
+
+    name: str
+    model: str
+    rows: Callable[[int, int], Iterator[dict[str, object]]] = drawn.rows
+    points: Points = drawn_points
+    scenes: int = 60
+    batch_size: int = 64
+
+    def missing(self) -> str | None:
+        """What it lacks here, and how to get that; None where nothing is missing."""
+        try:
+            own_model(self.model)
+            next(self.rows(1, 0))
+        except FileNotFoundError as error:
+            return str(error)
+        return None
+
+
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        World(name="testbed", model="testbed"),
+        World(name="testbed-emerged", model="testbed-emerged"),
+        World(name="photo", model="testbed-photo", rows=photo.rows, points=photo_points, scenes=6, batch_size=8),
+    )
+}
