@@ -65,7 +65,7 @@ def _by_questions(
     block = attention_mask.shape[2]
     prefix = attention_mask.shape[3] - 2 * block
     causal = torch.ones(prefix, prefix, dtype=torch.bool).tril()
-    picture = _attend(*(each[:, :, :prefix] for each in (query, key, value)), scaling, causal)
+    picture = _attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], scaling, causal)
     blocks = (query.shape[2] - prefix) // block
     keys, values = (_near(each, prefix, block) for each in (key, value))
     asked = query[:, :, prefix:].unflatten(2, (-1, block)).transpose(1, 2).flatten(0, 1)
@@ -106,8 +106,8 @@ def _by_pictures(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query, key, value [1, H, N, d] -> [1, N, H, d]"""
-    each = (rows[0].unflatten(1, (pictures, -1)).transpose(0, 1) for rows in (query, key, value))
-    found = _attend(*each, scaling)
+    query, key, value = (rows[0].unflatten(1, (pictures, -1)).transpose(0, 1) for rows in (query, key, value))
+    found = _attend(query, key, value, scaling)
     return found.transpose(1, 2).flatten(0, 1)[None], None
 
 

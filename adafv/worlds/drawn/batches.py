@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from adafv.worlds.drawn.family import NEWLINE, Family, TokenPlaces
-from adafv.worlds.drawn.llava import LlavaNext
+from adafv.worlds.drawn.llava import LLAVA_NEXT
 from adafv.worlds.drawn.model import ANSWER, EOS, PATCH, TOKENS
 from adafv.worlds.drawn.questions import CATEGORY_WORDS, CONTENT_WORDS, Question, questions
 from adafv.worlds.drawn.scenes import COLOURS, Scene, render
@@ -72,7 +72,7 @@ def make_batch(
     encode: Callable[[str], list[int]],
     types: Sequence[str] | None = None,
     draws: int = 1,
-    family: Family = LlavaNext(),
+    family: Family = LLAVA_NEXT,
 ) -> Batch:
     """`encode` turns words into token ids (a cached one: the same few hundred texts come again and again).
     `types` and `draws` are those of `questions`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,17 @@ from adafv.worlds.drawn import model as llava_next
 from adafv.worlds.drawn.attention import plainly
 from adafv.worlds.drawn.family import NEWLINE, Family, Parts, Seen, TokenPlaces
 from adafv.worlds.drawn.model import (
-    BOS, CHAT_TEMPLATE, CROP, GRID_PINPOINTS, IMAGE, PATCH, TOKENS, ModelSize, build_tokenizer, model_config, start,
+    BOS,
+    CHAT_TEMPLATE,
+    CROP,
+    GRID_PINPOINTS,
+    IMAGE,
+    PATCH,
+    TOKENS,
+    ModelSize,
+    build_tokenizer,
+    model_config,
+    start,
     text_config,
 )  # fmt: skip
 
@@ -33,18 +43,14 @@ VIDEO = "<video>"
 
 @dataclass(frozen=True)
 class LlavaNext(Family):
-    size: ModelSize = ModelSize()
-    waves: bool = False  # patches' position embeddings begin as waves, so that neighbours are alike from the first step
+    size: ModelSize = field(default_factory=ModelSize)
 
     tokens = TOKENS
     start = (BOS,)
     has_cls = True
 
     def build_model(self, seed: int = 0) -> Any:
-        model = llava_next.build_model(self.size, seed)
-        if self.waves:
-            _wave(model.model.vision_tower.embeddings.position_embedding.weight)
-        return model
+        return llava_next.build_model(self.size, seed)
 
     def build_processor(self) -> Any:
         return llava_next.build_processor()
@@ -78,6 +84,9 @@ class LlavaNext(Family):
         return model.model.image_newline
 
 
+LLAVA_NEXT = LlavaNext()
+
+
 @dataclass(frozen=True)
 class Onevision(LlavaNext):
     """Its crops are LLaVA-NeXT's. None of the scenes is so large that patches would be interpolated."""
@@ -98,16 +107,13 @@ class Onevision(LlavaNext):
         config = LlavaOnevisionConfig(
             vision_config=vision,
             text_config=text_config(self.size, len(self.tokens)),
-            image_token_id=TOKENS.index(IMAGE),
-            video_token_id=self.tokens.index(VIDEO),
+            image_token_index=TOKENS.index(IMAGE),
+            video_token_index=self.tokens.index(VIDEO),
             image_grid_pinpoints=GRID_PINPOINTS,
             vision_aspect_ratio="anyres_max_9",
             tie_word_embeddings=True,
         )
-        model = start(LlavaOnevisionForConditionalGeneration(config), seed)
-        if self.waves:
-            _wave(model.model.vision_tower.embeddings.position_embedding.weight)
-        return model
+        return start(LlavaOnevisionForConditionalGeneration(config), seed)
 
     def build_processor(self) -> Any:
         images = LlavaOnevisionImageProcessorPil(
@@ -125,16 +131,6 @@ class Onevision(LlavaNext):
         for layer in tower.encoder.layers:
             states = layer(states, None)
         return states
-
-
-@torch.no_grad()
-def _wave(embedding: Tensor) -> None:
-    """Sines and cosines of the row and the column, for [CLS] too if it has one: [PATCHES or 1 + PATCHES, D]."""
-    side, width = CROP // PATCH, embedding.shape[1] // 4
-    rates = math.pi / side * torch.arange(1, width + 1) / width * side / 2
-    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
-    angles = (places[:, :, None] * rates).flatten(1)
-    embedding[-PATCHES:] = torch.cat([angles.sin(), angles.cos()], dim=1) * 0.5
 
 
 @functools.cache

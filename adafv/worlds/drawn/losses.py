@@ -3,8 +3,8 @@
 - Answers: the next token, over the answers' tokens.
 - [CLS]: it has to tell the colour and kind of the largest object in its crop, from the layer that feeds the
   projector. That is what gives its attention, and so the saliency cue, something to look at.
-- Patches: a linear head has to tell from each visual token what words name what it shows; the words' own embeddings have
-  no part in it. It stands in for a tower trained beforehand, where there is no alignment.
+- Patches: a linear head has to tell from each visual token what words name what it shows; the words' embeddings
+  have no part in it. It stands in for a tower trained beforehand, where there is no alignment.
 - Alignment: a visual token and the input embeddings of the words that name what it shows have to be similar.
   The text cue measures this very similarity. Large models get theirs from training on much data; without this
   loss the tiny one doesn't get it at all, and pruning by text would be pruning at random. Its weight is an
@@ -131,7 +131,7 @@ def positions(prefix_length: Tensor, prefix_width: int, offset: Tensor) -> Tenso
 
 
 def own_positions(before: int, place: Tensor, after: Tensor, offset: Tensor) -> Tensor:
-    """int64 [3, B, L]: likewise, where visual tokens have positions of their own and the text stands behind all of them.
+    """int64 [3, B, L]: likewise, where visual tokens have positions of their own and text stands behind all of them.
 
     place [3, B, V], after [B], offset [B, T]; L = before + V + T.
     """

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -149,7 +148,9 @@ def build_processor() -> LlavaNextProcessor:
 def build_tokenizer(
     tokens: Sequence[str] = TOKENS, more: Mapping[str, str] | None = None, **options: Any
 ) -> PreTrainedTokenizerFast:
-    """`more`: further special tokens by name. Words and punctuation marks are tokens, in lower case; whatever isn't in the vocabulary is `<unk>`."""
+    """`more`: further special tokens by name; `options`: the tokenizer's.
+
+    Words and punctuation marks are tokens, in lower case; whatever isn't in the vocabulary is `<unk>`."""
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(tokens)}, unk_token=UNKNOWN))
     words.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     words.pre_tokenizer = Whitespace()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from adafv.worlds.drawn.family import Family
 from adafv.worlds.drawn.llava import LlavaNext, Onevision
+from adafv.worlds.drawn.model import ModelSize
 from adafv.worlds.drawn.questions import HARD_TYPES, QUESTION_TYPES, SIMPLE_TYPES, TEXTURED_TYPES
 from adafv.worlds.drawn.qwen import Qwen
 from adafv.worlds.drawn.scenes import StyleName
@@ -69,7 +70,7 @@ class Plan:
 _TOWER = Stage("tower", 1500, 2e-3, (3, 3), 0.0, 1.0, types=(), scenes=48, batches=400, patches_weight=1.0)
 _FIRST = Stage("small", 600, 1.5e-3, (3, 3), 0.0, 1.0, types=TEXTURED_TYPES, scenes=16, patches_weight=0.1)
 _REAL = Stage("pictures", 400, 1e-3, None, 0.0, 1.0, types=TEXTURED_TYPES, scenes=16, patches_weight=0.1)
-_TEXTURED = (_TOWER, _FIRST, _REAL)
+_AGAIN = replace(_REAL, name="pictures again", steps=600, learning_rate=8e-4)
 
 PLANS = {
     "testbed": Plan(
@@ -90,17 +91,18 @@ PLANS = {
     "textured-clip": Plan(
         LlavaNext(),
         "textured",
-        (replace(_TOWER, steps=500, learning_rate=1.5e-3), _FIRST, _REAL),
+        (replace(_TOWER, steps=500, learning_rate=1.5e-3), _FIRST, _REAL, _AGAIN),
         TEXTURED_TYPES,
         dtype="bfloat16",
         tower="testbed",
     ),
     "textured-siglip": Plan(
-        Onevision(waves=True),
+        Onevision(ModelSize(vision_layers=3)),
         "textured",
-        (_TOWER, _FIRST, replace(_REAL, dropped=0.3)),
+        (replace(_TOWER, steps=500, learning_rate=1.5e-3), _FIRST, replace(_REAL, dropped=0.3)),
         TEXTURED_TYPES,
         dtype="bfloat16",
+        tower="testbed",
     ),
     "textured-qwen": Plan(
         Qwen(),
@@ -110,6 +112,7 @@ PLANS = {
             replace(_TOWER, name="tower again", steps=700),
             _FIRST,
             _REAL,
+            _AGAIN,
         ),
         TEXTURED_TYPES,
         dtype="bfloat16",

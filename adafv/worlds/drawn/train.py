@@ -1,8 +1,8 @@
-"""Train one of the models: `testbed` takes about two hours and a quarter on one CPU core, the others about half an hour.
+"""Train one of the models: `testbed` takes two hours and a quarter on one CPU core, the others about half an hour.
 
-    python -m adafv.worlds.drawn.train --output DIR [--model testbed] [--seed 0] [--stages small,drop,...] [--scale 1.0]
+    python -m adafv.worlds.drawn.train --output DIR [--model testbed] [--seed 0] [--stages small,drop,...] [--scale 1]
 
-The stages stand in recipes.py. `--start` begins with another model's weights, `--tower-only` with its vision tower alone
+recipes.py has the stages. `--start` begins with another model's weights, `--tower-only` with its vision tower alone
 (`testbed` only).
 
 Runs are seeded. A checkpoint stands in the output folder until the run ends, and a run that was killed goes
@@ -21,6 +21,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerF
 from adafv.embedded import embedded_model
 from adafv.worlds.drawn.batches import ALIGNED_WORDS, Batch, make_batch, random_keep
 from adafv.worlds.drawn.evaluate import evaluate
+from adafv.worlds.drawn.family import Family
 from adafv.worlds.drawn.losses import ClsHead, Outputs, PatchHead, alignment_loss, answer_loss, forward
 from adafv.worlds.drawn.model import TOKENS
 from adafv.worlds.drawn.recipes import PLANS, Plan, Stage
@@ -77,6 +79,15 @@ class Recipe:
         return max(1, round(stage.steps * self.scale))
 
 
+class Heads(nn.Module):
+    """What only training needs."""
+
+    def __init__(self, family: Family, model: Any) -> None:
+        super().__init__()
+        self.cls = ClsHead(model.model.vision_tower.config.hidden_size) if family.has_cls else None
+        self.patches = PatchHead(model.get_input_embeddings().embedding_dim)
+
+
 class Trainer:
     """One run: the model, its optimiser, how far it has come, and the log."""
 
@@ -90,10 +101,7 @@ class Trainer:
         if recipe.start is not None:
             take_over(self.model, Path(recipe.start), recipe.tower_only)
         torch.manual_seed(recipe.seed)
-        self.heads = nn.ModuleDict()
-        if self.family.has_cls:
-            self.heads["cls"] = ClsHead(self.model.model.vision_tower.config.hidden_size)
-        self.heads["patches"] = PatchHead(self.model.get_input_embeddings().embedding_dim)
+        self.heads = Heads(self.family, self.model)
         self.stage, self.step, self.elapsed = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
         self.aligned = torch.tensor([TOKENS.index(word) for word in ALIGNED_WORDS])
@@ -173,10 +181,10 @@ class Trainer:
         losses = {}
         if len(outputs.target):
             losses["answer"] = answer_loss(outputs, stage.caption_weight)
-        if outputs.cls is not None:
-            losses["cls"] = self.heads["cls"].loss(outputs.cls, batch)
+        if outputs.cls is not None and self.heads.cls is not None:
+            losses["cls"] = self.heads.cls.loss(outputs.cls, batch)
         if stage.patches_weight:
-            losses["patches"] = self.heads["patches"].loss(outputs.visual, batch)
+            losses["patches"] = self.heads.patches.loss(outputs.visual, batch)
         if self._alignment_weight:
             words = self.model.get_input_embeddings()(self.aligned)
             on_object = batch.on_object if stage.every_object else None
@@ -232,7 +240,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def take_over(model: LlavaNextForConditionalGeneration, folder: Path, tower_only: bool) -> None:
+def take_over(model: Any, folder: Path, tower_only: bool) -> None:
     """Give the model the weights of another, which may know fewer words: those keep their untrained embedding.
 
     With `tower_only` the projector and the language model stay untrained. Then words and patches come to mean the
@@ -247,11 +255,12 @@ def take_over(model: LlavaNextForConditionalGeneration, folder: Path, tower_only
             for token in set(TOKENS) & vocabulary.keys():
                 embedding[TOKENS.index(token)] = known[vocabulary[token]]
         own = model.state_dict()
-        weights = {
-            name: weight
-            for name, weight in other.state_dict().items()
-            if weight.shape == own[name].shape and (not tower_only or ".vision_tower." in name)
-        }
+        weights = {}
+        for name, weight in other.state_dict().items():
+            if name.endswith("position_embedding.weight") and len(weight) == len(own[name]) + 1:
+                weight = weight[1:]  # a tower without [CLS]
+            if name in own and weight.shape == own[name].shape and (not tower_only or ".vision_tower." in name):
+                weights[name] = weight
         model.load_state_dict(weights, strict=False)
 
 
