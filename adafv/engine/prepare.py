@@ -86,11 +86,11 @@ class Preparer:
         prompt = self._processing.conversation(turns, geometries)
         if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
             raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
-        if not len(prompt.question):
+        if not len(prompt.asked):
             raise PrepareError("prompt_empty", "the prompt is empty")
         self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries)
         prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
-        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, question=prompt.question)
+        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, asked=prompt.asked)
 
     def _prepared(self, image: Image.Image, geometry: Geometry, single: bool) -> PreparedImage:
         size, crops = (image.height, image.width), self._processing.crops(image, single)
