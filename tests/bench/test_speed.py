@@ -153,6 +153,7 @@ def pixels(question) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_turn_in_a_process_of_its_own(tmp_path):
     """As the rows of vLLM take theirs; here with the engine's other back end, on the saved model."""
     built = subject(HEADS_FOR_VLLM)
