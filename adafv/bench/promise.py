@@ -18,6 +18,7 @@ from adafv.bench.confidence import disagrees
 from adafv.bench.examples import Example, ExampleSource, Skipped
 from adafv.bench.signals import Survey, ask
 from adafv.calibration.cascades import BudgetAnswers, Cascade, CascadeFamily, cheapest, family
+from adafv.calibration.demand import Demand
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bounds import Bounds
@@ -107,7 +108,9 @@ def looks_of(survey: Survey) -> list[BudgetAnswers]:
     return [
         BudgetAnswers(
             keep=look.keep,
+            scores=1 - disagrees(look, unpruned),
             agrees=1 - disagrees(look, unpruned),
+            right=None,
             confidence=look.signals["mean_logprob"],
             tokens=look.tokens,
             prompt_tokens=look.prompt_tokens,
@@ -154,12 +157,15 @@ def repeat(survey: Survey, terms: Terms) -> Promise:
 def families(looks: Sequence[BudgetAnswers], bounds: Bounds, demand: float) -> list[CascadeFamily]:
     """Each budget with an unpruned second look; the first of `looks` is the unpruned one."""
     unpruned, *first = looks
-    return [family("", look, unpruned, bounds, demand, len(first)) for look in first]
+    asked = Demand("normalised", demand)
+    return [family("", look, unpruned, bounds, asked, len(first)) for look in first]
 
 
 def _some(look: BudgetAnswers, chosen: np.ndarray) -> BudgetAnswers:
-    arrays = {name: getattr(look, name)[chosen] for name in ("agrees", "confidence", "tokens", "prompt_tokens")}
-    return BudgetAnswers(keep=look.keep, seconds=look.seconds, again=look.again, **arrays)
+    arrays = {
+        name: getattr(look, name)[chosen] for name in ("scores", "agrees", "confidence", "tokens", "prompt_tokens")
+    }
+    return BudgetAnswers(keep=look.keep, right=None, seconds=look.seconds, again=look.again, **arrays)
 
 
 def _worth(cascade: Cascade, first: BudgetAnswers, second: BudgetAnswers) -> tuple[float, float, float]:

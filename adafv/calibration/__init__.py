@@ -3,6 +3,7 @@
 options      what is asked, and which candidates that makes
 calibration  labels the sample with every candidate and holds the answers against the unpruned ones
 answers      what a candidate answered, read back from its output
+demand       what answers are held to: agreement, accuracy, or how far that may fall
 truth        the right answers, where the data set has them
 budgets      agreement, accuracy and cost of one candidate
 verdict      which budget is recommended, and what is not decided

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from adafv.calibration.answers import Answers
+from adafv.calibration.demand import accuracy
 from adafv.calibration.options import CalibrationOptions, Candidate
 from adafv.calibration.truth import Truth
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Bootstrap, Estimate
 from adafv.scoring.bounds import Bounds
-from adafv.scoring.metrics import METRICS
 
 SEED = 0
 EXAMPLES = 10
@@ -41,7 +41,8 @@ class Budget:
     Attributes:
         compared: rows that both labelled; `left_out`: rows of the sample that one of them rejected, or both.
         agreements: with the unpruned answers, by measure.
-        best: what the interval of an agreement would be if all rows agreed: more can't be shown by this sample.
+        demanded: what the demand is on (`Demand`).
+        best: what `demanded` would be if all answers were the unpruned ones: more can't be shown by this sample.
         answered: rows whose right answer is known; `accuracy`: of these; `difference`: to the unpruned accuracy.
         seconds: of a worker, a sample; `tokens`: that the language model takes, prompt and answer.
         changes: some of the rows that agree least.
@@ -51,6 +52,7 @@ class Budget:
     compared: int
     left_out: int
     agreements: dict[str, Estimate]
+    demanded: Estimate
     best: Estimate
     answered: int
     accuracy: Estimate | None
@@ -90,11 +92,12 @@ class Comparison:
     """
 
     def __init__(self, options: CalibrationOptions, unpruned: Answers, truth: Truth, drawn: int) -> None:
-        self._options, self._unpruned, self._truth, self._drawn = options, unpruned, truth, drawn
+        self._options, self._unpruned, self._drawn = options, unpruned, drawn
         self._ids = sorted(unpruned.rows)
         clusters = [unpruned.rows[id]["image"] for id in self._ids]
         self.images = len(set(clusters))
         self._bounds, self._bootstrap = Bounds(clusters, SEED), Bootstrap(clusters, SEED)
+        self._references = [truth.get(id, ()) for id in self._ids]
         self._known = np.array([id in truth for id in self._ids], dtype=bool)
         self._points = self._scored(unpruned)
         self.accuracy = self._bounds.mean(self._points, self._known) if self._known.any() else None
@@ -102,19 +105,24 @@ class Comparison:
     def budget(self, candidate: Candidate, answers: Answers) -> Budget:
         """At least one row must have been labelled by both."""
         both = np.array([id in answers.rows for id in self._ids], dtype=bool)
-        pairs = [
-            (self._unpruned.rows[id]["answer"], answers.rows[id]["answer"]) if there else ("", "")
-            for id, there in zip(self._ids, both, strict=True)
-        ]
+        unpruned, pruned = (self._said(one, both) for one in (self._unpruned, answers))
+        pairs = list(zip(unpruned, pruned, strict=True))
         values = {name: np.array([measure(one, other) for one, other in pairs]) for name, measure in AGREEMENTS.items()}
         known, points = both & self._known, self._scored(answers)
+        demand = self._options.demand
+        counted = known if demand.needs_truth else both
+        demanded, best = (
+            demand.estimate(self._bounds.mean(demand.scores(said, unpruned, self._references), counted))
+            for said in (pruned, unpruned)
+        )
         assert answers.seconds is not None  # there is an answer
         return Budget(
             candidate=candidate,
             compared=int(both.sum()),
             left_out=self._drawn - int(both.sum()),
             agreements={name: self._bounds.mean(each, both) for name, each in values.items()},
-            best=self._bounds.mean(np.ones(len(both)), both),
+            demanded=demanded,
+            best=best,
             answered=int(known.sum()),
             accuracy=self._bounds.mean(points, known) if known.any() else None,
             difference=self._bootstrap.difference(points, self._points, known) if known.any() else None,
@@ -127,11 +135,13 @@ class Comparison:
 
     def _scored(self, answers: Answers) -> np.ndarray:
         """float64 [R]: what the answers are worth, 0 where that isn't known."""
-        metric = METRICS[self._options.metric]
-        return np.array([
-            metric(answers.rows[id]["answer"], self._truth[id]) if id in self._truth and id in answers.rows else 0.0
-            for id in self._ids
-        ])  # fmt: skip
+        labelled = np.array([id in answers.rows for id in self._ids], dtype=bool)
+        right = accuracy(self._options.metric, self._said(answers, labelled), self._references)
+        return np.where(labelled, right, 0.0)
+
+    def _said(self, answers: Answers, there: np.ndarray) -> list[str]:
+        """The answers, and nothing where there is none."""
+        return [answers.rows[id]["answer"] if one else "" for id, one in zip(self._ids, there, strict=True)]
 
     def _changes(self, values: np.ndarray, answers: Answers) -> tuple[Change, ...]:
         """Rows that don't agree, those that agree least first."""

@@ -14,16 +14,16 @@ from adafv.calibration.answers import Answers, read_answers
 from adafv.calibration.budgets import SEED, Budget, Comparison
 from adafv.calibration.cascades import Cascade, CascadeFamily, cheapest
 from adafv.calibration.command import command_line
+from adafv.calibration.demand import AGREEMENT, Demand
 from adafv.calibration.options import UNPRUNED, CalibrationOptions, Candidate
 from adafv.calibration.second_looks import families
 from adafv.calibration.truth import check_column, read_truth
-from adafv.calibration.verdict import Demand, recommend
+from adafv.calibration.verdict import is_beyond, judge, recommend
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.ledger import Ledger
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate
-from adafv.scoring.bounds import rows_to_show
 
 LOG = logging.getLogger("adafv")
 
@@ -52,7 +52,7 @@ class Calibration:
 
     @property
     def demand(self) -> Demand:
-        return Demand(self.options.agreement, self.options.min_agreement)
+        return self.options.demand
 
     @property
     def recommended(self) -> Budget | None:
@@ -61,7 +61,7 @@ class Calibration:
     @property
     def is_too_small(self) -> bool:
         """Whether this sample could show of no budget that it meets the demand."""
-        return all(self.demand.is_beyond(budget) for budget in self.budgets)
+        return all(is_beyond(budget, self.demand) for budget in self.budgets)
 
     @property
     def command(self) -> str | None:
@@ -98,7 +98,9 @@ class Calibration:
             "sample": options.job.sample,
             "drawn": self.drawn,
             "images": self.images,
-            "min_agreement": options.min_agreement,
+            "min_agreement": options.min_agreement if self.demand.of == AGREEMENT else None,
+            "min_accuracy": options.min_accuracy,
+            "max_accuracy_loss": options.max_accuracy_loss,
             "agreement": options.agreement,
             "confidence": CONFIDENCE,
             "seed": SEED,
@@ -114,7 +116,7 @@ class Calibration:
             "recommended_strategy": None if found is None else found.strategy,
             "recommended_keep": None if found is None else found.keep,
             "sample_too_small": self.is_too_small,
-            "least_sample": rows_to_show(options.min_agreement),
+            "least_sample": self.demand.fewest_rows(),
             "command": self.command,
             "cascade": None if self.cascade is None else self._cascade(self.cascade),
             "cascade_command": self.cascade_command,
@@ -134,10 +136,10 @@ class Calibration:
             "low": cascade.low,
             "escalated_share": cascade.escalated_share,
             "cost_per_1000_usd": cascade.cost_per_1000(self.options.job.price_per_hour),
-        }
+        } | ({} if cascade.accuracy is None else {"accuracy": cascade.accuracy})
 
     def _budget(self, budget: Budget) -> dict[str, Any]:
-        agreement = self.demand.of(budget)
+        agreement = budget.agreements[self.options.agreement]
         return {
             "strategy": budget.strategy,
             "keep": budget.keep,
@@ -146,7 +148,8 @@ class Calibration:
             "high": agreement.high,
             "cost_per_1000_usd": budget.cost_per_1000(self.options.job.price_per_hour),
             "samples_per_s": budget.samples_per_s,
-            "verdict": self.demand.judge(budget),
+            "demanded": _interval(budget.demanded),
+            "verdict": judge(budget, self.demand),
             "compared": budget.compared,
             "left_out": budget.left_out,
             "agreements": {name: _interval(each) for name, each in budget.agreements.items()},
@@ -198,7 +201,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         accuracy=comparison.accuracy,
         budgets=tuple(comparison.budget(each, labelled[each.strategy, each.keep]) for each in candidates),
         unpruned_tokens=answers.tokens,
-        families=families(options, answers, labelled),
+        families=families(options, answers, labelled, truth),
     )
 
 

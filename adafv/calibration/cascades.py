@@ -1,11 +1,11 @@
-"""Which cascade of two looks is the cheapest that is shown to agree: first keep ratio, second one, and the threshold.
+"""Which cascade of two looks is the cheapest that is shown to meet the demand: keep ratios and threshold.
 
 A cascade labels at a keep ratio and asks those answers again whose confidence is below a threshold (`--escalate`,
 `--escalate-below`). What it would have answered is known from the outputs of its two budgets, so nothing is labelled
 for it.
 
 The bound holds after choosing. A family is a first and a second keep ratio; its thresholds form a sequence that is
-fixed beforehand (`THRESHOLDS`), from asking everything again downwards. Each threshold's agreement is held against the
+fixed beforehand (`THRESHOLDS`), from asking everything again downwards. Each threshold's scores are held against the
 demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can only be
 chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk, however
 many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the error is
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adafv.calibration.demand import Demand
+from adafv.scoring.betting import Betting
 from adafv.scoring.bounds import Bounds
 
 ERROR = 0.05  # the probability that a cascade is chosen that doesn't meet the demand
@@ -33,14 +35,18 @@ class BudgetAnswers:
     """One budget's answers to R rows.
 
     Attributes:
+        scores: float64 [R], what the demand is on (`Demand.scores`).
         agrees: float64 [R], with the unpruned answers, from 0 to 1.
+        right: how right they are, NaN where that isn't known; None where it is of none.
         confidence: float64 [R].
         tokens: [R], positions that the language model takes: prompt and answer; `prompt_tokens`, of the prompt.
         seconds: of a worker, a sample; `again`: of these, what a second look takes, for which the image is encoded.
     """
 
     keep: float
+    scores: np.ndarray
     agrees: np.ndarray
+    right: np.ndarray | None
     confidence: np.ndarray
     tokens: np.ndarray
     prompt_tokens: np.ndarray
@@ -53,7 +59,8 @@ class Cascade:
     """Label at `keep`, ask again at `escalate` what is less sure than `threshold`.
 
     Attributes:
-        agreement: with the unpruned answers; `low`: its lower bound, which the demand is held against.
+        agreement: with the unpruned answers; `accuracy`, where right ones are known.
+        low: the lower bound of what is demanded (`Demand`).
         escalated_share: of the rows that are asked again.
         seconds: of a worker, a sample, second looks included; likewise `tokens` and `prompt_tokens`.
     """
@@ -63,6 +70,7 @@ class Cascade:
     escalate: float
     threshold: float
     agreement: float
+    accuracy: float | None
     low: float
     escalated_share: float
     seconds: float
@@ -87,25 +95,34 @@ class CascadeFamily:
 
 
 def family(
-    strategy: str, first: BudgetAnswers, second: BudgetAnswers, bounds: Bounds, least: float, families: int
+    strategy: str,
+    first: BudgetAnswers,
+    second: BudgetAnswers,
+    bounds: Bounds | Betting,
+    demand: Demand,
+    families: int,
 ) -> CascadeFamily:
-    """Walk down the thresholds, while an agreement of `least` is shown.
+    """Walk down the thresholds, while it is shown that the demand is met.
 
     Args:
-        bounds: of the rows' clusters.
+        bounds: of the rows' clusters, for the demand's scores (`Demand.bounds`).
         families: how many there are to choose among.
     """
     again = first.confidence < np.array(THRESHOLDS)[:, None]  # [T, R]
-    agrees = np.where(again, second.agrees, first.agrees)
-    low, share = bounds.lower_ends(agrees, ERROR / families), again.mean(axis=1)
+    low = bounds.lower_ends(np.where(again, second.scores, first.scores), ERROR / families)
+    agreement, share = np.where(again, second.agrees, first.agrees).mean(axis=1), again.mean(axis=1)
+    accuracy: list[float] | None = None
+    if first.right is not None and second.right is not None:
+        accuracy = np.nanmean(np.where(again, second.right, first.right), axis=1).tolist()
     cascades = tuple(
         Cascade(
             strategy=strategy,
             keep=first.keep,
             escalate=second.keep,
             threshold=threshold,
-            agreement=float(agrees[number].mean()),
-            low=float(low[number]),
+            agreement=float(agreement[number]),
+            accuracy=None if accuracy is None else accuracy[number],
+            low=demand.figure(float(low[number])),
             escalated_share=float(share[number]),
             seconds=first.seconds + float(share[number]) * second.again,
             tokens=float((first.tokens + again[number] * second.tokens).mean()),
@@ -113,7 +130,7 @@ def family(
         )
         for number, threshold in enumerate(THRESHOLDS)
     )
-    shown = low >= least
+    shown = low >= demand.least_score
     passed = len(shown) if shown.all() else int(shown.argmin())
     return CascadeFamily(strategy, first.keep, second.keep, cascades, cascades[passed - 1] if passed else None)
 

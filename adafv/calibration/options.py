@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adafv.calibration.cascades import Cascade
+from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS, Demand
 from adafv.pipeline.arguments import job_options, make_parser, new_file, parse_arguments, parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, budget_name, option_fields
+from adafv.pipeline.options import JobOptions, budget_name, flag, option_fields
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.metrics import METRICS
 
@@ -41,7 +42,9 @@ class CalibrationOptions:
         job: what all candidates have in common; `output` is the folder that their outputs stand in.
         text_tower: of those strategies that read it.
         escalates: keep ratios of second looks.
-        min_agreement: what the lower end of a budget's interval must reach, in the measure `agreement`.
+        min_agreement: what the lower end of a budget's interval must reach, in the measure `agreement`; unless there is
+            a demand on accuracy.
+        min_accuracy: what that of its accuracy must; `max_accuracy_loss`: how far it may be below the unpruned one's.
         answer_column: where the right answers are, if anywhere; `metric`: how they are scored.
     """
 
@@ -51,21 +54,38 @@ class CalibrationOptions:
     escalates: tuple[float, ...] = (1.0,)
     text_tower: str | None = None
     min_agreement: float = MIN_AGREEMENT
+    min_accuracy: float | None = None
+    max_accuracy_loss: float | None = None
     agreement: str
     answer_column: str | None = None
     metric: str = METRIC
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_agreement < 1:
-            raise UsageError(
-                f"--min-agreement is {self.min_agreement}; it must be above 0 and below 1, which no sample could show"
-            )
+        for name in ("min_agreement", "min_accuracy", "max_accuracy_loss"):
+            demanded = getattr(self, name)
+            if demanded is not None and not 0 < demanded < 1:
+                raise UsageError(
+                    f"{flag(name)} is {demanded}; it must be above 0 and below 1, since no sample shows either"
+                )
+        if self.min_accuracy is not None and self.max_accuracy_loss is not None:
+            raise UsageError("--min-accuracy and --max-accuracy-loss are two demands, and a calibration has one")
+        if self.demand.needs_truth and self.answer_column is None:
+            raise UsageError(f"a demand for {self.demand} needs the right answers: --answer-column")
         for name, value, known in (("agreement", self.agreement, AGREEMENTS), ("metric", self.metric, METRICS)):
             if value not in known:
                 raise UsageError(f"--{name} is {value!r}; it must be one of {', '.join(known)}")
         if not self.strategies:
             raise UsageError("--strategies names none that prunes; there is nothing to compare")
         self.candidates()  # each is checked as a job's options
+
+    @property
+    def demand(self) -> Demand:
+        """What is asked of the answers."""
+        if self.max_accuracy_loss is not None:
+            return Demand(self.metric, -self.max_accuracy_loss, LOSS)
+        if self.min_accuracy is not None:
+            return Demand(self.metric, self.min_accuracy, ACCURACY)
+        return Demand(self.agreement, self.min_agreement, AGREEMENT)
 
     def candidates(self) -> list[Candidate]:
         """The unpruned model, then each strategy at each budget, those of second looks among them.
@@ -116,13 +136,18 @@ def parse_command(arguments: Sequence[str], description: str, epilog: str, prog:
     job = job_options(values)
     if values["metric"] is not None and values["answer_column"] is None:
         raise UsageError("--metric scores answers against those of --answer-column, which isn't given")
+    on_accuracy = values["min_accuracy"] is not None or values["max_accuracy_loss"] is not None
+    if on_accuracy and values["demanded"] is not None:
+        raise UsageError("--min-agreement is a demand, and so is one on accuracy; a calibration has one")
     options = CalibrationOptions(
         job=job,
         strategies=tuple(parse_strategies(values["strategies"])),
         keeps=tuple(parse_keeps(values["keeps"])),
         escalates=tuple(parse_keeps(values["escalates"])),
         text_tower=text_tower,
-        min_agreement=values["demanded"],
+        min_agreement=MIN_AGREEMENT if values["demanded"] is None else values["demanded"],
+        min_accuracy=values["min_accuracy"],
+        max_accuracy_loss=values["max_accuracy_loss"],
         agreement=values["agreement"] or job.agreement_measure(),
         answer_column=values["answer_column"],
         metric=values["metric"] or METRIC,
@@ -155,9 +180,16 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
         help="names, or all (default: %(default)s)",
     )
     group.add_argument(
-        "--min-agreement", dest="demanded", type=float, default=MIN_AGREEMENT, metavar="X",
-        help="what the lower bound of the agreement with the unpruned answers must reach (default: %(default)s)",
+        "--min-agreement", dest="demanded", type=float, metavar="X",
+        help=f"what the lower bound of the agreement with the unpruned answers must reach (default: {MIN_AGREEMENT})",
     )  # fmt: skip
+    group.add_argument(
+        "--max-accuracy-loss", type=float, metavar="X",
+        help="instead: how far accuracy may fall below the unpruned model's at most, with --answer-column",
+    )  # fmt: skip
+    group.add_argument(
+        "--min-accuracy", type=float, metavar="X", help="instead: what accuracy must reach, with --answer-column"
+    )
     group.add_argument(
         "--agreement", metavar="NAME",
         help=f"how it is measured: {', '.join(AGREEMENTS)} (default: normalised; rouge-l for a fixed --prompt)",

@@ -11,6 +11,7 @@ from adafv.calibration import summary
 from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.cascades import Cascade, CascadeFamily
+from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS
 from adafv.reporting import charts
 from adafv.scoring.bootstrap import Estimate
 
@@ -49,25 +50,23 @@ def _by_strategy(budgets: Sequence[Budget]) -> list[tuple[str, list[Budget]]]:
 
 def _charts(calibration: Calibration, strategies: Sequence[tuple[str, Sequence[Budget]]]) -> list[tuple[str, Markup]]:
     """Agreement over cost, and accuracy over cost where there is any."""
-    options, demand = calibration.options, calibration.demand
-    drawn = [
-        (
-            f"Agreement ({options.agreement}) over cost",
-            _curves(
-                calibration,
-                strategies,
-                demand.of,
-                Estimate(1.0, 1.0, 1.0),
-                level=options.min_agreement,
-                families=calibration.families,
-            ),
+    options, accuracy = calibration.options, calibration.accuracy
+    levels: dict[str, float] = {calibration.demand.of: calibration.demand.least}
+    agreement = _curves(
+        calibration,
+        strategies,
+        lambda budget: budget.agreements[options.agreement],
+        Estimate(1.0, 1.0, 1.0),
+        lambda one: one.agreement,
+        levels.get(AGREEMENT),
+    )
+    drawn = [(f"Agreement ({options.agreement}) over cost", agreement)]
+    if accuracy is not None:
+        level = levels.get(ACCURACY, accuracy.value + levels[LOSS] if LOSS in levels else None)
+        right = _curves(
+            calibration, strategies, lambda budget: budget.accuracy, accuracy, lambda one: one.accuracy, level
         )
-    ]
-    if calibration.accuracy is not None:
-        drawn.append((
-            f"Accuracy ({options.metric}) over cost",
-            _curves(calibration, strategies, lambda budget: budget.accuracy, calibration.accuracy),
-        ))  # fmt: skip
+        drawn.append((f"Accuracy ({options.metric}) over cost", right))
     return drawn
 
 
@@ -76,19 +75,20 @@ def _curves(
     strategies: Sequence[tuple[str, Sequence[Budget]]],
     figure: Callable[[Budget], Estimate | None],
     unpruned: Estimate,
-    level: float | None = None,
-    families: Sequence[CascadeFamily] = (),
+    figure_again: Callable[[Cascade], float | None],
+    level: float | None,
 ) -> Markup:
+    """Fixed budgets by `figure`, second looks by `figure_again`, and a line at the demand's `level`."""
     price = calibration.options.job.price_per_hour
     unit, each = ("ms of a worker a sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
     lines = [("unpruned", [_point(each * calibration.unpruned, unpruned, "all")])]
     for name, budgets in strategies:
         figures = [(budget, found) for budget in budgets if (found := figure(budget)) is not None]
         lines.append((name, [_point(each * budget.seconds, found, f"{budget.keep:g}") for budget, found in figures]))
-    for family in families:
+    for family in calibration.families:
         again = "again" if family.escalate == 1 else f"again at {family.escalate:g}"
-        shown = [_point(each * one.seconds, Estimate(one.agreement, one.agreement, one.agreement), label)
-                 for one, label in _spread(family, calibration.cascade)]  # fmt: skip
+        spread = [(one, figure_again(one), label) for one, label in _spread(family, calibration.cascade)]
+        shown = [_point(each * one.seconds, Estimate(y, y, y), label) for one, y, label in spread if y is not None]
         lines.append((f"{family.strategy} {family.keep:g}, then {again}", shown))
     return charts.curves(lines, "quality over cost", unit, level)
 
@@ -113,6 +113,6 @@ def _point(x: float, estimate: Estimate, label: str) -> charts.Point:
 
 def _changes(calibration: Calibration) -> Budget | None:
     """The budget whose changed answers are shown: the recommended one, or that which agrees most."""
-    most = max(calibration.budgets, key=lambda budget: calibration.demand.of(budget).value)
+    most = max(calibration.budgets, key=lambda budget: budget.demanded.value)
     found = calibration.recommended or most
     return found if found.changes else None

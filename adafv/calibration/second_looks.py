@@ -1,7 +1,7 @@
 """Every pair of keep ratios that a calibration has labelled, as families of cascades.
 
-A pair is compared on the rows that the unpruned model and both of its looks labelled, and of whose first answer the
-confidence is known.
+A pair is compared on the rows that the unpruned model and both of its looks labelled, of whose first answer the
+confidence is known, and, where the demand is on accuracy, of which the right answer is.
 """
 
 from __future__ import annotations
@@ -13,25 +13,30 @@ import numpy as np
 from adafv.calibration.answers import Answers
 from adafv.calibration.budgets import SEED
 from adafv.calibration.cascades import BudgetAnswers, CascadeFamily, family
+from adafv.calibration.demand import accuracy
 from adafv.calibration.options import CalibrationOptions
+from adafv.calibration.truth import Truth
 from adafv.scoring.agreement import AGREEMENTS
-from adafv.scoring.bounds import Bounds
 
 Labelled = Mapping[tuple[str, float], Answers]  # by strategy and keep ratio
 
 
-def families(options: CalibrationOptions, unpruned: Answers, labelled: Labelled) -> tuple[CascadeFamily, ...]:
+def families(
+    options: CalibrationOptions, unpruned: Answers, labelled: Labelled, truth: Truth
+) -> tuple[CascadeFamily, ...]:
     """All pairs of a first keep ratio and a larger second one, of each strategy."""
+    demand = options.demand
     pairs = [(first, again) for first in labelled for again in options.escalates if first[1] < again]
+    known = [id for id in sorted(unpruned.rows) if id in truth or not demand.needs_truth]
     found = []
     for (strategy, keep), again in pairs:
         first, second = labelled[strategy, keep], unpruned if again == 1 else labelled[strategy, again]
-        ids = [id for id in sorted(unpruned.rows) if id in second.rows and _confidence(first, id) is not None]
+        ids = [id for id in known if id in second.rows and _confidence(first, id) is not None]
         if not ids:
             continue
-        bounds = Bounds([unpruned.rows[id]["image"] for id in ids], SEED)
-        one, other = (_answers(options, unpruned, *each, ids) for each in ((keep, first), (again, second)))
-        found.append(family(strategy, one, other, bounds, options.min_agreement, len(pairs)))
+        bounds = demand.bounds([unpruned.rows[id]["image"] for id in ids], SEED)
+        one, other = (_answers(options, unpruned, truth, *each, ids) for each in ((keep, first), (again, second)))
+        found.append(family(strategy, one, other, bounds, demand, len(pairs)))
     return tuple(found)
 
 
@@ -40,14 +45,19 @@ def _confidence(answers: Answers, id: str) -> float | None:
 
 
 def _answers(
-    options: CalibrationOptions, unpruned: Answers, keep: float, answers: Answers, ids: list[str]
+    options: CalibrationOptions, unpruned: Answers, truth: Truth, keep: float, answers: Answers, ids: list[str]
 ) -> BudgetAnswers:
-    agreement, rows = AGREEMENTS[options.agreement], [answers.rows[id] for id in ids]
+    rows, agreement = [answers.rows[id] for id in ids], AGREEMENTS[options.agreement]
+    said, whole = [row["answer"] for row in rows], [unpruned.rows[id]["answer"] for id in ids]
+    references = [truth.get(id, ()) for id in ids]
+    known = np.array([bool(each) for each in references])
     assert answers.seconds is not None  # there is an answer
     prompts = np.array([row["prompt_tokens"] for row in rows])
     return BudgetAnswers(
         keep=keep,
-        agrees=np.array([agreement(unpruned.rows[row["id"]]["answer"], row["answer"]) for row in rows]),
+        scores=options.demand.scores(said, whole, references),
+        agrees=np.array([agreement(one, other) for one, other in zip(whole, said, strict=True)]),
+        right=np.where(known, accuracy(options.metric, said, references), np.nan) if known.any() else None,
         confidence=np.array([row["confidence"] for row in rows], dtype=np.float64),
         tokens=prompts + np.array([row["output_tokens"] for row in rows]),
         prompt_tokens=prompts,

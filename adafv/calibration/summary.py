@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.command import is_whole
-from adafv.calibration.verdict import UNDECIDED
+from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS
+from adafv.calibration.demand import share as _share
+from adafv.calibration.verdict import UNDECIDED, judge, rows_needed
 from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import rows_to_show
 
 SECOND_LOOKS = "second looks"
 
@@ -36,7 +37,7 @@ def headline(calibration: Calibration) -> list[str]:
     lines = [
         f"{calibration.drawn:,} rows drawn from {redact(', '.join(options.job.input))}: {calibration.labelled:,} "
         f"labelled unpruned, on {calibration.images:,} images",
-        f"demanded: {options.agreement} agreement with the unpruned answers of {options.min_agreement:g} or more",
+        f"demanded: {calibration.demand}",
     ]
     if calibration.drawn < (options.job.sample or 0):
         lines.append(f"the input has no more rows; --sample is {options.job.sample:,}")
@@ -61,9 +62,9 @@ def rows(calibration: Calibration, budgets: Sequence[Budget]) -> list[list[str]]
     table[0] += [_percent(calibration.accuracy), ""] if options.answer_column is not None else []
     table[0] += _costs(seconds, price)
     for budget in budgets:
-        agreement = demand.of(budget)
+        agreement = budget.agreements[options.agreement]
         cells = [f"{budget.keep:g}", _share(agreement.value), f"{_share(agreement.low)} - {_share(agreement.high)}"]
-        cells += [demand.judge(budget), *(_share(budget.agreements[name].value) for name in others)]
+        cells += [judge(budget, demand), *(_share(budget.agreements[name].value) for name in others)]
         if options.answer_column is not None:
             cells += [_percent(budget.accuracy), _change(budget.difference)]
         table.append([*cells, *_costs(budget.seconds, price)])
@@ -73,7 +74,10 @@ def rows(calibration: Calibration, budgets: Sequence[Budget]) -> list[list[str]]
 def cascade_columns(calibration: Calibration) -> list[str]:
     """The names of the columns of cascades."""
     cost = ["USD/1,000"] if calibration.options.job.price_per_hour is not None else []
-    return ["kept", "then", "below", "asked again", calibration.options.agreement, "at least", "tokens", "ms", *cost]
+    options, of = calibration.options, calibration.demand.of
+    right = ["accuracy"] if options.answer_column is not None else []
+    low = {AGREEMENT: "at least", ACCURACY: "accuracy at least", LOSS: "to unpruned at least"}[of]
+    return ["kept", "then", "below", "asked again", options.agreement, *right, low, "tokens", "ms", *cost]
 
 
 def cascade_rows(calibration: Calibration) -> list[list[str]]:
@@ -88,6 +92,7 @@ def cascade_rows(calibration: Calibration) -> list[list[str]]:
             f"{found.threshold:g}",
             f"{found.escalated_share:.1%}",
             _share(found.agreement),
+            *([] if calibration.options.answer_column is None else [_right(found.accuracy)]),
             _share(found.low),
             f"{found.tokens:,.1f}",
             f"{1000 * found.seconds:,.1f}",
@@ -127,12 +132,11 @@ def verdict(calibration: Calibration) -> list[str]:
 
 
 def _recommendation(calibration: Calibration) -> list[str]:
-    options, found, demand = calibration.options, calibration.recommended, calibration.demand
+    found, demand = calibration.recommended, calibration.demand
     if found is not None:
-        low = _share(demand.of(found).low)
         lines = [
-            f"Recommended: {found.strategy} with --keep {found.keep:g}, the cheapest that meets the demand. It agrees "
-            f"{low} or more."
+            f"Recommended: {found.strategy} with --keep {found.keep:g}, the cheapest that meets the demand. "
+            f"{demand.promise(found.demanded.low)}."
         ]
         saved = 1 - found.seconds / calibration.unpruned
         if saved > 0:
@@ -141,16 +145,15 @@ def _recommendation(calibration: Calibration) -> list[str]:
     if calibration.cascade is not None and calibration.cascade.tokens < calibration.unpruned_tokens:
         return ["No fixed budget is shown to meet the demand."]
     if calibration.is_too_small:
-        needed = rows_to_show(options.min_agreement)
-        best = max(budget.best.low for budget in calibration.budgets)
+        needed, best = demand.fewest_rows(), max(budget.best.low for budget in calibration.budgets)
+        rows = "" if needed is None else f" That takes {needed:,} rows at least, on as many images."
         return [
-            f"The sample is too small to decide. If all its answers agreed, that would show {_share(best)} or more, "
-            f"and {options.min_agreement:g} is demanded. That takes {needed:,} rows at least, on as many images: give "
-            "a larger --sample, or a lower --min-agreement."
+            f"The sample is too small to decide. If all its answers were the unpruned ones, that would show "
+            f"{_share(best)} or more, and {demand.least:g} is demanded.{rows} Give a larger --sample, or demand less."
         ]
     return [
         "No budget is shown to meet the demand, so none is recommended: label unpruned, with --strategy none, or give "
-        "a larger --keep, or a lower --min-agreement."
+        "a larger --keep, or demand less."
     ]
 
 
@@ -162,11 +165,11 @@ def _undecided(calibration: Calibration) -> list[str]:
     lines = []
     for budget in calibration.budgets:
         cheaper = found is None or budget.strategy != found.strategy or budget.keep < found.keep
-        if demand.judge(budget) != UNDECIDED or not cheaper:
+        if judge(budget, demand) != UNDECIDED or not cheaper:
             continue
-        rows = demand.rows_needed(budget)
+        rows = rows_needed(budget, demand)
         more = (
-            "it agrees less than demanded in this sample, though it may not in the data"
+            "it falls short in this sample, though it may not in the data"
             if rows is None
             else f"a --sample of about {_rounded(rows):,} may show that it does"
         )
@@ -180,10 +183,11 @@ def _second_looks(calibration: Calibration) -> list[str]:
     if found is None:
         return ["No threshold for second looks is shown to meet the demand."] if calibration.families else []
     tokens = "all tokens" if found.escalate == 1 else f"{found.escalate:g} of the tokens"
+    promise, pairs = calibration.demand.promise(found.low), len(calibration.families)
     lines = [
         f"With second looks: {found.strategy} with --keep {found.keep:g}, and the least sure "
-        f"{found.escalated_share:.1%} of the answers asked again with {tokens}. It agrees {_share(found.low)} or more, "
-        f"with 95 % confidence, also after choosing among {len(calibration.families)} pairs of keep ratios."
+        f"{found.escalated_share:.1%} of the answers asked again with {tokens}. {promise}, with 95 % confidence, also "
+        f"after choosing among {pairs} pairs of keep ratios."
     ]
     if found.tokens >= whole:
         return [
@@ -224,13 +228,12 @@ def _rounded(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def _share(value: float) -> str:
-    """Rounded down, so that no bound looks better than it is."""
-    return f"{int(value * 10_000 + 1e-9) / 10_000:.4f}"
-
-
 def _percent(estimate: Estimate | None) -> str:
     return "" if estimate is None else f"{estimate.value:.1%}"
+
+
+def _right(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.1%}"
 
 
 def _change(estimate: Estimate | None) -> str:

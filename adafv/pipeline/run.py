@@ -23,7 +23,7 @@ import ray.exceptions
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
-from adafv.pipeline.errors import JobError, RunError, UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
@@ -36,7 +36,7 @@ from adafv.pipeline.record.hook import open_hook
 from adafv.pipeline.record.run_record import RunRecord, public_options
 from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
-from adafv.pipeline.setup import Setup, set_up, with_commit
+from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.stream import Reading, rows_per_block, stream
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
@@ -127,7 +127,7 @@ class Job:
             try:
                 stack.enter_context(self._lease)
             except (*S3_ERRORS, OSError) as error:
-                raise self._unwritable(error) from error
+                raise unwritable(self._setup.output, error) from error
             return self._run_alone()
 
     def _check_model(self) -> None:
@@ -176,10 +176,7 @@ class Job:
             self._run.adopt_earlier(output)
             self._run.write(output)
         except (*S3_ERRORS, OSError) as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> JobError:
-        return store_error(f"--output {self._setup.output.uri} can't be written", error)
+            raise unwritable(self._setup.output, error) from error
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""

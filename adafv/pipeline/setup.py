@@ -12,7 +12,7 @@ import ray
 from adafv.engine.options import EngineOptions
 from adafv.pipeline.control.resources import Resources, allot
 from adafv.pipeline.control.session import RaySession, is_ours_alone
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import JobError, UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff, read_prices
 from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
@@ -25,6 +25,7 @@ from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.model import at_version
 
 TRIAL = ".tmp/trial"  # a file that is written to see whether one can be
+PATIENCE = 15.0  # seconds for which that is tried again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +112,13 @@ def _check_models(options: JobOptions, storage: Storage) -> None:
 def _check_writable(output: Output) -> None:
     """Write a file and remove it again, so that nobody waits for Ray and a model first, to learn that it can't be."""
     try:
-        output.put(TRIAL, b"")
+        output.put(TRIAL, b"", PATIENCE)
     except (*S3_ERRORS, OSError) as error:
-        raise store_error(f"--output {output.uri} can't be written", error) from error
+        raise unwritable(output, error) from error
     with contextlib.suppress(*S3_ERRORS, OSError):  # who may write need not be allowed to delete
         output.delete(TRIAL)
+
+
+def unwritable(output: Output, error: Exception) -> JobError:
+    """What a job says whose output can't be written when it begins."""
+    return store_error(f"--output {output.uri} can't be written", error)

@@ -67,6 +67,6 @@ class Bounds:
         return np.minimum(np.quantile(low, tail, axis=0), values.mean(axis=1))
 
 
-def rows_to_show(least: float) -> int:
+def rows_to_show(least: float, tail: float = TAIL) -> int:
     """How many rows, each on a picture of its own, would show a mean of `least` if all of them were worth 1."""
-    return math.ceil(math.log(TAIL) / math.log(least))
+    return math.ceil(math.log(tail) / math.log(least))

@@ -5,16 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adafv.calibration.cascades import ERROR, THRESHOLDS, BudgetAnswers, cheapest, family
+from adafv.calibration.cascades import ERROR, THRESHOLDS, BudgetAnswers, cheapest
+from adafv.calibration.cascades import family as family_of
+from adafv.calibration.demand import LOSS, Demand
+from adafv.scoring.betting import Betting
 from adafv.scoring.bounds import Bounds
 
 
 def look(keep: float, agrees, confidence=None, tokens: float = 100.0, seconds: float = 0.01) -> BudgetAnswers:
     agrees = np.asarray(agrees, dtype=float)
     confidence = np.full(len(agrees), -0.5) if confidence is None else np.asarray(confidence)
-    return BudgetAnswers(
-        keep, agrees, confidence, np.full(len(agrees), tokens), np.full(len(agrees), tokens), seconds, seconds / 2
-    )
+    many = np.full(len(agrees), tokens)
+    return BudgetAnswers(keep, agrees, agrees, None, confidence, many, many, seconds, seconds / 2)
+
+
+def family(strategy, first, second, bounds, least, families):
+    return family_of(strategy, first, second, bounds, Demand("normalised", least), families)
 
 
 def drawn(rows: int, seed: int, curve: float = 1.0):
@@ -98,6 +104,28 @@ def test_the_promise_holds_after_choosing_among_plans(demand):
             confidence, right = truth[cascade.keep]
             below += bool(np.where(confidence < cascade.threshold, 1, right).mean() < demand)
     assert chosen == 120 and below <= 0.05 * chosen
+
+
+def test_the_promise_holds_for_a_loss_of_accuracy():
+    """Where the first answer isn't the unpruned one it is as right, less right, or more."""
+    demand, whole = Demand("exact", -0.02, LOSS), look(1.0, np.full(800, 0.5), tokens=200.0)
+
+    def scored(rows: int, seed: int):
+        confidence, same = drawn(rows, seed)
+        changed = np.random.default_rng(seed).choice([0.0, 0.5, 1.0], rows, p=[0.35, 0.55, 0.1])
+        return confidence, np.where(same, 0.5, changed)
+
+    below = chosen = 0
+    sure, truth = scored(200_000, 7)
+    for seed in range(60):
+        confidence, scores = scored(800, 1000 + seed)
+        first = look(0.1, scores, confidence, 20.0)
+        cascade = family_of("adafv", first, whole, Betting(range(800), seed), demand, 1).chosen
+        if cascade is not None:
+            chosen += 1
+            below += bool(demand.figure(np.where(sure < cascade.threshold, 0.5, truth).mean()) < demand.least)
+            assert cascade.low >= -0.02 and cascade.escalated_share < 0.9
+    assert chosen > 50 and below <= 0.05 * chosen + 2
 
 
 def test_thresholds_are_fixed_and_can_be_written_down():

@@ -14,6 +14,7 @@ from adafv.calibration.page import render
 from adafv.calibration.second_looks import families
 from adafv.calibration.summary import summary
 from adafv.pipeline.arguments import parse_options
+from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import answers, budget, calibration, options
 from tests.reporting.test_page import Page
 
@@ -36,7 +37,7 @@ def unsure(keep: float, share: float) -> Answers:
 def calibrated(**values):
     given = options(strategies=("adafv",), keeps=(0.5, 0.1), min_agreement=0.98, **values)
     labelled = {("adafv", 0.5): unsure(0.5, 0.2), ("adafv", 0.1): unsure(0.1, 0.3)}
-    found = families(given, UNPRUNED, labelled)
+    found = families(given, UNPRUNED, labelled, {})
     budgets = [budget(keep, (0.75, 0.7, 0.8)) for keep in (0.5, 0.1)]
     return calibration(*budgets, families=found, strategies=("adafv",), keeps=(0.5, 0.1), min_agreement=0.98, **values)
 
@@ -55,17 +56,17 @@ def test_rows_that_a_look_lacks_are_left_out():
     first = unsure(0.1, 0.3)
     rows = {id: row | {"confidence": None if id < "q100" else row["confidence"]} for id, row in first.rows.items()}
     del rows["q599"]
-    [found] = families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=rows)})
+    [found] = families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=rows)}, {})
     assert found.cascades[-1].agreement == pytest.approx(1 - (180 - 100) / 499)
     old = {id: row | {"confidence": None} for id, row in first.rows.items()}
-    assert families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=old)}) == ()
+    assert families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=old)}, {}) == ()
 
 
 def test_a_second_keep_ratio_that_is_pruned_is_a_budget_too():
     given = options(strategies=("adafv",), keeps=(0.1,), escalates=(0.5, 1.0), min_agreement=0.98)
     assert [(one.strategy, one.keep) for one in given.candidates()] == [("none", 1.0), ("adafv", 0.1), ("adafv", 0.5)]
     labelled = {("adafv", 0.1): unsure(0.1, 0.3), ("adafv", 0.5): unsure(0.5, 0.2)}
-    pairs = [(one.keep, one.escalate, one.chosen is not None) for one in families(given, UNPRUNED, labelled)]
+    pairs = [(one.keep, one.escalate, one.chosen is not None) for one in families(given, UNPRUNED, labelled, {})]
     assert pairs == [(0.1, 0.5, False), (0.1, 1.0, True), (0.5, 1.0, True)]
 
 
@@ -119,3 +120,41 @@ def test_what_is_asked_of_a_calibration():
     given = parse_command(["--input", "in", "--output", "work", "--escalate", "0.75,1"], "", "").options
     assert given.escalates == (0.75, 1.0) and given.job.engine.escalate is None
     assert parse_command(["--input", "in", "--output", "work"], "", "").options.escalates == (1.0,)
+
+
+def test_answers_that_change_but_are_as_right_need_no_second_look():
+    """All that is unsure is wrong unpruned, too, but for a tenth: a demand on accuracy asks far fewer again."""
+    truth = {id: ("red",) if number >= 0.3 * len(IDS) else ("green",) for number, id in enumerate(IDS)}
+    given = {"strategies": ("adafv",), "keeps": (0.1,), "answer_column": "answer"}
+    first, found = unsure(0.1, 0.3), {}
+    rows = {id: row | {"confidence": -2.0 if row["answer"] == "blue" else -0.01} for id, row in first.rows.items()}
+    first = replace(first, rows=rows)
+    for name, value in (("min_agreement", 0.98), ("max_accuracy_loss", 0.02), ("min_accuracy", 0.65)):
+        [found[name]] = families(options(**given, **{name: value}), UNPRUNED, {("adafv", 0.1): first}, truth)
+    shares = {name: each.chosen.escalated_share for name, each in found.items()}
+    assert shares["min_agreement"] > 0.27 and shares["max_accuracy_loss"] == shares["min_accuracy"] == 0
+    loss, least = found["max_accuracy_loss"].chosen, found["min_accuracy"].chosen
+    assert loss.accuracy == least.accuracy == pytest.approx(0.7) and -0.02 <= loss.low < 0 and 0.65 <= least.low < 0.7
+    assert loss.agreement == pytest.approx(0.7), "still said"
+
+
+def test_rows_whose_right_answer_is_not_known():
+    truth = dict.fromkeys(IDS[:400], ("red",))
+    labelled = {("adafv", 0.1): unsure(0.1, 0.3)}
+    given = {"strategies": ("adafv",), "keeps": (0.1,), "answer_column": "answer"}
+    [agreeing] = families(options(**given, min_agreement=0.98), UNPRUNED, labelled, truth)
+    [right] = families(options(**given, max_accuracy_loss=0.05), UNPRUNED, labelled, truth)
+    assert agreeing.cascades[-1].agreement == pytest.approx(0.7), "of all rows"
+    assert agreeing.cascades[-1].accuracy == right.cascades[-1].accuracy == pytest.approx(1 - 180 / 400)
+
+
+def test_the_page_and_the_summary_of_a_demand_on_accuracy():
+    truth = dict.fromkeys(IDS, ("red",))
+    asked = {"answer_column": "answer", "max_accuracy_loss": 0.03, "keeps": (0.1,)}
+    found = families(options(**asked), UNPRUNED, {("adafv", 0.1): unsure(0.1, 0.3)}, truth)
+    accuracy = {"accuracy": Estimate(0.7, 0.6, 0.8), "difference": Estimate(-0.3, -0.4, -0.2)}
+    made = calibration(budget(0.1, (0.7, 0.6, 0.8), **accuracy), families=found, **asked)
+    text = summary(made)
+    assert "to unpruned at least" in text and "less than the unpruned model's, with 95 % confidence" in text
+    assert made.as_json()["cascade"]["accuracy"] == made.cascade.accuracy
+    assert sum(tag == "svg" for tag, _ in Page(render(made)).tags) == 2

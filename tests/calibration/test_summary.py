@@ -41,7 +41,7 @@ def test_what_is_not_decided_is_said_of_budgets_that_would_be_cheaper():
     assert "--keep 0.1 meets" not in text
     assert "Not decided" not in summary(calibration(budget(0.5, STRADDLES), budget(0.25, MEETS)))
     text = summary(calibration(budget(0.5, (0.89, 0.8, 0.95))))
-    assert "Not decided" in text and "agrees less than demanded in this sample" in text
+    assert "Not decided" in text and "falls short in this sample" in text
 
 
 def test_a_sample_that_is_too_small():
@@ -118,3 +118,18 @@ def test_no_secret_is_shown():
     text = summary(found)
     assert "hidden" not in text + json.dumps(found.as_json()) + command_line(options(**asked).candidates()[1].job)
     assert "lacks what may be a secret" in text and "lacks" not in summary(calibration(budget(0.5, MEETS)))
+
+
+def test_a_demand_on_accuracy():
+    known = {"answered": 100, "accuracy": Estimate(0.8, 0.7, 0.9), "difference": Estimate(-0.01, -0.02, 0.0)}
+    good = budget(0.1, FAILS, demanded=Estimate(-0.01, -0.0183, 0.0), best=Estimate(0.0, -0.01, 0.01), **known)
+    found = calibration(good, answer_column="answer", max_accuracy_loss=0.02)
+    text = summary(found)
+    assert "demanded: accuracy (exact) of at most 0.02 less" in text
+    assert "Recommended: adafv with --keep 0.1" in text and "at most 0.0183 less than the unpruned model's" in text
+    written = found.as_json()
+    assert (written["max_accuracy_loss"], written["min_agreement"], written["least_sample"]) == (0.02, None, 183)
+    assert written["budgets"][0]["verdict"] == "meets" and written["budgets"][0]["agreement"] == 0.7
+
+    absolute = calibration(good, answer_column="answer", min_accuracy=0.85)
+    assert absolute.is_too_small and "rows at least" not in summary(absolute)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adafv.calibration.verdict import FAILS, MEETS, UNDECIDED, Demand, recommend
+from adafv.calibration.demand import Demand
+from adafv.calibration.verdict import FAILS, MEETS, UNDECIDED, is_beyond, judge, recommend, rows_needed
 from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import budget
 
@@ -28,7 +29,7 @@ BUDGETS = st.lists(
 
 @given(BUDGETS)
 def test_what_is_recommended_is_the_cheapest_that_is_shown_to_meet_the_demand(budgets):
-    found, meeting = recommend(budgets, DEMAND), [one for one in budgets if DEMAND.of(one).low >= 0.9]
+    found, meeting = recommend(budgets, DEMAND), [one for one in budgets if one.demanded.low >= 0.9]
     assert (found is None) == (not meeting)
     if found is not None:
         assert found in meeting
@@ -68,21 +69,21 @@ def test_a_lower_demand_never_costs_more(budgets, one, other):
     ],
 )
 def test_the_interval_is_judged_not_the_mean(interval, judged):
-    assert DEMAND.judge(budget(agreement=interval)) == judged
+    assert judge(budget(agreement=interval), DEMAND) == judged
 
 
-def test_the_measure_that_is_demanded_counts():
+def test_what_is_demanded_counts():
     one = budget(agreement=(0.5, 0.4, 0.6))
-    one = replace(one, agreements=one.agreements | {"f1": Estimate(0.95, 0.93, 0.97)})
-    assert recommend([one], DEMAND) is None and recommend([one], Demand("f1", 0.9)) == one
+    assert recommend([one], DEMAND) is None
+    assert recommend([replace(one, demanded=Estimate(0.95, 0.93, 0.97))], DEMAND) is not None
 
 
 def test_how_many_rows_may_decide():
-    assert DEMAND.rows_needed(budget(agreement=(0.92, 0.88, 0.95))) == 400, "twice as near takes four times the rows"
-    assert DEMAND.rows_needed(budget(agreement=(0.9, 0.88, 0.95))) is None
-    assert DEMAND.rows_needed(budget(agreement=(1.0, 0.88, 1.0), compared=30)) == 44
-    assert Demand("f1", 0.98).rows_needed(budget(agreement=(1.0, 0.97, 1.0), compared=122)) == 275
+    assert rows_needed(budget(agreement=(0.92, 0.88, 0.95)), DEMAND) == 400, "twice as near takes four times the rows"
+    assert rows_needed(budget(agreement=(0.9, 0.88, 0.95)), DEMAND) is None
+    assert rows_needed(budget(agreement=(1.0, 0.88, 1.0), compared=30), DEMAND) == 44
+    assert rows_needed(budget(agreement=(1.0, 0.97, 1.0), compared=122), Demand("f1", 0.98)) == 275
 
 
 def test_a_sample_that_could_not_show_it():
-    assert not DEMAND.is_beyond(budget()) and Demand("f1", 0.97).is_beyond(budget())
+    assert not is_beyond(budget(), DEMAND) and is_beyond(budget(), Demand("f1", 0.97))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from adafv.pipeline import setup
 from adafv.pipeline.store import retry
 from jobs.label import main
 from tests.faulty_store import Fault, FaultyStore
@@ -20,6 +21,7 @@ def bucket(s3, monkeypatch) -> str:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
+    monkeypatch.setattr(setup, "PATIENCE", 0.0)
     return s3.new_bucket()
 
 
