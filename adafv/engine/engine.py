@@ -299,6 +299,7 @@ class Engine:
             images=images,
             table_lengths=[len(table.tokens) for table in encoded],
             newlines=self._options.newlines,
+            positions=self._options.positions,
             device=self._device,
         )
         by_sample: list[list[Encoded]] = [[] for _ in samples]

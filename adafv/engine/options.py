@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TEXT_SCOPES = ("question", "prompt")
 NEWLINES = ("drop", "rows")
+POSITIONS = ("compact", "kept")
 BACKENDS = ("transformers", "vllm")
 QUANTIZATIONS = ("int8", "int4")
 
@@ -44,6 +45,8 @@ class EngineOptions:
         audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
+        positions: where the language model sees what is left of a pruned prompt: one place after the other (`compact`),
+            or where it stood unpruned (`kept`). Families with M-RoPE always keep theirs.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (on a GPU bfloat16, or float16 where it has none; elsewhere float32), `float32`, `bfloat16` or
@@ -88,6 +91,13 @@ class EngineOptions:
         "newline embeddings of any-resolution models: drop, or keep those of rows that keep a token (rows)",
         "drop",
         metavar="NAME",
+    )
+    positions: str = option(
+        "model",
+        "places of a pruned prompt's tokens: compact (counted anew) or kept; M-RoPE keeps them anyway",
+        "compact",
+        metavar="NAME",
+        formerly="compact",
     )
     temperature: float = option("model", "0 answers greedily; above, tokens are sampled", 0.0, type=float, metavar="T")
     top_p: float = option(
@@ -150,6 +160,9 @@ class EngineOptions:
         )
         require_one_of("text_scope", self.text_scope, TEXT_SCOPES)
         require_one_of("newlines", self.newlines, NEWLINES)
+        require_one_of("positions", self.positions, POSITIONS)
+        plain = self.positions == "compact" or self.backend == "transformers"
+        require(plain, "positions", self.positions, f"compact: backend {self.backend!r} counts positions itself")
         require_one_of("dtype", self.dtype, DTYPES)
         require_one_of("backend", self.backend, BACKENDS)
         most = "at least 1" if self.backend == "vllm" else f"1 with backend {self.backend!r}; give backend 'vllm'"
@@ -175,7 +188,7 @@ class EngineOptions:
         """The options that the others leave no part to play, whatever they are set to."""
         idle = {"keep"} if self.keep_tokens is not None else set()
         if self.strategy == "none":
-            idle |= {"keep", "keep_tokens", "text_scope", "newlines"}
+            idle |= {"keep", "keep_tokens", "text_scope", "newlines", "positions"}
         if self.escalate is None:
             idle |= {"escalate", "escalate_below"}
         if self.temperature == 0:

@@ -116,7 +116,8 @@ class Preparer:
         keep = max(each.kept_of(geometry.visual_tokens) for each in (self._options, options))
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
-        return kept if geometry.positions is None else max(kept, geometry.extent)
+        counted_anew = geometry.positions is None and self._options.positions == "compact"
+        return kept if counted_anew else max(kept, geometry.extent)
 
 
 def _is_surrogate(letter: str) -> bool:

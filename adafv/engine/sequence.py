@@ -41,8 +41,8 @@ class Prompts:
         rows: which samples of the batch they are.
         embeds: [G, L, D], padded with zeros on the right.
         lengths: int64 [G], on the device: how long each is. At least one is of length L, or the host couldn't tell.
-        positions: int64 [3, G, L], where positions aren't plain; and `following`, int64 [G], that of the first token of
-            the answer.
+        positions: int64 [G, L], or [3, G, L] in M-RoPE's three dimensions, where they aren't 0, 1, 2, ...; and
+            `following`, int64 [G], that of the first token of the answer.
         deepstack: [S, G, L, D], what is added behind each of the language model's first S layers, if anything is.
     """
 
@@ -65,8 +65,8 @@ class Layout:
         newline_of: int64 [V, N], the newline that a visual token keeps alive, counted over the batch, or `newlines`.
         newlines: how many newlines the batch has.
         lengths: of each sample: its sequence can't be longer after pruning.
-        positions: int64 [3, B, S], each slot's, which it keeps whatever is pruned before it, and `following`, int64
-            [B], the one behind a sequence; None where positions are plain, and count what is there.
+        positions: int64 [A, B, S], each slot's in one dimension or in M-RoPE's three, which it keeps whatever is pruned
+            before it, and `following`, int64 [B], the one behind a sequence; None where positions count what is left.
     """
 
     source: Tensor
@@ -117,10 +117,16 @@ class Layout:
             rows=rows,
             embeds=embeds * present[:, :, None],
             lengths=present.sum(dim=1),
-            positions=None if self.positions is None else self.positions[:, at].gather(2, slots.expand(3, -1, -1)),
+            positions=None if self.positions is None else _at(self.positions[:, at], slots),
             following=None if self.following is None else self.following[at],
             deepstack=torch.stack(added).movedim(2, 0) * shown if added else None,
         )
+
+
+def _at(positions: Tensor, slots: Tensor) -> Tensor:
+    """int64 [G, L], or [A, G, L] of several dimensions: the `positions` [A, G, S] of the slots [G, L]."""
+    found = positions.gather(2, slots.expand(len(positions), -1, -1))
+    return found[0] if len(found) == 1 else found
 
 
 def _table(visual: Tensor, text: Tensor) -> Tensor:
@@ -158,6 +164,7 @@ def lay_out(
     images: Sequence[PromptImage],
     table_lengths: Sequence[int],
     newlines: str,
+    positions: str,
     device: torch.device,
 ) -> Layout:
     """Lay out a batch on the host.
@@ -169,6 +176,7 @@ def lay_out(
         images: the samples' images, one after the other.
         table_lengths: how many rows each image has as encoded.
         newlines: `drop` or `rows`, see `EngineOptions`. An image that is not pruned keeps all of them.
+        positions: `compact` or `kept`, likewise; of families whose positions are plain.
     """
     width = max((image.geometry.visual_tokens for image in images), default=0)
     count = sum(image.geometry.newlines for image in images)
@@ -190,16 +198,24 @@ def lay_out(
     texts = np.stack([-1 - np.arange(sum(lengths)), np.full(sum(lengths), _ALWAYS)])
     prompts = np.split(texts, np.cumsum(lengths)[:-1], axis=1)
     whole = [_spliced(*each) for each in zip(prompts, places, runs, strict=True)]
-    positions, following = _positions(lengths, places, images, device)
+    plain = all(image.geometry.positions is None for image in images)
+    kept = _plain_positions([each.shape[1] for each in whole], device) if plain and positions == "kept" else None
+    own, following = kept or _positions(lengths, places, images, device)
     return Layout(
         source=uploaded(_stacked([source for source, _ in whole], 0), device),
         flag=uploaded(_stacked([flag for _, flag in whole], _NEVER), device),
         newline_of=uploaded(_stacked(owners, count), device),
         newlines=count,
         lengths=tuple(longest),
-        positions=positions,
+        positions=own,
         following=following,
     )
+
+
+def _plain_positions(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """`positions` and `following` of a `Layout` whose sequences have so many slots: their places, unpruned."""
+    places = torch.arange(max(lengths), device=device).expand(1, len(lengths), -1)
+    return places, uploaded(torch.tensor(lengths), device)
 
 
 def _positions(

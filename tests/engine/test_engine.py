@@ -138,6 +138,40 @@ def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
     assert label.mean_logprob == pytest.approx(float(torch.stack(steps).mean()), abs=1e-5)
 
 
+def test_kept_positions_are_those_of_the_unpruned_prompt(model):
+    """Generate by hand from the pruned sequence, each embedding at the place where it stood before pruning."""
+    preparer, engine = load(model, strategy="adafv", positions="kept")
+    samples = [preparer.prepare(str(i), picture((64, 64 - 16 * i), i), "w1 w2 w3") for i in range(2)]
+    labels = engine.label(samples)
+    adapter, text_model = engine._adapter, engine._adapter.model.model.language_model
+    for sample, label in zip(samples, labels, strict=True):
+        geometry = engine._processing.geometry(sample.images[0].size)
+        with torch.inference_mode():
+            tokens = adapter.encode(torch.from_numpy(sample.images[0].crops)).tokens.flatten(0, 1)
+            slots = np.flatnonzero(geometry.is_token)[label.kept_indices]
+            text = adapter.embed(torch.from_numpy(sample.input_ids))
+            at = sample.input_ids.tolist().index(engine._processing.config.image_token_id)
+            embeds = torch.cat([text[:at], tokens[torch.from_numpy(geometry.source[slots])], text[at + 1 :]])[None]
+            behind = at + len(geometry.source) + np.arange(len(text) - at - 1)
+            places = np.concatenate([np.arange(at), at + slots, behind]).tolist()
+            ids: list[int] = []
+            while len(ids) < label.output_tokens:
+                hidden = text_model(inputs_embeds=embeds, position_ids=torch.tensor([places])).last_hidden_state
+                ids.append(int(adapter.model.lm_head(hidden[0, -1]).argmax()))
+                embeds = torch.cat([embeds, adapter.embed(torch.tensor([ids[-1:]]))], dim=1)
+                places.append(places[-1] + 1)
+        assert label.answer == engine._processing.decode(ids)
+
+
+def test_positions_make_no_difference_to_an_unpruned_prompt(model):
+    answers = {}
+    for positions in ("compact", "kept"):
+        preparer, engine = load(model, strategy="adafv", keep=1.0, positions=positions)
+        samples = [preparer.prepare(str(i), picture((64, 64 - 16 * i), i), "w1 w2") for i in range(3)]
+        answers[positions] = [(label.answer, label.mean_logprob) for label in engine.label(samples)]
+    assert answers["compact"] == answers["kept"]
+
+
 def test_merged_tokens_stand_where_their_targets_stood(model):
     """VisionZip by hand, for two questions on one image: hidden states merged, projected, and put in place."""
     preparer, engine = load(model, strategy="visionzip", keep_tokens=24)

@@ -22,6 +22,8 @@ from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
         ({"text_scope": "all"}, "text_scope is 'all'"),
         ({"backend": "tgi"}, "backend is 'tgi'; it must be one of transformers, vllm"),
         ({"newlines": "some"}, "newlines is 'some'"),
+        ({"positions": "none"}, "positions is 'none'"),
+        ({"positions": "kept", "backend": "vllm"}, "backend 'vllm' counts positions itself"),
         (
             {"text_tower": "clip"},
             "text_tower is 'clip'; it must be left out: strategy 'adafv-plus' doesn't read it; "

@@ -37,6 +37,7 @@ FAMILIES = (
 DECODING = {
     "sampling": {"temperature": 0.8, "top_p": 0.9, "seed": 3},
     "newlines": {"newlines": "rows", "text_scope": "prompt"},
+    "kept positions": {"positions": "kept"},
     "a count": {"keep_tokens": 7},
     "a second look": {"escalate": 0.6, "escalate_below": 0.0},
     "an audit": {"audit": 1.0},
