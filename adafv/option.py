@@ -6,9 +6,14 @@ from their fields, so that an option is written down once. Options travel to whe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, field
+from pathlib import Path
 from typing import Any
+
+LONGEST = 200  # characters of a value in a message
 
 
 class OptionError(ValueError):
@@ -23,7 +28,13 @@ class OptionError(ValueError):
         self.name, self.value, self.demand = name, value, demand
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.value!r}; it must be {self.demand}"
+        return f"{self.name} is {self.shown}; it must be {self.demand}"
+
+    @property
+    def shown(self) -> str:
+        """The value, not too long."""
+        text = repr(self.value)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def option(
@@ -35,6 +46,7 @@ def option(
     metavar: str | None = None,
     after: str | None = None,
     formerly: Any = None,
+    several: bool = False,
 ) -> Any:
     """A field that is an option.
 
@@ -43,8 +55,10 @@ def option(
             another class's.
         help, metavar: its line there; `type`: what turns an argument into its value.
         formerly: the value that held before there was the option, for recipes that don't name it.
+        several: whether it is a list of texts, which `texts_of` reads.
     """
     metadata = {"group": group, "help": help, "type": type, "metavar": metavar, "after": after, "formerly": formerly}
+    metadata["several"] = several
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -57,3 +71,40 @@ def require(holds: bool, name: str, value: object, demand: str) -> None:
 def require_one_of(name: str, value: str, known: Collection[str]) -> None:
     """Raises OptionError unless `value` is one of those `known`."""
     require(value in known, name, value, f"one of {', '.join(known)}")
+
+
+def text_of_file(name: str, value: str) -> str:
+    """`value`, or what stands in the file that it names as `@FILE`, without white space around it.
+
+    Raises OptionError where the file can't be read.
+    """
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(name, value, f"@ and a file that can be read ({error})") from error
+
+
+def texts_of(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """A list of texts: given as one, as `a,b`, as JSON, which may hold commas, or as `@FILE`, one to a line.
+
+    Raises OptionError for what is no such list, an empty text, or one that is there twice.
+    """
+    texts = value
+    if isinstance(texts, str):
+        text = text_of_file(name, texts)
+        if text.lstrip().startswith("["):
+            try:
+                texts = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise OptionError(name, value, f"a list in JSON, as it begins with a bracket ({error})") from error
+        else:
+            parts = text.splitlines() if texts.startswith("@") else text.split(",")
+            texts = [part.strip() for part in parts if part.strip() or not texts.startswith("@")]
+    listed = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
+    require(listed and len(texts) > 0, name, value, "a list of texts, at least one")
+    require(all(one and one == one.strip() for one in texts), name, value, "texts without white space around them")
+    twice = [one for one, times in Counter(texts).items() if times > 1]
+    require(not twice, name, value, f"each text once: {', '.join(map(repr, twice[:3]))}")
+    return tuple(texts)

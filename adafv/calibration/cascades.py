@@ -5,11 +5,12 @@ A cascade labels at a keep ratio and asks those answers again whose confidence i
 for it.
 
 The bound holds after choosing. A family is a first and a second keep ratio; its thresholds form a sequence that is
-fixed beforehand (`THRESHOLDS`), from asking everything again downwards. Each threshold's scores are held against the
-demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can only be
-chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk, however
-many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the error is
-divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the other.
+fixed beforehand (`THRESHOLDS`, or `LEADS`), from asking everything again downwards. Each threshold's scores are held
+against the demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can
+only be chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk,
+however many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the
+error is divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the
+other.
 
 Where the second look is unpruned, all that is asked again agrees, and the fewer are asked again, the fewer agree.
 """
@@ -28,6 +29,8 @@ from adafv.scoring.bounds import Bounds
 ERROR = 0.05  # the probability that a cascade is chosen that doesn't meet the demand
 # Log-probabilities: log-odds from 12 to -6, of the geometric mean of an answer's tokens' probabilities.
 THRESHOLDS = tuple(float(f"{value:.4g}") for value in -np.logaddexp(0, -np.linspace(12, -6, 181)))
+# Of choices' answers the confidence is the best one's lead, from 0 to 1.
+LEADS = tuple(float(f"{value:.4g}") for value in np.linspace(1, 0, 201))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +86,8 @@ class Cascade:
 
 @dataclass(frozen=True)
 class CascadeFamily:
-    """All cascades of a strategy's two keep ratios, in the order of `THRESHOLDS`; `chosen`: the cheapest that is shown
-    to meet the demand, if any is.
+    """All cascades of a strategy's two keep ratios, in the thresholds' order; `chosen`: the cheapest that is shown to
+    meet the demand, if any is.
     """
 
     strategy: str
@@ -101,6 +104,7 @@ def family(
     bounds: Bounds | Betting,
     demand: Demand,
     families: int,
+    thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> CascadeFamily:
     """Walk down the thresholds, while it is shown that the demand is met.
 
@@ -108,7 +112,7 @@ def family(
         bounds: of the rows' clusters, for the demand's scores (`Demand.bounds`).
         families: how many there are to choose among.
     """
-    again = first.confidence < np.array(THRESHOLDS)[:, None]  # [T, R]
+    again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     low = bounds.lower_ends(np.where(again, second.scores, first.scores), ERROR / families)
     agreement, share = np.where(again, second.agrees, first.agrees).mean(axis=1), again.mean(axis=1)
     accuracy: list[float] | None = None
@@ -128,7 +132,7 @@ def family(
             tokens=float((first.tokens + again[number] * second.tokens).mean()),
             prompt_tokens=float((first.prompt_tokens + again[number] * second.prompt_tokens).mean()),
         )
-        for number, threshold in enumerate(THRESHOLDS)
+        for number, threshold in enumerate(thresholds)
     )
     shown = low >= demand.least_score
     passed = len(shown) if shown.all() else int(shown.argmin())

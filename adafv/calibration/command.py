@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def _program() -> list[str]:
 def _argument(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag(name) if value else flag(f"no_{name}")]
-    text = redact(str(value))
+    text = redact(json.dumps(value) if isinstance(value, tuple) else str(value))
     return [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
 
 

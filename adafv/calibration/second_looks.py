@@ -12,7 +12,7 @@ import numpy as np
 
 from adafv.calibration.answers import Answers
 from adafv.calibration.budgets import SEED
-from adafv.calibration.cascades import BudgetAnswers, CascadeFamily, family
+from adafv.calibration.cascades import LEADS, THRESHOLDS, BudgetAnswers, CascadeFamily, family
 from adafv.calibration.demand import accuracy
 from adafv.calibration.options import CalibrationOptions
 from adafv.calibration.truth import Truth
@@ -36,7 +36,8 @@ def families(
             continue
         bounds = demand.bounds([unpruned.rows[id]["image"] for id in ids], SEED)
         one, other = (_answers(options, unpruned, truth, *each, ids) for each in ((keep, first), (again, second)))
-        found.append(family(strategy, one, other, bounds, demand, len(pairs)))
+        thresholds = LEADS if options.job.chooses else THRESHOLDS
+        found.append(family(strategy, one, other, bounds, demand, len(pairs), thresholds))
     return tuple(found)
 
 

@@ -67,6 +67,10 @@ class BatchCache(Cache):
         self._at.start, self._at.end = self._at.end, self._at.end + 1
         return self._next[:, None] + (self._at.start - self._width)
 
+    def begin_branches(self, width: int, length: int) -> None:
+        """Expect so many tokens of every row behind its prompt's L = `width` positions, in the place of any before."""
+        self._at.rows, self._at.start, self._at.end = slice(0, self._rows), width, width + length
+
     def mask(self) -> Tensor:
         """bool [B, 1, 1, columns]: the attention mask of each row's newest token, True where it attends."""
         column = torch.arange(self._at.end, device=self._lengths.device)

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adafv.engine.choices import ChoiceScorer, ScoredAnswer
 from adafv.engine.encoder import Encoder
 from adafv.engine.faults import BatchSplitter
 from adafv.engine.generation import Answer, Generator
@@ -114,6 +115,7 @@ class Engine:
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
         self._generator = generator or Generator(adapter, options)
+        self._scorer = ChoiceScorer(adapter, processing)
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
@@ -252,21 +254,23 @@ class Engine:
         on_progress: Callable[[], None],
     ) -> list[Label]:
         """Prune the samples' images, which are encoded as `tables`, and answer; all that `watch` has seen is theirs."""
+        choices = [sample.choices or self._options.choices or () for sample in samples]
+        scored = any(choices)
         selection, shown = look.pruner(images, tables)
-        groups = self._assemble(samples, images, shown, selection.mask)
+        groups = self._assemble(samples, images, shown, selection.mask, alone=scored and not self._batched)
         watch.lap("prune")
-        answers = self._generator(
-            groups,
-            [seed_of(str(self._options.seed), sample.id) for sample in samples],
-            on_prefilled=lambda: watch.lap("prefill"),
-            on_step=on_progress,
-            prompt_ids=[sample.input_ids for sample in samples],
-        )
+        queued: dict[str, Any] = {"on_prefilled": lambda: watch.lap("prefill"), "on_step": on_progress}
+        answers: Sequence[Answer]
+        if scored:
+            answers = self._scorer(groups, choices, **queued)
+        else:
+            seeds = [seed_of(str(self._options.seed), sample.id) for sample in samples]
+            answers = self._generator(groups, seeds, **queued, prompt_ids=[sample.input_ids for sample in samples])
         watch.lap("decode")
         times = watch.milliseconds()
         common: dict[str, Any] = {name: times[name.removesuffix("_ms")] / len(samples) for name in TIMES}
         common["keep"] = look.options.ratio
-        labels = _labels(samples, images, selection.check(), groups, answers, self._processing, common)
+        labels = _labels(samples, images, selection.check(), groups, answers, choices, self._processing, common)
         return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
 
     def _without_answer(self, label: Label) -> Label:
@@ -286,9 +290,16 @@ class Engine:
         return [tables[image.key] for image in prepared]
 
     def _assemble(
-        self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded], mask: Tensor
+        self,
+        samples: Sequence[Sample],
+        images: Sequence[PromptImage],
+        encoded: Sequence[Encoded],
+        mask: Tensor,
+        alone: bool,
     ) -> list[Prompts]:
-        """The prompts as embeddings, with the kept visual tokens, bool [V, N], of V images."""
+        """The prompts as embeddings, with the kept visual tokens, bool [V, N], of V images: in groups of like length,
+        or each `alone`.
+        """
         ids = torch.from_numpy(np.concatenate([sample.input_ids for sample in samples]))
         text = self._adapter.embed(uploaded(ids, self._device))
         if self._adapter.newline is not None:
@@ -307,7 +318,7 @@ class Engine:
             by_sample[image.sample].append(table)
         visual = [_joined([table.tokens for table in own], text) for own in by_sample]
         stays, deepstack = layout.stays(mask), _deepstack(by_sample)
-        groups = grouped(layout.lengths, _POSITIONS_PER_PASS[self._batched])
+        groups = grouped(layout.lengths, 0 if alone else _POSITIONS_PER_PASS[self._batched])
         return [layout.assemble(stays, visual=visual, text=text, rows=rows, deepstack=deepstack) for rows in groups]
 
 
@@ -333,6 +344,7 @@ def _labels(
     selection: Selection,
     groups: Sequence[Prompts],
     answers: Sequence[Answer],
+    chosen: Sequence[Sequence[str]],
     processing: Processing,
     common: dict[str, Any],
 ) -> list[Label]:
@@ -351,10 +363,9 @@ def _labels(
     return [
         Label(
             id=sample.id,
-            answer=processing.decode(answer.ids),
             finish_reason=answer.finish_reason,
             mean_logprob=answer.mean_logprob,
-            confidence=float(np.float32(answer.mean_logprob)),
+            **_said(answer, choices, processing),
             **_kept(by_sample[row]),
             prompt_tokens=prompt_tokens[row],
             padded_tokens=padded[row],
@@ -362,8 +373,19 @@ def _labels(
             batch_size=len(samples),
             **common,
         )
-        for row, (sample, answer) in enumerate(zip(samples, answers, strict=True))
+        for row, (sample, answer, choices) in enumerate(zip(samples, answers, chosen, strict=True))
     ]
+
+
+def _said(answer: Answer, choices: Sequence[str], processing: Processing) -> dict[str, Any]:
+    """A label's answer, and how sure it is."""
+    if not isinstance(answer, ScoredAnswer):
+        return {"answer": processing.decode(answer.ids), "confidence": float(np.float32(answer.mean_logprob))}
+    return {
+        "answer": choices[answer.choice],
+        "confidence": float(np.float32(answer.lead)),
+        "choice_probabilities": dict(zip(choices, answer.probabilities, strict=True)),
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -106,7 +106,7 @@ class Generator:
             self._penalty.begin([prompt_ids[row] for row in order] if prompt_ids else [], self._device)
         width = max(group.embeds.shape[1] for group in groups)
         cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
-        scores = self._prefill(groups, cache, on_step)
+        scores = prefill(self._adapter, groups, cache, on_step)
         on_prefilled()
         lengths = torch.cat([group.lengths for group in groups])
         following = [group.following for group in groups if group.following is not None]
@@ -116,22 +116,6 @@ class Generator:
         found = zip(order, tokens.tolist(), logprobs.tolist(), strict=True)
         answers = {row: self._cut(ids, each) for row, ids, each in found}
         return [answers[row] for row in range(len(order))]
-
-    def _prefill(self, groups: Sequence[Prompts], cache: BatchCache, on_step: Callable[[], None]) -> Tensor:
-        """[B, V]: the scores behind each prompt."""
-        scores, first = [], 0
-        for group in groups:
-            count, length, _ = group.embeds.shape
-            cache.begin_prefill(first, count, length)
-            positions = group.positions
-            if positions is None:
-                positions = torch.arange(length, device=self._device).expand(count, -1)
-            hidden = self._adapter.forward(group.embeds, positions, None, cache, group.deepstack)
-            last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
-            scores.append(self._adapter.score(hidden.gather(1, last).squeeze(1)))
-            first += count
-            on_step()
-        return torch.cat(scores)
 
     def _needs_mask(self, lengths: Tensor, width: int, groups: Sequence[Prompts]) -> bool:
         """Whether some prompt is shorter than the longest, so that decoding has to mask what is behind it. True where
@@ -202,6 +186,25 @@ class Generator:
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
         return Answer(tokens[:length], "length" if stop is None else "stop", logprobs[:length])
+
+
+def prefill(adapter: Adapter, groups: Sequence[Prompts], cache: BatchCache, on_step: Callable[[], None]) -> Tensor:
+    """[B, V]: the scores behind each prompt, whose keys and values go into `cache`. `on_step` is called behind each of
+    the groups.
+    """
+    scores, first = [], 0
+    for group in groups:
+        count, length, _ = group.embeds.shape
+        cache.begin_prefill(first, count, length)
+        positions = group.positions
+        if positions is None:
+            positions = torch.arange(length, device=group.embeds.device).expand(count, -1)
+        hidden = adapter.forward(group.embeds, positions, None, cache, group.deepstack)
+        last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+        scores.append(adapter.score(hidden.gather(1, last).squeeze(1)))
+        first += count
+        on_step()
+    return torch.cat(scores)
 
 
 class _Penalty(LogitsProcessor):

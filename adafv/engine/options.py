@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adafv.option import option, require, require_one_of
+from adafv.option import option, require, require_one_of, texts_of
 
 if TYPE_CHECKING:
     from adafv.pruning import Strategy
@@ -34,6 +34,7 @@ class EngineOptions:
         strategy: a name from `adafv.pruning.STRATEGIES`.
         keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
+        choices: the answer is the one of these that the model finds most probable (adafv.engine.choices).
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
@@ -41,7 +42,8 @@ class EngineOptions:
             take the question's relevance from CLIP's text tower. Without it they make do with input embeddings.
         escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
             visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
-        escalate_below: a log-probability, compared with `Label.confidence`; needed with `escalate`, and idle without.
+        escalate_below: compared with `Label.confidence`: a log-probability, or with choices a difference of two
+            probabilities; needed with `escalate`, and idle without.
         audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
@@ -71,11 +73,18 @@ class EngineOptions:
     )
     escalate_below: float | None = option(
         "model",
-        "the least confidence that needs no second look, a log-probability: --escalate-below=-0.05; adafv calibrate "
-        "finds it",
+        "the least confidence that needs no second look, a log-probability: --escalate-below=-0.05; with choices the "
+        "best one's lead, such as 0.2; adafv calibrate finds it",
         None,
         type=float,
         metavar="X",
+    )
+    choices: tuple[str, ...] | None = option(
+        "model",
+        "the answer is one of these, and each has its probability: a,b,c, or @FILE with one to a line (docs/output.md)",
+        None,
+        metavar="A,B,...",
+        several=True,
     )
     max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
     text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
@@ -180,6 +189,7 @@ class EngineOptions:
         require(self.keep_tokens is None or self.keep_tokens >= 1, "keep_tokens", self.keep_tokens, "at least 1")
         self._check_second_look()
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        self._check_choices()
         require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
 
@@ -193,7 +203,18 @@ class EngineOptions:
             idle |= {"escalate", "escalate_below"}
         if self.temperature == 0:
             idle |= {"top_p", "seed"}
+        if self.choices is not None:
+            idle |= {"max_new_tokens"}
         return frozenset(idle)
+
+    def _check_choices(self) -> None:
+        if self.choices is None:
+            return
+        object.__setattr__(self, "choices", texts_of("choices", self.choices))
+        require(self.temperature == 0, "temperature", self.temperature, "0 with choices: they are scored, not drawn")
+        require(
+            self.backend == "transformers", "choices", self.choices, f"left out: backend {self.backend!r} scores none"
+        )
 
     def _check_second_look(self) -> None:
         """Raise a ValueError if answers can't be asked again as `escalate`, `escalate_below` and `audit` say."""

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from PIL import Image
 
 from adafv.counting import Sizes
+from adafv.engine.choices import choice_tokens
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import PreparedImage, Sample
 from adafv.engine.vllm import check_family
 from adafv.models import Geometry, Processing, check_quantization, check_text_tower, load_processing, sizes_of
+from adafv.option import OptionError
 from adafv.turn import Turn
 
 
@@ -23,8 +25,8 @@ class PrepareError(ValueError):
 
     Attributes:
         error: `prompt_empty` (no token is left of it), `prompt_encoding` (it is no valid Unicode),
-            `prompt_placeholder` (it contains the model's image placeholder), or `prompt_too_long` (with the images and
-            the answer it exceeds the model's context).
+            `prompt_placeholder` (it contains the model's image placeholder), `prompt_too_long` (with the images and the
+            answer it exceeds the model's context), or `bad_row` (the model can't tell the row's own choices apart).
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -37,14 +39,20 @@ class Preparer:
 
     def __init__(self, processing: Processing, options: EngineOptions) -> None:
         self._processing, self._options = processing, options
+        self._answer_length = options.max_new_tokens
+        if options.choices is not None:
+            try:
+                self._answer_length = max(map(len, choice_tokens(processing, options.choices)))
+            except ValueError as error:
+                raise OptionError("choices", options.choices, f"others: {error}") from error
 
     @classmethod
     def load(cls, model: str, options: EngineOptions) -> Preparer:
         """Load the processor of `model`, a folder or hub id.
 
-        Errors as for `load_processing`, `check_text_tower` and `check_quantization` of `adafv.models`, and a ValueError
-        where the back end can't do the model: what can be known without weights is known before they are loaded
-        anywhere.
+        Errors as for `load_processing`, `check_text_tower` and `check_quantization` of `adafv.models`, a ValueError
+        where the back end can't do the model, and an OptionError where the model can't tell the choices apart: what can
+        be known without weights is known before they are loaded anywhere.
         """
         processing = load_processing(model)
         if options.backend == "vllm":
@@ -64,11 +72,14 @@ class Preparer:
         """`converse` of one turn: a prompt about one RGB image."""
         return self.converse(id, (image,), (Turn.asking(prompt),))
 
-    def converse(self, id: str, images: Sequence[Image.Image], turns: Sequence[Turn]) -> Sample:
+    def converse(
+        self, id: str, images: Sequence[Image.Image], turns: Sequence[Turn], choices: tuple[str, ...] = ()
+    ) -> Sample:
         """Make a sample of RGB images and a conversation, of which the last turn is to be answered.
 
         Args:
             images: as many as the turns show, in their order; none where there is only text.
+            choices: those of its own, of which the answer is one.
 
         Raises:
             PrepareError: the prompt can't be asked.
@@ -88,9 +99,16 @@ class Preparer:
             raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
         if not len(prompt.asked):
             raise PrepareError("prompt_empty", "the prompt is empty")
-        self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries)
+        answer = self._longest_choice(choices) if choices else self._answer_length
+        self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries, answer)
         prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
-        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, asked=prompt.asked)
+        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, asked=prompt.asked, choices=choices)
+
+    def _longest_choice(self, choices: tuple[str, ...]) -> int:
+        try:
+            return max(map(len, choice_tokens(self._processing, choices)))
+        except ValueError as error:
+            raise PrepareError("bad_row", str(error)) from error
 
     def _prepared(self, image: Image.Image, geometry: Geometry, single: bool) -> PreparedImage:
         size, crops = (image.height, image.width), self._processing.crops(image, single)
@@ -99,14 +117,14 @@ class Preparer:
         key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
         return PreparedImage(crops=crops, size=size, key=key, visual_tokens=geometry.visual_tokens)
 
-    def _check_length(self, text: int, geometries: Sequence[Geometry]) -> None:
-        """Raise a PrepareError if so many text tokens, the images and the answer exceed the model's context."""
+    def _check_length(self, text: int, geometries: Sequence[Geometry], answer: int) -> None:
+        """Raise a PrepareError if so many tokens of text, the images and the answer exceed the model's context."""
         visual = sum(map(self._longest, geometries))
-        needed = text + visual + self._options.max_new_tokens
+        needed = text + visual + answer
         if needed > self._processing.context_length:
             raise PrepareError(
                 "prompt_too_long",
-                f"{text} prompt tokens, up to {visual} visual tokens and {self._options.max_new_tokens} "
+                f"{text} prompt tokens, up to {visual} visual tokens and {answer} "
                 f"new tokens make {needed}; the model's context holds {self._processing.context_length}",
             )
 

@@ -48,12 +48,14 @@ class Sample:
         input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
         asked: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
+        choices: its own, of which the answer is one; empty where it has none but `EngineOptions.choices`.
     """
 
     id: str
     images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
     asked: np.ndarray
+    choices: tuple[str, ...] = ()
 
     @property
     def visual_tokens(self) -> int:
@@ -84,7 +86,9 @@ class Label:
         answer: the decoded text, without special tokens, stripped.
         finish_reason: `stop` (the model ended the answer) or `length` (`max_new_tokens` did).
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
-        confidence: how sure the model is of the answer, in float32: so far its `mean_logprob`.
+        confidence: how sure the model is of the answer, in float32: its `mean_logprob`; of a choice, by how much it is
+            more probable than the next one, from 0 to 1.
+        choice_probabilities: of each choice, in their order; they sum to 1. None where there are no choices.
         keep: the keep ratio that the answer was made with; None where `keep_tokens` says how many.
         looks: 2 where the first answer wasn't sure and the question was asked again (`EngineOptions.escalate`), else 1.
         visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
@@ -109,6 +113,7 @@ class Label:
     finish_reason: str
     mean_logprob: float
     confidence: float
+    choice_probabilities: dict[str, float] | None = None
     keep: float | None
     looks: int = 1
     visual_tokens: int

@@ -73,7 +73,8 @@ def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
         names = [images.relative(image) for image in Shown.of(row)]
         first = names[0] if names else row["image"]
         shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
-        write(_json(row | {"image": first, "images": shown}) + "\n")
+        shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
+        write(_json(row | {"image": first, "images": shown, "choice_probabilities": shares}) + "\n")
         count += 1
     return Exported(count)
 

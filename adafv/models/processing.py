@@ -146,6 +146,17 @@ class Processing:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    def answer_ids(self, text: str) -> list[int]:
+        """The tokens of `text` as the model's answer: what they are behind what the template ends a prompt with, and
+        behind a space where that doesn't end in white space.
+        """
+        before = self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
+        both = before + ("" if before[-1:].isspace() else " ") + text
+        own, ids = (self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (before, both))
+        # Where the template's last token would be another with the answer behind it, the answer stands by itself.
+        joined = ids[: len(own)] == own
+        return ids[len(own) :] if joined else self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     def _render(self, turns: Sequence[Turn]) -> str:
         if self._template is None:
             lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)

@@ -6,6 +6,7 @@ and the command line wins.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import Field
 from pathlib import Path
@@ -55,6 +56,8 @@ def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
         return [name if value else flag(f"no_{item.name}")]
     if item.name == "input" and isinstance(value, list) and value:
         return [name, *(str(uri) for uri in value)]
+    if item.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return [f"{name}={json.dumps(value)}"]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
     return [f"{name}={value}"]

@@ -53,6 +53,9 @@ class JobOptions:
         None,
         metavar="NAME",
     )
+    choices_column: str | None = option(
+        "data", "column with a list of texts, of which the row's answer is one: --choices by row", None, metavar="NAME"
+    )
     image_root: str | None = option(
         "data",
         "what relative image paths are relative to, and what local paths must stay "
@@ -282,11 +285,23 @@ class JobOptions:
             if uri.startswith("s3://"):
                 split_s3(uri)
         self.worker_range()
+        if self.choices_column is not None:
+            name, column = "choices_column", self.choices_column
+            require(self.engine.choices is None, name, column, "left out with --choices")
+            try:  # what doesn't go with choices, whoever gives them
+                replace(self.engine, choices=("a", "b"))
+            except OptionError as error:
+                raise OptionError(error.name, error.value, error.demand.replace("choices", name)) from None
         said = self.prompt.replace("<image>", "").strip()
         require(bool(said), "prompt", self.prompt, "what to ask, such as 'Describe the image.'")
         asked = self.question_column in self.prompt_columns()
         demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
         require(self.conversations_column is None or asked, "prompt", self.prompt, demand)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether answers are out of given choices."""
+        return self.choices_column is not None or self.engine.choices is not None
 
     def worker_range(self) -> tuple[int, int] | None:
         """(MIN, MAX) of `--workers`, or None where the hardware decides."""
@@ -342,7 +357,7 @@ def flag(name: str) -> str:
 
 def usage_error(error: OptionError) -> UsageError:
     """What is wrong with an option, as a command says it: without secrets, unlike `error`."""
-    return UsageError(f"{flag(error.name)} is {error.value!r}; it must be {error.demand}")
+    return UsageError(f"{flag(error.name)} is {error.shown}; it must be {error.demand}")
 
 
 def _engine(options: EngineOptions, values: dict[str, Any]) -> EngineOptions:

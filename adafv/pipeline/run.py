@@ -20,6 +20,7 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
+from adafv.option import OptionError
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
@@ -27,7 +28,7 @@ from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, usage_error
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.outputs.recipe import settle_recipe
 from adafv.pipeline.outputs.sink import Sink
@@ -138,6 +139,8 @@ class Job:
             if tower is not None:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
             self._run.sizes = load_preparer(self._model, self._engine, storage).sizes
+        except OptionError as error:
+            raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
             named = f"--model {options.model}" + (f" with --text-tower {tower}" if tower else "")
             raise store_error(f"{named} can't be loaded", error) from error

@@ -52,6 +52,7 @@ LABELS = pa.schema(
         ("finish_reason", pa.string()),
         ("mean_logprob", pa.float32()),
         ("confidence", pa.float32()),
+        ("choice_probabilities", pa.map_(pa.string(), pa.float64())),
         ("model", pa.string()),
         ("strategy", pa.string()),
         ("keep", pa.float64()),
@@ -88,7 +89,7 @@ LABELS = pa.schema(
 
 # Columns that labels written before there were these don't have; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
-LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK, "audit_answer")
+LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK, "audit_answer", "choice_probabilities")
 
 REJECTS = pa.schema(
     [

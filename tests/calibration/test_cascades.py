@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adafv.calibration.cascades import ERROR, THRESHOLDS, BudgetAnswers, cheapest
+from adafv.calibration.cascades import ERROR, LEADS, THRESHOLDS, BudgetAnswers, cheapest
 from adafv.calibration.cascades import family as family_of
 from adafv.calibration.demand import LOSS, Demand
 from adafv.scoring.betting import Betting
@@ -132,3 +132,4 @@ def test_thresholds_are_fixed_and_can_be_written_down():
     assert list(THRESHOLDS) == sorted(set(THRESHOLDS), reverse=True)
     assert [*map(float, map("{:g}".format, THRESHOLDS))] == [*THRESHOLDS]
     assert THRESHOLDS[0] > -1e-5 and THRESHOLDS[-1] < -6
+    assert list(LEADS) == sorted(set(LEADS), reverse=True) and (LEADS[0], LEADS[-1]) == (1, 0)

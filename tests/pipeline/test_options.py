@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from adafv.engine import EngineOptions
-from adafv.option import OptionError, option, require
+from adafv.option import OptionError, option, require, texts_of
 from adafv.pipeline import options as pipeline_options
 from adafv.pipeline.arguments import parse_keeps, parse_options, parse_strategies
 from adafv.pipeline.errors import UsageError
@@ -76,6 +76,15 @@ def test_inputs_add_up():
         (["--prompt", "{}"], "--prompt is"),
         (["--prompt", "{question"], "--prompt is"),
         (["--output", "s3://key:pw@bucket/x"], "'s3://bucket/x' is no S3 URI"),
+        (["--choices", "a,a"], "--choices is 'a,a'; it must be each text once: 'a'"),
+        (["--choices", "a,,b"], "--choices is 'a,,b'; it must be texts without white space around them"),
+        (["--choices", "[1]"], "--choices is '[1]'; it must be a list of texts, at least one"),
+        (["--choices", "[a"], "--choices is '[a'; it must be a list in JSON"),
+        (["--choices", "@none.txt"], "--choices is '@none.txt'; it must be @ and a file that can be read"),
+        (["--choices", "a,b", "--temperature", "1"], "--temperature is 1.0; it must be 0 with choices"),
+        (["--choices", "a,b", "--backend", "vllm"], "it must be left out: backend 'vllm' scores none"),
+        (["--choices", "a,b", "--choices-column", "c"], "--choices-column is 'c'; it must be left out with --choices"),
+        (["--choices-column", "c", "--temperature", "1"], "--temperature is 1.0; it must be 0 with choices_column"),
     ],
 )
 def test_wrong_values_are_named(arguments, said):
@@ -113,6 +122,16 @@ def test_config_has_the_same_names(tmp_path):
     options = parse(*file)
     assert options.input == ("a", "b") and options.output == "o" and options.engine.keep_tokens == 64
     assert options.allow_http is True and options.prompt == "-- {question}" and options.limit is None
+
+
+def test_lists_of_texts_are_given_in_four_ways(tmp_path):
+    (tmp_path / "labels.txt").write_text("red\n\n dark blue, or black \n")
+    assert parse(*NEEDED, "--choices", "red, dark blue").engine.choices == ("red", "dark blue")
+    assert parse(*NEEDED, "--choices", '["yes, sir", "no"]').engine.choices == ("yes, sir", "no")
+    assert parse(*NEEDED, "--choices", f"@{tmp_path}/labels.txt").engine.choices == ("red", "dark blue, or black")
+    file = config(tmp_path, "choices: ['yes, sir', 'no']\n")
+    assert parse(*NEEDED, *file).engine.choices == ("yes, sir", "no")
+    assert JobOptions.of(input=["i"], output="o", choices=["yes, sir", "no"]).engine.choices == ("yes, sir", "no")
 
 
 def test_the_command_line_wins(tmp_path):
@@ -167,7 +186,7 @@ OTHER = {
     "positions": "kept",
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
     "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
-    "dtype": "float16", "tensor_parallel": "2",
+    "dtype": "float16", "tensor_parallel": "2", "choices": "yes,no",
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
 BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
@@ -177,7 +196,8 @@ BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "esc
 def test_each_option_of_the_engine_is_one_of_the_job(tmp_path, item):
     """On the command line, in the file, in what is recorded, and in the recipe if it can change a label."""
     given = BESIDE.get(item.name, {}) | {item.name: OTHER[item.name]}
-    value = item.metadata["type"](OTHER[item.name])
+    text, several = OTHER[item.name], item.metadata["several"]
+    value = texts_of(item.name, text) if several else item.metadata["type"](text)
     arguments = [f"--{name.replace('_', '-')}={text}" for name, text in given.items()]
     options = parse(*NEEDED, *arguments)
     lines = "".join(f"{name}: {text}\n" for name, text in given.items())

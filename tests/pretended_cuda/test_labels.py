@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample, load_model
+from adafv.engine.choices import ChoiceScorer
 from adafv.engine.generation import Generator
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 from adafv.turn import Turn
@@ -41,6 +42,7 @@ DECODING = {
     "a count": {"keep_tokens": 7},
     "a second look": {"escalate": 0.6, "escalate_below": 0.0},
     "an audit": {"audit": 1.0},
+    "choices": {"choices": ("w1", "w1 w2 w3", "w1 w4", "w5 w6")},
     "an unpruned second look": {"escalate": 1.0, "escalate_below": 0.0},
 }
 
@@ -112,17 +114,21 @@ def check(path: Path, ask=questions, **given) -> World:
 
 def labelled(world: World, engine: Engine, samples: Sequence[Sample]) -> tuple[list[Label], list[str]]:
     """The labels, and the waits before the last token was queued."""
-    decode, before = Generator._decode, []
+    before: list[str] = []
 
-    def watched(*given):
-        out = decode(*given)
-        before[:] = world.waits
-        return out
+    def watched(queue):
+        def queued(*given):
+            out = queue(*given)
+            before[:] = world.waits
+            return out
+
+        return queued
 
     world.waits.clear()
     world.uploads.clear()
     world.unsteady.clear()
-    with mock.patch.object(Generator, "_decode", watched):
+    decoding = mock.patch.object(Generator, "_decode", watched(Generator._decode))
+    with decoding, mock.patch.object(ChoiceScorer, "_score", watched(ChoiceScorer._score)):
         return engine.label(samples), before
 
 
@@ -134,6 +140,8 @@ def same(labels: Sequence[Label], wanted: Sequence[Label]) -> None:
                 assert np.array_equal(a, b), name
             elif name in ("confidence", "mean_logprob", "first_confidence"):
                 assert a == pytest.approx(b, abs=1e-4), name
+            elif name == "choice_probabilities" and b is not None:
+                assert a == pytest.approx(b, abs=1e-4)
             elif name != "padded_tokens":  # there more prompts go through prefill together
                 assert a == b, name
 

@@ -13,8 +13,10 @@ from dataclasses import Field, fields
 from typing import Any
 
 from adafv.engine.options import EngineOptions
+from adafv.option import LONGEST
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.redaction import shorten
 from adafv.pipeline.store.output import Output
 
 NAME = "recipe.json"
@@ -24,8 +26,10 @@ def recipe_of(options: JobOptions) -> dict[str, Any]:
     """The options that decide what a label is, without those that the others leave no part to play: the model, the
     prompt, and those of the engine that don't say what hardware it runs on."""
     engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
+    engine = {name: list(value) if isinstance(value, tuple) else value for name, value in engine.items()}  # as in JSON
     model = {"model": options.model} | ({} if options.revision is None else {"revision": options.revision})
-    return model | {"prompt": options.prompt} | engine
+    by_row = {} if options.choices_column is None else {"choices_column": options.choices_column}
+    return model | {"prompt": options.prompt} | by_row | engine
 
 
 def _engine_fields() -> dict[str, Field[Any]]:
@@ -66,7 +70,11 @@ def changes_of(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     revision = {name: recipe[name] for name in ("revision",) if name in recipe}
     earlier = {name: value for name, value in held.items() if value is not None} | revision | earlier
     return [
-        f"{name.replace('_', '-')} was {earlier.get(name)!r} and is {recipe.get(name)!r}"
+        f"{name.replace('_', '-')} was {_shown(earlier.get(name))} and is {_shown(recipe.get(name))}"
         for name in dict.fromkeys((*earlier, *recipe))
         if earlier.get(name) != recipe.get(name)
     ]
+
+
+def _shown(value: Any) -> str:
+    return shorten(repr(value), LONGEST)

@@ -72,6 +72,7 @@ def check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
     """Raise a UsageError if a column is missing. A conversation may be about no image."""
     talk, needed = columns.conversations, [("--id-column", columns.id)]
     needed += [("--image-column", columns.image)] if talk is None else [("--conversations-column", talk)]
+    needed += [] if columns.choices is None else [("--choices-column", columns.choices)]
     for option, name in needed:
         if name not in names:
             raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")

@@ -28,6 +28,7 @@ class Columns:
     prompt_columns: tuple[str, ...]
     image_root: str | None = None
     conversations: str | None = None
+    choices: str | None = None
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
@@ -42,12 +43,14 @@ class Columns:
             prompt_columns=job.prompt_columns(),
             image_root=root,
             conversations=job.conversations_column,
+            choices=job.choices_column,
         )
 
     @property
     def wanted(self) -> tuple[str, ...]:
         talk = () if self.conversations is None else (self.conversations, *VIDEO)
-        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk)))
+        choices = () if self.choices is None else (self.choices,)
+        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *choices)))
 
     @property
     def asks(self) -> bool:

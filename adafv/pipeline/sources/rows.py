@@ -55,6 +55,7 @@ class Row:
         images: those that the prompt shows, in its order.
         question: as in the input; `prompt`: as the model will be asked, without what marks images.
         turns: what is said, where that isn't just the prompt behind its images.
+        choices: the row's own, of which its answer is one.
     """
 
     id: str | None
@@ -64,6 +65,7 @@ class Row:
     question: str | None = None
     prompt: str | None = None
     turns: tuple[Turn, ...] = ()
+    choices: tuple[str, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
     image_uri: str = ""
@@ -96,6 +98,7 @@ SCHEMA = pa.schema(
         ("question", pa.string()),
         ("prompt", pa.string()),
         ("turns", pa.list_(pa.struct([("role", pa.string()), ("parts", pa.list_(pa.string()))]))),
+        ("choices", pa.list_(pa.string())),
         ("fetch_ms", pa.float64()),
         ("error", pa.string()),
         ("message", pa.string()),
@@ -125,7 +128,8 @@ def _from_dict(values: dict[str, Any]) -> Row:
     error, message = values.pop("error"), values.pop("message")
     images = tuple(RowImage(**image) for image in values.pop("images"))
     turns = tuple(Turn(turn["role"], tuple(turn["parts"])) for turn in values.pop("turns"))
-    return Row(**values, images=images, turns=turns, reject=Reject(error, message) if error else None)
+    choices = tuple(values.pop("choices"))
+    return Row(**values, images=images, turns=turns, choices=choices, reject=Reject(error, message) if error else None)
 
 
 def id_of(value: Any) -> str | None:
@@ -175,6 +179,8 @@ def row_of(record: Record, columns: Columns) -> Row:
     given = values.get(columns.image)
     row = _with_images(row, given, columns)
     row = _with_prompt(row, values | ({columns.question: question} if record.exchanges else {}), columns)
+    if row.reject is None and columns.choices is not None:
+        row = _with_choices(row, values.get(columns.choices), columns.choices)
     if row.reject is not None:
         return row
     if columns.conversations is not None:
@@ -261,6 +267,16 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
             return row.rejected(Reject("bad_row", f"column {name!r} {_why_no_text(value)}"))
         texts[name] = text
     return replace(row, prompt=clean(columns.prompt).format_map(texts))
+
+
+def _with_choices(row: Row, value: Any, column: str) -> Row:
+    texts = [text_of(one) for one in value] if isinstance(value, list) else None
+    if not texts:
+        return row.rejected(Reject("bad_row", f"column {column!r} is no list of choices, or an empty one"))
+    if not all(text and text == text.strip() for text in texts) or len(set(texts)) < len(texts):
+        demand = "different texts, without white space around them"
+        return row.rejected(Reject("bad_row", f"column {column!r} has choices that aren't {demand}"))
+    return replace(row, choices=tuple(text for text in texts if text))
 
 
 def _why_no_text(value: Any) -> str:

@@ -14,6 +14,7 @@ from adafv.pipeline.sources.records import VIDEO, Columns
 from adafv.pipeline.sources.values import (
     ArrayReader,
     answer_reader,
+    choices_reader,
     conversation_reader,
     id_reader,
     presence_reader,
@@ -28,6 +29,7 @@ IMAGES = (
     "of height x width x 1, 3 or 4; or a list of these"
 )
 WORDS = "a prompt is made of texts and numbers: cast the column to text"
+CHOICES = "choices are a list of texts or numbers"
 TALK = 'a conversation is a list of {"from", "value"}, both text'
 
 
@@ -102,6 +104,8 @@ def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, ArrayRead
         roles.append((columns.conversations, conversation_reader, TALK))
         roles += [(name, presence_reader, "") for name in VIDEO]
     roles.append((columns.image, image_reader, IMAGES))
+    if columns.choices is not None:
+        roles.append((columns.choices, choices_reader, CHOICES))
     for name, reader_of, demand in roles:
         if (field := _field(schema, name)) is not None:
             yield name, reader_of(field), demand

@@ -67,6 +67,15 @@ def questions_reader(field: pa.Field) -> ArrayReader | None:
     return None if one is None else partial(lists, element=one)
 
 
+def choices_reader(field: pa.Field) -> ArrayReader | None:
+    """Of lists of texts and numbers."""
+    type = stored(field.type)
+    if types.is_null(type):
+        return listed
+    one = value_reader(type.value_field) if is_list(type) else None
+    return None if one is None else partial(lists, element=one)
+
+
 def conversation_reader(field: pa.Field) -> ArrayReader | None:
     """Of lists of {"from", "value"}."""
     type = stored(field.type)

@@ -154,7 +154,7 @@ def _sample(preparer: Preparer, row: Row, images: Sequence[Image.Image]) -> Samp
     from adafv.engine import PrepareError
 
     try:
-        return preparer.converse(row.id or "", images, row.conversation)
+        return preparer.converse(row.id or "", images, row.conversation, row.choices)
     except PrepareError as error:
         return row.rejected(Reject(error.error, str(error)))
     except Exception as error:  # the model's own processor, on pictures of any shape: it may throw anything

@@ -35,6 +35,8 @@ def options(**changes) -> JobOptions:
         ({"prompt": "Describe."}, "prompt was '{question}' and is 'Describe.'"),
         ({"max_new_tokens": 9}, "max-new-tokens was 64 and is 9"),
         ({"temperature": 1.0}, "temperature was 0.0 and is 1.0"),
+        ({"choices": ["a", "b"]}, "choices was None and is ['a', 'b']"),
+        ({"choices_column": "labels"}, "choices-column was None and is 'labels'"),
         ({"backend": "vllm"}, "backend was 'transformers' and is 'vllm'"),
     ],
 )

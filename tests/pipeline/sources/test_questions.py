@@ -37,6 +37,9 @@ TALK = named("{question}", ("question",), "conversations")
 LIST = named("{question}", ("question",))
 
 
+CHOICES = Columns(id="id", image="image", question="question", prompt="?", prompt_columns=(), choices="labels")
+
+
 def said(*values: str | None) -> list[dict[str, Any]]:
     return [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
 
@@ -127,6 +130,39 @@ def test_a_list_of_images_stands_where_the_question_has_them_or_before_it(tmp_pa
 def test_an_empty_list_of_images_is_text_alone(tmp_path):
     [row] = asked(tmp_path, LIST, {"id": "a", "image": [], "question": "Who?"})
     assert row.reject is None and row.conversation == (Turn("user", ("Who?",)),)
+
+
+def test_choices_are_the_rows_own_in_every_format(tmp_path):
+    rows = [{"id": "a", "image": "x", "labels": ["red", "dark blue"]}, {"id": "b", "image": "x", "labels": ["1", "2"]}]
+    pq.write_table(pa.Table.from_pylist([rows[0]]), tmp_path / "rows.parquet")
+    found = [*asked(tmp_path, CHOICES, *rows), *rows_of(tmp_path / "rows.parquet", CHOICES)]
+    assert [row.choices for row in found] == [("red", "dark blue"), ("1", "2"), ("red", "dark blue")]
+    assert from_table(to_table(found)) == found
+    numbers = pa.table({"id": ["a"], "image": ["x"], "labels": [[1, 20]]})
+    pq.write_table(numbers, tmp_path / "numbers.parquet")
+    assert [row.choices for row in rows_of(tmp_path / "numbers.parquet", CHOICES)] == [("1", "20")]
+    pq.write_table(numbers.set_column(2, "labels", [["x"]]), tmp_path / "texts.parquet")
+    with pytest.raises(UsageError, match="column 'labels' is of type string; choices are a list"):
+        rows_of(tmp_path / "texts.parquet", CHOICES)
+    with pytest.raises(UsageError, match="has no column 'labels'; --choices-column must be one of"):
+        asked(tmp_path, CHOICES, {"id": "a", "image": "x"})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "no list of choices"),
+        ([], "no list of choices, or an empty one"),
+        ("red", "no list of choices"),
+        (["red", None], "aren't different texts"),
+        (["red", "red"], "aren't different texts"),
+        (["red", " blue"], "without white space around them"),
+    ],
+)
+def test_choices_that_are_none_are_a_reject_of_their_row(tmp_path, value, message):
+    good = {"id": "b", "image": "x", "labels": ["red"]}
+    bad, other = asked(tmp_path, CHOICES, {"id": "a", "image": "x", "labels": value}, good)
+    assert (bad.reject.error, other.reject) == ("bad_row", None) and message in bad.reject.message
 
 
 BAD = {
