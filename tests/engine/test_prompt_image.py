@@ -186,7 +186,12 @@ def test_an_image_may_be_cut_into_runs_with_text_between(tmp_path, monkeypatch):
     sample = preparer.converse("a", shown, (Turn("user", (None, "w1", None, "w2")),))
     read = []
     assemble = engine._assemble
-    monkeypatch.setattr(engine, "_assemble", lambda *given: (read.append(assemble(*given)), read[-1])[1])
+
+    def assembled(*given, **more):
+        read.append(assemble(*given, **more))
+        return read[-1]
+
+    monkeypatch.setattr(engine, "_assemble", assembled)
     (label,) = engine.label([sample])
     assert engine._processing.decode(sample.input_ids[sample.asked].tolist()) == "w1 w2"
     adapter, pieces = engine._adapter, []
