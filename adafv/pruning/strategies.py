@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -109,28 +110,20 @@ def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
     return without_cues(crossings[1] > crossings[0], budget, budget.errors())
 
 
-def _top(name: str) -> Callable[[Cues, int | Tensor], Selection]:
+def _top(name: str, cues: Cues, keep: int | Tensor) -> Selection:
     """The K tokens with the most `saliency`, or `similarity`."""
-
-    def select(cues: Cues, keep: int | Tensor) -> Selection:
-        cue, budget = _needed(getattr(cues, name), name), TokenBudget.of(keep, cues.valid)
-        if cue.shape != cues.valid.shape:
-            raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(cues.valid.shape)} like valid")
-        mask = Order.of(cue, cues.valid).top(budget.keep) & cues.valid
-        nothing, errors = torch.zeros_like(mask), budget.errors() | cue_errors(cue, cues.valid, name)
-        by_text, by_saliency = (mask, nothing) if name == "similarity" else (nothing, mask)
-        return Selection(mask=mask, by_text=by_text, by_saliency=by_saliency, errors=errors).checked_if_cheap()
-
-    return select
+    cue, budget = _needed(getattr(cues, name), name), TokenBudget.of(keep, cues.valid)
+    if cue.shape != cues.valid.shape:
+        raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(cues.valid.shape)} like valid")
+    mask = Order.of(cue, cues.valid).top(budget.keep) & cues.valid
+    nothing, errors = torch.zeros_like(mask), budget.errors() | cue_errors(cue, cues.valid, name)
+    by_text, by_saliency = (mask, nothing) if name == "similarity" else (nothing, mask)
+    return Selection(mask=mask, by_text=by_text, by_saliency=by_saliency, errors=errors).checked_if_cheap()
 
 
-def _mixed(rule: Callable[..., Selection]) -> Callable[[Cues, int | Tensor], Selection]:
-    """`mix` or `mix_paper`."""
-
-    def select(cues: Cues, keep: int | Tensor) -> Selection:
-        return rule(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
-
-    return select
+def _mixed(rule: Callable[..., Selection], cues: Cues, keep: int | Tensor) -> Selection:
+    """By `mix` or `mix_paper`."""
+    return rule(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
 
 
 def _visionzip(cues: Cues, keep: int | Tensor) -> Selection:
@@ -216,10 +209,10 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("none", _none),
         Strategy("random", _random, frozenset({"seeds"})),
         Strategy("uniform", _uniform),
-        Strategy("saliency", _top("saliency"), frozenset({"saliency"})),
-        Strategy("text", _top("similarity"), frozenset({"similarity"})),
-        Strategy("adafv", _mixed(mix), frozenset({"saliency", "similarity"})),
-        Strategy("adafv-paper", _mixed(mix_paper), frozenset({"saliency", "similarity"})),
+        Strategy("saliency", partial(_top, "saliency"), frozenset({"saliency"})),
+        Strategy("text", partial(_top, "similarity"), frozenset({"similarity"})),
+        Strategy("adafv", partial(_mixed, mix), frozenset({"saliency", "similarity"})),
+        Strategy("adafv-paper", partial(_mixed, mix_paper), frozenset({"saliency", "similarity"})),
         Strategy("visionzip", _visionzip, frozenset({"saliency", "keys", "hidden"})),
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
