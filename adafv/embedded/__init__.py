@@ -16,7 +16,7 @@ BUILT = {
     "testbed-photo-emerged": "photo/models/photo",
 }
 # Models of worlds, which come with the repository only.
-OF_WORLDS = ("textured-clip",)
+OF_WORLDS = ("textured-clip", "textured-qwen")
 OWN_MODELS = (*EMBEDDED, *OF_WORLDS, *BUILT)  # what `--model` knows by name
 
 

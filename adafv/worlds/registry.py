@@ -68,7 +68,7 @@ WORLDS: dict[str, World] = {
     for world in (
         World(name="testbed", model="testbed"),
         World(name="testbed-emerged", model="testbed-emerged"),
-*(World(name=name, model=name, rows=_textured) for name in OF_WORLDS),
+        *(World(name=name, model=name, rows=_textured) for name in OF_WORLDS),
         World(
             name="photo",
             model="testbed-photo",

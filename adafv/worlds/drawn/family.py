@@ -68,7 +68,7 @@ class Family(ABC):
 
 
 @dataclass(frozen=True)
-class Parts:
+class ProcessorParts:
     """A processor's two parts, where transformers' own asks for torchvision, to read films."""
 
     image_processor: Any

@@ -21,7 +21,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from adafv.worlds.drawn import model as llava_next
 from adafv.worlds.drawn.attention import plainly
-from adafv.worlds.drawn.family import NEWLINE, Family, Parts, Seen, TokenPlaces
+from adafv.worlds.drawn.family import NEWLINE, Family, ProcessorParts, Seen, TokenPlaces
 from adafv.worlds.drawn.model import (
     BOS,
     CHAT_TEMPLATE,
@@ -122,7 +122,7 @@ class Onevision(LlavaNext):
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
         )
-        return Parts(images, build_tokenizer(self.tokens, {"video_token": VIDEO}, chat_template=CHAT_TEMPLATE))
+        return ProcessorParts(images, build_tokenizer(self.tokens, {"video_token": VIDEO}, chat_template=CHAT_TEMPLATE))
 
     def encode_crops(self, model: Any, pixels: Tensor) -> Tensor:
         """[C, PATCHES, D]"""

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from adafv.worlds.drawn.attention import by_pictures
-from adafv.worlds.drawn.family import Family, Parts, Seen, TokenPlaces, initialise
+from adafv.worlds.drawn.family import Family, ProcessorParts, Seen, TokenPlaces, initialise
 from adafv.worlds.drawn.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, TOKENS, build_tokenizer
 
 VISION, END_OF_VISION, VIDEO = "<vision>", "</vision>", "<video>"
@@ -91,7 +91,7 @@ class Qwen(Family):
             tie_word_embeddings=True,
         )
 
-    def build_processor(self) -> Parts:
+    def build_processor(self) -> ProcessorParts:
         images = Qwen2VLImageProcessorPil(
             patch_size=PATCH,
             merge_size=MERGED // PATCH,
@@ -102,7 +102,7 @@ class Qwen(Family):
         )
         template = CHAT_TEMPLATE.replace(IMAGE, f"{VISION} {IMAGE} {END_OF_VISION}")
         more = {"vision_token": VISION, "end_of_vision_token": END_OF_VISION, "video_token": VIDEO}
-        return Parts(images, build_tokenizer(self.tokens, more, chat_template=template))
+        return ProcessorParts(images, build_tokenizer(self.tokens, more, chat_template=template))
 
     @functools.cache  # noqa: B019  (a family lives as long as the process)
     def places(self, width: int, height: int) -> TokenPlaces:

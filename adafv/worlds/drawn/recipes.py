@@ -47,7 +47,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Curriculum:
     """A model and how it is trained."""
 
     family: Family
@@ -66,14 +66,15 @@ class Plan:
         return tuple(stage.name for stage in self.stages)
 
 
+_ASKED = (*SIMPLE_TYPES, "absent", "background")
 # The tower alone first, as a published one has learnt to see before it meets a language model.
 _TOWER = Stage("tower", 1500, 2e-3, (3, 3), 0.0, 1.0, types=(), scenes=48, batches=400, patches_weight=1.0)
-_FIRST = Stage("small", 600, 1.5e-3, (3, 3), 0.0, 1.0, types=TEXTURED_TYPES, scenes=16, patches_weight=0.1)
-_REAL = Stage("pictures", 400, 1e-3, None, 0.0, 1.0, types=TEXTURED_TYPES, scenes=16, patches_weight=0.1)
+_FIRST = Stage("small", 600, 1.5e-3, (3, 3), 0.0, 1.0, types=_ASKED, scenes=16, patches_weight=0.1)
+_REAL = Stage("pictures", 400, 1e-3, None, 0.0, 1.0, types=_ASKED, scenes=16, patches_weight=0.1)
 _AGAIN = replace(_REAL, name="pictures again", steps=600, learning_rate=8e-4)
 
 PLANS = {
-    "testbed": Plan(
+    "testbed": Curriculum(
         LlavaNext(),
         "plain",
         (
@@ -88,7 +89,7 @@ PLANS = {
         tuple(QUESTION_TYPES),
         alignment=0.5,
     ),
-    "textured-clip": Plan(
+    "textured-clip": Curriculum(
         LlavaNext(),
         "textured",
         (replace(_TOWER, steps=500, learning_rate=1.5e-3), _FIRST, _REAL, _AGAIN),
@@ -96,15 +97,19 @@ PLANS = {
         dtype="bfloat16",
         tower="testbed",
     ),
-    "textured-siglip": Plan(
+    "textured-siglip": Curriculum(
         Onevision(ModelSize(vision_layers=3)),
         "textured",
-        (replace(_TOWER, steps=500, learning_rate=1.5e-3), _FIRST, replace(_REAL, dropped=0.3)),
+        (
+            replace(_TOWER, steps=300, learning_rate=1.5e-3, batches=200),
+            replace(_FIRST, steps=450),
+            replace(_REAL, steps=350),
+        ),
         TEXTURED_TYPES,
         dtype="bfloat16",
         tower="testbed",
     ),
-    "textured-qwen": Plan(
+    "textured-qwen": Curriculum(
         Qwen(),
         "textured",
         (
@@ -112,7 +117,7 @@ PLANS = {
             replace(_TOWER, name="tower again", steps=700),
             _FIRST,
             _REAL,
-            _AGAIN,
+            replace(_AGAIN, steps=250),
         ),
         TEXTURED_TYPES,
         dtype="bfloat16",

@@ -34,7 +34,7 @@ from adafv.worlds.drawn.evaluate import evaluate
 from adafv.worlds.drawn.family import Family
 from adafv.worlds.drawn.losses import ClsHead, Outputs, PatchHead, alignment_loss, answer_loss, forward
 from adafv.worlds.drawn.model import TOKENS
-from adafv.worlds.drawn.recipes import PLANS, Plan, Stage
+from adafv.worlds.drawn.recipes import PLANS, Curriculum, Stage
 from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, TRAINING_SEEDS, make_scene
 
 LEAST_KEPT = 0.03  # of the visual tokens, where tokens are dropped
@@ -68,7 +68,7 @@ class Recipe:
             raise ValueError(f"only testbed starts from another model's weights, not {self.model}")
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Curriculum:
         return PLANS[self.model]
 
     @property

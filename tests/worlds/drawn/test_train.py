@@ -66,7 +66,7 @@ def straight(tmp_path_factory):
         ("testbed", 5),
         ("testbed", 8),
         ("textured-clip", 3),
-        ("textured-siglip", 4),
+        ("textured-siglip", 3),
         ("textured-qwen", 4),
     ],
 )
