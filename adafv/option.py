@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,23 @@ def texts_of(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     twice = [one for one, times in Counter(texts).items() if times > 1]
     require(not twice, name, value, f"each text once: {', '.join(map(repr, twice[:3]))}")
     return tuple(texts)
+
+
+def json_schema(name: str, value: Any) -> str:
+    """A JSON schema as text: given as that, as a file's path, as a mapping, or as a Pydantic model.
+
+    Raises OptionError for what is none.
+    """
+    if hasattr(value, "model_json_schema"):
+        value = value.model_json_schema()
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    text = str(value) if isinstance(value, str | PathLike) else ""
+    try:
+        if text and not text.lstrip().startswith("{"):
+            text = Path(text).read_text(encoding="utf-8")
+        schema = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise OptionError(name, value, f"a file with a JSON schema, or one itself ({error})") from error
+    require(isinstance(schema, dict), name, value, "a JSON schema, which is an object")
+    return json.dumps(schema)

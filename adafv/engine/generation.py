@@ -28,6 +28,8 @@ from transformers import (
 )
 
 from adafv.engine.cache import BatchCache
+from adafv.engine.grammar import Grammar
+from adafv.engine.masks import BatchMasks
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
@@ -56,19 +58,23 @@ class Generator:
     """Answers batches with a loaded model.
 
     Attributes:
+        grammar: what answers are held to, if anything.
         LEAVING: ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
     """
 
     LEAVING: ClassVar[float] = 0.25
 
-    def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
+    def __init__(self, adapter: Adapter, options: EngineOptions, grammar: Grammar | None = None) -> None:
+        self._masks = None if grammar is None else BatchMasks(grammar)
+        self.grammar = grammar
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
         self._device = adapter.model.device
         config = generation_config(adapter, options)
         self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._raw_scores = _RawScores()
-        self._processors = processors(adapter, config, self._raw_scores)
+        own = [self._raw_scores] if self._masks is None else [self._raw_scores, self._masks]
+        self._processors = processors(adapter, config, own)
         self._penalty: _Penalty | None = None
         for place, one in enumerate(self._processors):
             if isinstance(one, RepetitionPenaltyLogitsProcessor):
@@ -76,7 +82,7 @@ class Generator:
 
     def with_options(self, options: EngineOptions) -> Generator:
         """The same model, decoding by other options."""
-        return Generator(self._adapter, options)
+        return Generator(self._adapter, options, self.grammar)
 
     @torch.inference_mode()
     def __call__(
@@ -104,6 +110,8 @@ class Generator:
         draws = self._draws([seeds[row] for row in order])
         if self._penalty is not None:
             self._penalty.begin([prompt_ids[row] for row in order] if prompt_ids else [], self._device)
+        if self._masks is not None:
+            self._masks.begin(len(order))
         width = max(group.embeds.shape[1] for group in groups)
         cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
         scores = prefill(self._adapter, groups, cache, on_step)
@@ -149,7 +157,11 @@ class Generator:
                 cache.keep(stay)
                 if self._penalty is not None:
                     self._penalty.keep(stay)
+                if self._masks is not None:
+                    self._masks.keep([not flag for flag in flags])
                 watcher.reset()
+            if self._masks is not None:
+                self._masks.advance(chosen)
             scores = self._step(chosen, cache, masked)
         return tokens, logprobs
 
@@ -272,11 +284,11 @@ class _EndWatcher:
         self._pending = None
 
 
-def processors(adapter: Adapter, config: GenerationConfig, raw_scores: LogitsProcessor) -> LogitsProcessorList:
-    """What `config` does to scores, in transformers' own order; `raw_scores` stands before the warpers."""
+def processors(adapter: Adapter, config: GenerationConfig, own: Sequence[LogitsProcessor]) -> LogitsProcessorList:
+    """What `config` does to scores, in transformers' own order; those of our `own` stand before the warpers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")  # see `_Penalty`
-        return logits_processors(adapter.model, config, LogitsProcessorList([raw_scores]))
+        return logits_processors(adapter.model, config, LogitsProcessorList(own))
 
 
 def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:
@@ -293,6 +305,15 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
         top_k=0 if sampling else None,  # None would mean transformers' default of 50
         return_dict_in_generate=False,
     )
+    if options.has_grammar:  # it decides alone which tokens are out of the question
+        config.update(
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            bad_words_ids=None,
+            no_repeat_ngram_size=None,
+            min_length=None,
+            min_new_tokens=None,
+        )
     return config
 
 

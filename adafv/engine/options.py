@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adafv.option import option, require, require_one_of, texts_of
+from adafv.option import json_schema, option, require, require_one_of, texts_of
 
 if TYPE_CHECKING:
     from adafv.pruning import Strategy
@@ -35,6 +35,8 @@ class EngineOptions:
         keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         choices: the answer is the one of these that the model finds most probable (adafv.engine.choices).
+        schema: the answer is JSON that this JSON schema allows: its text, a file, a mapping, or a Pydantic model; it is
+            kept as text (adafv.engine.grammar). `regex`: likewise a regular expression that the whole answer matches.
         max_new_tokens: at most so many tokens are generated.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
@@ -85,6 +87,16 @@ class EngineOptions:
         None,
         metavar="A,B,...",
         several=True,
+    )
+    schema: str | None = option(
+        "model",
+        "a file with a JSON schema: the answer is JSON that it allows, with its properties as columns "
+        "(docs/answers.md; adafv[schema])",
+        None,
+        metavar="FILE",
+    )
+    regex: str | None = option(
+        "model", "a regular expression that the whole answer matches (adafv[schema])", None, metavar="TEXT"
     )
     max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
     text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
@@ -190,8 +202,14 @@ class EngineOptions:
         self._check_second_look()
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         self._check_choices()
+        self._check_grammar()
         require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether answers are held to a schema or a regular expression."""
+        return self.schema is not None or self.regex is not None
 
     @property
     def idle(self) -> frozenset[str]:
@@ -206,6 +224,16 @@ class EngineOptions:
         if self.choices is not None:
             idle |= {"max_new_tokens"}
         return frozenset(idle)
+
+    def _check_grammar(self) -> None:
+        if self.schema is not None:
+            object.__setattr__(self, "schema", json_schema("schema", self.schema))
+        require(self.regex is None or self.schema is None, "regex", self.regex, "left out with schema")
+        require(self.regex != "", "regex", self.regex, "a regular expression")
+        for name in ("schema", "regex"):
+            value, ours = getattr(self, name), f"left out: backend {self.backend!r} isn't held to it here"
+            require(value is None or self.backend == "transformers", name, value, ours)
+            require(value is None or self.choices is None, name, value, "left out with choices")
 
     def _check_choices(self) -> None:
         if self.choices is None:

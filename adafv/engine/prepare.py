@@ -12,6 +12,7 @@ from PIL import Image
 
 from adafv.counting import Sizes
 from adafv.engine.choices import choice_tokens
+from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import PreparedImage, Sample
 from adafv.engine.vllm import check_family
@@ -51,8 +52,8 @@ class Preparer:
         """Load the processor of `model`, a folder or hub id.
 
         Errors as for `load_processing`, `check_text_tower` and `check_quantization` of `adafv.models`, a ValueError
-        where the back end can't do the model, and an OptionError where the model can't tell the choices apart: what can
-        be known without weights is known before they are loaded anywhere.
+        where the back end or a grammar can't do the model, and an OptionError where the model can't tell the choices
+        apart: what can be known without weights is known before they are loaded anywhere.
         """
         processing = load_processing(model)
         if options.backend == "vllm":
@@ -61,6 +62,9 @@ class Preparer:
             check_text_tower(options.text_tower, processing)
         if options.quantize is not None:
             check_quantization(options.quantize)
+        if options.has_grammar:
+            tokenizer = processing.tokenizer
+            Grammar(processing, options, [tokenizer.eos_token_id or 0], len(tokenizer))
         return cls(processing, options)
 
     @property

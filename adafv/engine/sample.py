@@ -105,7 +105,9 @@ class Label:
             batch of second looks that it was in.
         audit_answer: what the unpruned model answers; None where the sample isn't audited.
         first_answer, first_confidence, first_kept_indices: what the first of two looks gave; None where there was one.
-        problem: why there is no answer, where the model computed none; empty where there is one.
+        problem: why there is no answer, where there is none; empty where there is one.
+        error: then `label_failed` (the model computed none) or `answer_incomplete` (`max_new_tokens` cut it off before
+            it was what `EngineOptions` hold it to).
     """
 
     id: str
@@ -137,6 +139,7 @@ class Label:
     first_kept_indices: np.ndarray | None = None
     audit_answer: str | None = None
     problem: str = ""
+    error: str = ""
 
     def after(self, first: Label) -> Label:
         """This label, of the second look, with what the `first` one gave and took."""

