@@ -44,6 +44,8 @@ def _select(strategy: str, sample: TokenCounts, width: int, item: int) -> Work:
         "divprune": pairs * width,
         "cdpruner": pairs * width + named + tokens * kept * kept // 2,
         "eadp": pairs * width + named + pairs,
+        "eadp-code": pairs * width + named + pairs,
+        "scope": pairs * width + pairs,
         "adafv-plus": tokens * (BLOCK + kept) * width + named + 2 * tokens * BLOCK,
     }
     if strategy not in multiplications:

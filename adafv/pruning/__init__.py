@@ -3,7 +3,7 @@
     cues        the cues of AdaFV: visual saliency and text-to-image similarity
     mixture     `mix`, AdaFV's adaptive mixture of the cues, and `mix_paper`, the rule as published
     strategies  every way to select, by name
-    visionzip, divprune, cdpruner, eadp     other methods, one file each
+    visionzip, divprune, cdpruner, eadp, scope  other methods, one file each
     adafv_plus  our rule, the default: the budget in proportion to demand
     relevance   how relevant a visual token is to the question
     greedy      what the selections that choose one token after the other share

@@ -14,34 +14,62 @@ of the paper's ablation; a panel of tokens is blurred by itself, and at its bord
 The cosines are those of CLIP's text tower with the patches in CLIP's space, the end token's for the whole question and
 the words' own for the words; the authors' code negates them (see `relevance`). Where there is no text tower, they are
 those of the question's input embeddings with the projected tokens, and their mean stands for the whole question.
+
+`eadp-code` is what the authors' code does with Qwen-VL, which has no text tower. It negates there as well: minus the
+cosine with the mean of the question's embeddings, and minus the cosines with these; a fifth of the words names
+something, and the power is 2.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, score_errors, token_budget
+from adafv.pruning.cues import text_cosines
+from adafv.pruning.greedy import cosines, facility_location, score_errors, token_budget
 from adafv.pruning.relevance import blur, focused_cosine, min_max
-from adafv.pruning.selection import Selection, TokenBudget, without_cues
+from adafv.pruning.selection import Selection, filled, without_cues
 
 _WHOLE = 0.5
-_POWER = 5
+_POWER, CODE_POWER = 5, 2
+_SHARE, _CODE_SHARE = 0.5, 0.2  # of the words, that name something
 
 
-def guidance(whole: Tensor, cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:
+def guidance(
+    whole: Tensor, cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None, share: float = _SHARE
+) -> Tensor:
     """float32 [B, N]: relevance before scaling and blurring.
 
     Args:
         whole: [B, N], the cosine with the question as a whole.
         cosine: [B, T, N], the cosines with its tokens.
         valid, text_valid: bool [B, N] and [B, T], False where padded.
+        share: of the words, that name something.
     """
-    return _WHOLE * whole + (1 - _WHOLE) * focused_cosine(cosine, valid, text_valid)
+    return _WHOLE * whole + (1 - _WHOLE) * focused_cosine(cosine, valid, text_valid, share)
+
+
+def guidance_of_code(text: Tensor, visual: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:
+    """float32 [B, N]: the same, as the authors' code has it without a text tower.
+
+    Args:
+        text: [B, T, D], the language model's input embeddings of the question.
+        visual: [B, N, D], projected visual tokens.
+        valid, text_valid: as for `guidance`.
+    """
+    words = text.float()
+    if text_valid is not None:
+        words = filled(words, text_valid[:, :, None], 0.0)
+    whole = text_cosines(words.sum(dim=1, keepdim=True), visual, None, valid).squeeze(1)  # a sum points as a mean does
+    return guidance(-whole, -text_cosines(text, visual, text_valid, valid), valid, text_valid, _CODE_SHARE)
 
 
 def eadp(
-    visual: Tensor, relevance: Tensor, neighbours: Tensor, keep: int | Tensor, valid: Tensor | None = None
+    visual: Tensor,
+    relevance: Tensor,
+    neighbours: Tensor,
+    keep: int | Tensor,
+    valid: Tensor | None = None,
+    power: int = _POWER,
 ) -> Selection:
     """Keep the K tokens of each sample that EADP's greedy search finds, all of its crops together.
 
@@ -50,6 +78,7 @@ def eadp(
         relevance: float [B, N], on any scale: see `guidance`.
         neighbours: int64 [B, N, 9], see `relevance.blur`.
         keep, valid: as for `mix`.
+        power: to which relevance is raised.
 
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
@@ -60,26 +89,6 @@ def eadp(
         raise ValueError(
             f"neighbours is {list(neighbours.shape)}; it must be [B, N, 9], with visual {list(visual.shape)}"
         )
-    weight = blur(min_max(relevance, budget.valid), neighbours).pow(_POWER).masked_fill(~budget.valid, 0.0)
-    mask = _facility_location(cosines(visual, budget.valid), weight, budget)
+    weight = blur(min_max(relevance, budget.valid), neighbours).pow(power).masked_fill(~budget.valid, 0.0)
+    mask = facility_location(cosines(visual, budget.valid), weight, budget)
     return without_cues(mask, budget, errors)
-
-
-def _facility_location(similarity: Tensor, weight: Tensor, budget: TokenBudget) -> Tensor:
-    """bool [B, N]: greedy maximisation of Σ_j weight_j · max over the chosen of similarity_ij.
-
-    A token's gain falls only by those that the token taken last represents better than any before, and they become
-    few. So gains are kept, and lowered by what was lost on those; finding them costs nothing on a CPU. An
-    accelerator would have to be waited for, so there all are gone through.
-    """
-    nearest = torch.full_like(weight, -1.0)  # [B, N], the largest cosine with a chosen token; -1 is the least there is
-    gain = (weight[:, None] @ (similarity + 1)).squeeze(1)
-    picks = Picks(budget)
-    for _ in range(budget.bound):
-        nearer = torch.maximum(nearest, row(similarity, picks.take(gain)))
-        some = (nearer > nearest).any(dim=0).nonzero().squeeze(1) if gain.device.type == "cpu" else slice(None)
-        before, after = nearest[:, some, None], nearer[:, some, None]
-        lost = similarity[:, some].clamp(before, after).sub_(before)  # [B, some, N]
-        gain = gain - (weight[:, None, some] @ lost).squeeze(1)
-        nearest = nearer
-    return picks.mask

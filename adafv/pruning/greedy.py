@@ -38,8 +38,41 @@ class Picks:
         return token
 
 
-def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None) -> tuple[TokenBudget, Tensor]:
-    """The budget, and what is wrong [B] with `keep` and with `visual`, float [B, N, D] or the directions.
+def facility_location(
+    similarity: Tensor, weight: Tensor, budget: TokenBudget, least: float = -1.0, favour: Tensor | None = None
+) -> Tensor:
+    """bool [B, N]: greedy maximisation of Σ_j weight_j · max over the chosen of similarity_ij.
+
+    A token's gain falls only by those that the token taken last represents better than any before, and they become
+    few. So gains are kept, and lowered by what was lost on those; finding them costs nothing on a CPU. An
+    accelerator would have to be waited for, so there all are gone through.
+
+    Args:
+        similarity: float32 [B, N, N], at most 1.
+        weight: float32 [B, N].
+        least: what is less similar than this to all of the chosen counts as if it were so similar; -1 is the least
+            cosine there is.
+        favour: float32 [B, N], what a token's gain is multiplied by to choose the next; 1 if left out.
+    """
+    nearest = torch.full_like(weight, least)  # [B, N], the largest similarity with a chosen token
+    gain = (weight[:, None] @ (similarity.clamp_min(least) - least)).squeeze(1)
+    picks = Picks(budget)
+    for _ in range(budget.bound):
+        worth = gain if favour is None else gain.relu() * favour
+        nearer = torch.maximum(nearest, row(similarity, picks.take(worth)))
+        some = (nearer > nearest).any(dim=0).nonzero().squeeze(1) if gain.device.type == "cpu" else slice(None)
+        before, after = nearest[:, some, None], nearer[:, some, None]
+        lost = similarity[:, some].clamp(before, after).sub_(before)  # [B, some, N]
+        gain = gain - (weight[:, None, some] @ lost).squeeze(1)
+        nearest = nearer
+    return picks.mask
+
+
+def token_budget(
+    visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None, name: str = "visual"
+) -> tuple[TokenBudget, Tensor]:
+    """The budget, and what is wrong [B] with `keep` and with `visual`, float [B, N, D] or the directions, which errors
+    call by `name`.
 
     Raises:
         ValueError: shapes that don't fit.
@@ -47,13 +80,13 @@ def token_budget(visual: Tensor | Directions, keep: int | Tensor, valid: Tensor 
     directions = Directions.of(visual)
     visual = directions.vectors
     if visual.dim() != 3:
-        raise ValueError(f"visual is {list(visual.shape)}; it must be [B, N, D]")
+        raise ValueError(f"{name} is {list(visual.shape)}; it must be [B, N, D]")
     if valid is None:
         valid = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
     if valid.shape != visual.shape[:2]:
         raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
     budget = TokenBudget.of(keep, valid)
-    return budget, budget.errors() | value_errors(directions.length, valid, "visual")
+    return budget, budget.errors() | value_errors(directions.length, valid, name)
 
 
 def score_errors(score: Tensor, budget: TokenBudget, name: str) -> Tensor:

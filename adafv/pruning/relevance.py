@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from adafv.uploading import uploaded
 
-# EADP's: the scale of the cosines in the softmax, the share of the text tokens kept, how sharply they are weighted.
-_SCALE, _SHARE, _SHARPNESS = 100.0, 0.5, 100.0
+# EADP's: the scale of the cosines in the softmax, and how sharply the text tokens are weighted.
+_SCALE, _SHARPNESS = 100.0, 100.0
 
 # The Gaussian of one token's width, over the 3 × 3 window of `blur`.
 _KERNEL = tuple(math.exp(-(x * x + y * y) / 2) for y in (-1, 0, 1) for x in (-1, 0, 1))
@@ -52,17 +52,19 @@ def opposed_cosine(whole: Tensor, visual: Tensor) -> Tensor:
     return -(F.normalize(visual.float(), dim=-1) @ whole.float()[:, :, None]).squeeze(2)
 
 
-def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None) -> Tensor:
+def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = None, share: float = 0.5) -> Tensor:
     """float32 [B, N]: the cosine with the text tokens that fit few places, EADP's dense guidance (arXiv 2607.02484).
 
     A word that names something is like few visual tokens, a word such as "the" a little like all. So text token m is
-    judged by the entropy h_m of softmax over n of (100 · cos_mn). The half with the least entropy is kept (at least
-    one; of 5 tokens 2; ties to the lower index), and their cosines are averaged with weights softmax(-100 · h).
+    judged by the entropy h_m of softmax over n of (100 · cos_mn). The `share` with the least entropy is kept (at least
+    one; of 5 tokens the half is 2; ties to the lower index), and their cosines are averaged with weights
+    softmax(-100 · h).
 
     Args:
         cosine: [B, T, N].
         valid: bool [B, N], False where padded.
         text_valid: bool [B, T], likewise; all True if left out.
+        share: of the text tokens, from 0 to 1.
     """
     if text_valid is None:
         text_valid = torch.ones(cosine.shape[:2], dtype=torch.bool, device=cosine.device)
@@ -72,7 +74,7 @@ def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = No
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
-    count = (text_valid.sum(dim=1, keepdim=True) * _SHARE).floor().clamp_min(1)
+    count = (text_valid.sum(dim=1, keepdim=True) * share).floor().clamp_min(1)
     weight = (entropy * -_SHARPNESS).masked_fill(rank >= count, -torch.inf).softmax(dim=1)  # [B, T]
     return (weight[:, None] @ cosine.masked_fill(~text_valid[:, :, None], 0.0)).squeeze(1)
 

@@ -14,6 +14,8 @@ A strategy says which cues it `needs`, so that the engine computes no other. `ST
     divprune     the K that lie furthest from each other (arXiv 2503.02175)
     cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
     eadp         facility location: the K that best represent what is relevant (arXiv 2607.02484)
+    eadp-code    the same as its authors' code does it without a text tower
+    scope        the K that are salient and cover what no other covers (arXiv 2510.24214)
     adafv-plus   proportional coverage of what is asked for, salient, or merely there: a rule of ours
 """
 
@@ -30,9 +32,10 @@ from adafv.pruning.cdpruner import cdpruner
 from adafv.pruning.cues import text_cosines
 from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune
-from adafv.pruning.eadp import eadp, guidance
+from adafv.pruning.eadp import CODE_POWER, eadp, guidance, guidance_of_code
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.relevance import mean_cosine, opposed_cosine
+from adafv.pruning.scope import scope
 from adafv.pruning.selection import Order, Selection, TokenBudget, cue_errors, without_cues
 from adafv.pruning.visionzip import visionzip
 
@@ -165,6 +168,16 @@ def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
     return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
 
 
+def _eadp_code(cues: Cues, keep: int | Tensor) -> Selection:
+    visual = _needed(cues.visual, "visual")
+    relevance = guidance_of_code(_needed(cues.text, "text"), visual, cues.valid, cues.text_valid)
+    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid, CODE_POWER)
+
+
+def _scope(cues: Cues, keep: int | Tensor) -> Selection:
+    return scope(_needed(cues.hidden, "hidden"), _needed(cues.saliency, "saliency"), keep, cues.valid)
+
+
 def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
     visual, saliency = Directions.of(_needed(cues.visual, "visual")), _needed(cues.saliency, "saliency")
     cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
@@ -219,6 +232,8 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
+        Strategy("eadp-code", _eadp_code, frozenset({"visual", "text", "neighbours"})),
+        Strategy("scope", _scope, frozenset({"saliency", "hidden"})),
         Strategy("adafv-plus", _adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
     )
 }

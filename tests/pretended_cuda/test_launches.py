@@ -79,6 +79,8 @@ SELECTIONS = {
     "divprune": 228,
     "cdpruner": 504,
     "eadp": 350,
+    "eadp-code": 357,
+    "scope": 328,
     "adafv-plus": 470,
 }
 ROOM = 1.1

@@ -113,14 +113,16 @@ def cdpruner(visual: Sequence[Sequence[float]], relevance: Sequence[float], keep
     return set(chosen), margin
 
 
-def focused_cosine(text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]]) -> list[float]:
+def focused_cosine(
+    text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5
+) -> list[float]:
     cosines = [[cosine(word, token) for token in visual] for word in text]
     entropies = []
     for row in cosines:
         weights = [math.exp(100 * (value - max(row))) for value in row]
         shares = [weight / sum(weights) for weight in weights]
-        entropies.append(-sum(p * math.log(p) for p in shares if p > 0))
-    kept = sorted(range(len(text)), key=lambda m: (entropies[m], m))[: max(1, len(text) // 2)]
+        entropies.append(-sum(p * math.log(p) for p in shares if p > 1e-37))  # less is 0 to float32
+    kept = sorted(range(len(text)), key=lambda m: (entropies[m], m))[: max(1, int(len(text) * share))]
     weights = [math.exp(-100 * (entropies[m] - min(entropies))) for m in kept]
     return [
         sum(weight * cosines[m][n] for weight, m in zip(weights, kept, strict=True)) / sum(weights)
@@ -150,11 +152,12 @@ def eadp(
     visual: Sequence[Sequence[float]],
     panels: Sequence[tuple[int, int]],
     keep: int,
+    power: int = 5,
 ) -> tuple[set[int], Margin]:
     """`whole` and `focused` are each token's cosines with the question as a whole and with its telling words."""
     tokens = range(len(visual))
     mixed = [(one + other) / 2 for one, other in zip(whole, focused, strict=True)]
-    weight = [value**5 for value in blurred(scaled(mixed), panels)]
+    weight = [value**power for value in blurred(scaled(mixed), panels)]
     chosen: set[int] = set()
     margin = math.inf
     while len(chosen) < keep:
@@ -166,6 +169,32 @@ def eadp(
             }
         )
         chosen, margin = chosen | {token}, min(margin, by / sum(weight))
+    return chosen, margin
+
+
+def eadp_code(
+    text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], panels: Sequence[tuple[int, int]], keep: int
+) -> tuple[set[int], Margin]:
+    mean = [sum(channel) / len(text) for channel in zip(*text, strict=True)]
+    whole = [-cosine(mean, token) for token in visual]
+    away = [[-value for value in token] for token in visual]
+    return eadp(whole, focused_cosine(text, away, 0.2), visual, panels, keep, 2)
+
+
+def scope(saliency: Sequence[float], hidden: Sequence[Sequence[float]], keep: int) -> tuple[set[int], Margin]:
+    tokens = range(len(hidden))
+    chosen: set[int] = set()
+    margin = math.inf
+    while len(chosen) < keep:
+        covered = [max((cosine(hidden[s], hidden[j]) for s in chosen), default=0.0) for j in tokens]
+        covered = [max(0.0, value) for value in covered]
+        scores = {
+            i: saliency[i] * sum(max(0.0, cosine(hidden[i], hidden[j]) - covered[j]) for j in tokens)
+            for i in tokens
+            if i not in chosen
+        }
+        token, by = best(scores)
+        chosen, margin = chosen | {token}, min(margin, by)
     return chosen, margin
 
 

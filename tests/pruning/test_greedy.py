@@ -17,6 +17,7 @@ from adafv.pruning.directions import Directions
 from adafv.pruning.divprune import divprune
 from adafv.pruning.eadp import eadp
 from adafv.pruning.greedy import cosines, token_budget
+from adafv.pruning.scope import scope
 from tests.pruning import oracle
 from tests.pruning.samples import neighbours
 
@@ -43,11 +44,12 @@ def of_one(visual: torch.Tensor, text: torch.Tensor, saliency: torch.Tensor, pan
         visual=visual[None],
         text=text[None],
         saliency=saliency[None],
+        hidden=visual[None],
         neighbours=torch.from_numpy(around)[None],
     )
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "adafv-plus"])
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "eadp", "eadp-code", "scope", "adafv-plus"])
 @settings(max_examples=150, deadline=None)
 @given(sample=samples())
 def test_equals_the_definition(name, sample):
@@ -59,6 +61,8 @@ def test_equals_the_definition(name, sample):
         "eadp": lambda: oracle.eadp(
             oracle.mean_cosine(words, exact), oracle.focused_cosine(words, exact), exact, panels, keep
         ),
+        "eadp-code": lambda: oracle.eadp_code(words, exact, panels, keep),
+        "scope": lambda: oracle.scope(saliency.tolist(), exact, keep),
         "adafv-plus": lambda: oracle.coverage(
             exact,
             oracle.presence(saliency.tolist()),
@@ -124,6 +128,16 @@ def test_eadp_stands_in_for_the_many_before_the_odd_one():
     assert eadp(visual, torch.ones(1, 5), alone, 1).mask[0].tolist() == [False, True, False, False, False]
     assert eadp(visual, torch.ones(1, 5), alone, 2).mask[0].tolist() == [True, True, False, False, False]
     assert eadp(visual, torch.tensor([[5.0, 1, 1, 1, 1]]), alone, 1).mask[0].tolist() == [True, *[False] * 4]
+
+
+def test_scope_takes_the_salient_and_then_what_nothing_covers():
+    """Token 0 is the most salient; 1 is like it; 2 is at a right angle, and less salient than 1."""
+    hidden = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]])[None]
+    saliency = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
+    masks = [scope(hidden, saliency, keep).mask[0].int().tolist() for keep in (1, 2, 3)]
+    assert masks == [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]]
+    with pytest.raises(ValueError, match="saliency is negative"):
+        scope(hidden, -saliency, 1)
 
 
 def test_eadp_keeps_track_of_many_gains():
@@ -246,17 +260,20 @@ def test_what_is_salient_is_wanted_more_and_padding_is_not():
         ({"presence": torch.ones(2, 3)}, "presence is [2, 3]; it must be [2, 4], one for each token"),
         ({"presence": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: presence is NaN or infinite"),
         ({"question": torch.tensor([[1, 1, 1, 1], [1, 1, torch.nan, 1]])}, "row 1: question is NaN or infinite"),
+        ({"hidden": torch.full((2, 4, 3), torch.nan)}, "row 0: hidden is NaN or infinite"),
+        ({"saliency": torch.ones(2, 3)}, "saliency is [2, 3]; it must be [2, 4], one for each token"),
         ({"keep": torch.tensor([2, 5])}, "row 1: keep is over the number of valid tokens"),
     ],
 )
 def test_bad_input_is_named(change, message):
     good = {"visual": torch.ones(2, 4, 3), "relevance": torch.ones(2, 4), "keep": 2, "valid": None}
     good |= {"neighbours": torch.zeros(2, 4, 9, dtype=torch.int64), "presence": torch.ones(2, 4)}
-    good |= {"question": torch.ones(2, 4)}
+    good |= {"question": torch.ones(2, 4), "hidden": torch.ones(2, 4, 3), "saliency": torch.ones(2, 4)}
     takes = {
         divprune: ("visual",),
         cdpruner: ("visual", "relevance"),
         eadp: ("visual", "relevance", "neighbours"),
+        scope: ("hidden", "saliency"),
         coverage: ("visual", "presence", "question"),
     }
     for rule, own in takes.items():
@@ -276,6 +293,7 @@ def test_nan_in_padding_is_no_flaw():
         divprune(visual, 2, valid),
         cdpruner(visual, relevance, 2, valid),
         eadp(visual, relevance, around, 2, valid),
+        scope(visual, relevance, 2, valid),
         coverage(visual, relevance, relevance, 2, valid),
     ):
         assert int(selection.mask.sum()) == 2
