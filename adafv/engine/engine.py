@@ -29,7 +29,8 @@ from torch import Tensor
 from adafv.engine.choices import ChoiceScorer, ScoredAnswer
 from adafv.engine.encoder import Encoder
 from adafv.engine.faults import BatchSplitter
-from adafv.engine.generation import Answer, Generator, end_tokens, generation_config
+from adafv.engine.flags import flags_of
+from adafv.engine.generation import Answer, Generator, Stops, end_tokens, generation_config
 from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
@@ -119,8 +120,9 @@ class Engine:
         if options.has_grammar and self._grammar is None:
             ends = sorted(end_tokens(generation_config(adapter, options)))
             self._grammar = Grammar(processing, options, ends, adapter.vocabulary)
-        self._generator = generator or Generator(adapter, options, self._grammar)
-        self._scorer = ChoiceScorer(adapter, processing)
+        self._generator = generator or Generator(adapter, options, processing, self._grammar)
+        self._scorer = ChoiceScorer(adapter, processing, options.answer_prefix or "")
+        self._stops = None if options.stop is None else Stops(options.stop, processing)
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
@@ -158,7 +160,7 @@ class Engine:
         Raises:
             ArithmeticError: the model computes no answer to it.
         """
-        threshold = None if self._options.escalate is None else math.inf
+        threshold = None if self._options.escalate is None else math.inf  # so that there is a second look
         audit = 1.0 if self._options.audit else 0.0
         options = replace(self._options, max_new_tokens=1, escalate_below=threshold, audit=audit)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
@@ -239,15 +241,19 @@ class Engine:
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         """Which of the answers aren't sure, and would be to more visual tokens."""
         again, threshold = self._options.second_look, self._options.escalate_below
-        if again is None or threshold is None:
+        if again is None:
             return []
+        flagged = {*(self._options.escalate_flags or ())}
+
+        def is_unsure(label: Label) -> bool:
+            return (threshold is not None and label.confidence < threshold) or not flagged.isdisjoint(label.flags)
 
         def sees_more(sample: Sample) -> bool:
             counts = [image.visual_tokens for image in sample.images]
             return any(again.kept_of(count) > self._options.kept_of(count) for count in counts)
 
         pairs = enumerate(zip(samples, labels, strict=True))
-        return [row for row, (sample, label) in pairs if label.confidence < threshold and sees_more(sample)]
+        return [row for row, (sample, label) in pairs if is_unsure(label) and sees_more(sample)]
 
     def _answer(
         self,
@@ -276,6 +282,8 @@ class Engine:
         common: dict[str, Any] = {name: times[name.removesuffix("_ms")] / len(samples) for name in TIMES}
         common["keep"] = look.options.ratio
         said = [self._said(*each) for each in zip(answers, choices, strict=True)]
+        for own, answer in zip(said, answers, strict=True):
+            own["flags"] = flags_of(own["answer"], answer.finish_reason)
         labels = _labels(samples, images, selection.check(), groups, answers, said, common)
         return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
 
@@ -289,12 +297,21 @@ class Engine:
                 "choice_probabilities": dict(zip(choices, answer.probabilities, strict=True)),
             }
         if self._grammar is None:
-            return {"answer": self._processing.decode(answer.ids), "confidence": confidence}
+            return {"answer": self._text(answer.ids), "confidence": confidence}
         text, fulfilled = self._grammar.text(answer.ids)
         if fulfilled:
             return {"answer": text, "confidence": confidence}
         problem = f"the answer isn't complete after {len(answer.ids)} tokens (--max-new-tokens): {text}"
         return {"answer": "", "confidence": confidence, "problem": problem, "error": "answer_incomplete"}
+
+    def _text(self, ids: list[int]) -> str:
+        prefix = self._options.answer_prefix
+        begun = [] if prefix is None else self._processing.answer_ids(prefix)
+        text = self._processing.decode(begun + ids)
+        if self._stops is None:
+            return text
+        said = text.removeprefix(prefix or "")
+        return text[: len(text) - len(said)] + self._stops.before(said).rstrip()
 
     def _without_answer(self, label: Label) -> Label:
         wider = "" if self._adapter.model.dtype == torch.float32 else "; bfloat16 or float32 may hold them (--dtype)"

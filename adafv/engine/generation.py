@@ -33,7 +33,7 @@ from adafv.engine.masks import BatchMasks
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
-from adafv.models import Adapter
+from adafv.models import Adapter, Processing
 from adafv.uploading import uploaded
 
 
@@ -64,12 +64,21 @@ class Generator:
 
     LEAVING: ClassVar[float] = 0.25
 
-    def __init__(self, adapter: Adapter, options: EngineOptions, grammar: Grammar | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        options: EngineOptions,
+        processing: Processing | None = None,
+        grammar: Grammar | None = None,
+    ) -> None:
         self._masks = None if grammar is None else BatchMasks(grammar)
         self.grammar = grammar
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
         self._device = adapter.model.device
-        config = generation_config(adapter, options)
+        config, self._processing = generation_config(adapter, options), processing
+        if options.banned_words is not None:
+            config.bad_words_ids = _spellings(processing, options.banned_words)
+        self._stops = None if options.stop is None else Stops(options.stop, processing)
         self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._raw_scores = _RawScores()
@@ -82,7 +91,7 @@ class Generator:
 
     def with_options(self, options: EngineOptions) -> Generator:
         """The same model, decoding by other options."""
-        return Generator(self._adapter, options, self.grammar)
+        return Generator(self._adapter, options, self._processing, self.grammar)
 
     @torch.inference_mode()
     def __call__(
@@ -148,7 +157,7 @@ class Generator:
             tokens[alive, step], logprobs[alive, step] = chosen, logprob
             ended = ended | (chosen[:, None] == self._end_ids).any(dim=1) | ~logprob.isfinite()
             on_step()
-            flags = watcher.check(ended)
+            flags = self._watched(watcher, ended, tokens, alive, step + 1)
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
             if flags is not None and sum(flags) >= self.LEAVING * len(flags):
@@ -164,6 +173,15 @@ class Generator:
                 self._masks.advance(chosen)
             scores = self._step(chosen, cache, masked)
         return tokens, logprobs
+
+    def _watched(
+        self, watcher: _EndWatcher, ended: Tensor, tokens: Tensor, alive: Tensor, length: int
+    ) -> list[bool] | None:
+        """Which rows of the batch have ended, as far as it is known: by a token, or with one of the texts that stop."""
+        if self._stops is None:
+            return watcher.check(ended)
+        both = watcher.check(torch.cat([ended[:, None].long(), tokens[alive, :length]], dim=1))
+        return None if both is None else [bool(flag) or self._stops.length(said) is not None for flag, *said in both]
 
     def _step(self, chosen: Tensor, cache: BatchCache, masked: bool) -> Tensor:
         """[b, V]: the scores behind `chosen`, int64 [b]."""
@@ -197,6 +215,8 @@ class Generator:
         """An answer ends at its first end token."""
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
+        if self._stops is not None and (found := self._stops.length(tokens[:length])) is not None:
+            return Answer(tokens[:found], "stop", logprobs[:found])
         return Answer(tokens[:length], "length" if stop is None else "stop", logprobs[:length])
 
 
@@ -258,14 +278,42 @@ class _RawScores(LogitsProcessor):
         return scores
 
 
+class Stops:
+    """Texts before which an answer ends."""
+
+    def __init__(self, texts: Sequence[str], processing: Processing | None) -> None:
+        assert processing is not None  # the engine has it
+        self._texts, self._decode = texts, processing.tokenizer.decode
+
+    def length(self, ids: Sequence[int]) -> int | None:
+        """How many of an answer's tokens it takes for one of the texts to be there; None if none is."""
+        if self._place(ids) is None:
+            return None
+        low, high = 0, len(ids)  # not there by `low`, there by `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._place(ids[:middle]) is not None else (middle, high)
+        return high
+
+    def before(self, text: str) -> str:
+        """An answer's text up to the first of them."""
+        return text[: min((at for one in self._texts if (at := text.find(one)) >= 0), default=len(text))]
+
+    def _place(self, ids: Sequence[int]) -> int | None:
+        text = self._decode(list(ids), skip_special_tokens=True)
+        return min((at for one in self._texts if (at := text.find(one)) >= 0), default=None)
+
+
 class _EndWatcher:
     """Tells the host which rows have ended, without waiting for the device: on a GPU by copies that arrive later."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def check(self, ended: Tensor) -> list[bool] | None:
-        """Which rows had ended by the copy that has just arrived; None if none has. Starts the next copy."""
+    def check(self, ended: Tensor) -> list[Any] | None:
+        """Which rows had ended by the copy that has just arrived; None if none has. Starts the next copy. `ended` is
+        bool [b], or has more columns: [b, C].
+        """
         if ended.device.type != "cuda":
             return ended.tolist()
         arrived = None
@@ -273,7 +321,7 @@ class _EndWatcher:
             if not self._pending[1].query():
                 return None
             arrived = self._pending[0].tolist()
-        copied = torch.empty(ended.shape, dtype=torch.bool, pin_memory=True).copy_(ended, non_blocking=True)
+        copied = torch.empty(ended.shape, dtype=ended.dtype, pin_memory=True).copy_(ended, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._pending = copied, event
@@ -302,9 +350,15 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
         do_sample=sampling,
         temperature=options.temperature if sampling else None,
         top_p=options.top_p if sampling else None,
-        top_k=0 if sampling else None,  # None would mean transformers' default of 50
+        top_k=(options.top_k or 0) if sampling else None,  # None would mean transformers' default of 50
         return_dict_in_generate=False,
     )
+    given = {
+        "repetition_penalty": options.repetition_penalty,
+        "no_repeat_ngram_size": options.no_repeat_ngram,
+        "min_new_tokens": options.min_new_tokens,
+    }
+    config.update(**{name: value for name, value in given.items() if value is not None})
     if options.has_grammar:  # it decides alone which tokens are out of the question
         config.update(
             suppress_tokens=None,
@@ -315,6 +369,16 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
             min_new_tokens=None,
         )
     return config
+
+
+def _spellings(processing: Processing | None, words: Sequence[str]) -> list[list[int]]:
+    """The tokens of each word, by itself and behind a space, as written and with a capital letter."""
+    assert processing is not None  # the engine has it
+    texts = [space + form for word in words for form in dict.fromkeys((word, word.capitalize())) for space in ("", " ")]
+    found = [processing.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found += [processing.answer_ids(word) for word in words]
+    unknown = processing.tokenizer.unk_token_id
+    return [list(ids) for ids in dict.fromkeys(map(tuple, found)) if ids and unknown not in ids]
 
 
 def end_tokens(config: GenerationConfig) -> set[int]:

@@ -88,6 +88,7 @@ class Label:
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
         confidence: how sure the model is of the answer, in float32: its `mean_logprob`; of a choice, by how much it is
             more probable than the next one, from 0 to 1.
+        flags: what is wrong with the answer, as far as it shows: some of `adafv.engine.flags.FLAGS`.
         choice_probabilities: of each choice, in their order; they sum to 1. None where there are no choices.
         keep: the keep ratio that the answer was made with; None where `keep_tokens` says how many.
         looks: 2 where the first answer wasn't sure and the question was asked again (`EngineOptions.escalate`), else 1.
@@ -115,6 +116,7 @@ class Label:
     finish_reason: str
     mean_logprob: float
     confidence: float
+    flags: tuple[str, ...] = ()
     choice_probabilities: dict[str, float] | None = None
     keep: float | None
     looks: int = 1

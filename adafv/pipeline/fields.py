@@ -81,7 +81,7 @@ def _type(part: Any, whole: Any, depth: int) -> pa.DataType:
         return pa.list_(_type(part["items"], whole, depth - 1))
     if kinds[0] == "object" and _properties(part, whole):
         return pa.struct([(name, _type(one, whole, depth - 1)) for name, one in _properties(part, whole).items()])
-    return _PLAIN.get(kinds[0], pa.string())
+    return _PLAIN.get(str(kinds[0]), pa.string())
 
 
 def _common(values: Sequence[Any]) -> pa.DataType:

@@ -20,7 +20,7 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
-from adafv.option import OptionError
+from adafv.option import OptionError, require
 from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
@@ -140,7 +140,12 @@ class Job:
             self._model = at_version(options.model, storage, options.revision)
             if tower is not None:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
-            self._run.sizes = load_preparer(self._model, self._engine, storage).sizes
+            preparer = load_preparer(self._model, self._engine, storage)
+            self._run.sizes, self._run.generation = preparer.sizes, preparer.generation
+            places = options.system is None or preparer.takes_system
+            require(
+                places, "system", options.system, f"left out: the chat template of {options.model} has no place for it"
+            )
         except OptionError as error:
             raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
