@@ -17,6 +17,7 @@ import yaml
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import flag, option_fields
 
+NESTED = {"schema", "prompts"}  # what else stands in a file of its own
 BUDGET = {"keep", "keep_tokens"}  # one of these on the command line stands for both
 
 
@@ -57,6 +58,8 @@ def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
     if item.name == "input" and isinstance(value, list) and value:
         return [name, *(str(uri) for uri in value)]
     if item.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return [f"{name}={json.dumps(value)}"]
+    if item.name in NESTED and isinstance(value, list | dict):
         return [f"{name}={json.dumps(value)}"]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")

@@ -158,6 +158,13 @@ def test_prompts_come_from_files(tmp_path):
     assert recipe_of(options)["prompts"] == [["Describe it.", 3.0], ["{question}", 1.0]]
 
 
+def test_a_config_may_hold_what_else_has_a_file(tmp_path):
+    text = "schema: {type: object, properties: {a: {type: integer}}}\nprompts:\n  Describe it.: 2\n  What is it?: 1\n"
+    options = parse(*NEEDED, *config(tmp_path, text))
+    assert json.loads(options.engine.schema or "") == {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert options.prompts == (("Describe it.", 2.0), ("What is it?", 1.0))
+
+
 def test_the_command_line_wins(tmp_path):
     file = config(tmp_path, "input: a\noutput: o\nkeep-tokens: 64\nallow-http: true\nseed: 1\n")
     options = parse(*file, "--input", "b", "--keep", "0.5", "--no-allow-http", "--seed=2")
@@ -211,7 +218,7 @@ OTHER = {
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
     "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
     "dtype": "float16", "tensor_parallel": "2", "choices": "yes,no",
-    "schema": '{"type": "object"}', "regex": "[a-z]+", "answer_prefix": "A photo of", "min_new_tokens": "3",
+    "schema": '{"type": "object"}', "regex": "a+", "answer_prefix": "A photo of", "min_new_tokens": "3",
     "stop": ".,!", "banned_words": "a,b", "repetition_penalty": "1.1", "no_repeat_ngram": "3", "top_k": "5",
     "escalate_flags": "loop,empty",
 }  # fmt: skip
