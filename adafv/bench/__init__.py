@@ -19,6 +19,7 @@ What they share:
     command    their options
     examples   questions whose answers are known: the testbed's, or a user's
     exam       several contenders answer the same questions
+    resizing   pictures made smaller instead of pruned
     rivals     ways to answer the same questions: stock transformers, the reference method, the engine
     shapes     models of a named shape with random weights, and questions to ask them
     work       operations and bytes that labelling takes at least

@@ -167,7 +167,9 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worlds", metavar="NAMES", help="compare in these, each with its own model; all of them: all")
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
     parser.add_argument(
-        "--strategies", default="all", help="names, comma-separated; none is always there (%(default)s)"
+        "--strategies",
+        default="all",
+        help="names, comma-separated; none is always there, and resize shows a smaller picture (%(default)s)",
     )
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw accuracy over budget; needs adafv[bench]")
     data = parser.add_argument_group("your own data, in place of the testbed's scenes")
@@ -188,7 +190,7 @@ def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
     if options.chart:
         chart.require()
     job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
-    strategies, keeps = parse_strategies(options.strategies), parse_keeps(options.keep)
+    strategies, keeps = parse_strategies(options.strategies, (quality.RESIZED,)), parse_keeps(options.keep)
     if options.worlds:
         found, text = _in_worlds(options, job, strategies, keeps)
     else:

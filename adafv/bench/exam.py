@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from adafv.bench.examples import Example, ExampleSource, Skipped
+from adafv.bench.resizing import Resizer, interpolate
 from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
 from adafv.models import Adapter, Encoded, check_text_tower, load_processing, load_text_tower
 from adafv.pipeline.errors import UsageError
@@ -41,11 +42,17 @@ LOG_SECONDS = 10
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to prune. `strategy` is a rule in place of the one that `options` name, for one that has no name."""
+    """One way to prune.
+
+    Attributes:
+        strategy: a rule in place of the one that `options` name, for one that has no name.
+        resized: whether it prunes nothing, and is shown smaller pictures instead.
+    """
 
     name: str
     options: EngineOptions
     strategy: Strategy | None = None
+    resized: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,16 @@ class Examiner:
         rules = [one.strategy or one.options.rule for one in setting.contenders]
         self._memory = EncodeMemory(adapter, frozenset[str]().union(*(rule.needs for rule in rules)))
         self._batch_size = setting.batch_size
-        self._engines = [Engine(adapter, processing, one.options, strategy=one.strategy) for one in setting.contenders]
+        self._resizers = [
+            Resizer(processing, one.options, job.max_image_pixels) if one.resized else None
+            for one in setting.contenders
+        ]
+        if any(self._resizers):
+            interpolate(adapter)
+        self._engines = [
+            Engine(adapter, resizer.processing if resizer else processing, one.options, strategy=one.strategy)
+            for one, resizer in zip(setting.contenders, self._resizers, strict=True)
+        ]
         self._engines[0].try_out()
         self._preparing = Preparing(
             Preparation.of(job, model=job.model, engine=options, storage=setting.storage, handler=Preparing)
@@ -210,12 +226,14 @@ class Examiner:
         order = sorted(range(len(examples)), key=lambda i: examples[i].words)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         labels: list[list[Label]] = []  # [C, R]
-        for engine in self._engines:
+        for engine, resizer in zip(self._engines, self._resizers, strict=True):
+            shown = [resizer(example.row) for example in examples] if resizer else samples
             found = {i: label for batch in batches for i, label in
-                     zip(batch, engine.label([samples[i] for i in batch]), strict=True)}  # fmt: skip
+                     zip(batch, engine.label([shown[i] for i in batch]), strict=True)}  # fmt: skip
             labels.append([found[i] for i in range(len(examples))])
         self._memory.forget()
-        return results + unfit + [_judged(example, given) for example, *given in zip(examples, *labels, strict=True)]
+        judged = (_judged(example, given) for example, *given in zip(examples, *labels, strict=True))
+        return [*results, *unfit, *chain.from_iterable(judged)]
 
     def _prepared(self, examples: list[Example]) -> tuple[list[Example], list[Sample], list[Answered | Skipped]]:
         """The examples that can be asked, their samples, and the others."""
@@ -232,15 +250,17 @@ class Examiner:
         return fit, samples_of(table.filter(pc.is_null(table.column("error")))), unfit
 
 
-def _judged(example: Example, labels: Sequence[Label]) -> Answered:
-    return Answered(
-        types=example.types,
-        cluster=example.cluster,
-        points=[example.score(label.answer) for label in labels],
-        agrees=[float(label.answer == labels[0].answer) for label in labels],
-        select_ms=[label.prune_ms for label in labels],
-        kept_tokens=[label.kept_tokens for label in labels],
-    )
+def _judged(example: Example, labels: Sequence[Label]) -> Iterator[Answered]:
+    """One for each way in which the example is scored."""
+    for types, score in ((example.types, example.score), *(((type_,), score) for type_, score in example.more)):
+        yield Answered(
+            types=types,
+            cluster=example.cluster,
+            points=[score(label.answer) for label in labels],
+            agrees=[float(label.answer == labels[0].answer) for label in labels],
+            select_ms=[label.prune_ms for label in labels],
+            kept_tokens=[label.kept_tokens for label in labels],
+        )
 
 
 class EncodeMemory:

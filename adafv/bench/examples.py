@@ -7,7 +7,7 @@ measured. A row that is no good is skipped with its reason and counted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,10 +23,13 @@ from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of
 from adafv.pipeline.store.storage import Storage
 from adafv.scoring.metrics import METRICS, VQA_FEWEST, references_of
+from adafv.worlds.captions import hallucinated, recalled
 from adafv.worlds.drawn.score import CAPTION, Truth
 from adafv.worlds.registry import WORLDS, World
 
 ALL = "all"  # the question type that every question has, except captions
+# Question types of captions: the shares of what is named that isn't there, and of what is there that is named.
+HALLUCINATED, RECALLED = "hallucinated", "recalled"
 FETCHED = 32  # rows whose images are fetched at once
 
 
@@ -45,6 +48,7 @@ class Example:
         score: what an answer to it is worth.
         types: the question types that it counts for.
         cluster: equal for rows that stand and fall together: those of one scene, or on one image.
+        more: other question types that it counts for, each with what an answer is worth there.
         words: in the longest right answer; questions of about the same share a batch.
     """
 
@@ -53,6 +57,7 @@ class Example:
     types: tuple[str, ...]
     cluster: str
     words: int
+    more: tuple[tuple[str, AnswerScore], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class Scenes:
         return self.of.batch_size
 
     def measure(self, type_: str) -> str:
-        return "F1 of what is named" if type_ == CAPTION else "answers right"
+        return _OF_CAPTIONS.get(type_, "answers right")
 
     def examples(self) -> Iterator[Example]:
         for values in self.of.rows(self.scenes, self.seed):
@@ -125,7 +130,31 @@ class Scenes:
                 (CAPTION,) if type_ == CAPTION else (ALL, size, type_),
                 str(values["scene"]),
                 len(answer.split()),
+                self._of_caption(answer) if type_ == CAPTION else (),
             )
+
+    def _of_caption(self, answer: str) -> tuple[tuple[str, AnswerScore], ...]:
+        measures = {HALLUCINATED: hallucinated, RECALLED: recalled}
+        return tuple(
+            (type_, partial(_of_things, share=share, named=self.of.named, there=self.of.named(answer)))
+            for type_, share in measures.items()
+        )
+
+
+_OF_CAPTIONS = {
+    CAPTION: "F1 of what is named",
+    HALLUCINATED: "things named that aren't there",
+    RECALLED: "things there that are named",
+}
+
+
+def _of_things(
+    answer: str,
+    share: Callable[[Sequence[str], Sequence[str]], float],
+    named: Callable[[str], list[str]],
+    there: Sequence[str],
+) -> float:
+    return share(named(answer), there)
 
 
 def scene_row(values: Mapping[str, object]) -> Row:

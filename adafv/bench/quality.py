@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
-from adafv.bench.examples import ALL, ExampleSource, Scenes
+from adafv.bench.examples import ALL, HALLUCINATED, RECALLED, ExampleSource, Scenes
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -25,9 +25,12 @@ from adafv.worlds.registry import WORLDS, World
 
 LOG = logging.getLogger("adafv")
 UNPRUNED = "none"
+RESIZED = "resize"  # no strategy: the model is shown a smaller picture, and nothing is pruned
 SMALL = "small"
-FIRST, LAST = (ALL, SMALL, "several", "large", "scene"), (CAPTION,)  # question types, where a table begins and ends
-HEADLINES = (ALL, SMALL, CAPTION)  # those that get a table of their own
+FIRST = (ALL, SMALL, "several", "large", "scene")  # question types with which a table begins
+LAST = (CAPTION, HALLUCINATED, RECALLED)  # and ends
+HEADLINES = (ALL, SMALL, CAPTION)  # those that are drawn
+TABLES = (*HEADLINES, HALLUCINATED, RECALLED)  # those that get a table of their own
 TITLES = {ALL: "all questions", SMALL: "small objects", CAPTION: "captions"}
 Measure = Callable[[str], str]  # what the accuracy on questions of a type is
 
@@ -59,6 +62,16 @@ class Entry:
     agreement: float
     select_ms: float
     kept_tokens: float
+
+    @property
+    def good(self) -> int:
+        """1 where more is better, else -1."""
+        return -1 if self.question_type == HALLUCINATED else 1
+
+    @property
+    def is_worse(self) -> bool:
+        """Than what it is compared with: all of the difference's interval is."""
+        return self.difference_low > 0 if self.good < 0 else self.difference_high < 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +170,10 @@ def contenders(
     pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in strategies for keep in keeps)]
     towers = dict.fromkeys(WITH_TEXT_TOWER, text_tower)
     return tuple(
-        Contender(name, replace(options, strategy=name, keep=keep, text_tower=towers.get(name))) for name, keep in pairs
+        Contender(name, replace(options, strategy=UNPRUNED, keep=keep, text_tower=None), resized=True)
+        if name == RESIZED
+        else Contender(name, replace(options, strategy=name, keep=keep, text_tower=towers.get(name)))
+        for name, keep in pairs
     )
 
 
@@ -202,12 +218,12 @@ def _entry(
 
 def table(found: Sequence[Entry], measure: Measure) -> str:
     """For each headline its strategies by budget; then, for each budget, its strategies by type of question."""
-    present = [type_ for type_ in HEADLINES if any(entry.question_type == type_ for entry in found)]
+    present = [type_ for type_ in TABLES if any(entry.question_type == type_ for entry in found)]
     parts = [_by_budget([entry for entry in found if entry.question_type == type_], measure) for type_ in present]
     keeps = dict.fromkeys(entry.keep for entry in found if entry.strategy != UNPRUNED)
     parts += [_by_type([entry for entry in found if entry.keep == keep or entry.strategy == UNPRUNED], keep)
               for keep in keeps]  # fmt: skip
-    return "\n\n".join([*parts, "* the interval of the difference to the unpruned model lies below 0"])
+    return "\n\n".join([*parts, "* worse than the unpruned model: so is all of the difference's interval"])
 
 
 def summary(comparisons: Sequence[Contest]) -> str:
@@ -215,16 +231,16 @@ def summary(comparisons: Sequence[Contest]) -> str:
     at the worst over worlds.
     """
     points = {
-        (entry.question_type, entry.strategy, entry.keep, one.world): 100 * entry.accuracy
+        (entry.question_type, entry.strategy, entry.keep, one.world): 100 * entry.good * entry.accuracy
         for one in comparisons
         for entry in one.entries
         if entry.strategy != UNPRUNED
     }
     types, strategies, keeps, _ = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
     parts = []
-    for type_ in (type_ for type_ in HEADLINES if type_ in types):
+    for type_ in (type_ for type_ in TABLES if type_ in types):
         lines = [
-            f"{TITLES.get(type_, type_)}, points behind the best of each world: mean; worst, and where",
+            f"{TITLES.get(type_, type_)}: points behind the best of each world: mean; worst, and where",
             f"{'kept':<14}" + "".join(f"{keep:>32.3g} " for keep in keeps),
         ]
         for strategy in strategies:
@@ -261,7 +277,7 @@ def _by_budget(found: Sequence[Entry], measure: Measure) -> str:
 
 
 def _cell(entry: Entry) -> str:
-    mark = "*" if entry.difference_high < 0 else " "
+    mark = "*" if entry.is_worse else " "
     return f"{100 * entry.accuracy:.1f} [{100 * entry.low:.1f}, {100 * entry.high:.1f}]{mark}"
 
 

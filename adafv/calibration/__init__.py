@@ -8,6 +8,7 @@ truth        the right answers, where the data set has them
 budgets      agreement, accuracy and cost of one candidate
 verdict      which budget is recommended, and what is not decided
 cascades     the cheapest pair of looks that is shown to agree; second_looks: the pairs that were labelled
+strata       thresholds of second looks that differ by question type or source
 summary      the text that is printed; command: the command line to run next
 page         one HTML file
 """

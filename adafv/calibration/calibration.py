@@ -17,7 +17,8 @@ from adafv.calibration.command import command_line
 from adafv.calibration.demand import AGREEMENT, Demand
 from adafv.calibration.options import UNPRUNED, CalibrationOptions, Candidate
 from adafv.calibration.second_looks import families
-from adafv.calibration.truth import check_column, read_truth
+from adafv.calibration.strata import Stratified, StratumPlan, stratify
+from adafv.calibration.truth import check_column, read_strata, read_truth
 from adafv.calibration.verdict import is_beyond, judge, recommend
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.ledger import Ledger
@@ -38,6 +39,7 @@ class Calibration:
         accuracy: the unpruned model's, where right answers are known.
         unpruned_tokens: that the language model takes unpruned, a sample: prompt and answer.
         families: cascades of two looks.
+        stratified: thresholds by stratum, where they are asked for and any stratum has its own.
     """
 
     options: CalibrationOptions
@@ -49,6 +51,7 @@ class Calibration:
     budgets: tuple[Budget, ...]
     unpruned_tokens: float
     families: tuple[CascadeFamily, ...]
+    stratified: Stratified | None = None
 
     @property
     def demand(self) -> Demand:
@@ -81,11 +84,21 @@ class Calibration:
         return None if found is None else command_line(self.options.cascade_job(found))
 
     @property
+    def stratified_command(self) -> str | None:
+        """The command line that labels with thresholds by stratum."""
+        found = self.stratified
+        return None if found is None else command_line(self.options.cascade_job(found.common, found.thresholds))
+
+    @property
     def next_command(self) -> str | None:
-        """The cheaper of the two, by the tokens that the language model takes; None where unpruned is cheaper still."""
+        """The cheapest of these, by the tokens that the language model takes; None where unpruned is cheaper still."""
         ways = [
             (found.tokens, command)
-            for found, command in ((self.recommended, self.command), (self.cascade, self.cascade_command))
+            for found, command in (
+                (self.recommended, self.command),
+                (self.cascade, self.cascade_command),
+                (self.stratified, self.stratified_command),
+            )
             if found is not None and command is not None and found.tokens < self.unpruned_tokens
         ]
         return min(ways)[1] if ways else None
@@ -120,12 +133,20 @@ class Calibration:
             "command": self.command,
             "cascade": None if self.cascade is None else self._cascade(self.cascade),
             "cascade_command": self.cascade_command,
+            "stratify": options.stratify,
+            "plans": [] if self.stratified is None else [self._plan(plan) for plan in self.stratified.plans],
+            "plans_command": self.stratified_command,
             "cascades": [
                 {"strategy": one.strategy, "tokens": one.tokens, **self._cascade(one)}
                 for one in (each.chosen for each in self.families)
                 if one is not None
             ],
         }
+
+    def _plan(self, plan: StratumPlan) -> dict[str, Any]:
+        low = plan.cascade.low if plan.own else None
+        found = {"stratum": plan.stratum, "rows": plan.rows, "own": plan.own, "tokens": plan.cascade.tokens}
+        return found | self._cascade(plan.cascade) | {"low": low}
 
     def _cascade(self, cascade: Cascade) -> dict[str, Any]:
         return {
@@ -176,14 +197,16 @@ def calibrate(options: CalibrationOptions) -> Calibration:
     from adafv.pipeline.control.session import RaySession  # here, so that a wrong option doesn't wait for Ray
 
     storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
-    if column is not None:
-        check_column(options.job, column, storage)
+    for option, name in (("--answer-column", column), ("--stratify", options.stratify)):
+        if name is not None:
+            check_column(options.job, option, name, storage)
     unpruned, *candidates = options.candidates()
     with RaySession():
         sample = _label(unpruned, 1, len(candidates) + 1)
         for number, candidate in enumerate(candidates, 2):
             _label(candidate, number, len(candidates) + 1)
         truth = {} if column is None else read_truth(options.job, column, sample, storage)
+        strata = {} if options.stratify is None else read_strata(options.job, options.stratify, sample, storage)
     answers = read_answers(unpruned.job.output, sample, storage)
     if answers.seconds is None:
         raise RunError(f"not one row of the sample could be labelled: {unpruned.job.output}/rejects says why")
@@ -192,6 +215,8 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         raise RunError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
     comparison = Comparison(options, answers, truth, len(sample))
     labelled = {(each.strategy, each.keep): _read(each, answers, sample, storage) for each in candidates}
+    found = families(options, answers, labelled, truth)
+    by_stratum = stratify(options, answers, labelled, truth, strata, found) if strata else None
     return Calibration(
         options=options,
         drawn=len(sample),
@@ -201,7 +226,8 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         accuracy=comparison.accuracy,
         budgets=tuple(comparison.budget(each, labelled[each.strategy, each.keep]) for each in candidates),
         unpruned_tokens=answers.tokens,
-        families=families(options, answers, labelled, truth),
+        families=found,
+        stratified=by_stratum,
     )
 
 

@@ -96,6 +96,10 @@ class CascadeFamily:
     cascades: tuple[Cascade, ...]
     chosen: Cascade | None
 
+    @property
+    def pair(self) -> tuple[str, float, float]:
+        return self.strategy, self.keep, self.escalate
+
 
 def family(
     strategy: str,
@@ -110,7 +114,7 @@ def family(
 
     Args:
         bounds: of the rows' clusters, for the demand's scores (`Demand.bounds`).
-        families: how many there are to choose among.
+        families: how many there are to choose among, by which the error is divided.
     """
     again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     low = bounds.lower_ends(np.where(again, second.scores, first.scores), ERROR / families)

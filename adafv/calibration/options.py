@@ -20,7 +20,7 @@ SAMPLE, MIN_AGREEMENT, KEEPS, ESCALATES, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05"
 # Options of a job that a calibration decides: what is compared, and that each budget has an output of its own.
 DECIDED = (
     "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "escalate", "escalate_below",
-    "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
+    "thresholds", "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
     "audit", "audit_fails", "min_agreement",
 )  # fmt: skip
 
@@ -45,6 +45,7 @@ class CalibrationOptions:
         min_agreement: what the lower end of a budget's interval must reach, in the measure `agreement`; unless there is
             a demand on accuracy.
         min_accuracy: what that of its accuracy must; `max_accuracy_loss`: how far it may be below the unpruned one's.
+        stratify: the column by which thresholds of second looks may differ, if any.
         answer_column: where the right answers are, if anywhere; `metric`: how they are scored.
     """
 
@@ -57,6 +58,7 @@ class CalibrationOptions:
     min_accuracy: float | None = None
     max_accuracy_loss: float | None = None
     agreement: str
+    stratify: str | None = None
     answer_column: str | None = None
     metric: str = METRIC
 
@@ -100,10 +102,13 @@ class CalibrationOptions:
         pairs = [(UNPRUNED, 1.0), *((strategy, keep) for strategy in self.strategies for keep in keeps)]
         return [Candidate(*pair, self._job(*pair)) for pair in pairs]
 
-    def cascade_job(self, cascade: Cascade) -> JobOptions:
-        """What labels with it, in an output of its own."""
+    def cascade_job(self, cascade: Cascade, thresholds: str | None = None) -> JobOptions:
+        """What labels with it, in an output of its own; with other `thresholds` by stratum."""
         second = {"escalate": cascade.escalate, "escalate_below": cascade.threshold}
-        return self._job(cascade.strategy, cascade.keep, **second)
+        job = self._job(cascade.strategy, cascade.keep, **second)
+        if thresholds is None:
+            return job
+        return job.changed(thresholds=thresholds, output=f"{job.output}-by-{self.stratify}")
 
     def _job(self, strategy: str, keep: float, **second_look: float) -> JobOptions:
         from adafv.pruning import WITH_TEXT_TOWER  # here: it imports torch
@@ -149,6 +154,7 @@ def parse_command(arguments: Sequence[str], description: str, epilog: str, prog:
         min_accuracy=values["min_accuracy"],
         max_accuracy_loss=values["max_accuracy_loss"],
         agreement=values["agreement"] or job.agreement_measure(),
+        stratify=values["stratify"],
         answer_column=values["answer_column"],
         metric=values["metric"] or METRIC,
     )
@@ -193,6 +199,10 @@ def command_parser(description: str = "", epilog: str = "") -> argparse.Argument
     group.add_argument(
         "--agreement", metavar="NAME",
         help=f"how it is measured: {', '.join(AGREEMENTS)} (default: normalised; rouge-l for a fixed --prompt)",
+    )  # fmt: skip
+    group.add_argument(
+        "--stratify", metavar="NAME", help="column by whose values thresholds of second looks may differ, such as the "
+        "type of question",
     )  # fmt: skip
     group.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers, for accuracy")
     group.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} ({METRIC})")

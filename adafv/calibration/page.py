@@ -39,8 +39,11 @@ def _tables(
     """A title, the names of the columns, and the rows of each table."""
     columns = summary.columns(calibration)
     tables = [(name, columns, summary.rows(calibration, budgets)) for name, budgets in strategies]
-    cascades = summary.cascade_rows(calibration)
-    return [*tables, *([(summary.SECOND_LOOKS, summary.cascade_columns(calibration), cascades)] if cascades else [])]
+    if cascades := summary.cascade_rows(calibration):
+        tables.append((summary.SECOND_LOOKS, summary.cascade_columns(calibration), cascades))
+    if strata := summary.stratum_rows(calibration):
+        tables.append((summary.BY_STRATUM, summary.stratum_columns(calibration), strata))
+    return tables
 
 
 def _by_strategy(budgets: Sequence[Budget]) -> list[tuple[str, list[Budget]]]:

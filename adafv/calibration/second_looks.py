@@ -6,7 +6,7 @@ confidence is known, and, where the demand is on accuracy, of which the right an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -22,12 +22,21 @@ Labelled = Mapping[tuple[str, float], Answers]  # by strategy and keep ratio
 
 
 def families(
-    options: CalibrationOptions, unpruned: Answers, labelled: Labelled, truth: Truth
+    options: CalibrationOptions,
+    unpruned: Answers,
+    labelled: Labelled,
+    truth: Truth,
+    only: Collection[str] | None = None,
+    strata: int = 1,
 ) -> tuple[CascadeFamily, ...]:
-    """All pairs of a first keep ratio and a larger second one, of each strategy."""
-    demand = options.demand
+    """All pairs of a first keep ratio and a larger second one, of each strategy.
+
+    Args:
+        only: ids of the rows to go by, where not all; `strata`: in how many of such parts the promise is to hold.
+    """
+    demand, rows = options.demand, unpruned.rows if only is None else only
     pairs = [(first, again) for first in labelled for again in options.escalates if first[1] < again]
-    known = [id for id in sorted(unpruned.rows) if id in truth or not demand.needs_truth]
+    known = [id for id in sorted(rows) if id in truth or not demand.needs_truth]
     found = []
     for (strategy, keep), again in pairs:
         first, second = labelled[strategy, keep], unpruned if again == 1 else labelled[strategy, again]
@@ -37,7 +46,7 @@ def families(
         bounds = demand.bounds([unpruned.rows[id]["image"] for id in ids], SEED)
         one, other = (_answers(options, unpruned, truth, *each, ids) for each in ((keep, first), (again, second)))
         thresholds = LEADS if options.job.chooses else THRESHOLDS
-        found.append(family(strategy, one, other, bounds, demand, len(pairs), thresholds))
+        found.append(family(strategy, one, other, bounds, demand, len(pairs) * strata, thresholds))
     return tuple(found)
 
 

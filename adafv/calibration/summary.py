@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
+from adafv.calibration.cascades import Cascade
 from adafv.calibration.command import is_whole
 from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS
 from adafv.calibration.demand import share as _share
@@ -14,7 +15,7 @@ from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 
-SECOND_LOOKS = "second looks"
+SECOND_LOOKS, BY_STRATUM = "second looks", "second looks by stratum"
 
 
 def summary(calibration: Calibration) -> str:
@@ -26,6 +27,8 @@ def summary(calibration: Calibration) -> str:
     ]
     if found := cascade_rows(calibration):
         tables.append(_aligned(SECOND_LOOKS, [cascade_columns(calibration), *found]))
+    if by_stratum := stratum_rows(calibration):
+        tables.append(_aligned(BY_STRATUM, [stratum_columns(calibration), *by_stratum]))
     command = calibration.next_command
     parts = ["\n".join(headline(calibration)), *tables, "\n".join(verdict(calibration))]
     return "\n\n".join([*parts, *([f"next:\n{command}"] if command else [])])
@@ -82,22 +85,42 @@ def cascade_columns(calibration: Calibration) -> list[str]:
 
 def cascade_rows(calibration: Calibration) -> list[list[str]]:
     """The cells of their table: of each pair of keep ratios the cheapest that meets the demand."""
-    price, several = calibration.options.job.price_per_hour, len(calibration.options.strategies) > 1
+    return [_cascade_cells(calibration, each.chosen) for each in calibration.families if each.chosen is not None]
+
+
+def _cascade_cells(calibration: Calibration, found: Cascade) -> list[str]:
+    several, cost = len(calibration.options.strategies) > 1, found.cost_per_1000(calibration.options.job.price_per_hour)
+    return [
+        f"{found.strategy} {found.keep:g}" if several else f"{found.keep:g}",
+        "all" if found.escalate == 1 else f"{found.escalate:g}",
+        f"{found.threshold:g}",
+        f"{found.escalated_share:.1%}",
+        _share(found.agreement),
+        *([] if calibration.options.answer_column is None else [_right(found.accuracy)]),
+        _share(found.low),
+        f"{found.tokens:,.1f}",
+        f"{1000 * found.seconds:,.1f}",
+        *([] if cost is None else [_usd(cost)]),
+    ]
+
+
+def stratum_columns(calibration: Calibration) -> list[str]:
+    """The names of the columns of plans by stratum."""
+    kept, then, *rest = cascade_columns(calibration)
+    return [str(calibration.options.stratify), "rows", kept, then, *rest, ""]
+
+
+def stratum_rows(calibration: Calibration) -> list[list[str]]:
+    """The cells of their table."""
+    if calibration.stratified is None:
+        return []
+    low = cascade_columns(calibration).index("tokens") - 1
     table = []
-    for found in (each.chosen for each in calibration.families if each.chosen is not None):
-        cost = found.cost_per_1000(price)
-        table.append([
-            f"{found.strategy} {found.keep:g}" if several else f"{found.keep:g}",
-            "all" if found.escalate == 1 else f"{found.escalate:g}",
-            f"{found.threshold:g}",
-            f"{found.escalated_share:.1%}",
-            _share(found.agreement),
-            *([] if calibration.options.answer_column is None else [_right(found.accuracy)]),
-            _share(found.low),
-            f"{found.tokens:,.1f}",
-            f"{1000 * found.seconds:,.1f}",
-            *([] if cost is None else [_usd(cost)]),
-        ])  # fmt: skip
+    for plan in calibration.stratified.plans:
+        cells = _cascade_cells(calibration, plan.cascade)
+        if not plan.own:
+            cells[low] = ""
+        table.append([plan.stratum, f"{plan.rows:,}", *cells, "" if plan.own else "the common threshold"])
     return table
 
 
@@ -122,7 +145,12 @@ def _aligned(title: str, table: Sequence[Sequence[str]]) -> str:
 
 def verdict(calibration: Calibration) -> list[str]:
     """What follows from the figures, and what doesn't."""
-    lines = [*_recommendation(calibration), *_undecided(calibration), *_second_looks(calibration)]
+    lines = [
+        *_recommendation(calibration),
+        *_undecided(calibration),
+        *_second_looks(calibration),
+        *_by_stratum(calibration),
+    ]
     lines += _left_out(calibration)
     lines.append(
         "ms are of a worker for a sample, as labels account for it (gpu_seconds), without each worker's first batch. "
@@ -203,6 +231,28 @@ def _second_looks(calibration: Calibration) -> list[str]:
         f"{whole:,.0f} unpruned{beside}. A worker takes {1000 * found.seconds:,.1f} ms, unpruned "
         f"{1000 * calibration.unpruned:,.1f} ms.",
     ]
+
+
+def _by_stratum(calibration: Calibration) -> list[str]:
+    """What thresholds by stratum promise and cost, and which strata have none of their own."""
+    column, found = calibration.options.stratify, calibration.stratified
+    if column is None:
+        return []
+    if found is None:
+        return [f"No {column} has the rows that a threshold of its own takes: give a larger --sample."]
+    own = [plan for plan in found.plans if plan.own]
+    lines = [
+        f"By {column}: {len(own)} of {len(found.plans)} have a threshold of their own, and the promise holds in each "
+        f"of these, all at once, with 95 % confidence. Then {found.escalated_share:.1%} of the answers are asked "
+        f"again, and the language model takes {found.tokens:,.0f} tokens a sample."
+    ]
+    if len(own) < len(found.plans):
+        rows = sum(plan.rows for plan in found.plans if not plan.own)
+        lines.append(
+            f"The others have too few rows ({rows:,} together) and get the common threshold: what that promises is of "
+            "all rows, not of theirs."
+        )
+    return lines
 
 
 def _left_out(calibration: Calibration) -> list[str]:

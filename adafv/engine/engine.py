@@ -162,7 +162,8 @@ class Engine:
         """
         threshold = None if self._options.escalate is None else math.inf  # so that there is a second look
         audit = 1.0 if self._options.audit else 0.0
-        options = replace(self._options, max_new_tokens=1, escalate_below=threshold, audit=audit)
+        short: dict[str, Any] = {"max_new_tokens": 1, "min_new_tokens": None}
+        options = replace(self._options, **short, escalate_below=threshold, thresholds=None, audit=audit)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
@@ -240,20 +241,20 @@ class Engine:
 
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         """Which of the answers aren't sure, and would be to more visual tokens."""
-        again, threshold = self._options.second_look, self._options.escalate_below
+        options, again = self._options, self._options.second_look
         if again is None:
             return []
-        flagged = {*(self._options.escalate_flags or ())}
-
-        def is_unsure(label: Label) -> bool:
-            return (threshold is not None and label.confidence < threshold) or not flagged.isdisjoint(label.flags)
+        flagged = {*(options.escalate_flags or ())}
 
         def sees_more(sample: Sample) -> bool:
             counts = [image.visual_tokens for image in sample.images]
-            return any(again.kept_of(count) > self._options.kept_of(count) for count in counts)
+            return any(again.kept_of(count) > options.kept_of(count) for count in counts)
 
-        pairs = enumerate(zip(samples, labels, strict=True))
-        return [row for row, (sample, label) in pairs if is_unsure(label) and sees_more(sample)]
+        def is_unsure(sample: Sample, label: Label) -> bool:
+            below = options.escalate_below is not None and label.confidence < options.threshold_of(sample.stratum)
+            return (below or not flagged.isdisjoint(label.flags)) and sees_more(sample)
+
+        return [row for row, pair in enumerate(zip(samples, labels, strict=True)) if is_unsure(*pair)]
 
     def _answer(
         self,

@@ -6,8 +6,10 @@ an output names it where its group is `model`.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from adafv.engine.flags import FLAGS
@@ -51,8 +53,9 @@ class EngineOptions:
         escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
             visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
         escalate_below: compared with `Label.confidence`: a log-probability, or with choices a difference of two
-            probabilities; needed with `escalate` or `escalate_flags`, and
-            idle without. `escalate_flags`: answers with one of these flags are asked again as well.
+            probabilities; needed with `escalate` unless there are `escalate_flags`, and idle without.
+        thresholds: as JSON, a column and, by its values (`Sample.stratum`), what is used in place of `escalate_below`.
+        escalate_flags: answers with one of these flags are asked again as well.
         audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
@@ -87,6 +90,13 @@ class EngineOptions:
         None,
         type=float,
         metavar="X",
+    )
+    thresholds: str | None = option(
+        "model",
+        "as JSON, thresholds in place of --escalate-below for rows with certain values in a column: "
+        """'{"type": {"colour": -0.1, "count": -0.02}}'; adafv calibrate --stratify finds them""",
+        None,
+        metavar="JSON",
     )
     choices: tuple[str, ...] | None = option(
         "model",
@@ -268,7 +278,7 @@ class EngineOptions:
         if self.strategy == "none":
             idle |= {"keep", "keep_tokens", "text_scope", "newlines", "positions"}
         if self.escalate is None:
-            idle |= {"escalate", "escalate_below", "escalate_flags"}
+            idle |= {"escalate", "escalate_below", "escalate_flags", "thresholds"}
         if self.temperature == 0:
             idle |= {"top_p", "top_k", "seed"}
         if self.choices is not None:
@@ -326,8 +336,9 @@ class EngineOptions:
         pruned = self.strategy != "none" or not self.audit
         require(pruned, "audit", self.audit, "left out: strategy 'none' prunes nothing that could be audited")
         if self.escalate is None:
-            require(self.escalate_below is None, "escalate_below", self.escalate_below, "left out without escalate")
-            require(self.escalate_flags is None, "escalate_flags", self.escalate_flags, "left out without escalate")
+            for name in ("escalate_below", "escalate_flags", "thresholds"):
+                value = getattr(self, name)
+                require(value is None, name, value, "left out without escalate")
             return
         least = 0.0 if self.keep_tokens is not None else self.keep
         require(
@@ -339,9 +350,25 @@ class EngineOptions:
             for flag in self.escalate_flags:
                 require_one_of("escalate_flags", flag, FLAGS)
             if self.escalate_below is None:
+                require(self.thresholds is None, "thresholds", self.thresholds, "left out without escalate_below")
                 return
         number = self.escalate_below is not None and not math.isnan(self.escalate_below)
         require(number, "escalate_below", self.escalate_below, "a log-probability, such as -0.1, with escalate")
+        if self.thresholds is not None:
+            wanted = """JSON of a column and thresholds by its values, such as '{"type": {"colour": -0.1}}'"""
+            require(_by_stratum(self.thresholds) is not None, "thresholds", self.thresholds, wanted)
+
+    @property
+    def stratum_column(self) -> str | None:
+        """The column whose values `thresholds` go by."""
+        found = None if self.thresholds is None else _by_stratum(self.thresholds)
+        return None if found is None else found[0]
+
+    def threshold_of(self, stratum: str | None) -> float:
+        """The least confidence that needs no second look; there must be second looks."""
+        assert self.escalate_below is not None
+        found = None if self.thresholds is None else _by_stratum(self.thresholds)
+        return self.escalate_below if found is None or stratum is None else found[1].get(stratum, self.escalate_below)
 
     @property
     def second_look(self) -> EngineOptions | None:
@@ -352,23 +379,17 @@ class EngineOptions:
             return None
         if self.escalate == 1:
             return self.unpruned
-        return replace(
-            self,
-            keep=self.escalate,
-            keep_tokens=None,
-            escalate=None,
-            escalate_below=None,
-            escalate_flags=None,
-            audit=0.0,
-        )
+        return replace(self._once, keep=self.escalate, keep_tokens=None)
 
     @property
     def unpruned(self) -> EngineOptions:
         """The same without pruning."""
-        once = replace(
-            self, keep=1.0, keep_tokens=None, escalate=None, escalate_below=None, escalate_flags=None, audit=0.0
-        )
-        return replace(once, strategy="none", text_tower=None)
+        return replace(self._once, keep=1.0, keep_tokens=None, strategy="none", text_tower=None)
+
+    @property
+    def _once(self) -> EngineOptions:
+        """The same without second looks and audit."""
+        return replace(self, escalate=None, escalate_below=None, escalate_flags=None, thresholds=None, audit=0.0)
 
     @property
     def ratio(self) -> float | None:
@@ -391,3 +412,15 @@ class EngineOptions:
         if self.keep_tokens is not None:
             return min(self.keep_tokens, visual_tokens)
         return max(1, int(self.keep * visual_tokens + 0.5))
+
+
+@cache
+def _by_stratum(text: str) -> tuple[str, dict[str, float]] | None:
+    """The column and the thresholds by its values that `thresholds` says; None where it says none."""
+    try:
+        [(column, values)] = json.loads(text).items()
+        numbers = {value: float(threshold) for value, threshold in values.items()}
+    except (ValueError, TypeError, AttributeError):
+        return None
+    good = column and numbers and not any(isinstance(value, bool | str) for value in values.values())
+    return (column, numbers) if good and all(map(math.isfinite, numbers.values())) else None

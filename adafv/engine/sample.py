@@ -48,6 +48,7 @@ class Sample:
         input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
         question: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
+        stratum: of which kind the row is, where `EngineOptions.thresholds` differ by kind.
         choices: its own, of which the answer is one; empty where it has none but `EngineOptions.choices`.
     """
 
@@ -55,6 +56,7 @@ class Sample:
     images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
     question: np.ndarray
+    stratum: str | None = None
     choices: tuple[str, ...] = ()
 
     @property

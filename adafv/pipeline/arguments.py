@@ -103,17 +103,19 @@ def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
     return {"type": kind, "default": default, "metavar": item.metadata["metavar"], "help": text}
 
 
-def parse_strategies(text: str) -> list[str]:
-    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there."""
+def parse_strategies(text: str, also: Sequence[str] = ()) -> list[str]:
+    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there.
+
+    Args:
+        also: what counts as strategies besides.
+    """
     from adafv.pruning import STRATEGIES  # here: it imports torch
 
-    names = list(STRATEGIES) if text == "all" else text.split(",")
-    unknown = [name for name in names if name not in STRATEGIES]
-    if unknown:
-        raise UsageError(
-            f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(STRATEGIES)}, and 'all'"
-        )
-    return [name for name in STRATEGIES if name in names and name != "none"]
+    known = [*STRATEGIES, *also]
+    names = known if text == "all" else text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--strategies names {', '.join(map(repr, unknown))}; there are {', '.join(known)}, and 'all'")
+    return [name for name in known if name in names and name != "none"]
 
 
 def parse_keeps(text: str) -> list[float]:

@@ -57,9 +57,10 @@ def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
         return [name if value else flag(f"no_{item.name}")]
     if item.name == "input" and isinstance(value, list) and value:
         return [name, *(str(uri) for uri in value)]
-    if item.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return [f"{name}={json.dumps(value)}"]
-    if item.name in NESTED and isinstance(value, list | dict):
+    mapping = item.metadata["metavar"] == "JSON" and isinstance(value, dict)
+    texts = item.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value)
+    nested = item.name in NESTED and isinstance(value, list | dict)
+    if mapping or texts or nested:
         return [f"{name}={json.dumps(value)}"]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")

@@ -4,7 +4,7 @@ answers them.
     drawn   synthetic scenes; its models are the embedded ones (`adafv.embedded`)
     photo   photographs of things over photographs; its models are made of published weights, in the cache folder
 
-`registry` has them by name, for comparisons.
+`registry` has them by name, for comparisons; `captions` says how right their captions are.
 
 A rule or a default is chosen on some worlds and judged on others. Worlds are tools of the repository: they are not in
 the wheel, and nothing that a job runs imports them. CONTRIBUTING.md says how to add one.

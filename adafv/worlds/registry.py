@@ -13,8 +13,10 @@ from typing import Protocol
 from adafv.embedded import own_model
 from adafv.worlds.drawn import dataset as drawn
 from adafv.worlds.drawn.score import Truth
+from adafv.worlds.drawn.score import named as drawn_named
 from adafv.worlds.drawn.score import points as drawn_points
 from adafv.worlds.photo import dataset as photo
+from adafv.worlds.photo.score import named as photo_named
 from adafv.worlds.photo.score import points as photo_points
 
 
@@ -34,6 +36,7 @@ class World:
         rows: `rows(scenes, seed)` are the questions on so many held-out scenes from the seed-th on. FileNotFoundError
             where its pictures aren't there.
         points: what an answer is worth, from 0 to 1.
+        named: the things that a caption names.
         scenes: as many as a comparison over worlds takes, unless it is told.
         batch_size: questions that the model is asked at once.
     """
@@ -42,6 +45,7 @@ class World:
     model: str
     rows: Callable[[int, int], Iterator[dict[str, object]]] = drawn.rows
     points: Points = drawn_points
+    named: Callable[[str], list[str]] = drawn_named
     scenes: int = 60
     batch_size: int = 64
 
@@ -60,6 +64,14 @@ WORLDS: dict[str, World] = {
     for world in (
         World(name="testbed", model="testbed"),
         World(name="testbed-emerged", model="testbed-emerged"),
-        World(name="photo", model="testbed-photo", rows=photo.rows, points=photo_points, scenes=6, batch_size=8),
+        World(
+            name="photo",
+            model="testbed-photo",
+            rows=photo.rows,
+            points=photo_points,
+            named=photo_named,
+            scenes=6,
+            batch_size=8,
+        ),
     )
 }

@@ -49,6 +49,10 @@ def test_a_caption_is_scored_by_its_pairs():
     (answer,) = [str(row["answer"]) for row in dataset.rows(1, 0, ["caption"])]
     pair = " ".join(answer.split()[:2])
     assert 0 < caption.score(pair) < 1
+    shares = {type_: [score(said) for said in (answer, pair, f"{pair} no thing")] for type_, score in caption.more}
+    assert list(shares) == ["hallucinated", "recalled"]
+    assert shares["hallucinated"] == [0, 0, 0.5]
+    assert shares["recalled"][0] == 1 and 0 < shares["recalled"][1] == shares["recalled"][2] < 1
 
 
 @pytest.mark.parametrize(("scenes", "seed"), [(0, 0), (1, -1)])

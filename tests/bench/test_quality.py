@@ -60,8 +60,9 @@ def test_the_answers_are_those_of_each_engine_alone(results):
     for column, rival in enumerate(RIVALS):
         labels = Engine.load(exam.resolve_model("testbed", Storage()), rival.options).label(samples)
         points = [example.score(label.answer) for example, label in zip(fit, labels, strict=True)]
-        assert points == results.points[:, column].tolist()
-        assert [label.kept_tokens for label in labels] == results.kept_tokens[:, column].tolist()
+        whole = ~(results.of_type("hallucinated") | results.of_type("recalled"))  # one row for each question
+        assert points == results.points[whole, column].tolist()
+        assert [label.kept_tokens for label in labels] == results.kept_tokens[whole, column].tolist()
 
 
 def test_neither_batches_nor_processes_change_an_answer(results):
@@ -110,6 +111,21 @@ def test_figures_of_answers_worked_out_by_hand():
     assert found["x", "caption"].accuracy == 0.25 and found["x", "caption"].n == 1
     assert found["none", "all"].keep == 1.0 and found["none", "all"].agreement == 1.0
     assert "x" in table(list(found.values()), lambda type_: "right")
+
+
+def test_more_hallucinated_is_worse():
+    results = Results([answered(("hallucinated",), "a", (0.2, 0.5)), answered(("recalled",), "a", (0.5, 0.9))], [])
+    rivals = (Contender("none", replace(OPTIONS, strategy="none", keep=1.0)), Contender("x", OPTIONS))
+    found = {(one.strategy, one.question_type): one for one in entries(results, rivals, seed=0)}
+    assert [found["x", type_].is_worse for type_ in ("hallucinated", "recalled")] == [True, False]
+    assert "50.0 [50.0, 50.0]*" in table(list(found.values()), lambda type_: "share")
+    source = Contest(source=Scenes(1, 0), model="testbed", entries=list(found.values()), skipped=[])
+    others = [replace(one, strategy="y", accuracy=0.3) for (name, _), one in found.items() if name == "x"]
+    lines = [line.split() for line in summary([replace(source, entries=[*source.entries, *others])]).splitlines()]
+    assert [line[1:] for line in lines if line[:1] == ["x"]] == [
+        ["-20.0;", "-20.0", "testbed"],
+        ["0.0;", "0.0", "testbed"],
+    ]
 
 
 def test_over_worlds_each_strategy_has_its_mean_and_its_worst():

@@ -10,6 +10,7 @@ from adafv.calibration.budgets import Budget, Change, Comparison
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.cascades import CascadeFamily
 from adafv.calibration.options import CalibrationOptions
+from adafv.calibration.strata import Stratified
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bootstrap import Estimate
 
@@ -66,7 +67,11 @@ def budget(
 
 
 def calibration(
-    *budgets: Budget, unpruned: float = 0.02, families: Sequence[CascadeFamily] = (), **values: Any
+    *budgets: Budget,
+    unpruned: float = 0.02,
+    families: Sequence[CascadeFamily] = (),
+    stratified: Stratified | None = None,
+    **values: Any,
 ) -> Calibration:
     accuracy = Estimate(0.9, 0.8, 0.95) if values.get("answer_column") else None
     return Calibration(
@@ -79,6 +84,7 @@ def calibration(
         budgets=budgets,
         unpruned_tokens=122.0,
         families=tuple(families),
+        stratified=stratified,
     )
 
 

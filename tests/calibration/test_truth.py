@@ -49,14 +49,14 @@ def test_tars(ray_local, tmp_path):
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
     assert truth(tmp_path / "x.tar") == {"a": ("red",)}
-    check_column(job(tmp_path / "x.tar"), "answer", Storage())
+    check_column(job(tmp_path / "x.tar"), "--answer-column", "answer", Storage())
 
 
 def test_a_column_that_there_is_not(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    check_column(job(path), "answer", Storage())
+    check_column(job(path), "--answer-column", "answer", Storage())
     with pytest.raises(UsageError, match="--answer-column is 'answers'"):
-        check_column(job(path), "answers", Storage())
+        check_column(job(path), "--answer-column", "answers", Storage())
 
 
 def test_the_first_file_counts(ray_local, tmp_path):

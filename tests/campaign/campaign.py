@@ -284,14 +284,19 @@ class Campaign:
     def _evidence(self, job: Job) -> Path:
         """What may tell why a job hangs, in a file."""
         path = self._folder / f"hung-{self._runs}.txt"
-        status = subprocess.run(
-            [str(PROGRAMS / "ray"), "status", "-v"], env=without_ray() | self._cluster.environment,
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
         processes = [
             f"{node.ip or 'head'} {pid} {title(pid)}"
             for node in self._cluster.nodes
             for pid in descendants(node.process.pid)
         ]
-        path.write_text("\n\n".join([job.said, status.stdout + status.stderr, "\n".join(processes)]))
+        path.write_text("\n\n".join([job.said, self._cluster_status(), "\n".join(processes)]))
         return path
+
+    def _cluster_status(self) -> str:
+        """What Ray says of itself, which may hang, too."""
+        command, environment = [str(PROGRAMS / "ray"), "status", "-v"], without_ray() | self._cluster.environment
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        except subprocess.TimeoutExpired as error:
+            return str(error)
+        return done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adafv.engine import EngineOptions
+from adafv.option import OptionError
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
 
 
@@ -71,3 +72,25 @@ def test_the_second_look_is_as_one_that_is_labelled_so_at_once():
 def test_the_ratio_is_known_where_it_is_given():
     kept = [EngineOptions(keep=0.2), EngineOptions(strategy="none", keep=0.2), EngineOptions(keep_tokens=9)]
     assert [options.ratio for options in kept] == [0.2, 1.0, None]
+
+
+def test_thresholds_by_stratum():
+    by_type = '{"type": {"count": -0.02, "7": -1}}'
+    options = EngineOptions(escalate=1.0, escalate_below=-0.1, thresholds=by_type)
+    assert options.stratum_column == "type" and EngineOptions().stratum_column is None
+    found = [options.threshold_of(kind) for kind in ("count", "7", "colour", None)]
+    assert found == [-0.02, -1.0, -0.1, -0.1] and options.second_look == EngineOptions(strategy="none", keep=1.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "type", "[]", "{}", '{"type": 1}', '{"a": {"b": 1}, "c": {"d": 1}}', '{"a": {"b": "1"}}',
+             '{"a": {"b": NaN}}', '{"a": {"b": true}}', '{"a": {}}', '{"a": {"b": null}}']
+)  # fmt: skip
+def test_thresholds_that_say_nothing(text):
+    with pytest.raises(OptionError, match=r"thresholds is .*JSON of a column"):
+        EngineOptions(escalate=1.0, escalate_below=-0.1, thresholds=text)
+
+
+def test_thresholds_are_for_second_looks():
+    with pytest.raises(OptionError, match="left out without escalate"):
+        EngineOptions(thresholds='{"type": {"count": -0.02}}')

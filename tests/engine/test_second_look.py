@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,3 +226,18 @@ def test_what_does_not_fit_unpruned_is_not_audited(model):
 def test_audits_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="audit is"):
         EngineOptions(**options)
+
+
+def test_thresholds_by_stratum(model):
+    """Of half of the rows the kind says that each is asked again, of some that none is; others go by the common one."""
+    preparer, once = load(model)
+    samples = crowd(preparer, 12)
+    first, again = once.label(samples), load(model, strategy="none")[1].label(samples)
+    threshold = middle(first)
+    kinds = ["always", "never", None, "unknown"]
+    marked = [replace(sample, stratum=kinds[number % 4]) for number, sample in enumerate(samples)]
+    by_kind = json.dumps({"type": {"always": 1.0, "never": -1e9}})
+    _, engine = load(model, escalate=1.0, escalate_below=threshold, thresholds=by_kind)
+    for sample, label, one, other in zip(marked, engine.label(marked), first, again, strict=True):
+        asked = {"always": True, "never": False}.get(sample.stratum, one.confidence < threshold)
+        assert label.looks == 1 + asked and essence(label) == essence(other if asked else one)

@@ -108,7 +108,8 @@ def test_ledger(tmp_path, capsys):
 def test_quality_on_scenes(one_core, tmp_path, capsys):
     found = quality(tmp_path, "--scenes", "3", "--seed", "7000", "--chart", str(tmp_path / "chart.png"))
     groups = {"all", "small", "several", "large", "scene"}
-    types = groups | set(QUESTION_TYPES)
+    shares = {"hallucinated", "recalled"}
+    types = groups | set(QUESTION_TYPES) | shares
     assert {(name, keep) for name, keep, _ in found} == {("none", 1.0), ("random", 0.1), ("adafv", 0.1)}
     assert {type_ for *_, type_ in found} == types and len(found) == 3 * len(types)
     truth = list(rows(3, 7000))
@@ -116,7 +117,8 @@ def test_quality_on_scenes(one_core, tmp_path, capsys):
         assert set(one) >= KEYS and 0 <= one["low"] <= one["accuracy"] <= one["high"] <= 1
         type_ = one["question_type"]
         asked = [row for row in truth if row["type"] != "caption"] if type_ in groups else truth
-        assert one["n"] == sum(1 for row in asked if type_ in ("all", row["type"], row["size"]))
+        counted = "caption" if type_ in shares else type_
+        assert one["n"] == sum(1 for row in asked if counted in ("all", row["type"], row["size"]))
     assert found["none", 1.0, "all"]["agreement"] == 1.0 and found["random", 0.1, "all"]["agreement"] < 1.0
     assert found["none", 1.0, "small"]["accuracy"] > 0.9 > found["random", 0.1, "caption"]["accuracy"]
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
@@ -149,14 +151,14 @@ def test_quality_in_worlds(one_core, tmp_path, monkeypatch, capsys, caplog):
     """Each with its own model; one that isn't built is passed over with its reason."""
     monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
     path = tmp_path / "quality.json"
-    chosen = ["--worlds", "photo,testbed-emerged,testbed", "--strategies", "random,saliency", "--keep", "0.1"]
+    chosen = ["--worlds", "photo,testbed-emerged,testbed", "--strategies", "random,resize", "--keep", "0.1"]
     assert main(["quality", *chosen, "--scenes", "1", "--seed", "7000", "--json", str(path)]) == 0
     written = json.loads(path.read_text())
     kinds = {(one["world"], one["model"], one["strategy"], one["keep"]) for one in written}
     assert kinds == {
         (name, name, *row)
         for name in ("testbed", "testbed-emerged")
-        for row in (("none", 1.0), ("random", 0.1), ("saliency", 0.1))
+        for row in (("none", 1.0), ("random", 0.1), ("resize", 0.1))
     }
     of = {
         one["world"]: one["accuracy"] for one in written if (one["strategy"], one["question_type"]) == ("none", "all")

@@ -383,6 +383,8 @@ def _check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
     for option, name in needed:
         if name not in names:
             raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
+    if columns.stratum is not None and columns.stratum not in names:
+        raise UsageError(f"--thresholds go by {columns.stratum!r}, and {uri} has no such column")
     missing = [name for name in columns.needed if name not in names]
     if missing:
         hint = "a fixed text such as --prompt 'Describe the image.' needs none"

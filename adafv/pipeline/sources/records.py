@@ -34,6 +34,7 @@ class Columns:
     prompt_columns: tuple[str, ...]
     image_root: str | None = None
     conversations: str | None = None
+    stratum: str | None = None
     choices: str | None = None
     prompts: tuple[tuple[str, float], ...] = ()
     system: str | None = None
@@ -51,6 +52,7 @@ class Columns:
             prompt_columns=job.prompt_columns(),
             image_root=root,
             conversations=job.conversations_column,
+            stratum=job.engine.stratum_column,
             choices=job.choices_column,
             prompts=job.prompts or (),
             system=job.system,
@@ -59,8 +61,8 @@ class Columns:
     @property
     def wanted(self) -> tuple[str, ...]:
         talk = () if self.conversations is None else (self.conversations, *VIDEO)
-        choices = () if self.choices is None else (self.choices,)
-        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *choices)))
+        kind = tuple(name for name in (self.stratum, self.choices) if name is not None)
+        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *kind)))
 
     def template(self, id: str) -> str:
         """What the row of this id is asked: the same in every run."""

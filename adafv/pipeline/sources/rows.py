@@ -56,6 +56,7 @@ class Row:
         images: those that the prompt shows, in its order.
         question: as in the input; `prompt`: as the model will be asked, without what marks images.
         turns: what is said, where that isn't just the prompt behind its images.
+        stratum: of which kind it is, where thresholds go by kind.
         choices: the row's own, of which its answer is one.
     """
 
@@ -66,6 +67,7 @@ class Row:
     question: str | None = None
     prompt: str | None = None
     turns: tuple[Turn, ...] = ()
+    stratum: str | None = None
     choices: tuple[str, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
@@ -99,6 +101,7 @@ SCHEMA = pa.schema(
         ("question", pa.string()),
         ("prompt", pa.string()),
         ("turns", pa.list_(pa.struct([("role", pa.string()), ("parts", pa.list_(pa.string()))]))),
+        ("stratum", pa.string()),
         ("choices", pa.list_(pa.string())),
         ("fetch_ms", pa.float64()),
         ("error", pa.string()),
@@ -162,6 +165,12 @@ def text_of(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def stratum_of(value: Any) -> str | None:
+    """The kind that a column's value says a row is of; None where it says none."""
+    text = text_of(value)
+    return None if text is None else clean(text)
+
+
 def row_of(record: Record, columns: Columns) -> Row:
     """The row of a record. Never raises."""
     values = record.columns
@@ -172,6 +181,7 @@ def row_of(record: Record, columns: Columns) -> Row:
         image_uri=record.place,
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
+        stratum=None if columns.stratum is None else stratum_of(values.get(columns.stratum)),
     )
     if record.reject is not None:
         return row.rejected(record.reject)

@@ -105,6 +105,8 @@ def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, ArrayRead
     if columns.conversations is not None:
         roles.append((columns.conversations, conversation_reader, TALK))
         roles += [(name, presence_reader, "") for name in VIDEO]
+    if columns.stratum is not None:
+        roles.append((columns.stratum, value_reader, WORDS))
     roles.append((columns.image, image_reader, IMAGES))
     if columns.choices is not None:
         roles.append((columns.choices, choices_reader, CHOICES))

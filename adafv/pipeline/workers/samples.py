@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from adafv.engine import PreparedImage, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
-PASSED_ON = ("id", "image", "image_uri", "question", "prompt", "choices", "fetch_ms", "error", "message")
+PASSED_ON = ("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "fetch_ms", "error", "message")
 NAMES = "names"  # of the row's images, and where they lie in full
 
 PICTURE = pa.struct(
@@ -77,13 +77,14 @@ def samples_of(table: pa.Table) -> list[Sample]:
     from adafv.engine import Sample
 
     images = [tuple(map(_image, each.values)) for each in table.column("pictures")]
-    small = table.select(["id", "input_ids", "asked", "choices"]).to_pylist()
+    small = table.select(["id", "input_ids", "asked", "stratum", "choices"]).to_pylist()
     return [
         Sample(
             id=values["id"],
             images=shown,
             input_ids=np.array(values["input_ids"], np.int32),
             question=np.array(values["asked"], np.int32),
+            stratum=values["stratum"],
             choices=tuple(values["choices"]),
         )
         for shown, values in zip(images, small, strict=True)

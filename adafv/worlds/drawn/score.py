@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
+from adafv.worlds.captions import f1
 
 CAPTION = "caption"
 
@@ -76,15 +78,8 @@ def score(labels: Mapping[str, str | None], truth: Mapping[str, Truth]) -> Score
 def points(label: str, truth: Truth) -> float:
     """What one answer is worth, from 0 to 1."""
     if truth.type == CAPTION:
-        return named_f1(named(label), named(truth.answer))
+        return f1(named(label), named(truth.answer))
     return float(label.split() == truth.answer.split())
-
-
-def named_f1(said: Iterable[str], there: Iterable[str]) -> float:
-    """F1 of the things that a caption names, in whatever order; one named twice is right once and wrong once."""
-    names, right = Counter(said), Counter(there)
-    common = (names & right).total()
-    return 2 * common / (names.total() + right.total()) if common else 0.0
 
 
 def named(caption: str) -> list[str]:

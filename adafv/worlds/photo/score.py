@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from adafv.scoring.metrics import exact, normalise
-from adafv.worlds.drawn.score import CAPTION, Truth, named_f1
+from adafv.worlds.captions import f1
+from adafv.worlds.drawn.score import CAPTION, Truth
 
 _BEGINNING = re.compile(r"^\s*the image shows\b", re.IGNORECASE)
 _BETWEEN = re.compile(r",| with ")
@@ -14,7 +15,7 @@ _BETWEEN = re.compile(r",| with ")
 def points(label: str, truth: Truth) -> float:
     """From 0 to 1. Articles, case and punctuation don't count."""
     if truth.type == CAPTION:
-        return named_f1(named(label), named(truth.answer))
+        return f1(named(label), named(truth.answer))
     return exact(label, [truth.answer])
 
 

@@ -20,7 +20,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.decode import decode
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
-from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, row_of, to_table
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.pictures import SOUND, picture
@@ -538,3 +538,23 @@ def test_a_question_column_alone_says_what_to_give(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1, "image": "a", "problem": "w"}')
     with pytest.raises(UsageError, match=r"give --prompt '\{problem\}'"):
         rows_of(tmp_path / "x.jsonl", replace(COLUMNS, question="problem"))
+
+
+def test_the_kind_of_a_row(tmp_path):
+    """By which thresholds may differ; the prompt needn't name it."""
+    columns = replace(COLUMNS, stratum="kind")
+    for values in (["count", "sign", None], [3, 4, None], [2.0, 3.5, None]):
+        kinds = [
+            None if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values
+        ]
+        assert [row.stratum for row in write(tmp_path, columns, kind=values)] == kinds
+        assert {row.stratum for row in write(tmp_path, kind=values)} == {None}
+    for value in (["a"], {"a": 1}, True):
+        record = Record("x#0", "/", {"id": "a", "image": "a.jpg", "question": "?", "kind": value})
+        row = row_of(record, columns)
+        assert row.stratum is None and row.reject is None, "a row of an odd kind goes by the common threshold"
+
+
+def test_a_column_of_kinds_that_there_is_not(tmp_path):
+    with pytest.raises(UsageError, match=r"--thresholds go by 'kind'.* has no such column"):
+        write(tmp_path, replace(COLUMNS, stratum="kind"), id=["a"])

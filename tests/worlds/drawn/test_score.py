@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.worlds.drawn.score import Mean, Truth, main, named, named_f1, read_labels, score
+from adafv.worlds.captions import f1
+from adafv.worlds.drawn.score import Mean, Truth, main, named, read_labels, score
 
 TRUTH = {
     "a": Truth("red", "colour", "small"),
@@ -54,8 +55,8 @@ def test_space_around_words_does_not_matter():
         ("", 0.0),
     ],
 )
-def test_named_f1(caption, expected):
-    assert named_f1(named(caption), named("red star blue 7")) == pytest.approx(expected)
+def test_a_caption_is_scored_by_its_pairs(caption, expected):
+    assert f1(named(caption), named("red star blue 7")) == pytest.approx(expected)
 
 
 def test_no_labels_at_all():

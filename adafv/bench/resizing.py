@@ -1,0 +1,107 @@
+"""A picture made smaller until the model sees no more tokens than a budget allows, and none is pruned.
+
+A model that takes pictures of any size, or cuts them into tiles, is given a smaller one. LLaVA-1.5 and LLaVA-NeXT take
+crops of one size: they see the picture as one crop, of fewer patches, whose positions are interpolated. Where no
+picture is small enough for a model, it sees the fewest tokens that it can.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from adafv.engine import EngineOptions, Preparer, Sample
+from adafv.models import Adapter, Geometry, Panel, Processing
+from adafv.models.tower import patches_per_side, square_side
+from adafv.pipeline.images.decode import decode
+from adafv.pipeline.sources.rows import Row
+
+_ONE_CROP = ("llava", "llava_next")  # model types
+_STEPS = 64  # sizes that are tried, from the picture's own down
+
+Size = tuple[int, int]  # height and width, in pixels
+
+
+class Resizer:
+    """Makes samples of smaller pictures.
+
+    Args:
+        options: `keep` of these says how small.
+
+    Attributes:
+        processing: what an engine needs that labels the samples.
+    """
+
+    def __init__(self, processing: Processing, options: EngineOptions, max_pixels: int) -> None:
+        self._stock, self._max_pixels = processing, max_pixels
+        self._budget = replace(options, strategy="uniform").kept_of
+        self._is_one_crop = processing.config.model_type in _ONE_CROP
+        self.processing = _of_patches(processing) if self._is_one_crop else processing
+        self._preparer = Preparer(self.processing, options)
+
+    def __call__(self, row: Row) -> Sample:
+        """The row, which the model can be asked as it stands."""
+        images = [self._smaller(decode(image.data or b"", self._max_pixels), len(row.images)) for image in row.images]
+        return self._preparer.converse(row.id or "", images, row.conversation, row.choices)
+
+    def _smaller(self, image: Any, images: int) -> Image.Image:
+        if not isinstance(image, Image.Image):
+            raise AssertionError(f"a picture that was decoded before can't be decoded: {image}")
+        tokens = partial(self._tokens, single=images == 1)
+        size = (image.height, image.width)
+        budget = self._budget(tokens(size))
+        height, width = self._crop(budget) if self._is_one_crop else _largest(size, budget, tokens)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+    def _tokens(self, size: Size, single: bool) -> int:
+        return self._stock.geometry(size, single).visual_tokens
+
+    def _crop(self, budget: int) -> Size:
+        """Of one crop, about a square as the model's own are, with as many patches as the budget and a crop hold."""
+        most, patch = (each(self._stock.config) for each in (patches_per_side, _patch))
+        rows = min(most, math.isqrt(budget))
+        return rows * patch, min(most, budget // rows) * patch
+
+
+def _largest(size: Size, budget: int, tokens: Any) -> Size:
+    """The largest size of which the model sees no more than `budget` tokens, else the one of which it sees fewest."""
+    tried = [(max(1, size[0] * step // _STEPS), max(1, size[1] * step // _STEPS)) for step in range(_STEPS, 0, -1)]
+    return next((each for each in tried if tokens(each) <= budget), min(tried, key=tokens))
+
+
+def _of_patches(processing: Processing) -> Processing:
+    """The same for pictures that are one crop each, a whole number of patches high and wide."""
+    patch = _patch(processing.config)
+
+    @lru_cache(maxsize=256)
+    def geometry(size: Size, single: bool = True) -> Geometry:
+        rows, columns = size[0] // patch, size[1] // patch
+        panel = Panel(rows=rows, columns=columns, top=0.0, left=0.0, bottom=1.0, right=1.0)
+        return Geometry(crops=1, source=np.arange(rows * columns), panels=(panel,))
+
+    def crops(image: Image.Image, single: bool = True) -> np.ndarray:
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None])
+
+    other: Any = copy.copy(processing)
+    other.geometry, other.crops = geometry, crops
+    return cast(Processing, other)
+
+
+def _patch(config: Any) -> int:
+    return square_side(config.vision_config.patch_size)
+
+
+def interpolate(adapter: Adapter) -> None:
+    """Let the tower of a model that takes crops of one size take others. Those of its own size it sees as before."""
+    if adapter.model.config.model_type not in _ONE_CROP or adapter.model.config.vision_config.model_type == "dinov2":
+        return
+    tower = cast(Any, adapter.model).model.vision_tower
+    embeddings = getattr(tower, "vision_model", tower).embeddings
+    stock = embeddings.forward
+    embeddings.forward = lambda pixel_values, **_: stock(pixel_values, interpolate_pos_encoding=True)
