@@ -76,13 +76,13 @@ class Generator:
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
         self._device = adapter.model.device
         config, self._processing = generation_config(adapter, options), processing
-        if options.banned_words is not None:
-            config.bad_words_ids = _spellings(processing, options.banned_words)
         self._stops = None if options.stop is None else Stops(options.stop, processing)
         self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._raw_scores = _RawScores()
-        own = [self._raw_scores] if self._masks is None else [self._raw_scores, self._masks]
+        own: list[LogitsProcessor] = [self._raw_scores] if self._masks is None else [self._raw_scores, self._masks]
+        if options.banned_words is not None:
+            own.insert(0, _Banned(_spellings(processing, options.banned_words), self._device))
         self._processors = processors(adapter, config, own)
         self._penalty: _Penalty | None = None
         for place, one in enumerate(self._processors):
@@ -266,6 +266,25 @@ class _Penalty(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         seen = input_ids if self._prompts is None else torch.cat([self._prompts, input_ids], dim=1)
         return self._inner(cast(torch.LongTensor, seen), scores)
+
+
+class _Banned(LogitsProcessor):
+    """Keeps answers from sequences of tokens. transformers' own has the device wait at each step."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]], device: torch.device) -> None:
+        single = [ids[0] for ids in sequences if len(ids) == 1]
+        self._single = uploaded(torch.tensor(single, dtype=torch.int64), device)
+        self._longer = [uploaded(torch.tensor(ids), device) for ids in sequences if len(ids) > 1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.index_fill(1, self._single, -torch.inf)
+        for ids in self._longer:
+            before = len(ids) - 1
+            if input_ids.shape[1] >= before:
+                begun = (input_ids[:, -before:] == ids[:-1]).all(dim=1, keepdim=True)
+                barred = torch.where(begun, -torch.inf, scores.index_select(1, ids[-1:]))
+                scores = scores.index_copy(1, ids[-1:], barred)
+        return scores
 
 
 class _RawScores(LogitsProcessor):

@@ -75,6 +75,18 @@ def test_banned_words_are_in_no_answer(loaded):
     assert [label.answer for label in held] != [label.answer for label in plain]
 
 
+def test_of_several_tokens_only_the_last_is_kept_from_an_answer(loaded):
+    """The first may stand, and so may the last behind another."""
+    words = labels_of(loaded)[0].answer.split()
+    pair = next(f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if a[0] == b[0] == "w")
+    first, *others = labels_of(loaded, banned_words=[pair])
+    assert pair not in first.answer and pair.split()[0] in first.answer.split()
+    plain = labels_of(loaded)[1:]
+    assert [one.answer for one, free in zip(others, plain, strict=True) if pair not in free.answer] == [
+        free.answer for free in plain if pair not in free.answer
+    ]
+
+
 def test_no_ngram_stands_twice(loaded):
     for label in labels_of(loaded, no_repeat_ngram=1, max_new_tokens=30):
         words = label.answer.split()
