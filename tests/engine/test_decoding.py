@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
@@ -78,7 +80,7 @@ def test_banned_words_are_in_no_answer(loaded):
 def test_of_several_tokens_only_the_last_is_kept_from_an_answer(loaded):
     """The first may stand, and so may the last behind another."""
     words = labels_of(loaded)[0].answer.split()
-    pair = next(f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if a[0] == b[0] == "w")
+    pair = next(f"{a} {b}" for a, b in pairwise(words) if a[0] == b[0] == "w")
     first, *others = labels_of(loaded, banned_words=[pair])
     assert pair not in first.answer and pair.split()[0] in first.answer.split()
     plain = labels_of(loaded)[1:]
