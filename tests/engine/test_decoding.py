@@ -119,9 +119,7 @@ def test_an_answer_begins_as_it_is_told(loaded):
     sample = preparer.prepare("a", picture((64, 64)), "w7 w8")
     plain = Preparer(processing, EngineOptions()).prepare("a", picture((64, 64)), "w7 w8")
     prefix = processing.answer_ids("w1 w2")
-    assert (
-        sample.input_ids.tolist() == [*plain.input_ids, *prefix] and sample.question.tolist() == plain.question.tolist()
-    )
+    assert sample.input_ids.tolist() == [*plain.input_ids, *prefix] and sample.asked.tolist() == plain.asked.tolist()
     [label] = Engine(adapter, processing, options).label([sample])
     assert label.answer.startswith("w1 w2 ") and len(label.answer.split()) == 2 + label.output_tokens
     choices = EngineOptions(answer_prefix="w1 w2", choices=["w3", "w4"])
@@ -138,7 +136,7 @@ def test_a_system_turn_stands_first(loaded):
     sample = preparer.converse("a", [picture((64, 64))], turns)
     text = processing.tokenizer.decode(sample.input_ids)
     assert text.index("w5 w6") < text.index("USER:") < text.index("w7")
-    asked = [int(sample.input_ids[place]) for place in sample.question]
+    asked = [int(sample.input_ids[place]) for place in sample.asked]
     assert processing.tokenizer.decode(asked) == "w7" and preparer.takes_system
 
 
