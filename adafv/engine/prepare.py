@@ -97,12 +97,12 @@ class Preparer:
         prompt = self._processing.conversation(turns, geometries)
         if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
             raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
-        if not len(prompt.question):
+        if not len(prompt.asked):
             raise PrepareError("prompt_empty", "the prompt is empty")
         answer = self._longest_choice(choices) if choices else self._answer_length
         self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries, answer)
         prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
-        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, question=prompt.question, choices=choices)
+        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, asked=prompt.asked, choices=choices)
 
     def _longest_choice(self, choices: tuple[str, ...]) -> int:
         try:

@@ -46,7 +46,7 @@ class Sample:
         id: the row's id; seeds the strategy `random`.
         images: those that the prompt shows, in its order; none where it is only text.
         input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
-        question: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
+        asked: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
         stratum: of which kind the row is, where `EngineOptions.thresholds` differ by kind.
         choices: its own, of which the answer is one; empty where it has none but `EngineOptions.choices`.
@@ -55,7 +55,7 @@ class Sample:
     id: str
     images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
-    question: np.ndarray
+    asked: np.ndarray
     stratum: str | None = None
     choices: tuple[str, ...] = ()
 

@@ -36,12 +36,12 @@ class Prompt:
 
     Attributes:
         input_ids: int32 [T], with a placeholder for each run of visual tokens, not yet as many as there are tokens.
-        question: int32 [Q], where in `input_ids` the tokens of the last turn's texts stand, ascending.
+        asked: int32 [Q], where in `input_ids` the tokens of the last turn's texts stand, ascending.
         placeholders: how many there are; more than the images have runs where a text brings its own.
     """
 
     input_ids: np.ndarray
-    question: np.ndarray
+    asked: np.ndarray
     placeholders: int
 
 

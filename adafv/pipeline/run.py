@@ -39,7 +39,7 @@ from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
 from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
-from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
+from adafv.pipeline.stream import Reading, rows_per_block, stream
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
@@ -220,11 +220,10 @@ class Job:
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
         allowed = None if options.allow_local is None else os.path.abspath(options.allow_local)
-        fetcher = Fetcher(storage, options.max_image_bytes, options.allow_http, allow_local=allowed)
         return stream(
             worklist,
             reading=Reading(storage, self._setup.columns, gate, many),
-            fetching=Fetching(fetcher, gate),
+            fetching=Fetcher(storage, options.max_image_bytes, options.allow_http, allow_local=allowed, gate=gate),
             preparing=Preparation.of(
                 options, model=self._model, engine=self._engine, storage=storage, handler=self._preparing
             ),

@@ -70,6 +70,7 @@ def test_neither_batches_nor_processes_change_an_answer(results):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_change_no_answer():
     """Two questions to a batch, so that either process gets some."""
     one, two = (hold(setting(RIVALS[:2], batch_size=2), Scenes(1, 7000).examples(), count) for count in (1, 2))

@@ -145,7 +145,7 @@ class Tally:
     def start_seconds(self) -> dict[str, list[float]]:
         """By step of `schema.STARTING`, the seconds that each worker took for it."""
         starts = list(self.starts.values())
-        return {step: [one[place] for one in starts] for place, step in enumerate(schema.STARTING)} if starts else {}
+        return {step: [one[index] for one in starts] for index, step in enumerate(schema.STARTING)} if starts else {}
 
     def _held(self, now: float) -> dict[str, float]:
         """How long each worker has been held."""

@@ -96,8 +96,8 @@ class LabelWorker:
 
     def _signed(self, results: pa.Table) -> pa.Table:
         for name, value in self._common.items():
-            place, type = schema.RESULTS.get_field_index(name), schema.RESULTS.field(name).type
-            results = results.set_column(place, name, pa.repeat(pa.scalar(value, type), results.num_rows))
+            index, type = schema.RESULTS.get_field_index(name), schema.RESULTS.field(name).type
+            results = results.set_column(index, name, pa.repeat(pa.scalar(value, type), results.num_rows))
         return results
 
 

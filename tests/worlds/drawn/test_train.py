@@ -114,6 +114,7 @@ def test_another_recipes_checkpoint_is_not_taken_over(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_loss_falls(tmp_path):
     recipe = Recipe(stages=("small",), scale=0.05, scenes_per_step=16, evaluation_scenes=0)
     trainer = Trainer(recipe, tmp_path)
