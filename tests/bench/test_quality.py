@@ -11,7 +11,7 @@ import torch
 from adafv.bench import exam
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
-from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, run, summary, table
+from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, job_in, run, summary, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -154,6 +154,13 @@ def test_without_a_world_there_is_nothing_to_compare_in(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match=r"no world to compare in\nworld photo is skipped: .* make photo"):
         next(in_worlds(JOB, [WORLDS["photo"]], 1, ["random"], [0.1], 0))
+
+
+def test_a_world_has_its_own_model_and_dtype():
+    photo = job_in(WORLDS["photo"], JOB)
+    assert (photo.model, photo.engine.dtype) == ("testbed-photo", "bfloat16")
+    assert job_in(WORLDS["photo"], JOB.changed(dtype="float32")).engine.dtype == "float32"
+    assert job_in(WORLDS["testbed"], JOB).engine.dtype == "auto"
 
 
 def test_intervals_are_of_scenes_not_of_questions(results):
