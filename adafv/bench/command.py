@@ -231,7 +231,7 @@ def _add_constants(parser: argparse.ArgumentParser) -> None:
     """adafv-plus's constants, chosen on all worlds but one and judged on that one"""
     parser.add_argument("--worlds", metavar="NAMES", default="all", help="(%(default)s)")
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    parser.add_argument("--scenes", type=_positive, metavar="N", help="of each world, to choose on and to judge on")
+    parser.add_argument("--scenes", type=positive, metavar="N", help="of each world, to choose on and to judge on")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first scene to choose on (%(default)s)")
     parser.set_defaults(run=_run_constants)
 
@@ -240,7 +240,7 @@ def _run_constants(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import constants, quality
     from adafv.pipeline.arguments import parse_keeps
 
-    job, worlds = _job_options(options, ("-",), ()), quality.parse_worlds(options.worlds)
+    job, worlds = job_options(options, ("-",), ()), quality.parse_worlds(options.worlds)
     return constants.run(job, worlds, options.scenes, parse_keeps(options.keep), options.seed)
 
 
