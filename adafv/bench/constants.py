@@ -30,11 +30,12 @@ from adafv.worlds.registry import World
 RULE = "adafv-plus"
 MEASURES = (ALL, "large", CAPTION)  # questions, those about the large object, captions; all weigh the same
 RIVALS = ("random", "uniform", "saliency", "adafv", "divprune", "cdpruner", "eadp", "scope")
-DISCOUNTS = ((12.0, 0.0), (6.0, 0.0), (4.0, 0.0), (2.5, 0.5), (2.0, 0.5), (1.6, 0.5), (1.2, 0.5))  # c, e
+DISCOUNTS = ((12.0, 0.0), (6.0, 0.0), (2.5, 0.5), (1.6, 0.5), (1.2, 0.5))  # c, e
 SPACE = tuple(
     Constants(discount=discount, exponent=exponent, saliency=saliency)
-    for (discount, exponent), saliency in itertools.product(DISCOUNTS, (0.5, 1.0))
+    for (discount, exponent), saliency in itertools.product(DISCOUNTS, (0.5, 1.0, 2.0, 4.0))
 )
+FORMER = Constants(discount=12.0, exponent=0.0, saliency=0.5)  # the default until 2026-11-29, tuned in one world
 JUDGED = 1_000_000  # from which scene on choices are judged
 
 
@@ -74,7 +75,7 @@ def run(
     for number, world in enumerate(worlds):
         others = tried[:number] + tried[number + 1 :]
         unseen = choose(others) if others else final
-        judged = trial(job, world, scenes, keeps, seed + JUDGED, (unseen, Constants()))
+        judged = trial(job, world, scenes, keeps, seed + JUDGED, (unseen, Constants(), FORMER))
         rows += [{"world": world.name, **asdict(unseen), **figures} for figures in _figures(judged, keeps)]
     return rows, "\n".join([table(rows), "", f"chosen on all worlds: {final}"])
 
@@ -119,7 +120,7 @@ def choose(trials: Sequence[Trial]) -> Constants:
 
 
 def _figures(judged: Trial, keeps: Sequence[float]) -> Iterator[dict[str, Any]]:
-    """For each budget and measure: the choice, the default as it is, the best strategy, all in points."""
+    """For each budget and measure: the choice, the default and the former one, the best strategy, in points."""
     for (k, keep), (m, measure) in itertools.product(enumerate(keeps), enumerate(MEASURES)):
         rivals = judged.rivals[k, :, m]
         if not np.isnan(rivals).any():
@@ -130,6 +131,7 @@ def _figures(judged: Trial, keeps: Sequence[float]) -> Iterator[dict[str, Any]]:
                 "unpruned": float(judged.unpruned[m]),
                 "chosen": float(judged.sets[k, 0, m]),
                 "default": float(judged.sets[k, 1, m]),
+                "former": float(judged.sets[k, 2, m]),
                 "best_strategy": RIVALS[best],
                 "best": float(rivals[best]),
                 "random": float(rivals[RIVALS.index("random")]),
@@ -138,9 +140,11 @@ def _figures(judged: Trial, keeps: Sequence[float]) -> Iterator[dict[str, Any]]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each world, budget and measure."""
-    lines = [f"{'world':16} {'keep':>5} {'measure':8} {'unpruned':>8} {'chosen':>7} {'default':>7} {'random':>7}  best"]
+    names = f"{'unpruned':>8} {'chosen':>7} {'default':>7} {'former':>7} {'random':>7}"
+    lines = [f"{'world':16} {'keep':>5} {'measure':8} {names}  best"]
     for row in rows:
         best = f"{row['best']:.1f} {row['best_strategy']}"
-        numbers = f"{row['unpruned']:8.1f} {row['chosen']:7.1f} {row['default']:7.1f} {row['random']:7.1f}"
+        numbers = f"{row['unpruned']:8.1f} {row['chosen']:7.1f} {row['default']:7.1f}"
+        numbers += f" {row['former']:7.1f} {row['random']:7.1f}"
         lines.append(f"{row['world']:16} {row['keep']:5.2f} {row['measure']:8} {numbers}  {best}")
     return "\n".join(lines)

@@ -4,10 +4,11 @@ Every token j has two demands. P_j is for being there, and more for being salien
 about: as much as some word singles the token out, shared with the tokens around it on the image. A kept token serves
 those that are like it, and what is served already counts for less. So with S kept, token i serves
 
-    g_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^(γ/3)
+    g_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^γ_Q
     P_j = 1/N + b · a_j / Σ a
     Q_j = q · blur of (max over m of g_m · softmax over j of (τ · cos(t_m, v_j)))
-    with k_ij = max(0, cos(v_i, v_j))^6, and the sum over the j of i's block: 48 tokens that follow each other
+    with γ = c · (N / K)^e, k_ij = max(0, cos(v_i, v_j))^6, and the sum over the j of i's block: 48 tokens that follow
+    each other
 
 The K tokens are kept in R = max(6, ⌈K/24⌉) rounds, as evenly as can be. A round looks at the 48 tokens that serve
 most, and keeps those with the largest
@@ -16,10 +17,14 @@ most, and keeps those with the largest
 
 since what another token of the round serves as well is not served twice.
 
+Things of D tokens get tokens in proportion to about D^(1/γ). A small budget is spent on breadth (γ is large: each thing
+gets one, however small it is). A larger one goes into depth: with a large γ it would go to oddities, since everything
+else is served once.
+
 Three things set it apart from AdaFV. Cues are not given shares of the budget: demands add up, and a token that serves
-several of them is worth more. One token is enough for what is merely there, but what is asked about is worth several:
-so Q is served by what is more alike (k²), and a little at a time (γ/3). And a word has its say only so far as it names
-something in this image. Its gate, from its cosines with all tokens,
+several of them is worth more. What is asked about is worth more tokens: Q adds to P, and is served by what is more
+alike (k²). And a word has its say only so far as it names something in this image. Its gate, from its cosines with all
+tokens,
 
     g_m = max(0, (max + min - 2 · median) / (max - min))          the median of an even number is the lower one
 
@@ -61,11 +66,11 @@ class Constants:
         question_discount: γ_Q.
     """
 
-    saliency: float = 0.5
+    saliency: float = 4.0
     question: float = 5.0
     scale: float = 16.0
-    discount: float = 12.0
-    exponent: float = 0.0
+    discount: float = 1.6
+    exponent: float = 0.5
     question_discount: float = 4.0
 
 

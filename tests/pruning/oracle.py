@@ -223,7 +223,7 @@ def visionzip(
 
 def presence(saliency: Sequence[float]) -> list[float]:
     total = sum(saliency)
-    return [1 / len(saliency) + (0.5 * salient / total if total else 0) for salient in saliency]
+    return [1 / len(saliency) + (4 * salient / total if total else 0) for salient in saliency]
 
 
 def question(
@@ -264,7 +264,8 @@ def coverage(
 
     for done in range(rounds):
         due = keep * (done + 1) // rounds - keep * done // rounds
-        gains = {i: served(i, present, 1, 12) + served(i, asked, 2, 4) for i in tokens if i not in chosen}
+        falls = 1.6 * math.sqrt(len(visual) / keep)
+        gains = {i: served(i, present, 1, falls) + served(i, asked, 2, 4) for i in tokens if i not in chosen}
         looked = sorted(gains, key=lambda i: (-gains[i], i))[:looked_at]
         worth = {
             i: gains[i] * (1 - max((alike[i][j] for j in looked[:rank]), default=0)) for rank, i in enumerate(looked)

@@ -162,14 +162,23 @@ def test_cosines_are_symmetric_to_the_bit():
         assert torch.equal(got, got.transpose(1, 2))
 
 
-def test_one_token_is_enough_for_what_is_there_and_several_go_to_what_is_asked_about():
+def test_each_thing_gets_a_token_and_what_is_asked_about_the_next():
     """Three objects of eight tokens each, none like another; the last is asked about."""
     visual = torch.eye(3).repeat_interleave(8, dim=0)[None]
     there, asked = torch.ones(1, 24), torch.tensor([0.0, 0, 1]).repeat_interleave(8)[None]
-    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 5, 6)]
-    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 3], [1, 1, 4]]
+    counts = [coverage(visual, there, asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (1, 3, 4)]
+    assert counts == [[0, 0, 1], [1, 1, 1], [1, 1, 2]]
     counts = [coverage(visual, there, 0 * asked, keep).mask[0].view(3, 8).sum(dim=1).tolist() for keep in (3, 6)]
     assert counts == [[1, 1, 1], [2, 2, 2]]
+
+
+def test_a_larger_budget_goes_into_what_is_large():
+    """An object of forty tokens and four of two: breadth at 10 %, depth at 50 %."""
+    sizes = [40, 2, 2, 2, 2]
+    visual, there = torch.eye(5).repeat_interleave(torch.tensor(sizes), dim=0)[None], torch.ones(1, 48)
+    for keep, expected in ((5, [1, 1, 1, 1, 1]), (24, [16, 2, 2, 2, 2])):
+        kept = coverage(visual, there, 0 * there, keep).mask[0]
+        assert [int(part.sum()) for part in kept.split(sizes)] == expected
 
 
 @settings(max_examples=150, deadline=None)
@@ -243,7 +252,7 @@ def test_a_word_that_names_nothing_has_no_say(words, gate):
 def test_what_is_salient_is_wanted_more_and_padding_is_not():
     valid = torch.tensor([[True, True, True, False]])
     saliency = torch.tensor([[0.1, 0.3, 0.0, torch.nan]])
-    assert presence(saliency, valid)[0].tolist() == pytest.approx([1 / 3 + 0.125, 1 / 3 + 0.375, 1 / 3, 0])
+    assert presence(saliency, valid)[0].tolist() == pytest.approx([1 / 3 + 1, 1 / 3 + 3, 1 / 3, 0])
     assert presence(torch.zeros(1, 4), valid)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 

@@ -21,12 +21,17 @@ from adafv.pipeline.store.output import Output
 
 NAME = "recipe.json"
 
+# Strategies that select otherwise than they once did. What an earlier version of one labelled is of another kind.
+STRATEGY_VERSIONS = {"adafv-plus": 2}
+
 
 def recipe_of(options: JobOptions) -> dict[str, Any]:
     """The options that decide what a label is, without those that the others leave no part to play: the model, the
     prompt, and those of the engine that don't say what hardware it runs on."""
     engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
     engine = {name: list(value) if isinstance(value, tuple) else value for name, value in engine.items()}  # as in JSON
+    if options.engine.strategy in STRATEGY_VERSIONS:
+        engine["strategy_version"] = STRATEGY_VERSIONS[options.engine.strategy]
     model = {"model": options.model} | ({} if options.revision is None else {"revision": options.revision})
     asked = {
         name: getattr(options, name) for name in ("system", "choices_column") if getattr(options, name) is not None
@@ -72,11 +77,13 @@ def changes_of(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     held = {name: item.metadata["formerly"] for name, item in _engine_fields().items() if name in recipe}
     # Recipes written before models were pinned don't name a revision: it is taken to be this one.
     revision = {name: recipe[name] for name in ("revision",) if name in recipe}
-    earlier = {name: value for name, value in held.items() if value is not None} | revision | earlier
+    version = {"strategy_version": 1} if "strategy_version" in recipe else {}
+    earlier = {name: value for name, value in held.items() if value is not None} | revision | version | earlier
     return [
         f"{name.replace('_', '-')} was {_shown(earlier.get(name))} and is {_shown(recipe.get(name))}"
         for name in dict.fromkeys((*earlier, *recipe))
         if earlier.get(name) != recipe.get(name)
+        and (name != "strategy_version" or earlier.get("strategy") == recipe.get("strategy"))
     ]
 
 

@@ -89,6 +89,17 @@ def test_labels_from_before_there_were_back_ends_are_of_transformers(tmp_path):
         settle_recipe(output, options(backend="vllm"))
 
 
+def test_labels_of_an_earlier_version_of_a_strategy_are_of_another_kind(tmp_path):
+    output = LocalOutput(str(tmp_path))
+    before = {name: value for name, value in recipe_of(options(strategy="adafv-plus")).items() if "version" not in name}
+    output.put("recipe.json", json.dumps(before).encode())
+    output.put("labels/x.parquet", b"")
+    with pytest.raises(UsageError, match="strategy-version was 1 and is 2"):
+        settle_recipe(output, options(strategy="adafv-plus"))
+    with pytest.raises(UsageError, match="another way: strategy was 'adafv-plus' and is 'adafv'. Give"):
+        settle_recipe(output, options(strategy="adafv"))
+
+
 def test_without_labels_the_last_recipe_counts(tmp_path):
     output = LocalOutput(str(tmp_path))
     settle_recipe(output, options())
