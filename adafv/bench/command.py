@@ -260,17 +260,24 @@ def _add_promise(parser: argparse.ArgumentParser) -> None:
         "--sample", type=_positive, default=500, metavar="N", help="rows of a calibration (%(default)s)"
     )
     parser.add_argument("--repeats", type=_positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
     _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
     parser.set_defaults(run=_run_promise)
 
 
 def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import promise
+    from adafv.bench import chart, promise
     from adafv.pipeline.arguments import parse_keeps
 
+    if options.chart:
+        chart.require()
     job = _job_options(options, ("-",), ("strategy", *MODEL))
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
-    return promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    figures, text = promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    if options.chart:
+        title = text.splitlines()[0]
+        chart.draw_agreement(figures["curves"], figures["promise"]["unpruned"], title, options.chart)
+    return figures, text
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
