@@ -2,7 +2,7 @@
 
 Each module makes the data that it needs, measures, and formats its figures as a table:
 
-    speed      samples a second, and how near that is to the hardware's limit, beside others
+    speed      samples a second, and how near that is to the hardware's limit, beside others; speed_rows: its table
     quality    what pruning costs in accuracy: every strategy and budget on the same questions
     confidence which signal says best that pruning changed an answer; signals: what each says
     promise    whether a calibrated cascade of two looks agrees as often as it promises
@@ -16,7 +16,7 @@ Each module makes the data that it needs, measures, and formats its figures as a
 
 What they share:
 
-    command    their options
+    command    their options; job_commands: of those that run jobs; arguments: options that a job has, too
     examples   questions whose answers are known: the testbed's, or a user's
     exam       several contenders answer the same questions
     resizing   pictures made smaller instead of pruned

@@ -27,8 +27,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from adafv.bench import job_commands
+from adafv.bench.arguments import Figures, add_job_options, job_options, positive
 from adafv.bench.machine import Machine, this_machine
 from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import UsageError
@@ -36,13 +38,10 @@ from adafv.pipeline.errors import UsageError
 if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
 
-Figures = list[dict[str, Any]] | dict[str, Any]
-
 DONE, USAGE = 0, 2
 SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
-PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_size", "device", "dtype")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
 
 
@@ -125,7 +124,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         "threads": (None, "of a CPU (as many as there are cores)"),
     }
     for name, (default, text) in numbers.items():
-        parser.add_argument(f"--{name}", type=_positive, metavar="N", default=default, help=text)
+        parser.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=text)
     parser.add_argument(
         "--again", type=_share, default=0.3, metavar="X", help="share of second looks in the row for them (%(default)s)"
     )
@@ -141,12 +140,6 @@ def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
     given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
     rows = tuple(options.rows.split(",")) if options.rows else ()
     return speed.run(speed.Settings.of(**given | {"rows": rows}))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
 
 
 def _share(text: str) -> float:
@@ -178,8 +171,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--answer-column", metavar="NAME", help="column with the right answer or answers (answer)")
     data.add_argument("--type-column", metavar="NAME", help="column to tell types of questions by")
     data.add_argument("--metric", metavar="NAME", help=f"how answers are scored: {', '.join(METRICS)} (exact)")
-    _add_job_options(data, DATA)
-    _add_job_options(parser.add_argument_group("model"), (*MODEL, "text_tower"))
+    add_job_options(data, DATA)
+    add_job_options(parser.add_argument_group("model"), (*MODEL, "text_tower"))
     parser.set_defaults(run=_run_quality, written=_alone)
 
 
@@ -189,7 +182,7 @@ def _run_quality(options: argparse.Namespace) -> tuple[Figures, str]:
 
     if options.chart:
         chart.require()
-    job = _job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
+    job = job_options(options, tuple(options.input or "-"), (*DATA, *MODEL))
     strategies, keeps = parse_strategies(options.strategies, (quality.RESIZED,)), parse_keeps(options.keep)
     if options.worlds:
         found, text = _in_worlds(options, job, strategies, keeps)
@@ -209,7 +202,7 @@ def _in_worlds(options: argparse.Namespace, job: JobOptions, strategies: Sequenc
     for name in ("input", "text_tower"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} doesn't go with --worlds, which bring their own")
-    if job.model != _job_options(options, ("-",), ()).model:
+    if job.model != job_options(options, ("-",), ()).model:
         raise UsageError("--model doesn't go with --worlds, which bring their own")
     found = []
     worlds = quality.parse_worlds(options.worlds)
@@ -222,14 +215,14 @@ def _in_worlds(options: argparse.Namespace, job: JobOptions, strategies: Sequenc
 def _add_ablation(parser: argparse.ArgumentParser) -> None:
     """AdaFV as published against AdaFV corrected, piece by piece"""
     _add_scenes(parser)
-    _add_job_options(parser.add_argument_group("model"), ("keep", *MODEL))
+    add_job_options(parser.add_argument_group("model"), ("keep", *MODEL))
     parser.set_defaults(run=_run_ablation)
 
 
 def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import ablation
 
-    found, text = ablation.run(_job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
+    found, text = ablation.run(job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
     return [asdict(one) for one in found], text
 
 
@@ -237,7 +230,7 @@ def _add_confidence(parser: argparse.ArgumentParser) -> None:
     """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
     _add_scenes(parser)
     parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
     parser.set_defaults(run=_run_confidence)
 
 
@@ -245,7 +238,7 @@ def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import confidence
     from adafv.pipeline.arguments import parse_keeps
 
-    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    job = job_options(options, ("-",), ("strategy", *MODEL))
     found, text = confidence.run(job, _scenes(options), parse_keeps(options.keep), options.seed)
     return [asdict(one) for one in found], text
 
@@ -255,13 +248,11 @@ def _add_promise(parser: argparse.ArgumentParser) -> None:
     _add_scenes(parser)
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
     parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
-    parser.add_argument("--rows", type=_positive, default=3000, metavar="N", help="questions asked (%(default)s)")
-    parser.add_argument(
-        "--sample", type=_positive, default=500, metavar="N", help="rows of a calibration (%(default)s)"
-    )
-    parser.add_argument("--repeats", type=_positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    parser.add_argument("--rows", type=positive, default=3000, metavar="N", help="questions asked (%(default)s)")
+    parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
-    _add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
     parser.set_defaults(run=_run_promise)
 
 
@@ -271,7 +262,7 @@ def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
 
     if options.chart:
         chart.require()
-    job = _job_options(options, ("-",), ("strategy", *MODEL))
+    job = job_options(options, ("-",), ("strategy", *MODEL))
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
     figures, text = promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
     if options.chart:
@@ -304,137 +295,16 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
     return LabelledData(job, options.answer_column or "answer", options.type_column, options.metric or "exact")
 
 
-def _add_job_options(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
-    """The options of those names as a job has them."""
-    from adafv.pipeline.arguments import add_option
-    from adafv.pipeline.options import option_fields
-
-    for name in names:
-        add_option(parser, option_fields()[name], shown="({})")
-
-
-def _job_options(options: argparse.Namespace, input: tuple[str, ...], names: Sequence[str]) -> JobOptions:
-    from adafv.pipeline.options import JobOptions
-
-    return JobOptions.of(input=input, output="-", **{name: getattr(options, name) for name in names})
-
-
-def _add_ledger(parser: argparse.ArgumentParser) -> None:
-    """memory and time to plan a rerun, by the number of ids"""
-    parser.add_argument("--ids", type=int, nargs="+", default=[1_000_000, 10_000_000], help="sizes to measure")
-    parser.add_argument(
-        "--folder", help="where the data is written and removed again; the system's for temporary files"
-    )
-    parser.set_defaults(run=_run_ledger)
-
-
-def _run_ledger(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import ledger
-
-    found = ledger.run(options.ids, options.folder)
-    return [asdict(one) for one in found], ledger.table(found)
-
-
-def _add_isolation(parser: argparse.ArgumentParser) -> None:
-    """what working in child processes costs"""
-    parser.add_argument("--rounds", type=int, default=50, help="how often each way is measured")
-    parser.set_defaults(run=_run_isolation)
-
-
-def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import isolation
-
-    found = isolation.run(options.rounds)
-    return [asdict(one) for one in found], isolation.table(found)
-
-
-def _add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """the job's speed beside its engine's alone (--model takes presets too); or its memory over many rows"""
-    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
-    parser.add_argument(
-        "--no-engine", action="store_true", help="label with a constant, and report the driver's and the store's memory"
-    )
-    _add_job_options(parser.add_argument_group("job"), PIPELINE)
-    parser.set_defaults(run=_run_pipeline)
-
-
-def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import pipeline
-
-    job = _job_options(options, ("-",), PIPELINE)
-    if options.no_engine:
-        rate, found = pipeline.memory(job, options.rows)
-        return [{"rows": options.rows, "rows_per_s": rate}, *map(asdict, found)], pipeline.memory_table(rate, found)
-    one = pipeline.throughput(job, options.rows)
-    return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
-
-
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    """how near a plan comes to what the run then takes (--model takes presets too)"""
-    parser.add_argument("--rows", type=_positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
-    parser.add_argument(
-        "--samples", type=_positive, nargs="+", default=[200, 500], metavar="N",
-        help="rows that are labelled first, and that the plan is made by",
-    )  # fmt: skip
-    _add_job_options(parser.add_argument_group("job"), PIPELINE)
-    parser.set_defaults(run=_run_plan)
-
-
-def _run_plan(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import forecast
-
-    found = forecast.compare(_job_options(options, ("-",), PIPELINE), options.rows, options.samples)
-    return [asdict(one) for one in found], forecast.table(found)
-
-
-def _add_scale(parser: argparse.ArgumentParser) -> None:
-    """what bounds a job on many workers: the real pipeline, and simulated engines on a simulated cluster"""
-    parser.add_argument("--rows", type=_positive, nargs="+", default=[10_000, 50_000], metavar="N", help="%(default)s")
-    parser.add_argument("--nodes", type=_positive, default=2, metavar="N", help="with GPUs (%(default)s)")
-    parser.add_argument("--workers", type=_positive, default=8, metavar="N", help="on all of them (%(default)s)")
-    parser.add_argument("--rate", type=float, default=75.0, metavar="X", help="samples/s of a worker (%(default)s)")
-    parser.add_argument(
-        "--slow", type=float, default=0.0, metavar="X", help="share that is 3 times slower (%(default)s)"
-    )
-    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill a worker so often")
-    _add_job_options(parser.add_argument_group("job"), ("batch_size",))
-    parser.set_defaults(run=_run_scale)
-
-
-def _run_scale(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import scale
-
-    load = scale.Load(options.nodes, options.workers, options.rate, options.slow, options.kill_every)
-    found = scale.run(_job_options(options, ("-",), ("batch_size",)), options.rows, load)
-    return scale.figures(found), scale.table(found, load)
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    """memory and time of a report and its page, by the number of labels"""
-    parser.add_argument("--rows", type=_positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
-    parser.add_argument(
-        "--folder", help="where the data is written and removed again; the system's for temporary files"
-    )
-    parser.set_defaults(run=_run_report)
-
-
-def _run_report(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import report
-
-    found = report.run(options.rows, options.folder)
-    return [asdict(one) for one in found], report.table(found)
-
-
 COMMANDS = {
     "speed": _add_speed,
     "quality": _add_quality,
     "ablation": _add_ablation,
     "confidence": _add_confidence,
     "promise": _add_promise,
-    "ledger": _add_ledger,
-    "isolation": _add_isolation,
-    "pipeline": _add_pipeline,
-    "plan": _add_plan,
-    "scale": _add_scale,
-    "report": _add_report,
+    "ledger": job_commands.add_ledger,
+    "isolation": job_commands.add_isolation,
+    "pipeline": job_commands.add_pipeline,
+    "plan": job_commands.add_plan,
+    "scale": job_commands.add_scale,
+    "report": job_commands.add_report,
 }

@@ -150,7 +150,13 @@ def in_worlds(
     for world in worlds:
         if world.name not in lacking:
             source = Scenes(world.scenes if scenes is None else scenes, seed, world)
-            yield run(job.changed(model=world.model), source, strategies, keeps, seed)
+            yield run(job_in(world, job), source, strategies, keeps, seed)
+
+
+def job_in(world: World, job: JobOptions) -> JobOptions:
+    """`job` with the world's own model, and in its dtype where the job leaves that open."""
+    dtype = world.dtype if job.engine.dtype == "auto" else job.engine.dtype
+    return job.changed(model=world.model, dtype=dtype)
 
 
 def parse_worlds(text: str) -> list[World]:

@@ -172,7 +172,7 @@ def _counts(sample: Sample, label: Label) -> list[TokenCounts]:
         outputs=label.output_tokens,
         visual=label.visual_tokens,
         kept=label.kept_tokens,
-        words=len(sample.question),
+        words=len(sample.asked),
     )
     if label.first_kept_indices is None:
         return [answered]

@@ -204,9 +204,9 @@ def _measure(options: JobOptions, folder: Path, rows: int, load: Load) -> Scaled
     )
     with _cluster(load), _Watch(load.kill_every) as watch:
         ran = job.run(given, Simulated, Unprepared).run
-    assert ran.tally.labelled == rows and ran.arrivals.first is not None
+    assert ran.tally.labelled == rows and ran.first_label is not None
     return Scaled(
-        rows, ran.plan_seconds, ran.seconds, ran.arrivals.first, watch.killed, dict(watch.seconds()), watch.driver_mib
+        rows, ran.plan_seconds, ran.seconds, ran.first_label, watch.killed, dict(watch.seconds()), watch.driver_mib
     )
 
 

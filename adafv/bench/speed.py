@@ -15,28 +15,25 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
 from importlib.metadata import version
 from importlib.util import find_spec
-from operator import add
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from adafv.bench import ceilings, work
-from adafv.bench.ceilings import Ceilings, synchronise
+from adafv.bench import ceilings
+from adafv.bench.ceilings import synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import STAGES, Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
+from adafv.bench.rivals import Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
 from adafv.bench.shapes import PRESETS, BenchQuestion, Shape, Subject, ask
-from adafv.counting import Work
+from adafv.bench.speed_rows import STOCK, UNPRUNED, Entrant, RoundResult, median, row_of, table
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-STOCK, UNPRUNED = "stock-none", "ours-none"
 KEEPS = (0.25, 0.1, 0.05)
 LEAST = KEEPS[-1]
 # By device. On a CPU as many as `cpu-small` has time for: all of it is to take less than 8 minutes on two cores.
@@ -48,7 +45,6 @@ SUITABLE: dict[str, dict[str, Any]] = {
 # of several sizes it answers all: their first half is another mixture.
 STOCK_SHARE = 0.5
 PATIENCE = 30.0  # seconds that warming up with a whole batch may take on a CPU, by the first sample's time
-LIMITED = ("encode", "prefill", "decode")  # the stages that labelling can't do without
 LEFT_OUT = f"vllm-none and vllm-{LEAST} are left out: vLLM isn't installed"
 
 
@@ -101,18 +97,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A row before it is measured. `share`: of the questions, the first of which it answers."""
-
-    name: str
-    backend: str
-    strategy: str
-    keep: float
-    rival: Rival
-    share: float = 1.0
-
-
-@dataclass(frozen=True)
 class Asked:
     """What all rows are asked, and what to warm up with: about other pictures, since the engine knows one again."""
 
@@ -140,71 +124,6 @@ class Prepared:
     batches: list[Any]
 
 
-@dataclass(frozen=True)
-class RoundResult:
-    """What a row did in one round.
-
-    Attributes:
-        seconds: for all questions.
-        answered: of each batch.
-        peak: bytes of the shared weights, and the most that was taken beside them.
-    """
-
-    seconds: float
-    answered: list[BatchAnswers]
-    peak: int
-
-    @property
-    def samples_per_s(self) -> float:
-        return sum(len(each.answers) for each in self.answered) / self.seconds
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """One row. Times, operations and bytes are of one sample: its share of the median round.
-
-    Attributes:
-        backend: whose language model it is, `transformers` or `vllm`.
-        over_stock, over_unpruned: how many times as fast as `stock-none` and `ours-none`; None where they are left out.
-        operations, bytes: what it takes at least, see `work`, by stage in `stages`.
-        limit_ms: the time that encoding, prefill and decoding take at least for that.
-        limit_share: of the time measured.
-        prune_share: selection's, of the time measured.
-        padding_share: of the positions that prefill went through, those that held nothing.
-        peak_bytes: the most memory that was taken, the model's weights included.
-        encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
-        prompt_tokens, kept_tokens, output_tokens: means; of both looks, where there were two.
-        at_once: the most samples that were answered together.
-        rounds: samples a second in each round.
-    """
-
-    name: str
-    backend: str
-    strategy: str
-    keep: float
-    samples_per_s: float
-    over_stock: float | None
-    over_unpruned: float | None
-    operations: float
-    bytes: float
-    limit_ms: float
-    limit_share: float
-    prune_share: float
-    padding_share: float
-    peak_bytes: int
-    encode_ms: float
-    prune_ms: float
-    prefill_ms: float
-    decode_ms: float
-    other_ms: float
-    prompt_tokens: float
-    kept_tokens: float
-    output_tokens: float
-    at_once: int
-    rounds: list[float]
-    stages: dict[str, Work]
-
-
 def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them; of the preset's shape, or another.
 
@@ -222,8 +141,8 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
             subject.save(folder)
         ceiling = ceilings.measure(device, dtype)
         turns = _rounds(entrants, asked, settings, shape)
-    speeds = {name: _median(of_row).samples_per_s for name, of_row in turns.items()}
-    rows = [_row(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
+    speeds = {name: median(of_row).samples_per_s for name, of_row in turns.items()}
+    rows = [row_of(entrant, turns[entrant.name], speeds, subject, ceiling) for entrant in entrants]
     figures = {
         "preset": settings.preset,
         "settings": asdict(settings) | {package: version(package) for package in ("torch", "transformers")},
@@ -354,48 +273,6 @@ def _check(name: str, answered: Sequence[BatchAnswers], tokens: int) -> None:
         raise RuntimeError(f"{name} answered with {sorted(lengths)} tokens instead of {tokens}")
 
 
-def _median(turns: Sequence[RoundResult]) -> RoundResult:
-    """The turn whose time is the median; of an even number, the faster of the two in the middle."""
-    return sorted(turns, key=lambda turn: turn.seconds)[(len(turns) - 1) // 2]
-
-
-def _row(
-    entrant: Entrant, turns: Sequence[RoundResult], speeds: dict[str, float], subject: Subject, ceiling: Ceilings
-) -> SpeedRow:
-    turn, config, item = _median(turns), subject.model.config, subject.model.dtype.itemsize
-    whole = reduce(add, turn.answered)
-    samples, ms = len(whole.answers), 1000 / turn.samples_per_s
-    counted = [work.count(config, item, entrant.strategy, each.crops, each.counts) for each in turn.answered]
-    stages = {stage: sum((each[stage] for each in counted), Work()) * (1 / samples) for stage in STAGES}
-    limit_ms = 1000 * sum(stages[stage].seconds(ceiling.operations_per_s, ceiling.bytes_per_s) for stage in LIMITED)
-    times = {f"{stage}_ms": whole.stage_ms[stage] / samples for stage in STAGES}
-    speed = speeds[entrant.name]
-    return SpeedRow(
-        name=entrant.name,
-        backend=entrant.backend,
-        strategy=entrant.strategy,
-        keep=entrant.keep,
-        samples_per_s=speed,
-        over_stock=speed / speeds[STOCK] if STOCK in speeds else None,
-        over_unpruned=speed / speeds[UNPRUNED] if UNPRUNED in speeds else None,
-        operations=sum(stage.operations for stage in stages.values()),
-        bytes=sum(stage.bytes for stage in stages.values()),
-        limit_ms=limit_ms,
-        limit_share=limit_ms / ms,
-        prune_share=times["prune_ms"] / ms,
-        padding_share=1 - sum(one.positions for one in whole.counts) / sum(one.padded for one in whole.counts),
-        peak_bytes=max(each.peak for each in turns),
-        **times,
-        other_ms=ms - sum(times.values()),
-        prompt_tokens=sum(one.positions for one in whole.counts) / samples,
-        kept_tokens=sum(one.kept for one in whole.counts) / samples,
-        output_tokens=sum(one.outputs for one in whole.counts) / samples,
-        at_once=whole.at_once,
-        rounds=[each.samples_per_s for each in turns],
-        stages=stages,
-    )
-
-
 def _title(settings: Settings) -> str:
     where = torch.cuda.get_device_name() if settings.device == "cuda" else f"{settings.threads} threads"
     return (
@@ -403,23 +280,3 @@ def _title(settings: Settings) -> str:
         f"{settings.questions} a picture{', mixed' if settings.mixed else ''}, batches of {settings.batch_size}, "
         f"{settings.max_new_tokens} new tokens; medians of {settings.rounds} rounds"
     )
-
-
-def table(rows: Sequence[SpeedRow]) -> str:
-    """A line for each row. Times are milliseconds of a sample, shares are in %."""
-    lines = [
-        f"{'':18}{'samples/s':>10}{'x stock':>9}{'x none':>8}{'limit %':>9}{'encode':>9}{'prune':>8}{'prefill':>9}"
-        f"{'decode':>9}{'other':>8}{'prune %':>9}{'padding %':>11}{'GFLOP':>9}{'GB':>8}{'peak GiB':>10}"
-    ]
-    for row in rows:
-        lines.append(
-            f"{row.name:18}{row.samples_per_s:>10.3g}{_times(row.over_stock):>9}{_times(row.over_unpruned):>8}"
-            f"{100 * row.limit_share:>9.1f}{row.encode_ms:>9.1f}{row.prune_ms:>8.1f}{row.prefill_ms:>9.1f}"
-            f"{row.decode_ms:>9.1f}{row.other_ms:>8.1f}{100 * row.prune_share:>9.1f}{100 * row.padding_share:>11.1f}"
-            f"{row.operations / 1e9:>9.1f}{row.bytes / 1e9:>8.2f}{row.peak_bytes / 2**30:>10.2f}"
-        )
-    return "\n".join(lines)
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"

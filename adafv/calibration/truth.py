@@ -16,8 +16,9 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
 from adafv.pipeline.planning.worklist import in_order
-from adafv.pipeline.sources.discovery import PEEKED, open_source
+from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.preview import PEEKED
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, stratum_of
 from adafv.pipeline.sources.units import Unit

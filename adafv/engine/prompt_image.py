@@ -46,7 +46,7 @@ def _of_sample(number: int, sample: Sample, processing: Processing, options: Eng
         geometry = processing.geometry(image.size, single=len(sample.images) == 1)
         last = first + geometry.runs
         if options.text_scope == "question":
-            text = sample.input_ids[sample.question]
+            text = sample.input_ids[sample.asked]
         else:
             text = np.delete(sample.input_ids, places)[places[last - 1] + 1 - last :]
         yield PromptImage(

@@ -12,7 +12,7 @@ they stay, so that what is left of a tile is known to be of that tile.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -28,13 +28,12 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from adafv.counting import Sizes
-from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, tiled
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, patch_coverage, patches_per_side, square_side
+from adafv.models.tower import Tower, TowerAdapter, patch_coverage, patches_per_side, square_side
 
 
-class Idefics3Adapter(Adapter):
+class Idefics3Adapter(TowerAdapter):
     """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`, for images."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (Idefics3ImageProcessorPil, SmolVLMImageProcessorPil)
@@ -43,10 +42,9 @@ class Idefics3Adapter(Adapter):
         super().__init__(model, normalisation)
         inner = cast(Any, model).model
         self._projector = inner.connector.modality_projection
-        self._tower = Tower(inner.vision_model, [model.config.vision_config.num_hidden_layers], leading=0)
+        depths, merge = [model.config.vision_config.num_hidden_layers], partial(_shuffled, model.config)
+        self._tower = Tower(inner.vision_model, depths, leading=0, merge=merge)
         self._per_side = patches_per_side(model.config)
-        patches = torch.arange(self._per_side**2, device=model.device)
-        self._merged = _shuffled(model.config, patches[None, :, None])[0]
         pack(model)
 
     @classmethod
@@ -79,19 +77,10 @@ class Idefics3Adapter(Adapter):
     def language_model(self) -> Any:
         return cast(Any, self.model).model.text_model
 
-    @torch.inference_mode()
-    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+    def tower_arguments(self, crops: Tensor) -> dict[str, Tensor]:
         # All of them, which the tower would find out on the host.
         shown = torch.ones(len(crops), self._per_side, self._per_side, dtype=torch.bool, device=crops.device)
-        pixels = self.normalise(crops)
-        states, saliency, keys = self._tower(pixels, keys="keys" in also, patch_attention_mask=shown)
-        hidden = _shuffled(self.model.config, states)
-        return Encoded(
-            tokens=self._projector(hidden),
-            saliency=saliency[:, self._merged].mean(dim=2),
-            keys=None if keys is None else keys[:, self._merged].mean(dim=2),
-            hidden=hidden if "hidden" in also else None,
-        )
+        return {"patch_attention_mask": shown}
 
 
 def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:

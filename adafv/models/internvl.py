@@ -7,10 +7,10 @@ LLaVA's: the projector leads the four patches, side by side, into the language m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
@@ -20,13 +20,12 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
 from adafv.counting import Sizes
-from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, tiled
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side
+from adafv.models.tower import Tower, TowerAdapter, feature_depths, patch_coverage, patches_per_side
 
 
-class InternVLAdapter(Adapter):
+class InternVLAdapter(TowerAdapter):
     """`InternVLForConditionalGeneration`, for images."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (GotOcr2ImageProcessorPil,)
@@ -46,9 +45,8 @@ class InternVLAdapter(Adapter):
             layers="layer",
             attention="attention",
             norm=None if depth == layers else "layernorm",  # which the projector sees behind the last layer only
+            merge=partial(_shuffled, model.config),
         )
-        patches = torch.arange(patches_per_side(model.config) ** 2, device=model.device)
-        self._merged = _shuffled(model.config, patches[None, :, None])[0]
         pack(model)
 
     @classmethod
@@ -70,17 +68,6 @@ class InternVLAdapter(Adapter):
     def image_text(cls, config: PretrainedConfig, tokenizer: Any, geometry: Geometry) -> str:
         placeholder = super().image_text(config, tokenizer, geometry)
         return f"{tokenizer.start_image_token}{placeholder}{tokenizer.end_image_token}"
-
-    @torch.inference_mode()
-    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
-        states, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
-        hidden = _shuffled(self.model.config, states)
-        return Encoded(
-            tokens=self._projector(hidden),
-            saliency=saliency[:, self._merged].mean(dim=2),
-            keys=None if keys is None else keys[:, self._merged].mean(dim=2),
-            hidden=hidden if "hidden" in also else None,
-        )
 
 
 def refuse_unsupported(config: PretrainedConfig) -> None:

@@ -14,12 +14,10 @@ at: they are what the image processor makes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_transforms import get_resize_output_image_size
@@ -30,10 +28,9 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adafv.counting import Sizes
-from adafv.models.adapter import Adapter, Encoded
 from adafv.models.geometry import Geometry, Panel
 from adafv.models.packing import pack
-from adafv.models.tower import Tower, feature_depths, patch_coverage, patches_per_side, square_side
+from adafv.models.tower import Tower, TowerAdapter, feature_depths, patch_coverage, patches_per_side, square_side
 
 CLIP, DINOV2, SIGLIP = "clip_vision_model", "dinov2", "siglip_vision_model"
 _STRATEGY = {CLIP: "default", DINOV2: "default", SIGLIP: "full"}
@@ -45,7 +42,7 @@ _TOWERS: dict[str, dict[str, Any]] = {
 }
 
 
-class LlavaAdapter(Adapter):
+class LlavaAdapter(TowerAdapter):
     """`LlavaForConditionalGeneration` with a CLIP, DINOv2 or SigLIP vision tower."""
 
     image_processors: ClassVar[tuple[Any, ...]] = (
@@ -86,17 +83,6 @@ class LlavaAdapter(Adapter):
         if config.vision_config.model_type != CLIP:
             return super().feature_width(config)
         return config.vision_config.hidden_size * len(feature_depths(config))
-
-    @torch.inference_mode()
-    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
-        hidden, saliency, keys = self._tower(self.normalise(crops), keys="keys" in also)
-        return Encoded(
-            tokens=self._projector(hidden),
-            saliency=saliency,
-            keys=keys,
-            hidden=hidden if "hidden" in also else None,
-            clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
-        )
 
 
 def refuse_unsupported(config: PretrainedConfig) -> None:

@@ -5,23 +5,24 @@ What comes behind that layer is dropped, since nothing uses it: on LLaVA one of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from adafv.models.adapter import Adapter, Encoded
 from adafv.models.vision_attention import capture
 
 
 class Features(NamedTuple):
-    """What the tower makes of C crops of P patches.
+    """What the tower makes of C crops of P patches, or of P tokens that several patches are merged into.
 
     Attributes:
-        states: [C, P, H], without [CLS]; those of several feature layers side by side.
-        saliency: float32 [C, P], of the deepest feature layer.
-        keys: float32 [C, P, E], of the same attention, averaged over the heads; if asked for.
+        states: [C, P, H], without [CLS]; those of several feature layers, or patches, side by side.
+        saliency: float32 [C, P], of the deepest feature layer; the mean of a token's patches.
+        keys: float32 [C, P, E], of the same attention, averaged likewise, and over the heads; if asked for.
     """
 
     states: Tensor
@@ -39,6 +40,7 @@ class Tower:
         depths: how many layers lie below each output that the projector takes.
         leading: 1 if the tower has [CLS], 0 if not.
         norm: the name of a norm behind the last layer that the projector does not see, if the tower has one.
+        merge: makes one vector of those of a token's patches, side by side; None where each patch is a token.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class Tower:
         layers: str = "layers",
         attention: str = "self_attn",
         norm: str | None = None,
+        merge: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._model, self._depths, self._leading = model, depths, leading
+        self._model, self._depths, self._leading, self._merge = model, depths, leading, merge
         inner: Any = getattr(model, "vision_model", model)
         setattr(inner.encoder, layers, getattr(inner.encoder, layers)[: max(depths)])
         if norm is not None:
@@ -72,7 +75,35 @@ class Tower:
         else:
             states = out.last_hidden_state  # of the feature layer: the later ones are gone
         (captured,) = out.attentions
-        return Features(states[:, self._leading :], captured.saliency, captured.keys)
+        states, held = states[:, self._leading :], captured.keys
+        if self._merge is None:
+            return Features(states, captured.saliency, held)
+        merged = self._merge(captured.saliency[:, :, None])  # [C, tokens, patches of a token]
+        if held is not None:
+            held = self._merge(held).unflatten(2, (merged.shape[2], -1)).mean(dim=2)
+        return Features(self._merge(states), merged.mean(dim=2), held)
+
+
+class TowerAdapter(Adapter):
+    """A family whose crops are of one size and go through a `Tower`."""
+
+    _tower: Tower
+
+    @torch.inference_mode()
+    def encode(self, crops: Tensor, also: Collection[str] = ()) -> Encoded:
+        pixels = self.normalise(crops)
+        hidden, saliency, keys = self._tower(pixels, keys="keys" in also, **self.tower_arguments(crops))
+        return Encoded(
+            tokens=self._projector(hidden),
+            saliency=saliency,
+            keys=keys,
+            hidden=hidden if "hidden" in also else None,
+            clip_visual=self.text_tower.project(hidden) if self.text_tower and "clip_visual" in also else None,
+        )
+
+    def tower_arguments(self, crops: Tensor) -> dict[str, Tensor]:
+        """What the tower takes besides pixels."""
+        return {}
 
 
 def feature_depths(config: PretrainedConfig) -> list[int]:

@@ -47,7 +47,7 @@ class Collector:
             RayError: the stream has failed; S3_ERRORS, OSError: the output can't be written; RunError: another job has
                 taken the output over.
         """
-        start, self._record.arrivals.since = time.monotonic(), time.time()
+        start, self._record.since = time.monotonic(), time.time()
         try:
             with self._beside():
                 for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -76,10 +76,10 @@ class Collector:
             yield
 
     def _take(self, table: pa.Table, seconds: float) -> None:
-        before = self._sink.tally.labelled
+        tally, record = self._sink.tally, self._record
         self._sink.add(table)
-        if self._sink.tally.labelled > before:
-            self._record.arrivals.note(seconds, self._sink.tally)
+        if tally.labelled and record.first_label is None:
+            record.first_label, record.first_label_rows = seconds, tally.rows
         self._metrics.observe(table)
         self._progress.check()
 

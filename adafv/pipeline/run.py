@@ -20,11 +20,13 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
-from adafv.option import OptionError
+from adafv.option import OptionError, require
+from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
 from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.fields import fields_of
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
@@ -39,7 +41,7 @@ from adafv.pipeline.redaction import redact, safe_message
 from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
 from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
-from adafv.pipeline.stream import Fetching, Reading, rows_per_block, stream
+from adafv.pipeline.stream import Reading, rows_per_block, stream
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
@@ -138,7 +140,12 @@ class Job:
             self._model = at_version(options.model, storage, options.revision)
             if tower is not None:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
-            self._run.sizes = load_preparer(self._model, self._engine, storage).sizes
+            preparer = load_preparer(self._model, self._engine, storage)
+            self._run.sizes, self._run.generation = preparer.sizes, preparer.generation
+            places = options.system is None or preparer.takes_system
+            require(
+                places, "system", options.system, f"left out: the chat template of {options.model} has no place for it"
+            )
         except OptionError as error:
             raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
@@ -183,7 +190,8 @@ class Job:
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        sink = Sink(self._setup.output, self._run.run_id)
+        fields = fields_of(self._engine.schema, schema.RESULTS.names)
+        sink = Sink(self._setup.output, self._run.run_id, fields=fields)
         self._run.tally = sink.tally
         sink.tally.audit.measure = self._setup.options.agreement_measure()
         if not worklist.to_do:
@@ -220,11 +228,10 @@ class Job:
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
         allowed = None if options.allow_local is None else os.path.abspath(options.allow_local)
-        fetcher = Fetcher(storage, options.max_image_bytes, options.allow_http, allow_local=allowed)
         return stream(
             worklist,
             reading=Reading(storage, self._setup.columns, gate, many),
-            fetching=Fetching(fetcher, gate),
+            fetching=Fetcher(storage, options.max_image_bytes, options.allow_http, allow_local=allowed, gate=gate),
             preparing=Preparation.of(
                 options, model=self._model, engine=self._engine, storage=storage, handler=self._preparing
             ),

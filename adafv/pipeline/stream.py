@@ -39,7 +39,7 @@ def stream(
     worklist: Worklist,
     *,
     reading: Reading,
-    fetching: Fetching,
+    fetching: Fetcher,
     preparing: Preparation,
     worker: WorkerOptions,
     resources: Resources,
@@ -112,8 +112,8 @@ class Reading:
     def _rows(self, task: Task) -> Iterator[Row]:
         idle = np.isin(task.verdicts, (DONE, UNDRAWN)).tolist()
         records = formats.read(task.unit, self.storage, self.columns, idle=idle)
-        for passed, verdict, record in zip(idle, task.verdicts, records, strict=False):
-            if passed:
+        for unneeded, verdict, record in zip(idle, task.verdicts, records, strict=False):
+            if unneeded:
                 continue
             row = row_of(record, self.columns)
             if verdict == UNREAD and row.reject is None:
@@ -122,14 +122,3 @@ class Reading:
             if verdict == REPEATED:
                 row = row.rejected(Reject("duplicate_id", f"an earlier row than {record.place} has the same id"))
             yield row
-
-
-@dataclass(frozen=True)
-class Fetching:
-    """The fetching stage: the images of rows that may still be labelled."""
-
-    fetch: Fetcher
-    gate: Gate | None
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return self.fetch(table if self.gate is None else self.gate.admit(table))

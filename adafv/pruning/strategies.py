@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -109,28 +110,20 @@ def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
     return without_cues(crossings[1] > crossings[0], budget, budget.errors())
 
 
-def _saliency(cues: Cues, keep: int | Tensor) -> Selection:
-    saliency = _needed(cues.saliency, "saliency")
-    mask, budget = _top(saliency, keep, cues.valid)
-    errors = budget.errors() | cue_errors(saliency, cues.valid, "saliency")
-    nothing = torch.zeros_like(mask)
-    return Selection(mask=mask, by_text=nothing, by_saliency=mask, errors=errors).checked_if_cheap()
+def _top(name: str, cues: Cues, keep: int | Tensor) -> Selection:
+    """The K tokens with the most `saliency`, or `similarity`."""
+    cue, budget = _needed(getattr(cues, name), name), TokenBudget.of(keep, cues.valid)
+    if cue.shape != cues.valid.shape:
+        raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(cues.valid.shape)} like valid")
+    mask = Order.of(cue, cues.valid).top(budget.keep) & cues.valid
+    nothing, errors = torch.zeros_like(mask), budget.errors() | cue_errors(cue, cues.valid, name)
+    by_text, by_saliency = (mask, nothing) if name == "similarity" else (nothing, mask)
+    return Selection(mask=mask, by_text=by_text, by_saliency=by_saliency, errors=errors).checked_if_cheap()
 
 
-def _text(cues: Cues, keep: int | Tensor) -> Selection:
-    similarity = _needed(cues.similarity, "similarity")
-    mask, budget = _top(similarity, keep, cues.valid)
-    errors = budget.errors() | cue_errors(similarity, cues.valid, "similarity")
-    nothing = torch.zeros_like(mask)
-    return Selection(mask=mask, by_text=mask, by_saliency=nothing, errors=errors).checked_if_cheap()
-
-
-def _adafv(cues: Cues, keep: int | Tensor) -> Selection:
-    return mix(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
-
-
-def _adafv_paper(cues: Cues, keep: int | Tensor) -> Selection:
-    return mix_paper(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
+def _mixed(rule: Callable[..., Selection], cues: Cues, keep: int | Tensor) -> Selection:
+    """By `mix` or `mix_paper`."""
+    return rule(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
 
 
 def _visionzip(cues: Cues, keep: int | Tensor) -> Selection:
@@ -186,14 +179,6 @@ def _adafv_plus(cues: Cues, keep: int | Tensor) -> Selection:
     return replace(selection, errors=selection.errors | cue_errors(saliency, cues.valid, "saliency")).checked_if_cheap()
 
 
-def _top(cue: Tensor, keep: int | Tensor, valid: Tensor) -> tuple[Tensor, TokenBudget]:
-    """bool [B, N], the K tokens with the largest cue, and the budget."""
-    if cue.shape != valid.shape:
-        raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(valid.shape)} like valid")
-    budget = TokenBudget.of(keep, valid)
-    return Order.of(cue, valid).top(budget.keep) & valid, budget
-
-
 def _position(valid: Tensor) -> Tensor:
     """int64 [B, N]: each token's place among its row's valid tokens, so that padding changes nothing."""
     return valid.long().cumsum(dim=1) - 1
@@ -224,10 +209,10 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("none", _none),
         Strategy("random", _random, frozenset({"seeds"})),
         Strategy("uniform", _uniform),
-        Strategy("saliency", _saliency, frozenset({"saliency"})),
-        Strategy("text", _text, frozenset({"similarity"})),
-        Strategy("adafv", _adafv, frozenset({"saliency", "similarity"})),
-        Strategy("adafv-paper", _adafv_paper, frozenset({"saliency", "similarity"})),
+        Strategy("saliency", partial(_top, "saliency"), frozenset({"saliency"})),
+        Strategy("text", partial(_top, "similarity"), frozenset({"similarity"})),
+        Strategy("adafv", partial(_mixed, mix), frozenset({"saliency", "similarity"})),
+        Strategy("adafv-paper", partial(_mixed, mix_paper), frozenset({"saliency", "similarity"})),
         Strategy("visionzip", _visionzip, frozenset({"saliency", "keys", "hidden"})),
         Strategy("divprune", _divprune, frozenset({"visual"})),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),

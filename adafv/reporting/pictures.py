@@ -28,12 +28,13 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Isolated, StartError, work
 from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.rejects import Reject
+from adafv.pipeline.sources.arrow_types import is_list, is_text, stored
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, row_of
 from adafv.pipeline.sources.units import READ_ERRORS, Unit
-from adafv.pipeline.sources.values import id_reader, is_list, is_text, stored
+from adafv.pipeline.sources.values import id_reader
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme
 from adafv.reporting.drawing import Picture

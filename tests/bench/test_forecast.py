@@ -20,6 +20,7 @@ def test_what_a_plan_is_off_by():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sample_a_plan_and_its_run(ray_local, tmp_path, monkeypatch):
     """Of 160 rows 64 are the sample, and the rest is planned and labelled."""
     monkeypatch.setattr(forecast, "apart", lambda function, *given: function(*given))  # in this process's Ray

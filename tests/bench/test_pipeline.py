@@ -54,6 +54,7 @@ def together(ray_local, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_preset_is_a_model_too(together, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", NEXT)
     file = tmp_path / "f.json"

@@ -11,7 +11,7 @@ import torch
 from adafv.bench import exam
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
-from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, run, summary, table
+from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, job_in, run, summary, table
 from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -70,6 +70,7 @@ def test_neither_batches_nor_processes_change_an_answer(results):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_change_no_answer():
     """Two questions to a batch, so that either process gets some."""
     one, two = (hold(setting(RIVALS[:2], batch_size=2), Scenes(1, 7000).examples(), count) for count in (1, 2))
@@ -153,6 +154,13 @@ def test_without_a_world_there_is_nothing_to_compare_in(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match=r"no world to compare in\nworld photo is skipped: .* make photo"):
         next(in_worlds(JOB, [WORLDS["photo"]], 1, ["random"], [0.1], 0))
+
+
+def test_a_world_has_its_own_model_and_dtype():
+    photo = job_in(WORLDS["photo"], JOB)
+    assert (photo.model, photo.engine.dtype) == ("testbed-photo", "bfloat16")
+    assert job_in(WORLDS["photo"], JOB.changed(dtype="float32")).engine.dtype == "float32"
+    assert job_in(WORLDS["testbed"], JOB).engine.dtype == "auto"
 
 
 def test_intervals_are_of_scenes_not_of_questions(results):

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 
 import pytest
 
-from adafv.bench import speed
+from adafv.bench import speed, speed_rows
 from adafv.bench.ceilings import Ceilings
 from adafv.bench.rivals import BatchAnswers, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
-from adafv.bench.speed import Asked, Entrant, RoundResult, Settings
+from adafv.bench.speed import Asked, Settings
+from adafv.bench.speed_rows import Entrant, RoundResult
 from adafv.counting import TokenCounts
 from adafv.engine import EngineOptions
 from adafv.models.packing import PackedLinear, pack
@@ -92,7 +93,7 @@ def test_what_is_made_of_the_turns():
     batches = [BatchAnswers([""] * n, counts[:n], n, n, times) for n in (2, 1)]
     turns = [RoundResult(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
     entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
-    row = speed._row(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
+    row = speed_rows.row_of(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
     assert row.over_stock == 4.0 and row.over_unpruned is None
     assert row.rounds == [2.0, 3 / 9, 3.0] and row.samples_per_s == 2.0
     assert row.prune_share == pytest.approx(0.1 / 1.5) and row.padding_share == 0.25
@@ -153,6 +154,7 @@ def pixels(question) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_turn_in_a_process_of_its_own(tmp_path):
     """As the rows of vLLM take theirs; here with the engine's other back end, on the saved model."""
     built = subject(HEADS_FOR_VLLM)

@@ -106,6 +106,7 @@ def test_a_run_by_the_pages_words(clone, cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_night_runs_once_and_a_failed_one_again_by_another_name(clone, cluster, tmp_path):
     scenes, nightly = tmp_path / "scenes", clone / "cluster" / "nightly.yaml"
     options = {"input": str(scenes), "output": str(tmp_path / "out"), "max-new-tokens": 4}
@@ -122,6 +123,7 @@ def test_a_night_runs_once_and_a_failed_one_again_by_another_name(clone, cluster
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_kuberays_questions_are_answered(cluster):
     """The probes of rayjob.yaml, which bring no token, and what KubeRay has a worker wait for."""
     [manifest] = yaml.safe_load_all((ROOT / "cluster" / "kuberay" / "rayjob.yaml").read_text())

@@ -297,7 +297,7 @@ def test_text_scope_prompt_sees_what_follows_the_image(model):
     _, broad = load(model, strategy="text", text_scope="prompt")
     sample = preparer.prepare("a", picture((64, 64)), "w1")
     (seen,), (more,) = (prompt_images([sample], one._processing, one._options) for one in (narrow, broad))
-    assert seen.text.tolist() == sample.input_ids[sample.question].tolist()
+    assert seen.text.tolist() == sample.input_ids[sample.asked].tolist()
     assert more.text.tolist() == sample.input_ids[-2:].tolist(), "not the USER: before the image"
     assert narrow.label([sample])[0].kept_indices.tolist() != broad.label([sample])[0].kept_indices.tolist()
 

@@ -52,4 +52,4 @@ def test_what_is_pruned_leaves_room_for_the_question(model):
 
 @pytest.mark.parametrize("prompt", ["\x00 \x07 control", "émoji 🙂 漢字"])
 def test_odd_characters_are_tokenised(model, prompt):
-    assert len(prepare(model, prompt).question)
+    assert len(prepare(model, prompt).asked)

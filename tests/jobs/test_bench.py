@@ -94,6 +94,7 @@ def test_speed_options_that_cannot_be(arguments, complaint, capsys, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ledger(tmp_path, capsys):
     assert main(["ledger", "--ids", "20001", "--folder", str(tmp_path), "--json", str(tmp_path / "f.json")]) == 0
     printed = capsys.readouterr().out.splitlines()

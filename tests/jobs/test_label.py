@@ -133,10 +133,11 @@ def run_alone(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.nightly)])
 def test_a_run_that_is_ended_half_way_is_resumed(ray_local, tiny_model, tmp_path, ended_by, caplog):
     """From a folder that isn't the checkout. While it lives, a second job on the same output is refused; after, the
-    rerun, in other batches, takes over at once and does just the rest. SIGTERM keeps all that was labelled."""
+    rerun, in other batches, takes over at once and does just the rest. SIGTERM keeps all that was labelled. (Runs
+    that were killed are resumed in test_nights and test_campaign, too.)"""
     write_images(tmp_path)
     rows = [{"id": i, "image": "plain.jpg", "question": f"w{i % 200}"} for i in range(ROWS)]
     arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))

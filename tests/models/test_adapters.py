@@ -45,7 +45,7 @@ def test_tokens_and_cues_equal_the_slow_way(pair, size):
             each[order] for each in (image.tokens, image.saliency, image.keys, image.hidden)
         )
         prompt = processing.prompt(QUESTION, [geometry])
-        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.question]))
+        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.asked]))
         similarity = text_similarity(text[None], tokens[None])[0]
     torch.testing.assert_close(tokens, expected.tokens, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(saliency, expected.saliency, rtol=1e-4, atol=1e-6)

@@ -62,7 +62,7 @@ def test_tokens_and_cues_equal_the_slow_way(slow, processing, adapter, monkeypat
         crops = torch.from_numpy(processing.crops(picture(size)))
         encoded = adapter.encode(crops, also=("keys", "hidden")).patches(slice(None))
         prompt = processing.prompt(QUESTION, [processing.geometry(size)])
-        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.question]))
+        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.asked]))
         similarity = text_similarity(text[None], encoded.tokens[None])[0]
         projected = adapter.project(encoded.hidden)
     assert len(encoded.tokens) == processing.geometry(size).visual_tokens

@@ -18,7 +18,9 @@ from ray.data import DataContext
 import adafv
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.store.output import LocalOutput
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import ROWS, write_images, write_jsonl
+from tests.services import without_ray
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_importing_the_package_is_cheap():
 
 
 @pytest.mark.slow
-def test_a_ray_that_it_starts_itself_is_gone_afterwards(options):
+def test_a_ray_that_it_starts_itself_is_gone_afterwards(forks, options):
     code = """if True:
         import sys
         import adafv, ray
@@ -108,4 +110,4 @@ def test_a_ray_that_it_starts_itself_is_gone_afterwards(options):
         assert adafv.label(options).labelled == 1 and not ray.is_initialized()
         """
     arguments = [options.input[0], options.output, options.model]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=without_ray() | forking_jobs())

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.label import main
+from tests.forking import forking_jobs
 from tests.pipeline.inputs import write_images, write_jsonl, write_uris
 from tests.pipeline.pictures import SOUND
 from tests.services import S3_SECRET, S3Server, without_ray
@@ -47,7 +48,7 @@ ENVIRONMENT = {
 
 
 @pytest.fixture
-def ray_folder() -> Iterator[Path]:
+def ray_folder(forks: None) -> Iterator[Path]:
     """Where Ray puts its session; short, because it puts sockets there."""
     folder = Path(tempfile.mkdtemp(prefix="r"))
     yield folder
@@ -63,7 +64,7 @@ def run_job(arguments: list[str], ray_folder: Path, environment: dict[str, str])
     """(exit status, what it printed) of jobs/label.py as a process of its own."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "jobs" / "label.py"), *arguments, "--max-new-tokens", "2"],
-        env=without_ray() | {"RAY_TMPDIR": str(ray_folder)} | environment,
+        env=without_ray() | forking_jobs() | {"RAY_TMPDIR": str(ray_folder)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

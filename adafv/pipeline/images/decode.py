@@ -158,8 +158,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     scaled = np.empty((image.height, image.width), np.uint8)
-    for place, values in _blocks(image):
-        scaled[place] = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255)
+    for block, values in _blocks(image):
+        scaled[block] = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255)
     return Image.fromarray(scaled)
 
 

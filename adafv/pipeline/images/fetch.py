@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 from botocore.exceptions import ParamValidationError
 
+from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.images.http import Address, is_public, read_http
 from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.redaction import public_uri
@@ -62,6 +63,7 @@ class Fetcher:
         max_bytes: larger images are rejected, and rows whose images have more together.
         allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
         allow_local: a local folder in which images may lie besides the image root.
+        gate: closed when no more rows may be fetched; None where they always may.
     """
 
     storage: Storage
@@ -70,9 +72,11 @@ class Fetcher:
     allowed: Address = is_public
     pause: float = FIRST_PAUSE
     allow_local: str | None = None
+    gate: Gate | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The stage: rows in, the same rows with the bytes or with a reject out."""
+        """The stage: rows in, those that the gate admits out, with the bytes or with a reject."""
+        table = table if self.gate is None else self.gate.admit(table)
         return rows.to_table(self.fetch_rows(rows.from_table(table)))
 
     def fetch_rows(self, given: Iterable[Row]) -> list[Row]:

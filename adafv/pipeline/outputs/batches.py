@@ -106,6 +106,6 @@ def _whole(found: T, columns: Sequence[str]) -> T:
             assert field is not None
             found = found.append_column(field, pa.nulls(found.num_rows, field.type))
         elif field is not None and found.schema.field(name).type != field.type:
-            place = found.schema.get_field_index(name)
-            found = found.set_column(place, field, found.column(place).cast(field.type))
+            index = found.schema.get_field_index(name)
+            found = found.set_column(index, field, found.column(index).cast(field.type))
     return found

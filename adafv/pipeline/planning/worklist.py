@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,6 @@ from adafv.pipeline.store.storage import Storage
 
 NEW, DONE, REPEATED, UNREAD, UNDRAWN = 0, 1, 2, 3, 4  # verdicts
 LOG = logging.getLogger("adafv")
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -247,22 +246,16 @@ def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
             break
 
 
-def in_order(
-    function: Callable[Concatenate[Unit, P], T],
-    units: Sequence[Unit],
-    num_cpus: float,
-    *given: P.args,
-    **named: P.kwargs,
-) -> Iterator[T]:
-    """What `function` makes of each unit and of what else it is given, in order. It is called in tasks, each of which
+def in_order(function: Callable[..., T], units: Sequence[Unit], num_cpus: float, *given: Any) -> Iterator[T]:
+    """What `function` makes of each unit and of what else it is `given`, in order. It is called in tasks, each of which
     reserves `num_cpus`, and of which a bounded number runs ahead."""
     task = ray.remote(num_cpus=num_cpus)(function)
     ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    waiting = [task.remote(unit, *given, **named) for unit in units[:ahead]]
+    waiting = [task.remote(unit, *given) for unit in units[:ahead]]
     for i in range(len(units)):
         made = ray.get(waiting.pop(0))
         if i + ahead < len(units):
-            waiting.append(task.remote(units[i + ahead], *given, **named))
+            waiting.append(task.remote(units[i + ahead], *given))
         yield made
 
 

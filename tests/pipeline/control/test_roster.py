@@ -64,7 +64,7 @@ class Echo:
         return pa.table({"actor": [actor] * table.num_rows, "pid": [pid] * table.num_rows})
 
 
-def test_workers_of_a_pool_are_found_by_the_name_of_their_class():
+def test_workers_of_a_pool_are_found_by_the_name_of_their_class(ray_local):
     """Also one that was killed and started again by Ray, and before it has delivered anything."""
     with RaySession():
         roster, other = Roster(0, Echo.__name__, lambda: ()), Roster(0, "LabelWorker", lambda: ())
@@ -88,7 +88,7 @@ def test_workers_of_a_pool_are_found_by_the_name_of_their_class():
 
 
 @pytest.mark.parametrize("broken", ["no names", "no list", "an empty list"])
-def test_where_workers_are_not_found_a_warning_says_so_and_cost_goes_on(broken, monkeypatch, caplog):
+def test_where_workers_are_not_found_a_warning_says_so_and_cost_goes_on(ray_local, broken, monkeypatch, caplog):
     """Ray's list as another version might have it: without names, without the workers, or not at all."""
     listed = [actor("a", "ALIVE", name="")] if broken == "no names" else []
     monkeypatch.setattr(module, "actors", lambda job: listed if broken != "no list" else {}["gone"])

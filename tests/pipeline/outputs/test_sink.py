@@ -21,7 +21,7 @@ from adafv.pipeline.outputs import sink
 from adafv.pipeline.outputs.ledger import digest_id, digest_place, read_ledger
 from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.prices import Price, Tariff
-from adafv.pipeline.record.run_record import Arrivals, RunRecord
+from adafv.pipeline.record.run_record import RunRecord
 from adafv.pipeline.record.tally import Device, Span, Tally
 from adafv.pipeline.store import retry
 from adafv.pipeline.store.output import LocalOutput, Output, S3Output, open_output
@@ -145,10 +145,8 @@ def test_how_fast_workers_are_is_told_by_what_comes_behind_their_first_batches(o
     sink.add(results(*batches["w"][1], *batches["w"][2]))  # two batches of one worker in a table
     sink.add(results(*batches["w"][3]))
     sink.close()
-    arrivals = Arrivals(since=begun - 10)
-    found = RunRecord(
-        run_id="r", config={}, tariff=Tariff(), output="out", tally=sink.tally, arrivals=arrivals
-    ).record()["throughput"]
+    run = RunRecord(run_id="r", config={}, tariff=Tariff(), output="out", tally=sink.tally, since=begun - 10)
+    found = run.record()["throughput"]
     assert found["first_batch_seconds"] == pytest.approx(10 + (1.0 + 2.0) / 2 - 2 * 0.25)
     assert found["last_batch_seconds"] == pytest.approx(17.5)
     assert (found["steady_rows"], found["steady_worker_seconds"]) == (4 + 2, pytest.approx((7.5 - 5.0) + (4.5 - 2.0)))

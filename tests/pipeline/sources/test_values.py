@@ -359,7 +359,7 @@ def test_a_process_that_does_not_know_the_types_reads_them_by_name(tmp_path):
         metadata = {"ARROW:extension:name": f"other.{name}", "ARROW:extension:metadata": "[40, 60, 3]"}
         metadata["ARROW:extension:name"] = f"ray.data.{name}"
         field = pa.field("image", pa.list_(pa.uint8()), metadata=metadata)
-        from adafv.pipeline.sources.values import image_reader
+        from adafv.pipeline.sources.image_values import image_reader
 
         reader = image_reader(field)
         assert reader is not None

@@ -138,7 +138,11 @@ def break_when_labelling(store: FaultyStore, kind: str) -> threading.Thread:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("expired", "ExpiredToken"), ("unknown_key", "InvalidAccessKeyId"), ("reset", "could not be renewed|Connection")],
+    [
+        ("expired", "ExpiredToken"),
+        pytest.param("unknown_key", "InvalidAccessKeyId", marks=pytest.mark.nightly),
+        ("reset", "could not be renewed|Connection"),
+    ],
 )
 def test_a_store_that_is_gone_for_good_ends_the_run(setting, store, caplog, monkeypatch, kind, said):
     """With a message that says what; and the same command finishes the job when it is back."""

@@ -1,0 +1,90 @@
+"""The format of a file, told by its name, or where that says nothing by its first bytes."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.fs as pafs
+
+from adafv.pipeline.redaction import clean
+from adafv.pipeline.sources.streams import open_stream, open_text
+from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS
+from adafv.pipeline.store.s3 import store_error
+from adafv.pipeline.store.storage import Storage
+
+PACKED = ("", ".gz", ".bz2", ".xz", ".zst", ".lz4")  # what is told by a file's bytes; its name may say so
+EXTENSIONS = {
+    "parquet": (".parquet", ".pq"),
+    "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in PACKED),
+    "tar": (*(".tar" + packed for packed in PACKED), ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+    "images": IMAGE_EXTENSIONS,
+}
+TABLES = ("parquet", "jsonl", "tar")
+UNDECODED = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
+)  # fmt: skip
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+
+
+def kind_of(name: str) -> str | None:
+    lower = name.lower()
+    return next((kind for kind, extensions in EXTENSIONS.items() if lower.endswith(extensions)), None)
+
+
+def sniffed(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
+    """The format of a file whose name says nothing."""
+    try:
+        with open_stream(filesystem, path) as stream:
+            start = stream.start
+            if start.startswith(b"PAR1"):
+                return "parquet"
+            if start[257:262] == b"ustar":
+                return "tar"
+            if start.startswith(IMAGE_MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+                return "images"
+            return "jsonl" if open_text(stream).start.lstrip()[:1] in (b"{", b"[") else None
+    except UnicodeDecodeError:
+        return None
+    except READ_ERRORS as error:
+        raise store_error(f"--input {uri} can't be read", error) from error
+
+
+def kinds_of(uri: str, files: Sequence[str], storage: Storage, named: bool) -> dict[str, str | None]:
+    """The format of each file by its name; where no name says one, by the first bytes of those without an extension,
+    or of all that a pattern names."""
+    kinds = {name: kind_of(name) for name in files}
+    if any(kinds.values()):
+        return kinds
+    unknown = [name for name in files if clean(name) == name and (named or "." not in posixpath.basename(name))]
+    with ThreadPoolExecutor(16) as threads:
+        uris = [f"{uri.rstrip('/')}/{name}" for name in unknown]
+        found = threads.map(lambda uri: sniffed(*storage.filesystem(uri), uri), uris)
+        return kinds | dict(zip(unknown, found, strict=True))
+
+
+def records_of_img2dataset(kinds: dict[str, str | None]) -> list[str]:
+    """Its Parquet files, which stand beside a tar, or a folder, of the same name."""
+    folders = {posixpath.dirname(name) for name, kind in kinds.items() if kind == "images"}
+    found = []
+    for name, kind in kinds.items():
+        stem = posixpath.splitext(name)[0]
+        in_folder = stem in folders and f"{stem}_stats.json" in kinds
+        if kind == "parquet" and (kinds.get(f"{stem}.tar") == "tar" or in_folder):
+            found.append(name)
+    return found
+
+
+def why_not(name: str, kind: str | None) -> str:
+    """Why a file of a folder is no input."""
+    lower = name.lower()
+    if kind == "images":
+        return "images beside tables are those that the tables name, or nobody's"
+    if lower.endswith("_stats.json"):
+        return "img2dataset's statistics are no rows"
+    if lower.endswith((".json", *(f".json{packed}" for packed in PACKED))):
+        return "a .json may be anything in a folder: to be read it has to be named"
+    if lower.endswith(UNDECODED):
+        return "images of this format can't be decoded: convert them to JPEG or PNG"
+    return "the format is none that is known"

@@ -1,0 +1,94 @@
+"""Whether an input has the columns that a job needs, told before anything runs: by a look at its first records."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from itertools import islice
+
+from adafv.pipeline.errors import UsageError
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.json_text import NO_JSON
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.units import Unit
+from adafv.pipeline.store.storage import Storage
+
+TALK = "conversations"  # what LLaVA's data sets call the column
+DEFAULT_PROMPT = str(JobOptions.__dataclass_fields__["prompt"].default)
+PEEKED = 100  # records read to learn which columns a JSONL file or a tar has
+TRIED = 8  # files in which such records are looked for
+
+
+def check_records(units: Sequence[Unit], storage: Storage, columns: Columns) -> None:
+    """Look for the columns in the first records of a file. Later ones may differ: they are rejected one by one."""
+    bad: tuple[Unit, list[Record]] | None = None
+    for unit in units[:TRIED]:
+        peeked = list(islice(read(unit, storage, columns, images=False), PEEKED))
+        records = [record for record in peeked if record.columns and not (record.reject and unit.format == "tar")]
+        if records:
+            _check_columns(unit, records, alone=len(peeked) == 1, columns=columns)
+            return
+        if unit.format == "jsonl" and bad is None and peeked and all(_is_no_json(record) for record in peeked):
+            bad = unit, peeked
+    if bad is not None:
+        unit, (first, *others) = bad
+        looked = f"its first {len(others) + 1} lines" if others else "it"
+        raise UsageError(
+            f"{unit.uri}: no row can be read from {looked}: {first.reject.message if first.reject else ''}. A job "
+            "reads JSON lines, an object on each, or a list of objects"
+        )
+
+
+def _is_no_json(record: Record) -> bool:
+    reject = record.reject
+    return reject is not None and (reject.error == "bad_row" or NO_JSON in reject.message)
+
+
+def _check_columns(unit: Unit, records: Sequence[Record], alone: bool, columns: Columns) -> None:
+    names = {name for record in records for name in record.columns}
+    if unit.format == "tar":
+        names |= {columns.id, columns.image}  # which its members' names and images are, where there are any
+    if unit.format == "jsonl" and alone and columns.id not in names:
+        _check_object(records[0].columns, unit.uri)
+    check_names(sorted(names), columns, unit.uri)
+
+
+def _check_object(values: dict[str, object], uri: str) -> None:
+    """Raise a UsageError for a file that is one JSON object with lists or objects in it, such as COCO's annotations."""
+    lists = [name for name, value in values.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    name = posixpath.basename(uri)
+    if lists:
+        how = f"jq -c '.[\"{lists[0]}\"][]' {name} > rows.jsonl"
+    elif values and all(isinstance(value, dict) for value in values.values()):
+        how = f"jq -c 'to_entries[] | {{id: .key, image: .key}} + .value' {name} > rows.jsonl"
+    else:
+        return
+    shown = ", ".join(repr(name) for name in list(values)[:5]) + (", …" if len(values) > 5 else "")
+    raise UsageError(f"{uri} is one JSON object, with {shown}; a job reads JSON lines or a list of objects: {how}")
+
+
+def check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
+    """Raise a UsageError if a column is missing. A conversation may be about no image."""
+    talk, needed = columns.conversations, [("--id-column", columns.id)]
+    needed += [("--image-column", columns.image)] if talk is None else [("--conversations-column", talk)]
+    needed += [] if columns.choices is None else [("--choices-column", columns.choices)]
+    for option, name in needed:
+        if name not in names:
+            raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
+    if columns.stratum is not None and columns.stratum not in names:
+        raise UsageError(f"--thresholds go by {columns.stratum!r}, and {uri} has no such column")
+    missing = [name for name in columns.needed if name not in names]
+    if missing:
+        hint = "a fixed text such as --prompt 'Describe the image.' needs none"
+        if columns.question in missing and TALK in names:
+            hint = f"for conversations in LLaVA's format give --conversations-column {TALK}"
+        elif columns.prompt == DEFAULT_PROMPT and columns.question in names:
+            raise UsageError(
+                f"--question-column says what stands in {columns.question!r}, and --prompt what is asked: give "
+                f"--prompt '{{{columns.question}}}', or a text around it"
+            )
+        raise UsageError(
+            f"--prompt {columns.prompt!r} names {', '.join(missing)}, which {uri} doesn't have; it has "
+            f"{', '.join(sorted(names))} ({hint})"
+        )
