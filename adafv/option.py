@@ -7,9 +7,11 @@ from their fields, so that an option is written down once. Options travel to whe
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,9 @@ def text_of_file(name: str, value: str) -> str:
         raise OptionError(name, value, f"@ and a file that can be read ({error})") from error
 
 
-def texts_of(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
-    """A list of texts: given as one, as `a,b`, as JSON, which may hold commas, or as `@FILE`, one to a line.
+def texts_of(name: str, value: str | Sequence[str], spaced: bool = False) -> tuple[str, ...]:
+    """A list of texts: given as one, as `a,b`, as JSON, which may hold commas, or as `@FILE`, one to a line. They have
+    no white space around them, unless they may be `spaced`.
 
     Raises OptionError for what is no such list, an empty text, or one that is there twice.
     """
@@ -104,7 +107,55 @@ def texts_of(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
             texts = [part.strip() for part in parts if part.strip() or not texts.startswith("@")]
     listed = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
     require(listed and len(texts) > 0, name, value, "a list of texts, at least one")
-    require(all(one and one == one.strip() for one in texts), name, value, "texts without white space around them")
+    bare = all(one and (spaced or one == one.strip()) for one in texts)
+    require(bare, name, value, "texts that aren't empty" if spaced else "texts without white space around them")
     twice = [one for one, times in Counter(texts).items() if times > 1]
     require(not twice, name, value, f"each text once: {', '.join(map(repr, twice[:3]))}")
     return tuple(texts)
+
+
+def json_schema(name: str, value: Any) -> str:
+    """A JSON schema as text: given as that, as a file's path, as a mapping, or as a Pydantic model.
+
+    Raises OptionError for what is none.
+    """
+    if hasattr(value, "model_json_schema"):
+        value = value.model_json_schema()
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    text = str(value) if isinstance(value, str | PathLike) else ""
+    try:
+        if text and not text.lstrip().startswith("{"):
+            text = Path(text).read_text(encoding="utf-8")
+        schema = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise OptionError(name, value, f"a file with a JSON schema, or one itself ({error})") from error
+    require(isinstance(schema, dict), name, value, "a JSON schema, which is an object")
+    return json.dumps(schema)
+
+
+def weighted_texts(name: str, value: Any) -> tuple[tuple[str, float], ...]:
+    """Texts with their weights: a mapping from text to weight, a list of texts or of pairs, one of these as JSON, or a
+    YAML file's path.
+
+    Raises OptionError for what is none of these, and for a weight that isn't above 0.
+    """
+    import yaml  # here: options travel to where nobody reads files
+
+    found = value
+    if isinstance(value, str | PathLike):
+        text = str(value)
+        try:
+            if not text.startswith(("[", "{")):
+                text = Path(text).read_text(encoding="utf-8")
+            found = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise OptionError(name, value, f"a YAML file ({error})") from error
+    listed = found.items() if isinstance(found, Mapping) else found if isinstance(found, list | tuple) else ()
+    pairs = [(one, 1.0) if isinstance(one, str) else tuple(one) for one in listed if isinstance(one, str | Sequence)]
+    whole = len(pairs) == len(listed) > 0 and all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
+    require(whole, name, value, "texts with weights, such as {'Describe it.': 2, 'What is it?': 1}")
+    sound = all(isinstance(w, int | float) and not isinstance(w, bool) and 0 < w < math.inf for _, w in pairs)
+    require(sound, name, value, "texts with weights above 0")
+    require(len({text for text, _ in pairs}) == len(pairs), name, value, "each text once")
+    return tuple((text, float(weight)) for text, weight in pairs)

@@ -11,7 +11,7 @@ class Turn:
     """What one side of a conversation says.
 
     Attributes:
-        role: `user` or `assistant`.
+        role: `user` or `assistant`; of a conversation's first turn also `system`.
         parts: its texts, and None where an image stands.
     """
 

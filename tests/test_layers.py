@@ -42,7 +42,7 @@ PIPELINE = [
     {"control"},
     {"store"},
     {"options"},
-    {"rejects", "uris", "schema", "passed"},
+    {"rejects", "uris", "schema", "passed", "fields"},
     {"errors"},
     {"redaction"},
 ]

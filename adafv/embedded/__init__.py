@@ -15,7 +15,9 @@ BUILT = {
     "testbed-photo-next": "photo/models/photo-aligned-next",
     "testbed-photo-emerged": "photo/models/photo",
 }
-OWN_MODELS = (*EMBEDDED, *BUILT)  # what `--model` knows by name
+# Models of worlds, which come with the repository only.
+OF_WORLDS = ("textured-clip", "textured-qwen")
+OWN_MODELS = (*EMBEDDED, *OF_WORLDS, *BUILT)  # what `--model` knows by name
 
 
 def cache_folder() -> Path:
@@ -29,6 +31,8 @@ def own_model(name: str) -> Path:
     Raises:
         FileNotFoundError: the installation lacks it, or it hasn't been built.
     """
+    if name in OF_WORLDS:
+        return model_of_world(name)
     if name not in BUILT:
         return embedded_model(name)
     folder = cache_folder() / BUILT[name]
@@ -50,5 +54,20 @@ def embedded_model(name: str) -> Path:
         raise FileNotFoundError(
             f"the embedded model {name} is not in {folder}; install adafv again, or in a checkout train it with: "
             f"python -m adafv.worlds.drawn.train --output {folder}"
+        )
+    return folder
+
+
+def model_of_world(name: str) -> Path:
+    """The folder of one of OF_WORLDS.
+
+    Raises:
+        FileNotFoundError: this is no checkout, or one without it.
+    """
+    folder = Path(__file__).parents[1] / "worlds" / "drawn" / "weights" / name
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"the model {name} is not in {folder}: it comes with a checkout of adafv, not with the package; train it "
+            f"there with: python -m adafv.worlds.drawn.train --model {name} --output {folder}"
         )
     return folder

@@ -10,7 +10,9 @@
     padding     rows of different lengths as one tensor
     cache       the keys and values of a batch
     generation  the loop that answers: prefill in groups, then all rows take their decoding steps together
+    grammar     a JSON schema or a regular expression over the model's tokens; masks: which may come next
     choices     instead of decoding: how probable each of given answers is
+    flags       answers that repeat themselves, were cut off, are empty, or refuse
     vllm        the same by vLLM, the optional back end; vllm_weights: how it loads the language model only
     faults      too little memory: halve the batch; and errors after which a process has to end
     stopwatch   stage times without stalling the device

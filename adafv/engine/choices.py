@@ -189,11 +189,11 @@ class ScoredAnswer(Answer):
 class ChoiceScorer:
     """Scores choices with a loaded model."""
 
-    def __init__(self, adapter: Adapter, processing: Processing) -> None:
+    def __init__(self, adapter: Adapter, processing: Processing, prefix: str = "") -> None:
         self._adapter, self._device = adapter, adapter.model.device
         config = adapter.model.generation_config
         ends = sorted(end_tokens(config))
-        self._tree = lru_cache(maxsize=64)(lambda choices: ChoiceTree(choice_tokens(processing, choices), ends))
+        self._tree = lru_cache(maxsize=64)(lambda choices: ChoiceTree(choice_tokens(processing, choices, prefix), ends))
 
     @torch.inference_mode()
     def __call__(
@@ -307,13 +307,13 @@ class _Part:
     scores: Tensor
 
 
-def choice_tokens(processing: Processing, choices: Sequence[str]) -> list[tuple[int, ...]]:
-    """The tokens of each choice as an answer.
+def choice_tokens(processing: Processing, choices: Sequence[str], prefix: str = "") -> list[tuple[int, ...]]:
+    """The tokens of each choice as an answer, behind what all answers begin with.
 
     Raises:
         ValueError: the model has no token for a part of one, or the same tokens for two.
     """
-    tokens = [tuple(processing.answer_ids(choice)) for choice in choices]
+    tokens = [tuple(processing.answer_ids(choice, prefix)) for choice in choices]
     known: dict[tuple[int, ...], str] = {}
     for choice, ids in zip(choices, tokens, strict=True):
         if not ids or processing.tokenizer.unk_token_id in ids:

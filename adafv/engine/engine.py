@@ -29,7 +29,9 @@ from torch import Tensor
 from adafv.engine.choices import ChoiceScorer, ScoredAnswer
 from adafv.engine.encoder import Encoder
 from adafv.engine.faults import BatchSplitter
-from adafv.engine.generation import Answer, Generator
+from adafv.engine.flags import flags_of
+from adafv.engine.generation import Answer, Generator, Stops, end_tokens, generation_config
+from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
 from adafv.engine.prompt_image import PromptImage, prompt_images
@@ -114,8 +116,13 @@ class Engine:
         self._audit = self._look(options.unpruned, None) if options.audit else None
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
-        self._generator = generator or Generator(adapter, options)
-        self._scorer = ChoiceScorer(adapter, processing)
+        self._grammar = generator.grammar if isinstance(generator, Generator) else None
+        if options.has_grammar and self._grammar is None:
+            ends = sorted(end_tokens(generation_config(adapter, options)))
+            self._grammar = Grammar(processing, options, ends, adapter.vocabulary)
+        self._generator = generator or Generator(adapter, options, processing, self._grammar)
+        self._scorer = ChoiceScorer(adapter, processing, options.answer_prefix or "")
+        self._stops = None if options.stop is None else Stops(options.stop, processing)
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
@@ -153,14 +160,15 @@ class Engine:
         Raises:
             ArithmeticError: the model computes no answer to it.
         """
-        threshold = None if self._options.escalate is None else math.inf
+        threshold = None if self._options.escalate is None else math.inf  # so that there is a second look
         audit = 1.0 if self._options.audit else 0.0
-        options = replace(self._options, max_new_tokens=1, escalate_below=threshold, thresholds=None, audit=audit)
+        short: dict[str, Any] = {"max_new_tokens": 1, "min_new_tokens": None}
+        options = replace(self._options, **short, escalate_below=threshold, thresholds=None, audit=audit)
         sample = Preparer(self._processing, options).prepare("", Image.new("RGB", (64, 64), "grey"), "What is this?")
         generator = self._generator.with_options(options)
         engine = Engine(self._adapter, self._processing, options, strategy=self._strategy, generator=generator)
         [label] = engine.label([sample])
-        if label.problem:
+        if label.error == "label_failed":
             raise ArithmeticError(label.problem)
 
     def label(self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None) -> list[Label]:
@@ -236,13 +244,15 @@ class Engine:
         options, again = self._options, self._options.second_look
         if again is None:
             return []
+        flagged = {*(options.escalate_flags or ())}
 
         def sees_more(sample: Sample) -> bool:
             counts = [image.visual_tokens for image in sample.images]
             return any(again.kept_of(count) > options.kept_of(count) for count in counts)
 
         def is_unsure(sample: Sample, label: Label) -> bool:
-            return label.confidence < options.threshold_of(sample.stratum) and sees_more(sample)
+            below = options.escalate_below is not None and label.confidence < options.threshold_of(sample.stratum)
+            return (below or not flagged.isdisjoint(label.flags)) and sees_more(sample)
 
         return [row for row, pair in enumerate(zip(samples, labels, strict=True)) if is_unsure(*pair)]
 
@@ -272,13 +282,42 @@ class Engine:
         times = watch.milliseconds()
         common: dict[str, Any] = {name: times[name.removesuffix("_ms")] / len(samples) for name in TIMES}
         common["keep"] = look.options.ratio
-        labels = _labels(samples, images, selection.check(), groups, answers, choices, self._processing, common)
+        said = [self._said(*each) for each in zip(answers, choices, strict=True)]
+        for own, answer in zip(said, answers, strict=True):
+            own["flags"] = flags_of(own["answer"], answer.finish_reason)
+        labels = _labels(samples, images, selection.check(), groups, answers, said, common)
         return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
+
+    def _said(self, answer: Answer, choices: Sequence[str]) -> dict[str, Any]:
+        """A label's answer, and how sure it is; or why it is none."""
+        confidence = float(np.float32(answer.mean_logprob))
+        if isinstance(answer, ScoredAnswer):
+            return {
+                "answer": choices[answer.choice],
+                "confidence": float(np.float32(answer.lead)),
+                "choice_probabilities": dict(zip(choices, answer.probabilities, strict=True)),
+            }
+        if self._grammar is None:
+            return {"answer": self._text(answer.ids), "confidence": confidence}
+        text, fulfilled = self._grammar.text(answer.ids)
+        if fulfilled:
+            return {"answer": text, "confidence": confidence}
+        problem = f"the answer isn't complete after {len(answer.ids)} tokens (--max-new-tokens): {text}"
+        return {"answer": "", "confidence": confidence, "problem": problem, "error": "answer_incomplete"}
+
+    def _text(self, ids: list[int]) -> str:
+        prefix = self._options.answer_prefix
+        begun = [] if prefix is None else self._processing.answer_ids(prefix)
+        text = self._processing.decode(begun + ids)
+        if self._stops is None:
+            return text
+        said = text.removeprefix(prefix or "")
+        return text[: len(text) - len(said)] + self._stops.before(said).rstrip()
 
     def _without_answer(self, label: Label) -> Label:
         wider = "" if self._adapter.model.dtype == torch.float32 else "; bfloat16 or float32 may hold them (--dtype)"
         problem = f"the model's scores are NaN or infinite: its numbers don't fit {self.dtype_name}{wider}"
-        return replace(label, answer="", problem=problem)
+        return replace(label, answer="", problem=problem, error="label_failed")
 
     def _arranged(
         self, samples: Sequence[Sample], images: Sequence[PromptImage], encoded: Sequence[Encoded]
@@ -346,8 +385,7 @@ def _labels(
     selection: Selection,
     groups: Sequence[Prompts],
     answers: Sequence[Answer],
-    chosen: Sequence[Sequence[str]],
-    processing: Processing,
+    said: Sequence[dict[str, Any]],
     common: dict[str, Any],
 ) -> list[Label]:
     """Copy the batch's results to the host and put each sample's label together."""
@@ -367,7 +405,7 @@ def _labels(
             id=sample.id,
             finish_reason=answer.finish_reason,
             mean_logprob=answer.mean_logprob,
-            **_said(answer, choices, processing),
+            **own,
             **_kept(by_sample[row]),
             prompt_tokens=prompt_tokens[row],
             padded_tokens=padded[row],
@@ -375,19 +413,8 @@ def _labels(
             batch_size=len(samples),
             **common,
         )
-        for row, (sample, answer, choices) in enumerate(zip(samples, answers, chosen, strict=True))
+        for row, (sample, answer, own) in enumerate(zip(samples, answers, said, strict=True))
     ]
-
-
-def _said(answer: Answer, choices: Sequence[str], processing: Processing) -> dict[str, Any]:
-    """A label's answer, and how sure it is."""
-    if not isinstance(answer, ScoredAnswer):
-        return {"answer": processing.decode(answer.ids), "confidence": float(np.float32(answer.mean_logprob))}
-    return {
-        "answer": choices[answer.choice],
-        "confidence": float(np.float32(answer.lead)),
-        "choice_probabilities": dict(zip(choices, answer.probabilities, strict=True)),
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

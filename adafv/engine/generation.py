@@ -28,10 +28,12 @@ from transformers import (
 )
 
 from adafv.engine.cache import BatchCache
+from adafv.engine.grammar import Grammar
+from adafv.engine.masks import BatchMasks
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
 from adafv.internals import logits_processors
-from adafv.models import Adapter
+from adafv.models import Adapter, Processing
 from adafv.uploading import uploaded
 
 
@@ -56,19 +58,32 @@ class Generator:
     """Answers batches with a loaded model.
 
     Attributes:
+        grammar: what answers are held to, if anything.
         LEAVING: ended rows leave the batch when they are this share of it: leaving costs a copy of what stays.
     """
 
     LEAVING: ClassVar[float] = 0.25
 
-    def __init__(self, adapter: Adapter, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        options: EngineOptions,
+        processing: Processing | None = None,
+        grammar: Grammar | None = None,
+    ) -> None:
+        self._masks = None if grammar is None else BatchMasks(grammar)
+        self.grammar = grammar
         self._adapter, self._steps, self._sampling = adapter, options.max_new_tokens, options.temperature > 0
         self._device = adapter.model.device
-        config = generation_config(adapter, options)
+        config, self._processing = generation_config(adapter, options), processing
+        self._stops = None if options.stop is None else Stops(options.stop, processing)
         self._ends = sorted(end_tokens(config))
         self._end_ids = torch.tensor(self._ends, dtype=torch.int64, device=self._device)
         self._raw_scores = _RawScores()
-        self._processors = processors(adapter, config, self._raw_scores)
+        own: list[LogitsProcessor] = [self._raw_scores] if self._masks is None else [self._raw_scores, self._masks]
+        if options.banned_words is not None:
+            own.insert(0, _Banned(_spellings(processing, options.banned_words), self._device))
+        self._processors = processors(adapter, config, own)
         self._penalty: _Penalty | None = None
         for place, one in enumerate(self._processors):
             if isinstance(one, RepetitionPenaltyLogitsProcessor):
@@ -76,7 +91,7 @@ class Generator:
 
     def with_options(self, options: EngineOptions) -> Generator:
         """The same model, decoding by other options."""
-        return Generator(self._adapter, options)
+        return Generator(self._adapter, options, self._processing, self.grammar)
 
     @torch.inference_mode()
     def __call__(
@@ -104,6 +119,8 @@ class Generator:
         draws = self._draws([seeds[row] for row in order])
         if self._penalty is not None:
             self._penalty.begin([prompt_ids[row] for row in order] if prompt_ids else [], self._device)
+        if self._masks is not None:
+            self._masks.begin(len(order))
         width = max(group.embeds.shape[1] for group in groups)
         cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
         scores = prefill(self._adapter, groups, cache, on_step)
@@ -140,7 +157,7 @@ class Generator:
             tokens[alive, step], logprobs[alive, step] = chosen, logprob
             ended = ended | (chosen[:, None] == self._end_ids).any(dim=1) | ~logprob.isfinite()
             on_step()
-            flags = watcher.check(ended)
+            flags = self._watched(watcher, ended, tokens, alive, step + 1)
             if step + 1 == self._steps or (flags is not None and all(flags)):
                 break
             if flags is not None and sum(flags) >= self.LEAVING * len(flags):
@@ -149,9 +166,22 @@ class Generator:
                 cache.keep(stay)
                 if self._penalty is not None:
                     self._penalty.keep(stay)
+                if self._masks is not None:
+                    self._masks.keep([not flag for flag in flags])
                 watcher.reset()
+            if self._masks is not None:
+                self._masks.advance(chosen)
             scores = self._step(chosen, cache, masked)
         return tokens, logprobs
+
+    def _watched(
+        self, watcher: _EndWatcher, ended: Tensor, tokens: Tensor, alive: Tensor, length: int
+    ) -> list[bool] | None:
+        """Which rows of the batch have ended, as far as it is known: by a token, or with one of the texts that stop."""
+        if self._stops is None:
+            return watcher.check(ended)
+        both = watcher.check(torch.cat([ended[:, None].long(), tokens[alive, :length]], dim=1))
+        return None if both is None else [bool(flag) or self._stops.length(said) is not None for flag, *said in both]
 
     def _step(self, chosen: Tensor, cache: BatchCache, masked: bool) -> Tensor:
         """[b, V]: the scores behind `chosen`, int64 [b]."""
@@ -185,6 +215,8 @@ class Generator:
         """An answer ends at its first end token."""
         stop = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         length = len(tokens) if stop is None else stop + 1
+        if self._stops is not None and (found := self._stops.length(tokens[:length])) is not None:
+            return Answer(tokens[:found], "stop", logprobs[:found])
         return Answer(tokens[:length], "length" if stop is None else "stop", logprobs[:length])
 
 
@@ -236,6 +268,25 @@ class _Penalty(LogitsProcessor):
         return self._inner(cast(torch.LongTensor, seen), scores)
 
 
+class _Banned(LogitsProcessor):
+    """Keeps answers from sequences of tokens. transformers' own has the device wait at each step."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]], device: torch.device) -> None:
+        single = [ids[0] for ids in sequences if len(ids) == 1]
+        self._single = uploaded(torch.tensor(single, dtype=torch.int64), device)
+        self._longer = [uploaded(torch.tensor(ids), device) for ids in sequences if len(ids) > 1]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.index_fill(1, self._single, -torch.inf)
+        for ids in self._longer:
+            before = len(ids) - 1
+            if input_ids.shape[1] >= before:
+                begun = (input_ids[:, -before:] == ids[:-1]).all(dim=1, keepdim=True)
+                barred = torch.where(begun, -torch.inf, scores.index_select(1, ids[-1:]))
+                scores = scores.index_copy(1, ids[-1:], barred)
+        return scores
+
+
 class _RawScores(LogitsProcessor):
     """Keeps the scores behind what a generation config does to them, and before warpers. Changes nothing."""
 
@@ -246,14 +297,42 @@ class _RawScores(LogitsProcessor):
         return scores
 
 
+class Stops:
+    """Texts before which an answer ends."""
+
+    def __init__(self, texts: Sequence[str], processing: Processing | None) -> None:
+        assert processing is not None  # the engine has it
+        self._texts, self._decode = texts, processing.tokenizer.decode
+
+    def length(self, ids: Sequence[int]) -> int | None:
+        """How many of an answer's tokens it takes for one of the texts to be there; None if none is."""
+        if self._place(ids) is None:
+            return None
+        low, high = 0, len(ids)  # not there by `low`, there by `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._place(ids[:middle]) is not None else (middle, high)
+        return high
+
+    def before(self, text: str) -> str:
+        """An answer's text up to the first of them."""
+        return text[: min((at for one in self._texts if (at := text.find(one)) >= 0), default=len(text))]
+
+    def _place(self, ids: Sequence[int]) -> int | None:
+        text = self._decode(list(ids), skip_special_tokens=True)
+        return min((at for one in self._texts if (at := text.find(one)) >= 0), default=None)
+
+
 class _EndWatcher:
     """Tells the host which rows have ended, without waiting for the device: on a GPU by copies that arrive later."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def check(self, ended: Tensor) -> list[bool] | None:
-        """Which rows had ended by the copy that has just arrived; None if none has. Starts the next copy."""
+    def check(self, ended: Tensor) -> list[Any] | None:
+        """Which rows had ended by the copy that has just arrived; None if none has. Starts the next copy. `ended` is
+        bool [b], or has more columns: [b, C].
+        """
         if ended.device.type != "cuda":
             return ended.tolist()
         arrived = None
@@ -261,7 +340,7 @@ class _EndWatcher:
             if not self._pending[1].query():
                 return None
             arrived = self._pending[0].tolist()
-        copied = torch.empty(ended.shape, dtype=torch.bool, pin_memory=True).copy_(ended, non_blocking=True)
+        copied = torch.empty(ended.shape, dtype=ended.dtype, pin_memory=True).copy_(ended, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._pending = copied, event
@@ -272,11 +351,11 @@ class _EndWatcher:
         self._pending = None
 
 
-def processors(adapter: Adapter, config: GenerationConfig, raw_scores: LogitsProcessor) -> LogitsProcessorList:
-    """What `config` does to scores, in transformers' own order; `raw_scores` stands before the warpers."""
+def processors(adapter: Adapter, config: GenerationConfig, own: Sequence[LogitsProcessor]) -> LogitsProcessorList:
+    """What `config` does to scores, in transformers' own order; those of our `own` stand before the warpers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")  # see `_Penalty`
-        return logits_processors(adapter.model, config, LogitsProcessorList([raw_scores]))
+        return logits_processors(adapter.model, config, LogitsProcessorList(own))
 
 
 def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationConfig:
@@ -290,10 +369,35 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
         do_sample=sampling,
         temperature=options.temperature if sampling else None,
         top_p=options.top_p if sampling else None,
-        top_k=0 if sampling else None,  # None would mean transformers' default of 50
+        top_k=(options.top_k or 0) if sampling else None,  # None would mean transformers' default of 50
         return_dict_in_generate=False,
     )
+    given = {
+        "repetition_penalty": options.repetition_penalty,
+        "no_repeat_ngram_size": options.no_repeat_ngram,
+        "min_new_tokens": options.min_new_tokens,
+    }
+    config.update(**{name: value for name, value in given.items() if value is not None})
+    if options.has_grammar:  # it decides alone which tokens are out of the question
+        config.update(
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            bad_words_ids=None,
+            no_repeat_ngram_size=None,
+            min_length=None,
+            min_new_tokens=None,
+        )
     return config
+
+
+def _spellings(processing: Processing | None, words: Sequence[str]) -> list[list[int]]:
+    """The tokens of each word, by itself and behind a space, as written and with a capital letter."""
+    assert processing is not None  # the engine has it
+    texts = [space + form for word in words for form in dict.fromkeys((word, word.capitalize())) for space in ("", " ")]
+    found = [processing.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found += [processing.answer_ids(word) for word in words]
+    unknown = processing.tokenizer.unk_token_id
+    return [list(ids) for ids in dict.fromkeys(map(tuple, found)) if ids and unknown not in ids]
 
 
 def end_tokens(config: GenerationConfig) -> set[int]:

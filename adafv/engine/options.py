@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from adafv.option import option, require, require_one_of, texts_of
+from adafv.engine.flags import FLAGS
+from adafv.option import json_schema, option, require, require_one_of, texts_of
 
 if TYPE_CHECKING:
     from adafv.pruning import Strategy
@@ -37,7 +38,14 @@ class EngineOptions:
         keep: fraction of each image's visual tokens to keep, in (0, 1]; K = keep * N, rounded half up, at least 1.
         keep_tokens: a count instead of a fraction, of each image; one with fewer tokens keeps all of them.
         choices: the answer is the one of these that the model finds most probable (adafv.engine.choices).
-        max_new_tokens: at most so many tokens are generated.
+        schema: the answer is JSON that this JSON schema allows: its text, a file, a mapping, or a Pydantic model; it is
+            kept as text (adafv.engine.grammar). `regex`: likewise a regular expression that the whole answer matches.
+        max_new_tokens: at most so many tokens are generated; `min_new_tokens`: at least so many.
+        stop: an answer ends before the first of these texts.
+        banned_words: texts whose tokens don't stand in an answer, neither as its beginning nor behind a space.
+        repetition_penalty, no_repeat_ngram: as transformers has them; None leaves what the checkpoint asks for. The
+            penalty is for the prompt's tokens as well.
+        answer_prefix: what an answer begins with; the model goes on from there.
         text_scope: which text the text cue sees: the `question`, or all of the `prompt` that follows the image, as the
             authors' code does.
         text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that
@@ -45,14 +53,15 @@ class EngineOptions:
         escalate: an answer whose confidence is below `escalate_below` is asked again with this share of each image's
             visual tokens; 1.0 is unpruned, whatever the strategy. The images aren't encoded again.
         escalate_below: compared with `Label.confidence`: a log-probability, or with choices a difference of two
-            probabilities; needed with `escalate`, and idle without.
+            probabilities; needed with `escalate` unless there are `escalate_flags`, and idle without.
         thresholds: as JSON, a column and, by its values (`Sample.stratum`), what is used in place of `escalate_below`.
+        escalate_flags: answers with one of these flags are asked again as well.
         audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
         positions: where the language model sees what is left of a pruned prompt: one place after the other (`compact`),
             or where it stood unpruned (`kept`). Families with M-RoPE always keep theirs.
-        temperature: 0 is greedy; above, tokens are sampled, and `top_p` and `seed` apply.
+        temperature: 0 is greedy; above, tokens are sampled, and `top_p`, `top_k` and `seed` apply.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (on a GPU bfloat16, or float16 where it has none; elsewhere float32), `float32`, `bfloat16` or
             `float16`.
@@ -96,7 +105,58 @@ class EngineOptions:
         metavar="A,B,...",
         several=True,
     )
-    max_new_tokens: int = option("model", "longest answer, in tokens", 64, type=int, metavar="N")
+    schema: str | None = option(
+        "model",
+        "a file with a JSON schema: the answer is JSON that it allows, with its properties as columns "
+        "(docs/answers.md; adafv[schema])",
+        None,
+        metavar="FILE",
+    )
+    regex: str | None = option(
+        "model", "a regular expression that the whole answer matches (adafv[schema])", None, metavar="TEXT"
+    )
+    escalate_flags: tuple[str, ...] | None = option(
+        "model",
+        "also ask again where the answer has one of these flags: loop, cut, empty, refusal (docs/answers.md)",
+        None,
+        metavar="A,B,...",
+        several=True,
+        after="escalate_below",
+    )
+    answer_prefix: str | None = option(
+        "model",
+        "what each answer begins with, such as 'A photo of'; the model goes on from there",
+        None,
+        metavar="TEXT",
+    )
+    max_new_tokens: int = option(
+        "model", "longest answer, in tokens; the closing table says how many were cut off", 64, type=int, metavar="N"
+    )
+    min_new_tokens: int | None = option("model", "shortest answer, in tokens", None, type=int, metavar="N")
+    stop: tuple[str, ...] | None = option(
+        "model",
+        "an answer ends before any of these texts: a,b, or JSON such as '[\"\\n\"]'",
+        None,
+        metavar="A,B,...",
+        several=True,
+    )
+    banned_words: tuple[str, ...] | None = option(
+        "model", "words that answers are kept from: a,b,c, or @FILE", None, metavar="A,B,...", several=True
+    )
+    repetition_penalty: float | None = option(
+        "model",
+        "above 1, tokens of the prompt and of the answer so far become less likely (default: the checkpoint's)",
+        None,
+        type=float,
+        metavar="X",
+    )
+    no_repeat_ngram: int | None = option(
+        "model",
+        "no N tokens in a row stand twice in an answer (default: the checkpoint's)",
+        None,
+        type=int,
+        metavar="N",
+    )
     text_scope: str = option("model", "which text guides the selection: question or prompt", "question", metavar="NAME")
     text_tower: str | None = option(
         "model",
@@ -122,6 +182,7 @@ class EngineOptions:
     top_p: float = option(
         "model", "sample from the most likely tokens that make up this share", 1.0, type=float, metavar="P"
     )
+    top_k: int | None = option("model", "sample from the K most likely tokens", None, type=int, metavar="K")
     seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
     quantize: str | None = option(
         "model",
@@ -200,8 +261,15 @@ class EngineOptions:
         self._check_second_look()
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         self._check_choices()
+        self._check_grammar()
+        self._check_decoding()
         require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether answers are held to a schema or a regular expression."""
+        return self.schema is not None or self.regex is not None
 
     @property
     def idle(self) -> frozenset[str]:
@@ -210,12 +278,48 @@ class EngineOptions:
         if self.strategy == "none":
             idle |= {"keep", "keep_tokens", "text_scope", "newlines", "positions"}
         if self.escalate is None:
-            idle |= {"escalate", "escalate_below", "thresholds"}
+            idle |= {"escalate", "escalate_below", "escalate_flags", "thresholds"}
         if self.temperature == 0:
-            idle |= {"top_p", "seed"}
+            idle |= {"top_p", "top_k", "seed"}
         if self.choices is not None:
             idle |= {"max_new_tokens"}
         return frozenset(idle)
+
+    def _check_grammar(self) -> None:
+        if self.schema is not None:
+            object.__setattr__(self, "schema", json_schema("schema", self.schema))
+        require(self.regex is None or self.schema is None, "regex", self.regex, "left out with schema")
+        require(self.regex != "", "regex", self.regex, "a regular expression")
+        for name in ("schema", "regex"):
+            value, ours = getattr(self, name), f"left out: backend {self.backend!r} isn't held to it here"
+            require(value is None or self.backend == "transformers", name, value, ours)
+            require(value is None or self.choices is None, name, value, "left out with choices")
+
+    def _check_decoding(self) -> None:
+        for name in ("stop", "banned_words"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, texts_of(name, getattr(self, name), spaced=name == "stop"))
+        for name in ("min_new_tokens", "no_repeat_ngram", "top_k"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        least, most = self.min_new_tokens, self.max_new_tokens
+        require(least is None or least <= most, "min_new_tokens", least, f"at most max_new_tokens, {most}")
+        penalty = self.repetition_penalty
+        require(penalty is None or 0 < penalty < math.inf, "repetition_penalty", penalty, "above 0")
+        prefix = self.answer_prefix
+        require(prefix is None or (bool(prefix) and prefix == prefix.strip()), "answer_prefix", prefix, "a text")
+        forbidding = ("stop", "banned_words", "no_repeat_ngram", "min_new_tokens")
+        barred = {
+            "choices": (self.choices is not None, (*forbidding, "repetition_penalty")),
+            "schema": (self.schema is not None, (*forbidding, "answer_prefix")),
+            "regex": (self.regex is not None, (*forbidding, "answer_prefix")),
+            f"backend {self.backend!r}, which does it otherwise": (
+                self.backend != "transformers",
+                (*forbidding, "repetition_penalty"),
+            ),
+        }
+        for other, (given, names) in barred.items():
+            for name in names if given else ():
+                require(getattr(self, name) is None, name, getattr(self, name), f"left out with {other}")
 
     def _check_choices(self) -> None:
         if self.choices is None:
@@ -232,7 +336,7 @@ class EngineOptions:
         pruned = self.strategy != "none" or not self.audit
         require(pruned, "audit", self.audit, "left out: strategy 'none' prunes nothing that could be audited")
         if self.escalate is None:
-            for name in ("escalate_below", "thresholds"):
+            for name in ("escalate_below", "escalate_flags", "thresholds"):
                 value = getattr(self, name)
                 require(value is None, name, value, "left out without escalate")
             return
@@ -241,6 +345,13 @@ class EngineOptions:
             self.strategy != "none", "escalate", self.escalate, "left out: strategy 'none' keeps all tokens at once"
         )
         require(least < self.escalate <= 1, "escalate", self.escalate, f"a fraction above {least:g} and at most 1")
+        if self.escalate_flags is not None:
+            object.__setattr__(self, "escalate_flags", texts_of("escalate_flags", self.escalate_flags))
+            for flag in self.escalate_flags:
+                require_one_of("escalate_flags", flag, FLAGS)
+            if self.escalate_below is None:
+                require(self.thresholds is None, "thresholds", self.thresholds, "left out without escalate_below")
+                return
         number = self.escalate_below is not None and not math.isnan(self.escalate_below)
         require(number, "escalate_below", self.escalate_below, "a log-probability, such as -0.1, with escalate")
         if self.thresholds is not None:
@@ -278,7 +389,7 @@ class EngineOptions:
     @property
     def _once(self) -> EngineOptions:
         """The same without second looks and audit."""
-        return replace(self, escalate=None, escalate_below=None, thresholds=None, audit=0.0)
+        return replace(self, escalate=None, escalate_below=None, escalate_flags=None, thresholds=None, audit=0.0)
 
     @property
     def ratio(self) -> float | None:

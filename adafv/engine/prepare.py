@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 from PIL import Image
+from transformers import GenerationConfig
 
 from adafv.counting import Sizes
 from adafv.engine.choices import choice_tokens
+from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import PreparedImage, Sample
 from adafv.engine.vllm import check_family
@@ -26,7 +30,8 @@ class PrepareError(ValueError):
     Attributes:
         error: `prompt_empty` (no token is left of it), `prompt_encoding` (it is no valid Unicode),
             `prompt_placeholder` (it contains the model's image placeholder), `prompt_too_long` (with the images and the
-            answer it exceeds the model's context), or `bad_row` (the model can't tell the row's own choices apart).
+            answer it exceeds the model's context), or `bad_row` (the model can't tell the row's own choices apart, or
+            has no place for a system turn).
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -35,14 +40,20 @@ class PrepareError(ValueError):
 
 
 class Preparer:
-    """Makes samples for one model and one set of options."""
+    """Makes samples for one model and one set of options.
+
+    Attributes:
+        generation: what the checkpoint asks of decoding, as its generation config names it; empty where nobody loaded
+            it.
+    """
 
     def __init__(self, processing: Processing, options: EngineOptions) -> None:
         self._processing, self._options = processing, options
-        self._answer_length = options.max_new_tokens
+        self.generation: dict[str, Any] = {}
+        self._answer_length, self._prefix = options.max_new_tokens, options.answer_prefix or ""
         if options.choices is not None:
             try:
-                self._answer_length = max(map(len, choice_tokens(processing, options.choices)))
+                self._answer_length = max(map(len, choice_tokens(processing, options.choices, self._prefix)))
             except ValueError as error:
                 raise OptionError("choices", options.choices, f"others: {error}") from error
 
@@ -51,8 +62,8 @@ class Preparer:
         """Load the processor of `model`, a folder or hub id.
 
         Errors as for `load_processing`, `check_text_tower` and `check_quantization` of `adafv.models`, a ValueError
-        where the back end can't do the model, and an OptionError where the model can't tell the choices apart: what can
-        be known without weights is known before they are loaded anywhere.
+        where the back end or a grammar can't do the model, and an OptionError where the model can't tell the choices
+        apart: what can be known without weights is known before they are loaded anywhere.
         """
         processing = load_processing(model)
         if options.backend == "vllm":
@@ -61,7 +72,17 @@ class Preparer:
             check_text_tower(options.text_tower, processing)
         if options.quantize is not None:
             check_quantization(options.quantize)
-        return cls(processing, options)
+        if options.has_grammar:
+            tokenizer = processing.tokenizer
+            Grammar(processing, options, [tokenizer.eos_token_id or 0], len(tokenizer))
+        preparer = cls(processing, options)
+        preparer.generation = _generation(model)
+        return preparer
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the model's chat template has a place for a system turn."""
+        return self._processing.takes_system()
 
     @property
     def sizes(self) -> Sizes:
@@ -94,7 +115,9 @@ class Preparer:
         single = len(images) == 1
         geometries = [self._processing.geometry((image.height, image.width), single) for image in images]
         own = sum((part or "").count(self._processing.placeholder) for turn in turns for part in turn.parts)
-        prompt = self._processing.conversation(turns, geometries)
+        if turns[0].role == "system" and not self.takes_system:
+            raise PrepareError("bad_row", "the model's chat template has no place for a system turn")
+        prompt = self._processing.conversation(turns, geometries, self._prefix)
         if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
             raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
         if not len(prompt.asked):
@@ -106,7 +129,7 @@ class Preparer:
 
     def _longest_choice(self, choices: tuple[str, ...]) -> int:
         try:
-            return max(map(len, choice_tokens(self._processing, choices)))
+            return max(map(len, choice_tokens(self._processing, choices, self._prefix)))
         except ValueError as error:
             raise PrepareError("bad_row", str(error)) from error
 
@@ -136,6 +159,15 @@ class Preparer:
         kept = keep if pruned else len(geometry.source)
         counted_anew = geometry.positions is None and self._options.positions == "compact"
         return kept if counted_anew else max(kept, geometry.extent)
+
+
+def _generation(model: str) -> dict[str, Any]:
+    """What a checkpoint's generation config asks for."""
+    try:
+        config = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has none
+        return {}
+    return {name: value for name, value in config.to_diff_dict().items() if name != "transformers_version"}
 
 
 def _is_surrogate(letter: str) -> bool:

@@ -90,6 +90,7 @@ class Label:
         mean_logprob: mean log-probability of the answer's tokens, the end token included.
         confidence: how sure the model is of the answer, in float32: its `mean_logprob`; of a choice, by how much it is
             more probable than the next one, from 0 to 1.
+        flags: what is wrong with the answer, as far as it shows: some of `adafv.engine.flags.FLAGS`.
         choice_probabilities: of each choice, in their order; they sum to 1. None where there are no choices.
         keep: the keep ratio that the answer was made with; None where `keep_tokens` says how many.
         looks: 2 where the first answer wasn't sure and the question was asked again (`EngineOptions.escalate`), else 1.
@@ -107,7 +108,9 @@ class Label:
             batch of second looks that it was in.
         audit_answer: what the unpruned model answers; None where the sample isn't audited.
         first_answer, first_confidence, first_kept_indices: what the first of two looks gave; None where there was one.
-        problem: why there is no answer, where the model computed none; empty where there is one.
+        problem: why there is no answer, where there is none; empty where there is one.
+        error: then `label_failed` (the model computed none) or `answer_incomplete` (`max_new_tokens` cut it off before
+            it was what `EngineOptions` hold it to).
     """
 
     id: str
@@ -115,6 +118,7 @@ class Label:
     finish_reason: str
     mean_logprob: float
     confidence: float
+    flags: tuple[str, ...] = ()
     choice_probabilities: dict[str, float] | None = None
     keep: float | None
     looks: int = 1
@@ -139,6 +143,7 @@ class Label:
     first_kept_indices: np.ndarray | None = None
     audit_answer: str | None = None
     problem: str = ""
+    error: str = ""
 
     def after(self, first: Label) -> Label:
         """This label, of the second look, with what the `first` one gave and took."""

@@ -25,6 +25,7 @@ from transformers import (
     LogitsProcessor,
     PretrainedConfig,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -136,10 +137,11 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        drawing = {"top_p": self._options.top_p, "seed": seed % 2**63} if self._options.temperature > 0 else {}
+        options = self._options
+        drawing = {"top_p": options.top_p, "top_k": options.top_k or 0, "seed": seed % 2**63}
         return SamplingParams(
             temperature=self._options.temperature,
-            **drawing,
+            **(drawing if options.temperature > 0 else {}),
             max_tokens=self._options.max_new_tokens,
             stop_token_ids=sorted(self._ends),
             ignore_eos=True,  # which vLLM would take from the language model's configuration
@@ -155,8 +157,8 @@ class VllmGenerator:
 
 def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
     """Raise a ValueError if `config` changes scores in a way that vLLM's sampling doesn't."""
-    done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper}
-    asked = [type(one).__name__ for one in processors(adapter, config, LogitsProcessor()) if type(one) not in done]
+    done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper, TopKLogitsWarper}
+    asked = [type(one).__name__ for one in processors(adapter, config, [LogitsProcessor()]) if type(one) not in done]
     if asked:
         raise ValueError(
             f"the model's generation config asks for {', '.join(asked)}, which the vLLM back end doesn't do; give "

@@ -182,6 +182,11 @@ class Adapter(ABC):
         """How many layers the language model has."""
         return self.model.config.get_text_config().num_hidden_layers
 
+    @property
+    def vocabulary(self) -> int:
+        """V, how many scores `score` gives."""
+        return self.model.config.get_text_config().vocab_size
+
     def forward(
         self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache, deepstack: Tensor | None = None
     ) -> Tensor:

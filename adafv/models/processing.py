@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -112,8 +113,9 @@ class Processing:
         """`conversation` of one turn: a question, behind its images."""
         return self.conversation((Turn.asking(question, len(images)),), images)
 
-    def conversation(self, turns: Sequence[Turn], images: Sequence[Geometry]) -> Prompt:
+    def conversation(self, turns: Sequence[Turn], images: Sequence[Geometry], prefix: str = "") -> Prompt:
         """Put turns, the last one the user's, into the chat template and tokenise them as the stock processor does.
+        `prefix` is what the answer begins with.
 
         Raises:
             ValueError: the template changes its own text with the question.
@@ -124,6 +126,7 @@ class Processing:
         if text.count(self.placeholder) == len(images):  # else a text brings its own, which the caller refuses
             texts = [self.family.image_text(self.config, self.tokenizer, geometry) for geometry in images]
             text, frame = (_with_texts(each, self.placeholder, texts) for each in (text, frame))
+        text, frame = (each + self._begun(prefix) for each in (text, frame))
         bos = self.tokenizer.bos_token
         encoded = self.tokenizer(
             text,
@@ -146,12 +149,33 @@ class Processing:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def answer_ids(self, text: str) -> list[int]:
+    @property
+    def ends_in_space(self) -> bool:
+        """Whether a prompt ends in white space. Otherwise answers begin with a space."""
+        return self._behind_question[-1:].isspace()
+
+    @property
+    def _behind_question(self) -> str:
+        """What the template ends a prompt with."""
+        return self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
+
+    def takes_system(self) -> bool:
+        """Whether the chat template has a place for a system turn."""
+        try:
+            return _MARKER in self._render((Turn("system", (_MARKER,)), Turn.asking("?", 0)))
+        except TemplateError:
+            return False
+
+    def _begun(self, prefix: str) -> str:
+        """What stands behind the template's own text where an answer begins with `prefix`."""
+        return "" if not prefix else prefix if self.ends_in_space else f" {prefix}"
+
+    def answer_ids(self, text: str, prefix: str = "") -> list[int]:
         """The tokens of `text` as the model's answer: what they are behind what the template ends a prompt with, and
-        behind a space where that doesn't end in white space.
+        behind a space where that doesn't end in white space; where answers begin with `prefix`, behind that.
         """
-        before = self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
-        both = before + ("" if before[-1:].isspace() else " ") + text
+        before = self._behind_question + self._begun(prefix)
+        both = before + ("" if self.ends_in_space and not prefix else " ") + text
         own, ids = (self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (before, both))
         # Where the template's last token would be another with the answer behind it, the answer stands by itself.
         joined = ids[: len(own)] == own

@@ -21,6 +21,7 @@ From the top down; imports point downwards only (tests/test_layers.py):
     store/      S3 and files
     options     what the job is asked to do
     rejects     the closed list of reasons why a row has no label; schema: the columns of labels and rejects
+    fields      the columns of what answers in JSON hold
     passed      what an input shows and no row is made of
     errors      how a whole job fails; uris, redaction: names and texts that may be shown
 """

@@ -17,6 +17,7 @@ import yaml
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import flag, option_fields
 
+NESTED = {"schema", "prompts"}  # what else stands in a file of its own
 BUDGET = {"keep", "keep_tokens"}  # one of these on the command line stands for both
 
 
@@ -58,7 +59,8 @@ def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
         return [name, *(str(uri) for uri in value)]
     mapping = item.metadata["metavar"] == "JSON" and isinstance(value, dict)
     texts = item.metadata["several"] and isinstance(value, list) and all(isinstance(one, str) for one in value)
-    if mapping or texts:
+    nested = item.name in NESTED and isinstance(value, list | dict)
+    if mapping or texts or nested:
         return [f"{name}={json.dumps(value)}"]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
         raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")

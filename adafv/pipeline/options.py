@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from adafv.engine.options import EngineOptions
-from adafv.option import OptionError, option, require
+from adafv.option import OptionError, option, require, text_of_file, weighted_texts
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.uris import split_s3
 
@@ -66,10 +66,17 @@ class JobOptions:
     prompt: str = option(
         "data",
         "what to ask: a template over the row's columns, e.g. '{question} Answer in one "
-        "word.', or a fixed text such as 'Describe the image.'",
+        "word.', or a fixed text such as 'Describe the image.'; or @FILE with it",
         "{question}",
         metavar="TEXT",
     )
+    prompts: tuple[tuple[str, float], ...] | None = option(
+        "data",
+        "instead: a YAML file with several templates, each with its weight; each row draws one by its id",
+        None,
+        metavar="FILE.yaml",
+    )
+    system: str | None = option("data", "a system turn before each prompt, or @FILE with one", None, metavar="TEXT")
     limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
     sample: int | None = option(
         "data",
@@ -209,6 +216,11 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         try:
+            object.__setattr__(self, "prompt", text_of_file("prompt", self.prompt))
+            if self.system is not None:
+                object.__setattr__(self, "system", text_of_file("system", self.system))
+            if self.prompts is not None:
+                object.__setattr__(self, "prompts", weighted_texts("prompts", self.prompts))
             self._check()
         except OptionError as error:
             raise usage_error(error) from None
@@ -292,11 +304,15 @@ class JobOptions:
                 replace(self.engine, choices=("a", "b"))
             except OptionError as error:
                 raise OptionError(error.name, error.value, error.demand.replace("choices", name)) from None
-        said = self.prompt.replace("<image>", "").strip()
-        require(bool(said), "prompt", self.prompt, "what to ask, such as 'Describe the image.'")
-        asked = self.question_column in self.prompt_columns()
-        demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
-        require(self.conversations_column is None or asked, "prompt", self.prompt, demand)
+        require(self.system is None or bool(self.system.strip()), "system", self.system, "a text")
+        alone = self.prompts is None or self.prompt == JobOptions.__dataclass_fields__["prompt"].default
+        require(alone, "prompts", self.prompts, "left out with --prompt")
+        for template in self.templates:
+            said = template.replace("<image>", "").strip()
+            require(bool(said), "prompt", template, "what to ask, such as 'Describe the image.'")
+            asked = self.question_column in columns_of(template)
+            demand = f"a template that names {{{self.question_column}}}, for which each turn of a conversation stands"
+            require(self.conversations_column is None or asked, "prompt", template, demand)
 
     @property
     def chooses(self) -> bool:
@@ -317,17 +333,32 @@ class JobOptions:
         return "normalised" if self.prompt_columns() else "rouge-l"
 
     def prompt_columns(self) -> tuple[str, ...]:
-        """The columns that `--prompt` names. Only plain names: a template must not reach into objects."""
-        demand = "text with plain {column} names; literal braces are written {{ and }}"
-        try:
-            parts = list(string.Formatter().parse(self.prompt))
-        except ValueError as error:
-            raise UsageError(f"--prompt is {self.prompt!r}; it must be {demand} ({error})") from error
-        names = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
-        for name, spec, conversion in names:
-            plain = name and not re.search(r"[.\[\]]", name) and not name.isdigit() and not spec and not conversion
-            require(bool(plain), "prompt", self.prompt, demand)
-        return tuple(dict.fromkeys(name for name, _, _ in names))
+        """The columns that `--prompt` or `--prompts` name."""
+        return tuple(dict.fromkeys(name for template in self.templates for name in columns_of(template)))
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """What may be asked: `prompt`, or each of `prompts`."""
+        return (self.prompt,) if self.prompts is None else tuple(text for text, _ in self.prompts)
+
+
+@cache
+def columns_of(template: str) -> tuple[str, ...]:
+    """The columns that a prompt's template names. Only plain names: it must not reach into objects.
+
+    Raises UsageError for others.
+    """
+    demand = "text with plain {column} names; literal braces are written {{ and }}"
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UsageError(f"--prompt is {template!r}; it must be {demand} ({error})") from error
+    names = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+    for name, spec, conversion in names:
+        plain = name and not re.search(r"[.\[\]]", name) and not name.isdigit() and not spec and not conversion
+        if not plain:
+            raise UsageError(f"--prompt is {template!r}; it must be {demand}")
+    return tuple(dict.fromkeys(name for name, _, _ in names))
 
 
 @cache

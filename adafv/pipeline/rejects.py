@@ -82,6 +82,12 @@ ERRORS: dict[str, ErrorClass] = {
     ),
     "out_of_memory": ErrorClass("label", "the device has too little memory for this row alone"),
     "label_failed": ErrorClass("label", "the model raised an error on this row, or its scores were NaN or infinite"),
+    "answer_incomplete": ErrorClass(
+        "label",
+        "--max-new-tokens cut the answer off before it was what --schema or --regex asks for",
+        retryable=True,
+        advice="--max-new-tokens is the limit; with another one --allow-mixed goes on in the same output",
+    ),
     "worker_died": ErrorClass("label", "the row killed the model's process, or hung it for --batch-timeout, each time"),
 }
 

@@ -20,11 +20,13 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
-from adafv.option import OptionError
+from adafv.option import OptionError, require
+from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
 from adafv.pipeline.errors import RunError, UsageError
+from adafv.pipeline.fields import fields_of
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
@@ -138,7 +140,12 @@ class Job:
             self._model = at_version(options.model, storage, options.revision)
             if tower is not None:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
-            self._run.sizes = load_preparer(self._model, self._engine, storage).sizes
+            preparer = load_preparer(self._model, self._engine, storage)
+            self._run.sizes, self._run.generation = preparer.sizes, preparer.generation
+            places = options.system is None or preparer.takes_system
+            require(
+                places, "system", options.system, f"left out: the chat template of {options.model} has no place for it"
+            )
         except OptionError as error:
             raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
@@ -183,7 +190,8 @@ class Job:
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        sink = Sink(self._setup.output, self._run.run_id)
+        fields = fields_of(self._engine.schema, schema.RESULTS.names)
+        sink = Sink(self._setup.output, self._run.run_id, fields=fields)
         self._run.tally = sink.tally
         sink.tally.audit.measure = self._setup.options.agreement_measure()
         if not worklist.to_do:

@@ -52,6 +52,7 @@ LABELS = pa.schema(
         ("finish_reason", pa.string()),
         ("mean_logprob", pa.float32()),
         ("confidence", pa.float32()),
+        ("flags", pa.list_(pa.string())),
         ("choice_probabilities", pa.map_(pa.string(), pa.float64())),
         ("model", pa.string()),
         ("strategy", pa.string()),
@@ -89,7 +90,17 @@ LABELS = pa.schema(
 
 # Columns that labels written before there were these don't have; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
-LATER = ("images", "image_uri", "confidence", "keep", "looks", *FIRST_LOOK, "audit_answer", "choice_probabilities")
+LATER = (
+    "images",
+    "image_uri",
+    "confidence",
+    "keep",
+    "looks",
+    *FIRST_LOOK,
+    "audit_answer",
+    "flags",
+    "choice_probabilities",
+)
 
 REJECTS = pa.schema(
     [

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import ray
 
+from adafv.engine.grammar import check_grammar
 from adafv.engine.options import EngineOptions
+from adafv.option import OptionError
 from adafv.pipeline.control.resources import Resources, allot
 from adafv.pipeline.control.session import RaySession, is_ours_alone
 from adafv.pipeline.errors import JobError, UsageError
-from adafv.pipeline.options import JobOptions
+from adafv.pipeline.options import JobOptions, usage_error
 from adafv.pipeline.record.prices import Tariff, read_prices
 from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
 from adafv.pipeline.sources.records import Columns
@@ -62,6 +64,7 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
     """
     storage = Storage.from_environment(options.s3_endpoint)
     _check_models(options, storage)
+    _check_grammar(options)
     output, columns = open_output(options.output, storage), Columns.of(options)
     check_roots(columns.image_root, options.allow_local, storage)
     source = open_sources(options.input, storage, columns, output.uri)
@@ -107,6 +110,13 @@ def _check_models(options: JobOptions, storage: Storage) -> None:
                 at_version(name, storage)
             except OSError as error:
                 raise UsageError(f"--{option} {name} can't be loaded: {error}") from error
+
+
+def _check_grammar(options: JobOptions) -> None:
+    try:
+        check_grammar(options.engine)
+    except OptionError as error:
+        raise usage_error(error) from error
 
 
 def _check_writable(output: Output) -> None:

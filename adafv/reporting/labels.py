@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ READ = (
     *SUMMED,
     "mean_logprob",
     "finish_reason",
+    "flags",
     "strategy",
     "run_id",
     "labelled_at",
@@ -117,7 +118,7 @@ class LabelFigures:
         minutes: by run, and by minute since 1970.
         timeline: when they were made.
         strategies: by strategy, how many labels and gpu-seconds.
-        finished: how many answers ended for which reason.
+        finished: how many answers ended for which reason; `flags`: how many have which.
         confidence: how many answers have a mean token probability in each of `BINS` equal bins from 0 to 1.
         latency: how many took how long: `PER_DECADE` bins for each power of ten from `DECADES[0]` on.
         split: int64 [RATIOS, BINS]: how many kept which share of their tokens, and owe which share of what both cues
@@ -134,6 +135,7 @@ class LabelFigures:
         self.timeline = Timeline()
         self.strategies: dict[str, Minute] = defaultdict(Minute)
         self.finished: dict[str, int] = defaultdict(int)
+        self.flags: Counter[str] = Counter()
         self.confidence = np.zeros(BINS, dtype=np.int64)
         self.latency = np.zeros(PER_DECADE * (DECADES[1] - DECADES[0]), dtype=np.int64)
         self.split = np.zeros((RATIOS, BINS), dtype=np.int64)
@@ -152,6 +154,7 @@ class LabelFigures:
             self.totals[name] += float(np.nansum(values[name]))
         seconds = values["gpu_seconds"]
         self._group(batch, np.nan_to_num(seconds))
+        self.flags.update(pc.list_flatten(batch.column("flags")).to_pylist())
         self.confidence += _counted(np.exp(values["mean_logprob"]), BINS)
         decades = np.log10(seconds.clip(10.0 ** DECADES[0])) - DECADES[0]
         self.latency += _counted(decades / (DECADES[1] - DECADES[0]), len(self.latency))

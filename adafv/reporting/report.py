@@ -154,6 +154,7 @@ class Report:
             "second_looks": self._second_looks(),
             "audits": {each.run.run_id: each.run.audit for each in self.held if each.run.audit},
             "finished": dict(sorted(labels.finished.items())),
+            "flags": dict(sorted(labels.flags.items())),
             "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
             "least_confident": [{name: row[name] for name in SHOWN} for row in labels.unsure.rows],
             "slowest": [{name: row[name] for name in SHOWN} for row in labels.slow.rows],
@@ -259,6 +260,8 @@ def summary(report: Report) -> str:
         lines.append(("ms a sample", each))
         cut = labels.finished.get("length", 0)
         lines.append(("answers cut off", f"{cut:,} ({cut / labels.rows:.1%}) by --max-new-tokens"))
+        others = [f"{flag} {many:,}" for flag, many in labels.flags.most_common() if flag != "cut"]
+        lines += [("answers flagged", ", ".join(others))] if others else []
     text = [format_table(f"{report.uri}: {len(report.held)} runs", lines)]
     text += _rows("least confident", labels.unsure.rows, lambda row: f"{row['mean_logprob']:7.3f}")
     revised = labels.second_looks.revised.rows

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from adafv.embedded import own_model
+from adafv.embedded import OF_WORLDS, own_model
 from adafv.worlds.drawn import dataset as drawn
+from adafv.worlds.drawn.questions import TEXTURED_TYPES
 from adafv.worlds.drawn.score import Truth
 from adafv.worlds.drawn.score import named as drawn_named
 from adafv.worlds.drawn.score import points as drawn_points
@@ -61,11 +63,14 @@ class World:
         return None
 
 
+_textured = partial(drawn.rows, types=TEXTURED_TYPES, style="textured")
+
 WORLDS: dict[str, World] = {
     world.name: world
     for world in (
         World(name="testbed", model="testbed"),
         World(name="testbed-emerged", model="testbed-emerged"),
+        *(World(name=name, model=name, rows=_textured) for name in OF_WORLDS),
         World(
             name="photo",
             model="testbed-photo",

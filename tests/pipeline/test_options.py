@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 
 import pytest
@@ -76,6 +77,13 @@ def test_inputs_add_up():
         (["--prompt", "{}"], "--prompt is"),
         (["--prompt", "{question"], "--prompt is"),
         (["--output", "s3://key:pw@bucket/x"], "'s3://bucket/x' is no S3 URI"),
+        (["--prompt", "@none.txt"], "--prompt is '@none.txt'; it must be @ and a file that can be read"),
+        (["--system", " "], "--system is ' '; it must be a text"),
+        (["--prompts", "none.yaml"], "--prompts is 'none.yaml'; it must be a YAML file"),
+        (["--prompts", "[]"], "--prompts is '[]'; it must be texts with weights"),
+        (["--prompts", "{a: 0}"], "--prompts is '{a: 0}'; it must be texts with weights above 0"),
+        (["--prompts", "{'{question!r}': 1}"], "--prompt is '{question!r}'; it must be text with plain"),
+        (["--prompts", "[a]", "--prompt", "b"], "it must be left out with --prompt"),
         (["--choices", "a,a"], "--choices is 'a,a'; it must be each text once: 'a'"),
         (["--choices", "a,,b"], "--choices is 'a,,b'; it must be texts without white space around them"),
         (["--choices", "[1]"], "--choices is '[1]'; it must be a list of texts, at least one"),
@@ -134,6 +142,29 @@ def test_lists_of_texts_are_given_in_four_ways(tmp_path):
     assert JobOptions.of(input=["i"], output="o", choices=["yes, sir", "no"]).engine.choices == ("yes, sir", "no")
 
 
+def test_prompts_come_from_files(tmp_path):
+    (tmp_path / "prompt.txt").write_text("Describe {question}.\n")
+    (tmp_path / "prompts.yaml").write_text("'Describe it.': 3\n'{question}': 1\n")
+    assert parse(*NEEDED, "--prompt", f"@{tmp_path}/prompt.txt").prompt == "Describe {question}."
+    assert parse(*NEEDED, "--system", f"@{tmp_path}/prompt.txt").system == "Describe {question}."
+    options = parse(*NEEDED, "--prompts", f"{tmp_path}/prompts.yaml")
+    assert options.prompts == (("Describe it.", 3.0), ("{question}", 1.0)) and options.prompt_columns() == ("question",)
+    assert options == JobOptions.of(input=["in.parquet"], output="out", prompts={"Describe it.": 3, "{question}": 1})
+    assert (
+        options.changed(keep=0.5).prompts
+        == options.prompts
+        == parse(*NEEDED, "--prompts", json.dumps(options.prompts)).prompts
+    )
+    assert recipe_of(options)["prompts"] == [["Describe it.", 3.0], ["{question}", 1.0]]
+
+
+def test_a_config_may_hold_what_else_has_a_file(tmp_path):
+    text = "schema: {type: object, properties: {a: {type: integer}}}\nprompts:\n  Describe it.: 2\n  What is it?: 1\n"
+    options = parse(*NEEDED, *config(tmp_path, text))
+    assert json.loads(options.engine.schema or "") == {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert options.prompts == (("Describe it.", 2.0), ("What is it?", 1.0))
+
+
 def test_the_command_line_wins(tmp_path):
     file = config(tmp_path, "input: a\noutput: o\nkeep-tokens: 64\nallow-http: true\nseed: 1\n")
     options = parse(*file, "--input", "b", "--keep", "0.5", "--no-allow-http", "--seed=2")
@@ -187,8 +218,12 @@ OTHER = {
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
     "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
     "dtype": "float16", "tensor_parallel": "2", "thresholds": '{"type": {"a": -0.5}}', "choices": "yes,no",
+    "schema": '{"type": "object"}', "regex": "a+", "answer_prefix": "A photo of", "min_new_tokens": "3",
+    "stop": ".,!", "banned_words": "a,b", "repetition_penalty": "1.1", "no_repeat_ngram": "3", "top_k": "5",
+    "escalate_flags": "loop,empty",
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
+BESIDE |= {"top_k": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}
 BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
 BESIDE |= {"thresholds": {"escalate": "1.0", "escalate_below": "-1.0"}}
 

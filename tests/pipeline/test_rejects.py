@@ -71,5 +71,6 @@ def test_any_message_fits_parquet_and_a_terminal(text):
 def test_the_list_is_closed():
     with pytest.raises(ValueError, match="'oops'"):
         Reject("oops", "")
-    assert [name for name, error in ERRORS.items() if error.retryable] == ["source_unreadable", "image_fetch_failed"]
+    retryable = ["source_unreadable", "image_fetch_failed", "answer_incomplete"]
+    assert [name for name, error in ERRORS.items() if error.retryable] == retryable
     assert Reject("prompt_empty", "").stage == "prepare"

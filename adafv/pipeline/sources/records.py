@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,12 @@ VIDEO = ("video", "videos")  # columns in which LLaVA's data sets name what no i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns of a record mean what, and what to ask."""
+    """Which columns of a record mean what, and what to ask.
+
+    Attributes:
+        prompts: templates with their weights, in the place of `prompt`; `prompt_columns`: those of all of them.
+        system: what is said before, unless a conversation has its own.
+    """
 
     id: str
     image: str
@@ -30,6 +36,8 @@ class Columns:
     conversations: str | None = None
     stratum: str | None = None
     choices: str | None = None
+    prompts: tuple[tuple[str, float], ...] = ()
+    system: str | None = None
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
@@ -46,6 +54,8 @@ class Columns:
             conversations=job.conversations_column,
             stratum=job.engine.stratum_column,
             choices=job.choices_column,
+            prompts=job.prompts or (),
+            system=job.system,
         )
 
     @property
@@ -53,6 +63,18 @@ class Columns:
         talk = () if self.conversations is None else (self.conversations, *VIDEO)
         kind = tuple(name for name in (self.stratum, self.choices) if name is not None)
         return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *kind)))
+
+    def template(self, id: str) -> str:
+        """What the row of this id is asked: the same in every run."""
+        if not self.prompts:
+            return self.prompt
+        digest = hashlib.blake2b(f"prompt\0{id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        place = int.from_bytes(digest, "little") / 2**64 * sum(weight for _, weight in self.prompts)
+        for text, weight in self.prompts:
+            place -= weight
+            if place < 0:
+                return text
+        return self.prompts[-1][0]
 
     @property
     def asks(self) -> bool:
@@ -67,10 +89,13 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question, in which markers stand, and its answer, if the data have one."""
+    """A question, in which markers stand, and its answer, if the data have one; of the first one of a conversation the
+    system turn before it, too.
+    """
 
     question: str
     answer: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

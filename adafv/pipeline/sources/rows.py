@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from adafv.pipeline.options import columns_of
 from adafv.pipeline.redaction import clean, public_uri, shorten
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.questions import MARKER, parts_of, turns_of
@@ -194,8 +195,11 @@ def row_of(record: Record, columns: Columns) -> Row:
     if row.reject is not None:
         return row
     if columns.conversations is not None:
-        return _with_turns(row, record, columns)
-    return _with_marked(row, columns) if isinstance(given, list) else row
+        row = _with_turns(row, record, columns)
+    elif isinstance(given, list):
+        row = _with_marked(row, columns)
+    system = record.exchanges[0].system if record.exchanges else None
+    return row if row.reject is not None else _with_system(row, system or columns.system)
 
 
 def _bad_id(column: str, value: Any) -> Reject:
@@ -267,7 +271,8 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
     if row.reject is not None:
         return row
     texts: dict[str, str] = {}
-    for name in columns.prompt_columns:
+    template = columns.template(row.id or "")
+    for name in columns_of(template) if columns.prompts else columns.prompt_columns:
         value = values.get(name)
         if value is None:
             missing = f"column {name!r} is null or absent (or NaN); --prompt names it"
@@ -276,7 +281,11 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
         if text is None:
             return row.rejected(Reject("bad_row", f"column {name!r} {_why_no_text(value)}"))
         texts[name] = text
-    return replace(row, prompt=clean(columns.prompt).format_map(texts))
+    return replace(row, prompt=clean(template).format_map(texts))
+
+
+def _with_system(row: Row, system: str | None) -> Row:
+    return row if system is None else replace(row, turns=(Turn("system", (clean(system),)), *row.conversation))
 
 
 def _with_choices(row: Row, value: Any, column: str) -> Row:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline import schema
+from adafv.pipeline.fields import fields_of, values_of
 from adafv.pipeline.isolation import Failure, Handler, Isolated, work
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import Reject
@@ -72,7 +73,7 @@ class LabelWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._process = Isolated(partial(options.handler, replace(options, gate=None)), options.batch_timeout)
-        self._gate = options.gate
+        self._gate, self._results = options.gate, results_of(options.engine)
         self._common = {
             "run_id": options.run_id,
             "worker": f"{socket.gethostname()}/{os.getpid()}",
@@ -84,14 +85,15 @@ class LabelWorker:
         """Samples and rejects (`samples.SCHEMA`) in, labels and rejects (`schema.RESULTS`) out. Of samples that the
         gate doesn't admit nothing comes out."""
         rejected = table.filter(pc.is_valid(table.column("error")))
-        results = [_results(rejected.select([*KEPT, "error", "message"]))]
+        results = [_as(self._results, rejected.select([*KEPT, "error", "message"]))]
         good = table.filter(pc.is_null(table.column("error")))
         if self._gate is not None:
             good = self._gate.admit(good)
         if good.num_rows:
             answers, failures = work(self._process, good)
             results += answers
-            results += [_failed(good.slice(row, 1), failure) for row, failure in failures.items()]
+            failed = (_failed(good.slice(row, 1), failure) for row, failure in failures.items())
+            results += [_as(self._results, one) for one in failed]
         return self._signed(pa.concat_tables(results).combine_chunks())  # the driver pays for each chunk of a column
 
     def _signed(self, results: pa.Table) -> pa.Table:
@@ -101,9 +103,14 @@ class LabelWorker:
         return results
 
 
-def _results(table: pa.Table) -> pa.Table:
-    """`table` with all columns of `schema.RESULTS`, those that it lacks null."""
-    return pa.Table.from_pylist(table.to_pylist(), schema=schema.RESULTS)
+def results_of(engine: EngineOptions) -> pa.Schema:
+    """The columns of `schema.RESULTS`, and those of the properties that answers have."""
+    return pa.schema([*schema.RESULTS, *fields_of(engine.schema, schema.RESULTS.names)])
+
+
+def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
+    """`table` with all columns of results, those that it lacks null."""
+    return pa.Table.from_pylist(table.to_pylist(), schema=results)
 
 
 def _failed(row: pa.Table, failure: Failure) -> pa.Table:
@@ -142,6 +149,7 @@ class Labelling:
         times.append(time.perf_counter())
         device, instance = self._engine.device_name, instance_type()
         self._price = options.tariff.of(device, instance)
+        self._fields, self._results = fields_of(engine.schema, schema.RESULTS.names), results_of(engine)
         self._common = {
             "model": options.model,
             "strategy": options.engine.strategy,
@@ -161,8 +169,9 @@ class Labelling:
         results = []
         for row, sample, label, shown, seconds in zip(given, samples, labels, names, held, strict=True):
             images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
-            results.append(row | _outcome(label, images) | self._cost(seconds) | common)
-        return pa.Table.from_pylist(results, schema=schema.RESULTS)
+            properties = {} if label.problem else values_of(label.answer, self._fields)
+            results.append(row | _outcome(label, images) | properties | self._cost(seconds) | common)
+        return pa.Table.from_pylist(results, schema=self._results)
 
     def _cost(self, seconds: float) -> dict[str, float | None]:
         usd = None if self._price is None else seconds * self._price / 3600
@@ -197,7 +206,7 @@ def _outcome(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What came of a row: the label's columns, or a reject's where the model computed no answer."""
     if not label.problem:
         return columns_of(label, images)
-    reject = Reject("label_failed", label.problem)
+    reject = Reject(label.error, label.problem)
     return {"error": reject.error, "message": reject.message}
 
 

@@ -1,7 +1,7 @@
 """Training batches: scenes as the processor crops them, and all of a scene's questions in one sequence.
 
 Encoding a picture costs far more than reading a question, so about a dozen questions share each encoded
-picture. They stand one after another behind the visual tokens, and `sequence_mask` and `positions` make each
+picture. They stand one after another behind the visual tokens, and `block_mask` and `positions` make each
 see exactly what it would see alone: the visual tokens and itself, at the positions that it would have. One
 sequence thus gives twelve times the supervision.
 
@@ -12,22 +12,22 @@ packing code.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlavaNextModel, LlavaNextProcessor
 
-from adafv.worlds.drawn.model import ANSWER, CROP, EOS, PATCH, TOKENS, model_config
+from adafv.worlds.drawn.family import NEWLINE, Family, TokenPlaces
+from adafv.worlds.drawn.llava import LLAVA_NEXT
+from adafv.worlds.drawn.model import ANSWER, EOS, PATCH, TOKENS
 from adafv.worlds.drawn.questions import CATEGORY_WORDS, CONTENT_WORDS, Question, questions
 from adafv.worlds.drawn.scenes import COLOURS, Scene, render
 
-PATCHES = (CROP // PATCH) ** 2  # per crop
-NEWLINE, ABSENT = -1, -2  # in Batch.order: a newline embedding; no token, only padding
+ABSENT = -2  # in Batch.order, beside NEWLINE: no token, only padding
 SHOWN = 0.3  # the share that a token and a thing must have in common for the token to show it
 IGNORE = -100  # no target here (cross_entropy's own value)
 _COLOUR_INDEX = {colour: i for i, colour in enumerate(COLOURS)}
@@ -39,67 +39,24 @@ _WORD_INDEX = {word: i for i, word in enumerate(ALIGNED_WORDS)}
 class Batch:
     """B scenes with C crops together, V visual tokens (padded), T text tokens (padded), W aligned words."""
 
-    crops: Tensor  # uint8 [C, 3, CROP, CROP], all scenes' crops in a row
-    order: Tensor  # int64 [B, V]: patch number among all C * PATCHES, or NEWLINE, or ABSENT
+    pixels: Tensor  # all scenes' crops or patches in a row, as the family takes them
+    sizes: list[tuple[int, int]]  # width, height of the scenes
+    start: Tensor  # int64 [S]: what stands before the visual tokens
+    order: Tensor  # int64 [B, V]: patch number among all scenes', or NEWLINE, or ABSENT
+    place: Tensor | None  # int64 [3, B, V]: positions of visual tokens, where they have their own
+    after: Tensor | None  # int64 [B]: the position behind them
     row: Tensor  # int64 [B, V]: row of patches that a token or newline belongs to; -1 for the base crop
     shows: Tensor  # bool [B, V, W]: the token lies on an object that the word names
     on_object: Tensor  # bool [B, V, O]: the token lies on the o-th of the scene's objects (padded)
     crop_colour: Tensor  # int64 [C]: colour of the largest object in the crop; IGNORE where there is none
     crop_kind: Tensor  # int64 [C]: its kind, as an index into CONTENT_WORDS; IGNORE
+    longest: int  # tokens of a question with its answer; T is a multiple of it
     text: Tensor  # int64 [B, T]: question, <answer>, answer, </s>; the next question; ...
     segment: Tensor  # int64 [B, T]: which question a text token belongs to; -1 for padding
     offset: Tensor  # int64 [B, T]: place of a text token within its question
     target: Tensor  # int64 [B, T]: the next token where that is part of an answer, or IGNORE
     in_caption: Tensor  # bool [B, T]: belongs to a caption or its question
     asked: tuple[tuple[Question, ...], ...]
-
-
-@dataclass(frozen=True)
-class TokenPlaces:
-    """Where the visual tokens of pictures of one size lie."""
-
-    order: np.ndarray  # int64 [V]: patch number, or NEWLINE
-    row: np.ndarray  # int64 [V]
-    boxes: np.ndarray  # float [patches, 4]: left, top, right, bottom of every patch, in pixels of the picture
-    crop_boxes: np.ndarray  # float [crops, 4]
-
-
-@functools.cache
-def layout(width: int, height: int) -> TokenPlaces:
-    """The layout of a picture that fits its grid of crops without being resized, as all scenes do."""
-    if (width, height) == (CROP, CROP):  # the first stages' pictures: one crop, no base, no newlines
-        corners = [(0.0, 0.0)]
-        crop_boxes, order = _boxes(corners, CROP, CROP), np.arange(PATCHES)
-        return TokenPlaces(order, np.full(PATCHES, -1), _boxes(_patch_corners(corners), PATCH, PATCH), crop_boxes)
-    rows, columns = math.ceil(height / CROP), math.ceil(width / CROP)
-    left, top = (columns * CROP - width) // 2, (rows * CROP - height) // 2  # the processor's padding
-    corners = [(float(x * CROP - left), float(y * CROP - top)) for y in range(rows) for x in range(columns)]
-    base = _boxes(_patch_corners([(0.0, 0.0)]), PATCH, PATCH) * np.tile([width / CROP, height / CROP], 2)
-    boxes = np.concatenate([base, _boxes(_patch_corners(corners), PATCH, PATCH)])
-    crop_boxes = np.concatenate([[(0, 0, width, height)], _boxes(corners, CROP, CROP)])
-    order = pack_order(width, height, crops=1 + rows * columns)
-    ends = np.cumsum(order == NEWLINE) - (order == NEWLINE)
-    return TokenPlaces(order, np.where(np.arange(len(order)) < PATCHES, -1, ends), boxes, crop_boxes)
-
-
-def pack_order(width: int, height: int, crops: int) -> np.ndarray:
-    """Patch numbers, and NEWLINE, in the order in which the model packs them; int64 [V]."""
-    config = model_config()
-    with torch.device("meta"):
-        packer = LlavaNextModel(config)
-    numbers = torch.arange(crops * PATCHES, dtype=torch.float64).view(crops, PATCHES, 1)
-    newline = torch.full((1,), float(NEWLINE), dtype=torch.float64)
-    packed, _ = packer.pack_image_features([numbers], [[height, width]], "default", newline)
-    return packed[0][:, 0].long().numpy()
-
-
-def _patch_corners(crop_corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    steps = range(0, CROP, PATCH)
-    return [(x + dx, y + dy) for x, y in crop_corners for dy in steps for dx in steps]
-
-
-def _boxes(corners: list[tuple[float, float]], width: float, height: float) -> np.ndarray:
-    return np.array([(x, y, x + width, y + height) for x, y in corners])
 
 
 def overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -111,48 +68,62 @@ def overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def make_batch(
     scenes: Sequence[Scene],
-    processor: LlavaNextProcessor,
+    processor: Any,
     encode: Callable[[str], list[int]],
     types: Sequence[str] | None = None,
     draws: int = 1,
+    family: Family = LLAVA_NEXT,
 ) -> Batch:
     """`encode` turns words into token ids (a cached one: the same few hundred texts come again and again).
     `types` and `draws` are those of `questions`.
     """
-    layouts = [layout(scene.width, scene.height) for scene in scenes]
-    crops = [scene_crops(scene, processor) for scene in scenes]
+    layouts = [family.places(scene.width, scene.height) for scene in scenes]
+    pixels = [family.pixels(render(scene), processor) for scene in scenes]
     width = max(len(place.order) for place in layouts)
     order = np.full((len(scenes), width), ABSENT)
     row = np.full((len(scenes), width), -1)
     shows = np.zeros((len(scenes), width, len(ALIGNED_WORDS)), dtype=bool)
     on_object = np.zeros((len(scenes), width, max(len(scene.objects) for scene in scenes)), dtype=bool)
+    position = np.zeros((3, len(scenes), width), dtype=np.int64)
+    after = np.zeros(len(scenes), dtype=np.int64)
     labels = []
     first_patch = 0
     for b, (scene, place) in enumerate(zip(scenes, layouts, strict=True)):
         visual = len(place.order)
         order[b, :visual] = np.where(place.order >= 0, place.order + first_patch, place.order)
         row[b, :visual] = place.row
+        if place.position is not None:
+            position[:, b, :visual] = place.position
+            after[b] = place.position.max() + 1
         touched = _on_objects(scene, place)
         on_object[b, :visual, : len(scene.objects)] = touched
         shows[b, :visual] = _words_shown(scene, place, touched)
         labels.append(_crop_labels(scene, place))
         first_patch += len(place.boxes)
     asked = tuple(tuple(questions(scene, types, draws)) for scene in scenes)
-    text = [_sequence(each, encode) for each in asked]
-    longest = max(each.shape[1] for each in text)
+    before = [family.tokens.index(word) for word in family.question_start]
+    text = [_sequence(each, encode, before) for each in asked]
+    block = max(1, *((np.bincount(each[1]).max() if each.size else 0) for each in text))
+    longest = math.ceil(max(each.shape[1] for each in text) / block) * block
     padded = np.stack([
         np.pad(each, ((0, 0), (0, longest - each.shape[1])), constant_values=IGNORE) for each in text
     ])  # fmt: skip
     ids, segment, offset, target = (torch.from_numpy(padded[:, i]) for i in range(4))
+    moves = layouts[0].position is not None
     crop_labels = torch.from_numpy(np.concatenate(labels))
     return Batch(
-        crops=torch.from_numpy(np.concatenate(crops)),
+        pixels=torch.from_numpy(np.concatenate(pixels)),
+        sizes=[(scene.width, scene.height) for scene in scenes],
+        start=torch.tensor([family.tokens.index(word) for word in family.start]),
         order=torch.from_numpy(order),
+        place=torch.from_numpy(position) if moves else None,
+        after=torch.from_numpy(after) if moves else None,
         row=torch.from_numpy(row),
         shows=torch.from_numpy(shows),
         on_object=torch.from_numpy(on_object),
         crop_colour=crop_labels[:, 0],
         crop_kind=crop_labels[:, 1],
+        longest=int(block),
         text=ids.clamp(min=0),
         segment=segment.clamp(min=-1),
         offset=offset.clamp(min=0),
@@ -160,21 +131,6 @@ def make_batch(
         in_caption=_in_caption(asked, segment),
         asked=asked,
     )
-
-
-def scene_crops(scene: Scene, processor: LlavaNextProcessor) -> np.ndarray:
-    """The processor's own crops before rescaling and normalisation: uint8 [crops, 3, CROP, CROP]."""
-    if (scene.width, scene.height) == (CROP, CROP):
-        return np.asarray(render(scene)).transpose(2, 0, 1)[None]
-    pixels = processor.image_processor(render(scene), do_rescale=False, do_normalize=False)["pixel_values"]
-    return np.asarray(pixels[0], dtype=np.uint8)
-
-
-def normalise(crops: Tensor, processor: LlavaNextProcessor) -> Tensor:
-    """uint8 [C, 3, h, w] -> float [C, 3, h, w], as the processor rescales and normalises."""
-    mean = torch.tensor(processor.image_processor.image_mean).view(3, 1, 1)
-    deviation = torch.tensor(processor.image_processor.image_std).view(3, 1, 1)
-    return (crops.float() * processor.image_processor.rescale_factor - mean) / deviation
 
 
 def _on_objects(scene: Scene, place: TokenPlaces) -> np.ndarray:
@@ -218,16 +174,16 @@ def _crop_labels(scene: Scene, place: TokenPlaces) -> np.ndarray:
     return labels
 
 
-def _sequence(asked: Sequence[Question], encode: Callable[[str], list[int]]) -> np.ndarray:
+def _sequence(asked: Sequence[Question], encode: Callable[[str], list[int]], before: list[int]) -> np.ndarray:
     """int64 [4, T]: ids, segments, offsets and targets of the questions with their answers."""
     parts = []
     for number, question in enumerate(asked):
-        prompt = [*encode(question.text), TOKENS.index(ANSWER)]
+        prompt = [*before, *encode(question.text), TOKENS.index(ANSWER)]
         answer = [*encode(question.answer), TOKENS.index(EOS)]
         ids = prompt + answer
         targets = [IGNORE] * (len(prompt) - 1) + answer + [IGNORE]
         parts.append(np.array([ids, [number] * len(ids), range(len(ids)), targets]))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1) if parts else np.zeros((4, 0), dtype=np.int64)
 
 
 def _in_caption(asked: Sequence[Sequence[Question]], segment: Tensor) -> Tensor:

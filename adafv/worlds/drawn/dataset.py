@@ -1,6 +1,6 @@
 """Scenes and their questions as a Parquet dataset: what a job reads, and the truth that it is scored by.
 
-    python -m adafv.worlds.drawn.dataset --scenes N --output DIR [--seed S] [--question-types colour,kind,...]
+    python -m adafv.worlds.drawn.dataset --scenes N --output DIR [--seed S] [--style textured] [--question-types ...]
 
 One row per question; the rows of a scene stand together, each with the picture as PNG, since that is how the
 public VQA datasets are laid out. `--seed` counts from the start of the evaluation range, so that no figure
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.worlds.drawn.questions import QUESTION_TYPES, questions
-from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, Scene, make_scene, render
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, STYLES, Scene, StyleName, make_scene, render
 
 SCHEMA = pa.schema(
     [
@@ -29,12 +29,14 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("type", pa.string()),
         ("size", pa.string()),
-        ("scene", pa.int64()),  # the seed: make_scene(seed) has the objects
+        ("scene", pa.int64()),  # the seed: make_scene(seed, style=...) has the objects
     ]
 )
 
 
-def rows(scenes: int, seed: int = 0, types: Iterable[str] | None = None) -> Iterator[dict[str, object]]:
+def rows(
+    scenes: int, seed: int = 0, types: Iterable[str] | None = None, style: StyleName = "plain"
+) -> Iterator[dict[str, object]]:
     """The rows of `scenes` scenes, from the `seed`-th of the evaluation range on."""
     if scenes < 1 or seed < 0 or seed + scenes > len(EVALUATION_SEEDS):
         raise ValueError(
@@ -43,7 +45,7 @@ def rows(scenes: int, seed: int = 0, types: Iterable[str] | None = None) -> Iter
         )
     chosen = list(types) if types is not None else None
     for number in range(seed, seed + scenes):
-        scene = make_scene(EVALUATION_SEEDS[number])
+        scene = make_scene(EVALUATION_SEEDS[number], style=style)
         name = f"scene-{number:06d}"
         picture = {"bytes": _png(scene), "path": f"{name}.png"}
         for i, question in enumerate(questions(scene, chosen)):
@@ -65,10 +67,15 @@ def _png(scene: Scene) -> bytes:
 
 
 def write_dataset(
-    output: Path, scenes: int, seed: int = 0, types: Iterable[str] | None = None, shard_rows: int = 5000
+    output: Path,
+    scenes: int,
+    seed: int = 0,
+    types: Iterable[str] | None = None,
+    shard_rows: int = 5000,
+    style: StyleName = "plain",
 ) -> list[Path]:
     """Write scenes' rows in shards and return their paths. Errors as for `write_shards` and `rows`."""
-    return write_shards(output, rows(scenes, seed, types), shard_rows)
+    return write_shards(output, rows(scenes, seed, types, style), shard_rows)
 
 
 def write_shards(output: Path, asked: Iterable[dict[str, object]], shard_rows: int) -> list[Path]:
@@ -110,11 +117,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--question-types", default=",".join(QUESTION_TYPES), help="comma-separated; default: %(default)s"
     )
+    parser.add_argument("--style", choices=list(STYLES), default="plain", help="of the scenes; default: %(default)s")
     parser.add_argument("--shard-rows", type=int, default=5000)
     options = parser.parse_args(arguments)
     types = options.question_types.split(",")
     try:
-        shards = write_dataset(options.output, options.scenes, options.seed, types, options.shard_rows)
+        shards = write_dataset(options.output, options.scenes, options.seed, types, options.shard_rows, options.style)
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
     total = sum(pq.read_metadata(shard).num_rows for shard in shards)

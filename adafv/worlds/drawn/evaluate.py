@@ -1,48 +1,47 @@
-"""Ask a model about scenes through the processor and the stock `generate`, nothing pruned, and score it."""
+"""Ask a model in a folder about scenes, by our own engine with nothing pruned, and score it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
-
+from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.worlds.drawn.questions import questions
 from adafv.worlds.drawn.scenes import Scene, render
 from adafv.worlds.drawn.score import Score, Truth, score
 
-LONGEST_ANSWER = 32  # words: a caption has at most 26
+UNPRUNED = EngineOptions(strategy="none", keep=1.0, max_new_tokens=32)  # a caption has at most 26 words
 
 
-def evaluate(model: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, scenes: Sequence[Scene]) -> Score:
+def evaluate(
+    folder: Path, scenes: Sequence[Scene], types: Sequence[str] | None = None, options: EngineOptions = UNPRUNED
+) -> Score:
+    """`types` of the questions, or all."""
     truth: dict[str, Truth] = {}
-    labels: dict[str, str] = {}
+    labels: dict[str, str | None] = {}
     for scene in scenes:
-        asked = questions(scene)
-        answers = answer(model, processor, scene, [question.text for question in asked])
-        for number, (question, text) in enumerate(zip(asked, answers, strict=True)):
+        asked = questions(scene, types)
+        said = answer(folder, scene, [each.text for each in asked], options)
+        for number, (question, text) in enumerate(zip(asked, said, strict=True)):
             id_ = f"{scene.seed}-{number}"
             truth[id_] = Truth(question.answer, question.type, question.size)
             labels[id_] = text
     return score(labels, truth)
 
 
-@torch.inference_mode()
-def answer(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
-    scene: Scene,
-    asked: Sequence[str],
-) -> list[str]:
+def answer(folder: Path, scene: Scene, asked: Sequence[str], options: EngineOptions = UNPRUNED) -> list[str]:
     """The model's greedy answers to questions on one scene."""
-    prompts = [
-        processor.apply_chat_template(conversation(text), add_generation_prompt=True)  # type: ignore[arg-type]
-        for text in asked
-    ]
+    engine, preparer = _loaded(folder, options)
     picture = render(scene)
-    inputs = processor(images=[picture] * len(prompts), text=prompts, padding=True, return_tensors="pt")
-    replies = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)  # type: ignore[misc]
-    return processor.batch_decode(replies[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    samples = [preparer.prepare(f"{scene.seed}-{number}", picture, text) for number, text in enumerate(asked)]
+    return [label.answer or "" for label in engine.label(samples)]
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(folder: Path, options: EngineOptions) -> tuple[Engine, Preparer]:
+    adapter, processing = load_model(str(folder), options)
+    return Engine(adapter, processing, options), Preparer(processing, options)
 
 
 def conversation(text: str) -> list[dict[str, object]]:

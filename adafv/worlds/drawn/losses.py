@@ -3,6 +3,8 @@
 - Answers: the next token, over the answers' tokens.
 - [CLS]: it has to tell the colour and kind of the largest object in its crop, from the layer that feeds the
   projector. That is what gives its attention, and so the saliency cue, something to look at.
+- Patches: a linear head has to tell from each visual token what words name what it shows; the words' embeddings
+  have no part in it. It stands in for a tower trained beforehand, where there is no alignment.
 - Alignment: a visual token and the input embeddings of the words that name what it shows have to be similar.
   The text cue measures this very similarity. Large models get theirs from training on much data; without this
   loss the tiny one doesn't get it at all, and pruning by text would be pruning at random. Its weight is an
@@ -12,14 +14,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaNextForConditionalGeneration
 
-from adafv.worlds.drawn.batches import ABSENT, IGNORE, NEWLINE, Batch
-from adafv.worlds.drawn.model import BOS, TOKENS
+from adafv.worlds.drawn.attention import block_mask, by_blocks
+from adafv.worlds.drawn.batches import ABSENT, ALIGNED_WORDS, IGNORE, Batch
+from adafv.worlds.drawn.family import NEWLINE, Family
 from adafv.worlds.drawn.questions import CONTENT_WORDS
 from adafv.worlds.drawn.scenes import COLOURS
 
@@ -41,54 +44,57 @@ class ClsHead(nn.Module):
         return colour + kind
 
 
+class PatchHead(nn.Linear):
+    """What each visual token has to tell. Only for training, likewise."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden, len(ALIGNED_WORDS))
+
+    def loss(self, visual: Tensor, batch: Batch) -> Tensor:
+        """visual [B, V, D] -> binary cross-entropy of the words, summed, mean over the patches."""
+        patches = batch.order >= 0
+        target = batch.shows[patches].float()
+        scores = self(visual[patches]).float()
+        return functional.binary_cross_entropy_with_logits(scores, target, reduction="none").sum(-1).mean()
+
+
 @dataclass(frozen=True)
 class Outputs:
     logits: Tensor  # [n, vocabulary], for the n places of the text that have a target
     target: Tensor  # int64 [n]
     in_caption: Tensor  # bool [n]
-    cls: Tensor  # [C, D]
+    cls: Tensor | None  # [C, D]
     visual: Tensor  # [B, V, D], before any are dropped
 
 
-def forward(
-    model: LlavaNextForConditionalGeneration, pixels: Tensor, batch: Batch, keep: Tensor | None = None
-) -> Outputs:
-    """pixels [C, 3, h, w], keep bool [B, V] or None for all."""
-    states = encode_crops(model, pixels)
-    visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
+def forward(family: Family, model: Any, processor: Any, batch: Batch, keep: Tensor | None = None) -> Outputs:
+    """keep: bool [B, V], or None for all."""
+    seen = family.look(model, batch.pixels, batch.sizes, processor)
+    visual = pack(seen.tokens, family.newline(model), batch.order)
     present = batch.order != ABSENT if keep is None else keep
+    if not batch.text.shape[1]:  # nothing is asked: the tower alone learns
+        return Outputs(visual[0, :0], batch.target[0], batch.in_caption[0], seen.cls, visual)
     hidden = read(model, visual, present, batch)
     has_target = batch.target != IGNORE
     return Outputs(
         logits=model.lm_head(hidden[has_target]),
         target=batch.target[has_target],
         in_caption=batch.in_caption[has_target],
-        cls=states[:, 0],
+        cls=seen.cls,
         visual=visual,
     )
 
 
-def encode_crops(model: LlavaNextForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """The tower's hidden states at the feature layer: [C, 1 + PATCHES, D]. Layers after it are not run."""
-    tower = model.model.vision_tower
-    states = tower.pre_layrnorm(tower.embeddings(pixels))
-    feature_layer: int = model.config.vision_feature_layer  # type: ignore[assignment]
-    for layer in tower.encoder.layers[: feature_layer + 1]:
-        states = layer(states, None)
-    return states
-
-
-def pack(model: LlavaNextForConditionalGeneration, features: Tensor, order: Tensor) -> Tensor:
-    """features [C, PATCHES, D], order [B, V] -> [B, V, D]; zeros where there is no token."""
-    flat = features.flatten(0, 1)
-    extra = torch.stack([torch.zeros_like(flat[0]), model.model.image_newline.to(flat.dtype)])
+def pack(tokens: Tensor, newline: Tensor | None, order: Tensor) -> Tensor:
+    """tokens [P, D], newline [D], order [B, V] -> [B, V, D]; zeros where there is no token."""
+    blank = torch.zeros_like(tokens[0])
     assert (ABSENT, NEWLINE) == (-2, -1)  # so that they index the two rows appended
-    rows = torch.cat([flat, extra])
+    rows = torch.cat([tokens, torch.stack([blank, blank if newline is None else newline.to(tokens.dtype)])])
     return rows[order % len(rows)]
 
 
-def read(model: LlavaNextForConditionalGeneration, visual: Tensor, present: Tensor, batch: Batch) -> Tensor:
-    """The language model over `<s>`, the visual tokens present, and the questions.
+def read(model: Any, visual: Tensor, present: Tensor, batch: Batch) -> Tensor:
+    """The language model over what stands before, the visual tokens present, and the questions.
 
     visual [B, V, D], present bool [B, V] -> hidden states of the text, [B, T, D].
     """
@@ -96,16 +102,23 @@ def read(model: LlavaNextForConditionalGeneration, visual: Tensor, present: Tens
     widest = int(present.sum(1).max())
     first = present.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
     kept = visual.gather(1, first[..., None].expand(-1, -1, visual.shape[-1]))
-    start = embed(torch.full((len(visual), 1), TOKENS.index(BOS)))
+    start = embed(batch.start).expand(len(visual), -1, -1)
     embeds = torch.cat([start, kept.to(start.dtype), embed(batch.text)], dim=1)
-    prefix_length = 1 + present.sum(1)
-    out = model.model.language_model(
-        inputs_embeds=embeds,
-        attention_mask=sequence_mask(prefix_length, 1 + first.shape[1], batch.segment),
-        position_ids=positions(prefix_length, 1 + first.shape[1], batch.offset),
-        use_cache=False,
-    )
-    return out.last_hidden_state[:, 1 + first.shape[1] :]
+    before = len(batch.start)
+    prefix_length, prefix_width = before + present.sum(1), before + first.shape[1]
+    if batch.place is None or batch.after is None:
+        position_ids = positions(prefix_length, prefix_width, batch.offset)
+    else:
+        own = batch.place.gather(2, first.expand(3, -1, -1))
+        position_ids = own_positions(before, own, batch.after, batch.offset)
+    with by_blocks(model.model.language_model):
+        out = model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=block_mask(prefix_length, prefix_width, batch.segment, batch.longest),
+            position_ids=position_ids,
+            use_cache=False,
+        )
+    return out.last_hidden_state[:, prefix_width:]
 
 
 def positions(prefix_length: Tensor, prefix_width: int, offset: Tensor) -> Tensor:
@@ -117,19 +130,13 @@ def positions(prefix_length: Tensor, prefix_width: int, offset: Tensor) -> Tenso
     return torch.cat([prefix, prefix_length[:, None] + offset], dim=1)
 
 
-def sequence_mask(prefix_length: Tensor, prefix_width: int, segment: Tensor) -> Tensor:
-    """bool [B, 1, L, L]: who may look at whom. A question sees the prefix and its own tokens so far.
+def own_positions(before: int, place: Tensor, after: Tensor, offset: Tensor) -> Tensor:
+    """int64 [3, B, L]: likewise, where visual tokens have positions of their own and text stands behind all of them.
 
-    prefix_length [B], segment [B, T] (-1: padding); L = prefix_width + T.
+    place [3, B, V], after [B], offset [B, T]; L = before + V + T.
     """
-    prefix = torch.arange(prefix_width).expand(len(segment), -1)
-    is_padding = torch.cat([prefix >= prefix_length[:, None], segment < 0], dim=1)
-    group = torch.cat([torch.full_like(prefix, -1), segment], dim=1)
-    places = torch.arange(group.shape[1])
-    shared = (group[:, None, :] == -1) | (group[:, None, :] == group[:, :, None])
-    seen = (places[None, :] <= places[:, None]) & shared & ~is_padding[:, None, :]
-    itself = torch.eye(len(places), dtype=torch.bool)  # for padding: no row may be empty
-    return (seen | itself)[:, None]
+    start = torch.arange(before).expand(3, len(offset), -1)
+    return torch.cat([start, place, (after[:, None] + offset).expand(3, -1, -1)], dim=2)
 
 
 def answer_loss(outputs: Outputs, caption_weight: float) -> Tensor:

@@ -11,11 +11,10 @@ The prompt is `<s> <image>... question <answer>`, the reply its words and `</s>`
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -30,11 +29,18 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from adafv.worlds.drawn.family import initialise
 from adafv.worlds.drawn.questions import VOCABULARY
 
 PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER = "<pad>", "<s>", "</s>", "<unk>", "<image>", "<answer>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER)
 TOKENS = (*SPECIAL_TOKENS, *VOCABULARY)  # a token's id is its place in this list
+
+_SPECIAL: dict[str, Any] = {
+    "bos_token_id": TOKENS.index(BOS),
+    "eos_token_id": TOKENS.index(EOS),
+    "pad_token_id": TOKENS.index(PAD),
+}
 
 CROP, PATCH = 48, 8  # px
 CROP_GRIDS = ((2, 2), (1, 2), (2, 1), (2, 3), (3, 2), (3, 3))  # rows and columns of crops
@@ -70,29 +76,20 @@ class ModelSize:
 
 
 def build_model(size: ModelSize = ModelSize(), seed: int = 0) -> LlavaNextForConditionalGeneration:
-    """An untrained model. Weights are normal with deviation 0.7/sqrt(fan in), wider than
-    CLIP's and Llama's own at this size."""
-    model = LlavaNextForConditionalGeneration(model_config(size))
+    """An untrained model; see `initialise` for its weights."""
+    return start(LlavaNextForConditionalGeneration(model_config(size)), seed)
+
+
+def start(model: Any, seed: int) -> Any:
+    """Give the model its weights and the ends of its answers."""
     model.generation_config = GenerationConfig(
         bos_token_id=TOKENS.index(BOS), eos_token_id=TOKENS.index(EOS), pad_token_id=TOKENS.index(PAD)
     )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in sorted(model.named_parameters()):
-            if weight.ndim > 1:
-                fan_in = weight[0].numel()
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.7 / math.sqrt(fan_in))
-            elif name.endswith(("class_embedding", "image_newline")):
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.7 / math.sqrt(weight.numel()))
+    initialise(model, seed)
     return model
 
 
 def model_config(size: ModelSize = ModelSize()) -> LlavaNextConfig:
-    special: dict[str, Any] = {
-        "bos_token_id": TOKENS.index(BOS),
-        "eos_token_id": TOKENS.index(EOS),
-        "pad_token_id": TOKENS.index(PAD),
-    }
     vision = CLIPVisionConfig(
         hidden_size=size.vision_hidden,
         intermediate_size=size.vision_mlp,
@@ -102,8 +99,22 @@ def model_config(size: ModelSize = ModelSize()) -> LlavaNextConfig:
         image_size=CROP,
         patch_size=PATCH,
     )
-    text = LlamaConfig(
-        vocab_size=len(TOKENS),
+    return LlavaNextConfig(
+        vision_config=vision,
+        text_config=text_config(size),
+        image_token_index=TOKENS.index(IMAGE),
+        image_grid_pinpoints=GRID_PINPOINTS,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=(CROP // PATCH) ** 2,
+        tie_word_embeddings=True,
+        **_SPECIAL,
+    )
+
+
+def text_config(size: ModelSize, words: int = len(TOKENS)) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=words,
         hidden_size=size.text_hidden,
         intermediate_size=size.text_mlp,
         num_hidden_layers=size.text_layers,
@@ -111,18 +122,7 @@ def model_config(size: ModelSize = ModelSize()) -> LlavaNextConfig:
         num_key_value_heads=size.heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        **special,
-    )
-    return LlavaNextConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=TOKENS.index(IMAGE),
-        image_grid_pinpoints=GRID_PINPOINTS,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=(CROP // PATCH) ** 2,
-        tie_word_embeddings=True,
-        **special,
+        **_SPECIAL,
     )
 
 
@@ -145,9 +145,13 @@ def build_processor() -> LlavaNextProcessor:
     )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Words and punctuation marks are tokens, in lower case; whatever isn't in the vocabulary is `<unk>`."""
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(TOKENS)}, unk_token=UNKNOWN))
+def build_tokenizer(
+    tokens: Sequence[str] = TOKENS, more: Mapping[str, str] | None = None, **options: Any
+) -> PreTrainedTokenizerFast:
+    """`more`: further special tokens by name; `options`: the tokenizer's.
+
+    Words and punctuation marks are tokens, in lower case; whatever isn't in the vocabulary is `<unk>`."""
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(tokens)}, unk_token=UNKNOWN))
     words.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     words.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
@@ -156,9 +160,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=PAD,
         unk_token=UNKNOWN,
-        extra_special_tokens={"image_token": IMAGE, "answer_token": ANSWER},
+        extra_special_tokens={"image_token": IMAGE, "answer_token": ANSWER, **(more or {})},
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=1024,
         model_input_names=["input_ids", "attention_mask"],
+        **options,
     )

@@ -207,6 +207,7 @@ QUESTION_TYPES: dict[str, Callable[[Scene, np.random.Generator], list[Question]]
 }
 # What a model learns first, and what it learns last; the others come by themselves.
 SIMPLE_TYPES = ("colour", "kind", "digit", "exists", "main", "caption")
+TEXTURED_TYPES = ("colour", "kind", "digit", "main", "caption", "background")  # what models of textured scenes learn
 HARD_TYPES = ("relation", "compare", "count", "sign")
 
 

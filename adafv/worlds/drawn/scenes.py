@@ -11,6 +11,9 @@ decides how hard a scene is:
 - Three scenes in five are cluttered with coloured specks of 2-4 px, because clean backgrounds are too easy: a
   rule that merely spreads its tokens then finds everything.
 
+That is the style `plain`. In the style `textured` backgrounds have stripes, checks, gradients, clouds or grass under
+specks in each scene, objects are shaded and of more sizes, and about five are small; none are crowded.
+
 Everything follows from the seed: the same seed gives the same scene and the same pixels. The ranges at the
 top of the file say which seeds are for training and which are never trained on.
 """
@@ -25,6 +28,8 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from adafv.worlds.drawn import textures
 
 TRAINING_SEEDS = range(0, 1_000_000_000)
 VALIDATION_SEEDS = range(1_000_000_000, 1_100_000_000)  # to look at while tuning the recipe
@@ -64,7 +69,39 @@ SPECKS_PER_CELL = (0.4, 2.2)  # the least and the most in a cluttered scene: 14 
 _LAYOUT_STREAM, _PIXEL_STREAM, QUESTION_STREAM = 0, 1, 2
 
 Size = Literal["small", "large"]
+StyleName = Literal["plain", "textured"]
 Painter = Callable[[ImageDraw.ImageDraw, int], None]  # draws a shape over a square canvas of that side
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the scenes of a kind differ from those of another."""
+
+    grids: dict[tuple[int, int], float]
+    crowded: float = CROWDED_SHARE
+    cluttered: float = CLUTTERED_SHARE
+    specks_per_cell: tuple[float, float] = SPECKS_PER_CELL
+    shapes: tuple[int, int] = (3, 5)  # the fewest and the most small ones
+    digits: tuple[int, int] = (2, 3)
+    least_small: int = CELL - 4  # px: the smallest side of a small object, and of a large one
+    least_large: int = 2 * CELL - 6
+    textured: bool = False
+
+
+STYLES: dict[StyleName, Style] = {
+    "plain": Style(GRIDS),
+    "textured": Style(
+        {(6, 6): 0.6, (6, 5): 0.1, (5, 6): 0.1, (6, 4): 0.1, (4, 6): 0.1},
+        crowded=0.0,
+        cluttered=1.0,
+        specks_per_cell=(1.1, 2.2),  # 40 to 79 on 6x6 cells
+        shapes=(3, 4),
+        digits=(1, 2),
+        least_small=CELL - 5,
+        least_large=2 * CELL - 10,
+        textured=True,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,7 @@ class Scene:
     specks: int
     objects: tuple[SceneObject, ...]
     sign: Sign | None
+    texture: str | None = None  # of the background: one of TEXTURES, in the style that has such
 
     @property
     def width(self) -> int:
@@ -122,10 +160,11 @@ class Scene:
         return self.objects[0]
 
 
-def make_scene(seed: int, grid: tuple[int, int] | None = None) -> Scene:
-    """The scene of this seed; `grid` (columns, rows) fixes its size, which is otherwise drawn from GRIDS."""
+def make_scene(seed: int, grid: tuple[int, int] | None = None, style: StyleName = "plain") -> Scene:
+    """The scene of this seed; `grid` (columns, rows) fixes its size, which is otherwise drawn from the style's."""
+    look = STYLES[style]
     rng = np.random.default_rng([seed, _LAYOUT_STREAM])
-    drawn = list(GRIDS)[rng.choice(len(GRIDS), p=list(GRIDS.values()))]
+    drawn = list(look.grids)[rng.choice(len(look.grids), p=list(look.grids.values()))]
     columns, rows = grid or drawn
     if columns < 3 or rows < 3:
         raise ValueError(f"a scene needs at least 3x3 cells for its objects, got {columns}x{rows}")
@@ -133,20 +172,21 @@ def make_scene(seed: int, grid: tuple[int, int] | None = None) -> Scene:
     taken = {(corner[0] + dx, corner[1] + dy) for dx in (0, 1) for dy in (0, 1)}
     sign = _make_sign(rng, columns, rows, taken)
     free = [(x, y) for y in range(rows) for x in range(columns) if (x, y) not in taken]
-    things = _plain(rng, len(free))
-    if len(free) >= CROWD_ROOM and rng.random() < CROWDED_SHARE:
+    things = _plain(rng, len(free), look)
+    if len(free) >= CROWD_ROOM and rng.random() < look.crowded:
         things = _crowd(rng, len(free))
     (main_kind, main_colour), *small = things
     cells = [free[i] for i in sorted(rng.choice(len(free), len(small), replace=False))]
-    objects = [_place(rng, main_kind, main_colour, corner, "large")]
+    objects = [_place(rng, main_kind, main_colour, corner, "large", look)]
     for i, cell in zip(rng.permutation(len(small)), cells, strict=True):
         kind, colour = small[i]
-        objects.append(_place(rng, kind, colour, cell, "small"))
+        objects.append(_place(rng, kind, colour, cell, "small", look))
     specks = 0
-    if rng.random() < CLUTTERED_SHARE:
-        specks = round(float(rng.uniform(*SPECKS_PER_CELL)) * columns * rows)
+    if rng.random() < look.cluttered:
+        specks = round(float(rng.uniform(*look.specks_per_cell)) * columns * rows)
     (background,) = _pick(rng, BACKGROUNDS, 1)
-    return Scene(seed, (columns, rows), background, specks, tuple(objects), sign)
+    texture = _pick(rng, tuple(textures.TEXTURES), 1)[0] if look.textured else None
+    return Scene(seed, (columns, rows), background, specks, tuple(objects), sign, texture)
 
 
 def _make_sign(rng: np.random.Generator, columns: int, rows: int, taken: set[tuple[int, int]]) -> Sign | None:
@@ -164,9 +204,9 @@ def _make_sign(rng: np.random.Generator, columns: int, rows: int, taken: set[tup
     return Sign(text, (x, y), (left, top, left + SIGN_CELLS * CELL - 4, top + CELL - 2))
 
 
-def _plain(rng: np.random.Generator, room: int) -> list[tuple[str, str]]:
+def _plain(rng: np.random.Generator, room: int, look: Style) -> list[tuple[str, str]]:
     """(kind, colour) of the large shape, the small shapes and the digits; no kind twice."""
-    shapes, digits = int(rng.integers(3, 6)), int(rng.integers(2, 4))
+    shapes, digits = (int(rng.integers(least, most + 1)) for least, most in (look.shapes, look.digits))
     if shapes + digits > room:
         shapes, digits = 3, room - 3
     kinds, colours = _pick(rng, SHAPES, shapes + 1), _pick(rng, tuple(COLOURS), shapes + 1)
@@ -191,10 +231,12 @@ def _pick(rng: np.random.Generator, among: tuple[str, ...], count: int) -> list[
     return [among[i] for i in rng.choice(len(among), count, replace=False)]
 
 
-def _place(rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, int], size: Size) -> SceneObject:
+def _place(
+    rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, int], size: Size, look: Style
+) -> SceneObject:
     """Give the object a side and a place inside its cells, both a little random."""
-    room = 2 * CELL if size == "large" else CELL
-    side = int(rng.integers(room - 4, room - 1)) if size == "small" else int(rng.integers(room - 6, room - 1))
+    room, least = (2 * CELL, look.least_large) if size == "large" else (CELL, look.least_small)
+    side = int(rng.integers(least, room - 1))
     left = cell[0] * CELL + int(rng.integers(room - side + 1))
     top = cell[1] * CELL + int(rng.integers(room - side + 1))
     return SceneObject(kind, colour, cell, size, (left, top, left + side, top + side))
@@ -203,10 +245,7 @@ def _place(rng: np.random.Generator, kind: str, colour: str, cell: tuple[int, in
 def render(scene: Scene) -> Image.Image:
     """The scene as an RGB picture of scene.width x scene.height pixels."""
     rng = np.random.default_rng([scene.seed, _PIXEL_STREAM])
-    hue = np.array(COLOURS[scene.background])
-    shade = (rng.uniform(0.14, 0.3) * hue + rng.integers(12, 30)).astype(int)
-    noise = rng.integers(-24, 25, size=(scene.height, scene.width, 3), dtype=np.int16)
-    image = Image.fromarray(np.clip(noise + shade, 0, 255).astype(np.uint8))
+    image = _background(scene, rng)
     palette = list(COLOURS.values())
     for x, y, side, colour in zip(
         rng.integers(scene.width, size=scene.specks),
@@ -219,10 +258,36 @@ def render(scene: Scene) -> Image.Image:
     for thing in scene.objects:  # after the specks: clutter surrounds the objects and doesn't hide them
         tint = np.clip(COLOURS[thing.colour] + rng.integers(-9, 10, size=3), 0, 255)
         red, green, blue = (int(channel) for channel in tint)
-        image.paste((red, green, blue), thing.box, stencil(thing.kind, thing.box[2] - thing.box[0]))
+        mask = stencil(thing.kind, thing.box[2] - thing.box[0])
+        if scene.texture is None:
+            image.paste((red, green, blue), thing.box, mask)
+        else:
+            image.paste(_shaded(tint, mask.width, rng), thing.box, mask)
     if scene.sign is not None:
         _paint_sign(image, scene.sign)
     return image
+
+
+def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    hue = COLOURS[scene.background]
+    if scene.texture is not None:
+        return textures.paint(scene.texture, hue, rng, scene.width, scene.height)
+    shade = (rng.uniform(0.14, 0.3) * np.array(hue) + rng.integers(12, 30)).astype(int)
+    noise = rng.integers(-24, 25, size=(scene.height, scene.width, 3), dtype=np.int16)
+    return Image.fromarray(np.clip(noise + shade, 0, 255).astype(np.uint8))
+
+
+def _shaded(tint: np.ndarray, side: int, rng: np.random.Generator) -> Image.Image:
+    """A square of that colour, darker towards one corner."""
+    fall = rng.uniform(0.1, 0.35) * _ramp(side)[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+    return Image.fromarray((tint.astype(np.float32) * (1 - fall)).astype(np.uint8))
+
+
+@functools.cache
+def _ramp(side: int) -> np.ndarray:
+    """float32 [side, side, 1]: from 0 in one corner to 1 in the other."""
+    steps = np.linspace(0, 0.5, side, dtype=np.float32)
+    return (steps[:, None] + steps)[..., None]
 
 
 def _paint_sign(image: Image.Image, sign: Sign) -> None:

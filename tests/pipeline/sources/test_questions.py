@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,36 @@ def test_an_empty_list_of_images_is_text_alone(tmp_path):
     assert row.reject is None and row.conversation == (Turn("user", ("Who?",)),)
 
 
+def test_a_system_turn_stands_before_all_others(tmp_path):
+    talk = [{"from": "system", "value": "Be brief. "}, *said("<image> What?", "A cat.", "Where?")]
+    columns = replace(TALK, system="Be kind.")
+    own, again, other = asked(
+        tmp_path,
+        columns,
+        {"id": "a", "image": "x", "conversations": talk},
+        {"id": "b", "image": "x", "conversations": said("<image> What?")},
+    )
+    assert own.turns == (Turn("system", ("Be brief.",)), Turn("user", (None, "What?")))
+    assert again.turns[0] == own.turns[0] and len(again.turns) == 4 and other.turns[0] == Turn("system", ("Be kind.",))
+    [plain] = asked(tmp_path, replace(LIST, system="Be kind."), {"id": "a", "image": "x", "question": "What?"})
+    assert plain.conversation == (Turn("system", ("Be kind.",)), Turn.asking("What?")) and plain.prompt == "What?"
+    assert from_table(to_table([own, plain])) == [own, plain]
+
+
+def test_each_row_draws_one_of_several_prompts(tmp_path):
+    prompts = (("Describe it.", 3.0), ("{question} In a word.", 1.0))
+    columns = replace(LIST, prompts=prompts, prompt_columns=("question",))
+    rows = asked(tmp_path, columns, *({"id": str(i), "image": "x", "question": "Why?"} for i in range(400)))
+    drawn = [row.prompt for row in rows]
+    assert {*drawn} == {"Describe it.", "Why? In a word."} and 0.68 < drawn.count("Describe it.") / 400 < 0.82
+    assert [columns.template(str(i)).startswith("D") for i in range(400)] == [each.startswith("D") for each in drawn]
+    missing = asked(tmp_path, columns, *({"id": str(i), "image": "x", "question": None} for i in range(40)))
+    for row in missing:
+        assert (row.reject is None) == (columns.template(row.id or "") == "Describe it."), (
+            "only what it names is needed"
+        )
+
+
 def test_choices_are_the_rows_own_in_every_format(tmp_path):
     rows = [{"id": "a", "image": "x", "labels": ["red", "dark blue"]}, {"id": "b", "image": "x", "labels": ["1", "2"]}]
     pq.write_table(pa.Table.from_pylist([rows[0]]), tmp_path / "rows.parquet")
@@ -171,7 +202,12 @@ BAD = {
     "empty": ([], "an empty conversation"),
     "answer first": ([{"from": "gpt", "value": "x"}], "turn 1 is an answer, but not to a question"),
     "two answers": ([*said("a", "b"), {"from": "gpt", "value": "c"}], "turn 3 is an answer, but not to a question"),
-    "role": ([{"from": "system", "value": "x"}], "turn 1 is from 'system'; known are human and gpt"),
+    "role": ([{"from": "dog", "value": "x"}], "turn 1 is from 'dog'; known are human and gpt"),
+    "a late system turn": (
+        [*said("a", "b"), {"from": "system", "value": "x"}],
+        "turn 3 is from 'system', which only the",
+    ),
+    "a system turn alone": ([{"from": "system", "value": "x"}], "an empty conversation"),
     "role of a type": ([{"from": ["human"], "value": "x"}], "turn 1 is from"),
     "value": ([*said("a", "b"), {"from": "human", "value": 3}], "turn 3 is of type int; it must be text"),
     "no turn": ([*said("a"), "b"], 'turn 2 is no {"from", "value"}'),

@@ -10,20 +10,19 @@ from adafv.worlds.drawn.batches import (
     ABSENT,
     ALIGNED_WORDS,
     IGNORE,
-    NEWLINE,
-    layout,
     make_batch,
-    normalise,
     random_keep,
-    scene_crops,
 )
 from adafv.worlds.drawn.evaluate import conversation
-from adafv.worlds.drawn.losses import encode_crops, pack, read
+from adafv.worlds.drawn.family import NEWLINE
+from adafv.worlds.drawn.llava import LlavaNext, layout, normalise
+from adafv.worlds.drawn.losses import pack, read
 from adafv.worlds.drawn.model import CROP, PATCH, build_model, build_processor
 from adafv.worlds.drawn.questions import CONTENT_WORDS, questions
 from adafv.worlds.drawn.scenes import GRIDS, make_scene, render
 
 SCENES = [make_scene(70 + i, grid) for i, grid in enumerate(GRIDS)]
+family = LlavaNext()
 processor = build_processor()
 encode = functools.cache(lambda text: processor.tokenizer(text)["input_ids"])
 
@@ -41,7 +40,7 @@ def batch():
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: str(scene.grid))
 def test_crops_normalised_are_the_processors_pixels(scene):
     pixels = processor.image_processor(render(scene), return_tensors="pt")["pixel_values"][0]
-    mine = normalise(torch.from_numpy(scene_crops(scene, processor)), processor)
+    mine = normalise(torch.from_numpy(family.pixels(render(scene), processor)), processor)
     torch.testing.assert_close(mine, pixels, atol=1e-6, rtol=0)
 
 
@@ -49,7 +48,7 @@ def test_crops_normalised_are_the_processors_pixels(scene):
 def test_patches_lie_where_the_layout_says(scene):
     """Every patch of the crops is found again in the picture, at its box."""
     place = layout(scene.width, scene.height)
-    crops, picture = scene_crops(scene, processor), np.asarray(render(scene)).transpose(2, 0, 1)
+    crops, picture = family.pixels(render(scene), processor), np.asarray(render(scene)).transpose(2, 0, 1)
     per_crop = (CROP // PATCH) ** 2
     for number in {n for n in place.order.tolist() if n >= per_crop}:  # the base crop is resized, so not it
         crop, patch = divmod(number, per_crop)
@@ -76,8 +75,8 @@ def test_packed_rows_read_like_the_picture(grid):
 def test_questions_packed_together_read_as_if_each_stood_alone(model, batch):
     """The heart of the training's economy: the logits of a single-turn prompt and the stock model."""
     with torch.no_grad():
-        states = encode_crops(model, normalise(batch.crops, processor))
-        visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
+        seen = family.look(model, batch.pixels, batch.sizes, processor)
+        visual = pack(seen.tokens, family.newline(model), batch.order)
         logits = model.lm_head(read(model, visual, batch.order != ABSENT, batch))
         for b, scene in enumerate(SCENES):
             for number in (0, len(batch.asked[b]) - 1):
@@ -95,8 +94,8 @@ def test_dropped_tokens_are_as_if_they_had_never_been(model, batch):
     rng = np.random.default_rng(0)
     keep = random_keep(batch, rng, 0.05)
     with torch.no_grad():
-        states = encode_crops(model, normalise(batch.crops, processor))
-        visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
+        seen = family.look(model, batch.pixels, batch.sizes, processor)
+        visual = pack(seen.tokens, family.newline(model), batch.order)
         hidden = read(model, visual, keep, batch)
         embed = model.get_input_embeddings()
         for b in range(len(SCENES)):
@@ -165,8 +164,8 @@ def test_cls_labels_name_the_large_object_in_the_whole_picture(batch):
     first = 0
     for scene in SCENES:
         assert CONTENT_WORDS[batch.crop_kind[first]] == scene.main.kind
-        first += len(scene_crops(scene, processor))
-    assert first == len(batch.crops)
+        first += len(family.pixels(render(scene), processor))
+    assert first == len(batch.pixels)
 
 
 def test_random_keep_drops_patches_and_either_all_newlines_or_those_of_empty_rows():

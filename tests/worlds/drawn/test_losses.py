@@ -5,32 +5,43 @@ import math
 import pytest
 import torch
 
-from adafv.worlds.drawn.batches import ABSENT, NEWLINE
+from adafv.worlds.drawn.attention import block_mask
+from adafv.worlds.drawn.batches import ABSENT
+from adafv.worlds.drawn.family import NEWLINE
 from adafv.worlds.drawn.losses import (
     ALIGNMENT_SCALE,
     Outputs,
     alignment_loss,
     answer_loss,
+    own_positions,
     positions,
-    sequence_mask,
 )
 
 
 def test_mask_and_positions_by_hand():
-    """A prefix of two (of width three), then a question of two tokens, one of one, and padding."""
+    """A prefix of two (of width three), then a question of two tokens, one of one, and padding: two blocks of two."""
     prefix_length, segment = torch.tensor([2]), torch.tensor([[0, 0, 1, -1]])
-    mask = sequence_mask(prefix_length, 3, segment)[0, 0].int().tolist()
+    mask = block_mask(prefix_length, 3, segment, 2)[:, 0].int().tolist()
     assert mask == [
-        [1, 0, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0, 0],  # the prefix's padding sees something, so that no row is empty; nobody sees it
-        [1, 1, 0, 1, 0, 0, 0],
-        [1, 1, 0, 1, 1, 0, 0],
-        [1, 1, 0, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 0, 1],
+        [
+            [1, 1, 0, 0, 0, 1, 0],  # there is no block before the first
+            [1, 1, 0, 0, 0, 1, 1],
+        ],
+        [
+            [1, 1, 0, 0, 0, 1, 0],
+            [1, 1, 0, 0, 0, 0, 0],  # padding sees the picture; nobody sees it
+        ],
     ]
+    across = block_mask(prefix_length, 0, torch.tensor([[0, 1, 1, 1]]), 2)[:, 0].int().tolist()
+    assert across == [[[0, 0, 1, 0], [0, 0, 0, 1]], [[0, 1, 1, 0], [0, 1, 1, 1]]]
     offset = torch.tensor([[0, 1, 0, 0]])
     assert positions(prefix_length, 3, offset).tolist() == [[0, 1, 2, 2, 3, 2, 2]]
+    place = torch.tensor([[[2, 2]], [[2, 2]], [[2, 3]]])  # one row of two tokens, behind two of text
+    assert own_positions(2, place, torch.tensor([4]), offset).tolist() == [
+        [[0, 1, 2, 2, 4, 5, 4, 4]],
+        [[0, 1, 2, 2, 4, 5, 4, 4]],
+        [[0, 1, 2, 3, 4, 5, 4, 4]],
+    ]
 
 
 def outputs(logits, target, in_caption):

@@ -18,6 +18,7 @@ from adafv.worlds.drawn.scenes import (
     EVALUATION_SEEDS,
     GRIDS,
     SHAPES,
+    STYLES,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
     Scene,
@@ -25,6 +26,7 @@ from adafv.worlds.drawn.scenes import (
     render,
     stencil,
 )
+from adafv.worlds.drawn.textures import GRAIN, TEXTURES, paint
 
 seeds = st.integers(0, EVALUATION_SEEDS.stop - 1)
 
@@ -52,6 +54,35 @@ def test_scenes_are_those_that_the_checkpoint_was_trained_on():
     for seed in range(20):
         seen.update(pixels(make_scene(seed)).tobytes())
     assert seen.hexdigest() == "b5cf88f690f390aec3d9b7e5a07a16cfea65518cccb66bdc533a2a1b7306e915"
+
+
+def test_textured_scenes_are_those_that_their_models_were_trained_on():
+    seen = hashlib.sha256()
+    for seed in range(20):
+        seen.update(pixels(make_scene(seed, style="textured")).tobytes())
+    assert seen.hexdigest() == "9f378ffde66d011b93dc0f73bfd7fe0dc868ed145975b537b3d167cfed56ce11"
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_textures_differ_and_stay_duller_than_objects(texture):
+    rng = np.random.default_rng(3)
+    pictures = [np.asarray(paint(texture, COLOURS["yellow"], rng, 96, 64)).astype(int) for _ in range(6)]
+    assert all(picture.shape == (64, 96, 3) for picture in pictures)
+    assert min(picture.std() for picture in pictures) > GRAIN  # more than grain
+    assert max(picture.max() for picture in pictures) < 210
+    assert all((one != other).mean() > 0.5 for one, other in pairwise(pictures))
+
+
+def test_textured_scenes_have_specks_and_about_five_small_objects():
+    scenes = [make_scene(seed, style="textured") for seed in range(200)]
+    assert {scene.texture for scene in scenes} == set(TEXTURES)
+    assert {scene.grid for scene in scenes} == set(STYLES["textured"].grids)
+    full = [scene for scene in scenes if scene.grid == (6, 6)]
+    assert min(scene.specks for scene in full) >= 40 and max(scene.specks for scene in full) <= 80
+    assert {len(scene.objects) for scene in full} == {5, 6, 7}
+    assert not any(map(is_crowded, scenes))
+    assert 60 < sum(scene.sign is not None for scene in scenes) < 140
+    assert all(make_scene(seed).texture is None for seed in range(20))
 
 
 def test_seeds_differ():

@@ -1,5 +1,6 @@
 """The training runs, learns, and goes on after a kill as if nothing had happened."""
 
+import functools
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,8 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration, PreTr
 
 from adafv.worlds.drawn import train as train_module
 from adafv.worlds.drawn.model import TOKENS, UNKNOWN, build_model
-from adafv.worlds.drawn.train import STAGES, Recipe, Trainer, main, schedule, take_over, train
+from adafv.worlds.drawn.recipes import PLANS
+from adafv.worlds.drawn.train import Recipe, Trainer, main, schedule, take_over, train
 
 TINY = Recipe(stages=("small", "drop"), scale=0.005, scenes_per_step=2, save_every=2, evaluation_scenes=0, log_every=4)
 
@@ -33,27 +35,51 @@ def killed_after(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "train_step", step)
 
 
+RUNS = {
+    "testbed": TINY,
+    **{
+        name: Recipe(model=name, scale=0.002, scenes_per_step=2, save_every=1, evaluation_scenes=0)
+        for name in PLANS
+        if name != "testbed"
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The weights of a run that nobody disturbed."""
-    assert [TINY.steps(stage) for stage in TINY.stages] == [6, 2]
-    folder = tmp_path_factory.mktemp("straight")
-    train(TINY, folder)
-    return load_file(folder / "model.safetensors")
+    """The weights of runs that nobody disturbed, each made when it is asked for."""
+    assert [TINY.steps(stage) for stage in TINY.schedule] == [6, 2]
+
+    @functools.cache
+    def weights(name):
+        folder = tmp_path_factory.mktemp("straight")
+        train(RUNS[name], folder)
+        return load_file(folder / "model.safetensors")
+
+    return weights
 
 
-@pytest.mark.parametrize("kill_at", [2, 5, 8])  # before the first checkpoint, in the first stage, in the second
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, straight, kill_at):
-    """Killed before the first checkpoint, in the first stage, and in the second."""
+@pytest.mark.parametrize(
+    ("name", "kill_at"),
+    [
+        ("testbed", 2),
+        ("testbed", 5),
+        ("testbed", 8),
+        ("textured-clip", 3),
+        ("textured-siglip", 3),
+        ("textured-qwen", 4),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, straight, name, kill_at):
+    """The testbed's killed before the first checkpoint, in the first stage, and in the second."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
         killed_after(patch, kill_at)
-        train(TINY, tmp_path / "killed")
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
-    train(TINY, tmp_path / "killed")
+        train(RUNS[name], tmp_path / "killed")
+    train(RUNS[name], tmp_path / "killed")
     resumed = load_file(tmp_path / "killed" / "model.safetensors")
-    assert straight.keys() == resumed.keys()
-    for name, weight in straight.items():
-        torch.testing.assert_close(resumed[name], weight, atol=0, rtol=0)
+    assert straight(name).keys() == resumed.keys()
+    for part, weight in straight(name).items():
+        torch.testing.assert_close(resumed[part], weight, atol=0, rtol=0)
     assert not (tmp_path / "killed" / "checkpoint.pt").exists()
 
 
@@ -120,7 +146,7 @@ def test_loss_falls(tmp_path):
     trainer = Trainer(recipe, tmp_path)
     losses = []
     for trainer.step in range(60):
-        losses.append(trainer.train_step(STAGES["small"])[0])
+        losses.append(trainer.train_step(PLANS["testbed"].stage("small"))[0])
     for name, factor in (("answer", 0.75), ("cls", 0.8), ("alignment", 0.9)):
         first, last = (sum(each[name] for each in part) / 10 for part in (losses[:10], losses[-10:]))
         assert last < factor * first, (name, first, last)
@@ -139,7 +165,8 @@ def test_schedule_warms_up_and_falls():
     ("options", "message"),
     [
         ({"stages": ("warmup",)}, "warmup"),
-        ({"stages": ()}, "unknown stages"),
+        ({"model": "testbed-large"}, "unknown model 'testbed-large'; there are testbed, textured-clip"),
+        ({"model": "textured-qwen", "start": "there"}, "only testbed starts"),
         ({"scale": 0.0}, "scale"),
         ({"tower_only": True}, "start"),
     ],

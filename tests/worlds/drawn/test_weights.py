@@ -12,16 +12,12 @@ import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 from adafv.embedded import EMBEDDED, embedded_model
-from adafv.worlds.drawn.batches import ALIGNED_WORDS, IGNORE, make_batch, normalise
+from adafv.worlds.drawn.batches import ALIGNED_WORDS, IGNORE, make_batch
 from adafv.worlds.drawn.evaluate import answer, evaluate
-from adafv.worlds.drawn.losses import encode_crops, pack, read
+from adafv.worlds.drawn.llava import LlavaNext
+from adafv.worlds.drawn.losses import pack, read
 from adafv.worlds.drawn.model import TOKENS, build_model, build_processor
 from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, make_scene
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return AutoProcessor.from_pretrained(embedded_model("testbed"))
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +65,27 @@ def test_files_are_those_of_the_code(name):
     assert generation.keys() - {"transformers_version"} == {"bos_token_id", "eos_token_id", "pad_token_id"}
 
 
-def test_answers_held_out_questions(model, processor):
-    result = evaluate(model, processor, [make_scene(seed) for seed in EVALUATION_SEEDS[5000:5010]])
+def test_answers_held_out_questions():
+    result = evaluate(embedded_model("testbed"), [make_scene(seed) for seed in EVALUATION_SEEDS[5000:5010]])
     assert result.overall is not None and result.overall.rows > 100
     assert result.by_size["small"].value >= 0.95
     learnt = {type_: mean.value for type_, mean in result.by_type.items() if type_ not in ("relation", "compare")}
     assert all(value >= 0.8 for value in learnt.values()), result.table()
 
 
-def test_answers_end_by_themselves(model, processor):
+def test_answers_end_by_themselves():
     """An answer's length is the model's doing, not that of max_new_tokens."""
     scene = make_scene(EVALUATION_SEEDS[5000])
     asked = [f"what color is the {scene.main.kind}?", "what is the main object?", "describe the image"]
-    short, main, caption = answer(model, processor, scene, asked)
+    short, main, caption = answer(embedded_model("testbed"), scene, asked)
     assert (len(short.split()), len(main.split())) == (1, 2)
     assert abs(len(caption.split()) - 2 * len(scene.objects)) <= 2
 
 
-def test_an_answer_depends_on_the_picture(model, processor):
+def test_an_answer_depends_on_the_picture():
     asked = ["what is the main object?"]
     scenes = [make_scene(seed) for seed in EVALUATION_SEEDS[5000:5012]]
-    assert len({answer(model, processor, scene, asked)[0] for scene in scenes}) > 8
+    assert len({answer(embedded_model("testbed"), scene, asked)[0] for scene in scenes}) > 8
 
 
 @functools.cache
@@ -99,12 +95,16 @@ def held_out_batch():
     return make_batch(scenes, built, lambda text: built.tokenizer(text)["input_ids"])
 
 
+def visual_tokens(model, batch):
+    seen = LlavaNext().look(model, batch.pixels, batch.sizes, build_processor())
+    return pack(seen.tokens, model.model.image_newline, batch.order)
+
+
 def small_object_accuracy(model, keep):
     """Share of the questions on small objects answered rightly, with only `keep` (bool [B, V]) seen."""
     batch = held_out_batch()
     with torch.no_grad():
-        states = encode_crops(model, normalise(batch.crops, build_processor()))
-        visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
+        visual = visual_tokens(model, batch)
         said = model.lm_head(read(model, visual, keep, batch)).argmax(-1)
     right = []
     for b, asked in enumerate(batch.asked):
@@ -153,8 +153,7 @@ def share_found(model):
     """How often a word's most similar token shows what the word names."""
     batch = held_out_batch()
     with torch.no_grad():
-        states = encode_crops(model, normalise(batch.crops, build_processor()))
-        visual = pack(model, model.model.multi_modal_projector(states[:, 1:]), batch.order)
+        visual = visual_tokens(model, batch)
         words = model.get_input_embeddings()(torch.tensor([TOKENS.index(word) for word in ALIGNED_WORDS]))
         cosine = torch.cosine_similarity(visual[:, :, None], words[None, None], dim=-1)
     best = cosine.masked_fill((batch.order < 0)[..., None], -2).argmax(1)

@@ -1,0 +1,167 @@
+"""What decoding can be told: when to stop, what to leave out, what to begin with."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from adafv.engine import Engine, EngineOptions, Preparer, load_model
+from adafv.engine.generation import Stops, generation_config
+from adafv.option import OptionError
+from adafv.turn import Turn
+from tests.engine.test_engine import SHAPE, crowd
+from tests.models.conftest import picture
+from tests.tiny_models import build
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    path = str(build(tmp_path_factory.mktemp("model"), SHAPE))
+    adapter, processing = load_model(path, EngineOptions())
+    return adapter, processing, crowd(Preparer(processing, EngineOptions()), 9)
+
+
+def labels_of(loaded, size: int = 9, **options):
+    adapter, processing, samples = loaded
+    engine = Engine(adapter, processing, EngineOptions(**{"max_new_tokens": 12, "keep": 0.15} | options))
+    return [label for start in range(0, 9, size) for label in engine.label(samples[start : start + size])]
+
+
+def test_without_options_the_config_is_the_checkpoints(loaded):
+    adapter, *_ = loaded
+    plain, given = adapter.model.generation_config, generation_config(adapter, EngineOptions())
+    for name in ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "bad_words_ids"):
+        assert getattr(given, name) == getattr(plain, name)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_an_answer_ends_before_the_first_text_that_stops(loaded, size):
+    plain = labels_of(loaded)
+    words = plain[0].answer.split()
+    stop = [words[4], f"{words[2]} {words[3]}"]
+    for label, free in zip(labels_of(loaded, size, stop=stop), plain, strict=True):
+        places = [at for one in stop if (at := free.answer.find(one)) >= 0]
+        assert label.answer == free.answer[: min(places, default=None)].rstrip()
+        assert (label.finish_reason == "stop") == (bool(places) or free.finish_reason == "stop")
+    stopped = labels_of(loaded, size, stop=stop)[0]
+    assert stopped.answer == " ".join(words[:2]) and 4 <= stopped.output_tokens < 12
+
+
+def test_rows_that_have_stopped_leave(loaded, monkeypatch):
+    adapter, *_ = loaded
+    words = labels_of(loaded)[0].answer.split()
+    rows, forward = [], type(adapter).forward
+    monkeypatch.setattr(
+        type(adapter),
+        "forward",
+        lambda self, embeds, *rest: (rows.append(embeds.shape[:2]), forward(self, embeds, *rest))[1],
+    )
+    [label] = labels_of((adapter, loaded[1], loaded[2][:1]), stop=[words[3]])
+    assert [length for _, length in rows].count(1) == label.output_tokens - 1 < 11, "no step behind that token"
+
+
+def test_stops_are_found_wherever_tokens_are_cut(loaded):
+    stops = Stops(["w2 w3", "w9"], loaded[1])
+    ids = loaded[1].tokenizer("w1 w2 w3 w4 w9", add_special_tokens=False)["input_ids"]
+    assert stops.length(ids) == 3 and stops.length(ids[:2]) is None and stops.length(ids[3:]) == 2
+    assert stops.before("w1 w2 w3") == "w1 "
+
+
+def test_banned_words_are_in_no_answer(loaded):
+    plain = labels_of(loaded)
+    words = {word for label in plain for word in label.answer.split() if word.startswith("w")}
+    banned = sorted(words)[:6]
+    held = labels_of(loaded, banned_words=banned)
+    assert not any(word in label.answer.split() for label in held for word in banned)
+    assert [label.answer for label in held] != [label.answer for label in plain]
+
+
+def test_of_several_tokens_only_the_last_is_kept_from_an_answer(loaded):
+    """The first may stand, and so may the last behind another."""
+    words = labels_of(loaded)[0].answer.split()
+    pair = next(f"{a} {b}" for a, b in pairwise(words) if a[0] == b[0] == "w")
+    first, *others = labels_of(loaded, banned_words=[pair])
+    assert pair not in first.answer and pair.split()[0] in first.answer.split()
+    plain = labels_of(loaded)[1:]
+    assert [one.answer for one, free in zip(others, plain, strict=True) if pair not in free.answer] == [
+        free.answer for free in plain if pair not in free.answer
+    ]
+
+
+def test_no_ngram_stands_twice(loaded):
+    for label in labels_of(loaded, no_repeat_ngram=1, max_new_tokens=30):
+        words = label.answer.split()
+        assert len(words) == len(set(words))
+
+
+def test_a_penalty_and_a_least_length(loaded):
+    plain = labels_of(loaded)
+    assert [one.answer for one in labels_of(loaded, repetition_penalty=3.0)] != [one.answer for one in plain]
+    assert [one.answer for one in labels_of(loaded, repetition_penalty=1.0)] == [one.answer for one in plain]
+    ended = min(label.output_tokens for label in labels_of(loaded, temperature=3.0, max_new_tokens=60))
+    assert ended < 60, "some answer ends by itself"
+    assert (
+        min(one.output_tokens for one in labels_of(loaded, temperature=3.0, max_new_tokens=60, min_new_tokens=60)) == 60
+    )
+
+
+def test_of_one_token_the_first_is_drawn(loaded):
+    greedy = labels_of(loaded)
+    assert [one.answer for one in labels_of(loaded, temperature=5.0, top_k=1)] == [one.answer for one in greedy]
+    assert [one.answer for one in labels_of(loaded, temperature=5.0, top_k=40)] != [one.answer for one in greedy]
+
+
+def test_an_answer_begins_as_it_is_told(loaded):
+    adapter, processing, _ = loaded
+    options = EngineOptions(answer_prefix="w1 w2", max_new_tokens=5, keep=0.15)
+    preparer = Preparer(processing, options)
+    sample = preparer.prepare("a", picture((64, 64)), "w7 w8")
+    plain = Preparer(processing, EngineOptions()).prepare("a", picture((64, 64)), "w7 w8")
+    prefix = processing.answer_ids("w1 w2")
+    assert sample.input_ids.tolist() == [*plain.input_ids, *prefix] and sample.asked.tolist() == plain.asked.tolist()
+    [label] = Engine(adapter, processing, options).label([sample])
+    assert label.answer.startswith("w1 w2 ") and len(label.answer.split()) == 2 + label.output_tokens
+    choices = EngineOptions(answer_prefix="w1 w2", choices=["w3", "w4"])
+    [label] = Engine(adapter, processing, choices).label(
+        [Preparer(processing, choices).prepare("a", picture((64, 64)), "w7")]
+    )
+    assert label.answer in ("w3", "w4")
+
+
+def test_a_system_turn_stands_first(loaded):
+    _, processing, _ = loaded
+    preparer = Preparer(processing, EngineOptions())
+    turns = (Turn("system", ("w5 w6",)), Turn.asking("w7"))
+    sample = preparer.converse("a", [picture((64, 64))], turns)
+    text = processing.tokenizer.decode(sample.input_ids)
+    assert text.index("w5 w6") < text.index("USER:") < text.index("w7")
+    asked = [int(sample.input_ids[place]) for place in sample.asked]
+    assert processing.tokenizer.decode(asked) == "w7" and preparer.takes_system
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stop": ""}, "stop is ''; it must be texts that aren't empty"),
+        ({"min_new_tokens": 0}, "min_new_tokens is 0; it must be at least 1"),
+        ({"min_new_tokens": 65}, "at most max_new_tokens, 64"),
+        ({"no_repeat_ngram": 0}, "no_repeat_ngram is 0"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
+        ({"answer_prefix": " a"}, "answer_prefix is ' a'; it must be a text"),
+        ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be left out with choices"),
+        ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be left out with regex"),
+        ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be left out with schema"),
+        ({"backend": "vllm", "stop": "."}, "it must be left out with backend 'vllm', which does it otherwise"),
+        ({"backend": "vllm", "repetition_penalty": 1.1}, "it must be left out with backend 'vllm'"),
+    ],
+)
+def test_what_makes_no_sense_is_named(options, said):
+    with pytest.raises(OptionError) as caught:
+        EngineOptions(**options)
+    assert said in str(caught.value)
+
+
+def test_stops_are_kept_with_their_spaces():
+    assert EngineOptions(stop='["\\n", ". "]').stop == ("\n", ". ")
