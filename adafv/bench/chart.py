@@ -1,4 +1,4 @@
-"""Accuracy over budget, a line for each strategy, as a PNG. Needs matplotlib, which nothing else does."""
+"""Accuracy over budget, a line for each strategy, and agreement over cost, as PNGs. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -31,6 +31,36 @@ def draw(comparisons: Sequence[Contest], path: Path) -> None:
     titles = "\n".join(one.title for one in comparisons)
     figure.supxlabel(f"visual tokens kept, %; bars are 95 % intervals\n{titles}", fontsize=9)
     figure.savefig(path, dpi=150, format="png")
+
+
+def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str, path: Path) -> None:
+    """Draw the agreement of fixed budgets, and of second looks from each of them, over what the language model takes.
+
+    Args:
+        curves: by keep ratio, as `adafv bench promise` writes them.
+        unpruned: prompt tokens a question.
+    """
+    figure, [[plot]] = _figure(1, 1)
+    ends = [(100 * curve["points"][0]["prompt_tokens"] / unpruned, curve["points"][0]["agreement"]) for curve in curves]
+    fixed = [*sorted(ends), (100.0, 1.0)]
+    plot.plot(*_percents(fixed), color="#000000", marker="o", ms=4.5, lw=1.2, label="fixed budget")
+    for curve, colour, marker in zip(curves, COLOURS, MARKERS[1:], strict=False):
+        points = [(100 * one["prompt_tokens"] / unpruned, one["agreement"]) for one in curve["points"]]
+        label = f"{100 * curve['keep']:g} %, unsure ones again"
+        plot.plot(*_percents(points), color=colour, marker=marker, ms=4, lw=1.2, ls="--", label=label)
+    plot.axhline(98, color="#999999", lw=0.8, ls=":")
+    figure.supxlabel(f"prompt tokens, % of unpruned\n{title}", fontsize=8)
+    plot.set_ylabel("answers as the unpruned model's, %")
+    plot.set_xlim(0, 105)
+    plot.grid(axis="y", color="#eeeeee")
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _percents(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [100 * y for _, y in points]
 
 
 def require() -> None:

@@ -269,17 +269,24 @@ def _add_promise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=positive, default=3000, metavar="N", help="questions asked (%(default)s)")
     parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
     add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
     parser.set_defaults(run=_run_promise)
 
 
 def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import promise
+    from adafv.bench import chart, promise
     from adafv.pipeline.arguments import parse_keeps
 
+    if options.chart:
+        chart.require()
     job = job_options(options, ("-",), ("strategy", *MODEL))
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
-    return promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    figures, text = promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    if options.chart:
+        title = text.splitlines()[0]
+        chart.draw_agreement(figures["curves"], figures["promise"]["unpruned"], title, options.chart)
+    return figures, text
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from adafv.bench.examples import Example, ExampleSource, Skipped
-from adafv.bench.resizing import Resizer, interpolate
+from adafv.bench.resizing import Resizer, interpolate, of_one_shape
 from adafv.engine import Engine, EngineOptions, Label, Sample, load_model
 from adafv.models import Adapter, Encoded, check_text_tower, load_processing, load_text_tower
 from adafv.pipeline.errors import UsageError
@@ -228,7 +228,8 @@ class Examiner:
         labels: list[list[Label]] = []  # [C, R]
         for engine, resizer in zip(self._engines, self._resizers, strict=True):
             shown = [resizer(example.row) for example in examples] if resizer else samples
-            found = {i: label for batch in batches for i, label in
+            asked = of_one_shape(shown, batches) if resizer else batches
+            found = {i: label for batch in asked for i, label in
                      zip(batch, engine.label([shown[i] for i in batch]), strict=True)}  # fmt: skip
             labels.append([found[i] for i in range(len(examples))])
         self._memory.forget()

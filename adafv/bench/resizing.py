@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -47,20 +48,30 @@ class Resizer:
 
     def __call__(self, row: Row) -> Sample:
         """The row, which the model can be asked as it stands."""
-        images = [self._smaller(decode(image.data or b"", self._max_pixels), len(row.images)) for image in row.images]
-        return self._preparer.converse(row.id or "", images, row.conversation, row.choices)
+        images = [self._decoded(image.data or b"") for image in row.images]
+        sizes = self._sizes([(image.height, image.width) for image in images])
+        smaller = [
+            image.resize((width, height), Image.Resampling.BICUBIC)
+            for image, (height, width) in zip(images, sizes, strict=True)
+        ]
+        return self._preparer.converse(row.id or "", smaller, row.conversation, row.choices)
 
-    def _smaller(self, image: Any, images: int) -> Image.Image:
+    def _decoded(self, data: bytes) -> Image.Image:
+        image = decode(data, self._max_pixels)
         if not isinstance(image, Image.Image):
             raise AssertionError(f"a picture that was decoded before can't be decoded: {image}")
-        tokens = partial(self._tokens, single=images == 1)
-        size = (image.height, image.width)
-        budget = self._budget(tokens(size))
-        height, width = self._crop(budget) if self._is_one_crop else _largest(size, budget, tokens)
-        return image.resize((width, height), Image.Resampling.BICUBIC)
+        return image
 
-    def _tokens(self, size: Size, single: bool) -> int:
-        return self._stock.geometry(size, single).visual_tokens
+    def _sizes(self, sizes: Sequence[Size]) -> list[Size]:
+        """Those that a row's pictures are to have."""
+
+        def tokens(size: Size) -> int:
+            return self._stock.geometry(size, len(sizes) == 1).visual_tokens
+
+        budgets = [self._budget(tokens(size)) for size in sizes]
+        if self._is_one_crop:
+            return [self._crop(min(budgets))] * len(sizes) if sizes else []
+        return [_largest(size, budget, tokens) for size, budget in zip(sizes, budgets, strict=True)]
 
     def _crop(self, budget: int) -> Size:
         """Of one crop, about a square as the model's own are, with as many patches as the budget and a crop hold."""
@@ -69,7 +80,17 @@ class Resizer:
         return rows * patch, min(most, budget // rows) * patch
 
 
-def _largest(size: Size, budget: int, tokens: Any) -> Size:
+def of_one_shape(samples: Sequence[Sample], batches: Iterable[Sequence[int]]) -> list[list[int]]:
+    """The batches, of places of samples, in parts whose crops are of one shape, as an accelerator needs them."""
+    parts: dict[tuple[object, ...], list[int]] = {}
+    for number, batch in enumerate(batches):
+        for place in batch:
+            shapes = {image.crops.shape[1:] for image in samples[place].images}
+            parts.setdefault((number, *shapes), []).append(place)
+    return list(parts.values())
+
+
+def _largest(size: Size, budget: int, tokens: Callable[[Size], int]) -> Size:
     """The largest size of which the model sees no more than `budget` tokens, else the one of which it sees fewest."""
     tried = [(max(1, size[0] * step // _STEPS), max(1, size[1] * step // _STEPS)) for step in range(_STEPS, 0, -1)]
     return next((each for each in tried if tokens(each) <= budget), min(tried, key=tokens))

@@ -12,7 +12,7 @@ from PIL import Image
 from adafv.bench.exam import hold
 from adafv.bench.examples import Scenes
 from adafv.bench.quality import contenders
-from adafv.bench.resizing import Resizer, _largest, interpolate
+from adafv.bench.resizing import Resizer, _largest, interpolate, of_one_shape
 from adafv.embedded import embedded_model
 from adafv.engine import EngineOptions, load_model
 from adafv.pipeline.sources.rows import Row, RowImage
@@ -47,6 +47,18 @@ def test_a_crop_has_as_many_patches_as_the_budget_allows(testbed, width, height,
     rows, columns = patches
     assert image.crops.shape == (1, 3, 8 * rows, 8 * columns) and image.visual_tokens == rows * columns
     assert resizer.processing.geometry(image.size).visual_tokens == rows * columns
+
+
+def test_a_batchs_crops_are_of_one_shape(testbed):
+    """An accelerator encodes them together."""
+    _, processing = testbed
+    resizer = Resizer(processing, EngineOptions(strategy="none", keep=0.05), 10**6)
+    samples = [resizer(row(*size)) for size in ((96, 96), (96, 24), (96, 96), (24, 96))]
+    shapes = [sample.images[0].crops.shape for sample in samples]
+    assert shapes[0] == shapes[2] != shapes[1]
+    parts = of_one_shape(samples, [[3, 2, 1], [0]])
+    assert sorted(place for part in parts for place in part) == [0, 1, 2, 3] and [0] in parts
+    assert all(len({shapes[place] for place in part}) == 1 for part in parts)
 
 
 def test_where_a_model_takes_any_size_the_largest_that_fits_is_taken():

@@ -7,32 +7,38 @@ import torch
 from transformers import AutoTokenizer
 
 from adafv.engine import EngineOptions
+from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff
-from adafv.pipeline.sources.rows import Row, RowImage, to_table
+from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.rows import Row, RowImage, row_of, to_table
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from tests.pipeline.pictures import SOUND
 
 
-@pytest.mark.parametrize("strategy", ["none", "saliency"])
-def test_a_row_whose_scores_overflow_is_a_reject(tiny_model, strategy):
-    engine = EngineOptions(strategy=strategy, keep=0.5, max_new_tokens=2)
-    image = RowImage("x.png", data=SOUND["plain.png"])
-    asked = [Row(f"r{i}", "x.png", (image,), question=f"w{i}", prompt=f"w{i}") for i in range(3)]
+def stages(tiny_model, engine: EngineOptions) -> tuple[Preparing, Labelling]:
+    """What a row passes between the fetcher and the sink, without its processes."""
     prepare = Preparing(
         Preparation(
             model=str(tiny_model), engine=engine, storage=Storage(), max_pixels=10**6, max_bytes=10**6, timeout=60.0,
             handler=Preparing,
         )
     )  # fmt: skip
-    samples = prepare(to_table(asked), lambda: None)
     tariff = Tariff(None, (), 1)
     options = WorkerOptions(
         model="m", path=str(tiny_model), engine=engine, storage=Storage(), run_id="run", tariff=tariff, threads=1,
         batch_timeout=60.0, handler=Labelling,
     )  # fmt: skip
-    labelling = Labelling(options)
+    return prepare, Labelling(options)
+
+
+@pytest.mark.parametrize("strategy", ["none", "saliency"])
+def test_a_row_whose_scores_overflow_is_a_reject(tiny_model, strategy):
+    image = RowImage("x.png", data=SOUND["plain.png"])
+    asked = [Row(f"r{i}", "x.png", (image,), question=f"w{i}", prompt=f"w{i}") for i in range(3)]
+    prepare, labelling = stages(tiny_model, EngineOptions(strategy=strategy, keep=0.5, max_new_tokens=2))
+    samples = prepare(to_table(asked), lambda: None)
     [token] = AutoTokenizer.from_pretrained(tiny_model)("w1", add_special_tokens=False).input_ids
     with torch.no_grad():
         labelling._engine._adapter.model.get_input_embeddings().weight[token] = torch.inf
@@ -40,3 +46,18 @@ def test_a_row_whose_scores_overflow_is_a_reject(tiny_model, strategy):
     assert [row["error"] for row in results] == [None, "label_failed", None]
     assert "NaN or infinite" in results[1]["message"] and results[1]["answer"] is None
     assert all(row["gpu_seconds"] > 0 for row in results), "the batch's time is shared among all of its rows"
+
+
+def test_thresholds_go_by_a_column_of_the_input(tiny_model):
+    """From the record to the label."""
+    by_kind = '{"kind": {"always": 1.0, "7": 1.0, "never": -1000.0}}'
+    options = JobOptions.of(input=("in",), output="out", escalate=1.0, escalate_below=-1000.0, thresholds=by_kind)
+    prepare, labelling = stages(tiny_model, options.engine)
+    kinds, png = ["always", "never", 7, None, "unknown", ["always"]], SOUND["plain.png"]
+    records = [
+        Record("x", "/", {"id": f"r{i}", "image": png, "question": f"w{i}", "kind": kind})
+        for i, kind in enumerate(kinds)
+    ]
+    rows = to_table(row_of(record, Columns.of(options)) for record in records)
+    results = labelling(prepare(rows, lambda: None), lambda: None).to_pylist()
+    assert [row["looks"] for row in results] == [2, 1, 2, 1, 1, 1]
