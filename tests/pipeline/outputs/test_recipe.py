@@ -96,7 +96,7 @@ def test_labels_of_an_earlier_version_of_a_strategy_are_of_another_kind(tmp_path
     output.put("labels/x.parquet", b"")
     with pytest.raises(UsageError, match="strategy-version was 1 and is 2"):
         settle_recipe(output, options(strategy="adafv-plus"))
-    with pytest.raises(UsageError, match="another way: strategy was 'adafv-plus' and is 'adafv'. Give"):
+    with pytest.raises(UsageError, match=r"another way: strategy was 'adafv-plus' and is 'adafv'\. Give"):
         settle_recipe(output, options(strategy="adafv"))
 
 
