@@ -49,7 +49,7 @@ def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str
         label = f"{100 * curve['keep']:g} %, unsure ones again"
         plot.plot(*_percents(points), color=colour, marker=marker, ms=4, lw=1.2, ls="--", label=label)
     plot.axhline(98, color="#999999", lw=0.8, ls=":")
-    plot.set_xlabel(f"prompt tokens, % of unpruned\n{title}", fontsize=9)
+    figure.supxlabel(f"prompt tokens, % of unpruned\n{title}", fontsize=8)
     plot.set_ylabel("answers as the unpruned model's, %")
     plot.set_xlim(0, 105)
     plot.grid(axis="y", color="#eeeeee")
