@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import adafv.embedded
-from adafv.embedded import BUILT, EMBEDDED, embedded_model, own_model
+from adafv.embedded import BUILT, EMBEDDED, OF_WORLDS, embedded_model, own_model
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -20,6 +20,14 @@ def test_without_weights_the_error_says_how_to_make_them(monkeypatch, tmp_path):
     monkeypatch.setattr(adafv.embedded, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(FileNotFoundError, match=r"python -m adafv\.worlds\.drawn\.train --output"):
         embedded_model("testbed")
+
+
+@pytest.mark.parametrize("name", OF_WORLDS)
+def test_those_of_worlds_come_with_a_checkout(monkeypatch, tmp_path, name):
+    assert (own_model(name) / "model.safetensors").is_file()
+    monkeypatch.setattr(adafv.embedded, "__file__", str(tmp_path / "embedded" / "__init__.py"))
+    with pytest.raises(FileNotFoundError, match=f"comes with a checkout .* --model {name}"):
+        own_model(name)
 
 
 def test_built_ones_lie_in_the_cache_folder(monkeypatch, tmp_path):

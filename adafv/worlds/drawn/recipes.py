@@ -117,7 +117,6 @@ PLANS = {
             replace(_TOWER, name="tower again", steps=700),
             _FIRST,
             _REAL,
-            replace(_AGAIN, steps=250),
         ),
         TEXTURED_TYPES,
         dtype="bfloat16",

@@ -5,18 +5,20 @@ The last tests are what makes one a yardstick: it needs to see what it is asked 
 
 import functools
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
-from adafv.embedded import EMBEDDED, embedded_model
+from adafv.embedded import EMBEDDED, OF_WORLDS, embedded_model, model_of_world
 from adafv.worlds.drawn.batches import ALIGNED_WORDS, IGNORE, make_batch
-from adafv.worlds.drawn.evaluate import answer, evaluate
+from adafv.worlds.drawn.evaluate import UNPRUNED, answer, evaluate
 from adafv.worlds.drawn.llava import LlavaNext
 from adafv.worlds.drawn.losses import pack, read
 from adafv.worlds.drawn.model import TOKENS, build_model, build_processor
+from adafv.worlds.drawn.questions import TEXTURED_TYPES
 from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, make_scene
 
 
@@ -165,3 +167,17 @@ def test_words_are_most_similar_to_tokens_that_show_them(model, emerged):
     """The text cue has something to find where alignment was trained, and less where it only emerged."""
     assert share_found(model) > 0.9
     assert share_found(emerged) < 0.7
+
+
+@pytest.mark.parametrize("name", OF_WORLDS)
+def test_models_of_worlds_are_small_and_answer(name):
+    """Held-out textured scenes; with a tenth of the tokens, drawn by lot, much is lost."""
+    folder = model_of_world(name)
+    assert {"config.json", "tokenizer.json", "train.log"} <= {file.name for file in folder.iterdir()}
+    assert (folder / "model.safetensors").stat().st_size < 3_000_000
+    scenes = [make_scene(seed, style="textured") for seed in EVALUATION_SEEDS[5000:5008]]
+    unpruned = evaluate(folder, scenes, TEXTURED_TYPES)
+    pruned = evaluate(folder, scenes, TEXTURED_TYPES, replace(UNPRUNED, strategy="random", keep=0.1))
+    assert unpruned.questions is not None and pruned.questions is not None
+    assert unpruned.by_type["main"].value >= 0.8 and unpruned.questions.value >= 0.8, unpruned.table()
+    assert pruned.questions.value < unpruned.questions.value - 0.15
