@@ -69,12 +69,14 @@ MANY = "they are of no image or of several, and the format has one for each"
 def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
     """JSON lines: a label a line, with all columns but `LISTS`."""
     count = 0
-    for row in labels.rows([name for name in schema.LABELS.names if name not in LISTS]):
+    columns = [name for name in schema.LABELS.names if name not in LISTS]
+    for row in labels.rows(columns):
         names = [images.relative(image) for image in Shown.of(row)]
         first = names[0] if names else row["image"]
         shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
         shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
-        write(_json(row | {"image": first, "images": shown, "choice_probabilities": shares}) + "\n")
+        row |= {"image": first, "images": shown, "choice_probabilities": shares}
+        write(_json({name: row[name] for name in columns}) + "\n")  # in this order, whatever a file lacks
         count += 1
     return Exported(count)
 

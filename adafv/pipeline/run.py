@@ -191,7 +191,8 @@ class Job:
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
         fields = fields_of(self._engine.schema, schema.RESULTS.names)
-        sink = Sink(self._setup.output, self._run.run_id, fields=fields)
+        labels = schema.labels_schema(fields, choices=self._setup.options.chooses)
+        sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally
         sink.tally.audit.measure = self._setup.options.agreement_measure()
         if not worklist.to_do:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -87,6 +89,15 @@ LABELS = pa.schema(
         ("labelled_at", TIME),
     ]
 )
+
+
+def labels_schema(fields: Iterable[pa.Field] = (), *, choices: bool = False) -> pa.Schema:
+    """The columns of a run's labels: `LABELS` and `fields`. Where there are no choices, no column has their
+    probabilities: it is a map, and Hugging Face's datasets can't read labels that have one.
+    """
+    own = [column for column in LABELS if choices or column.name != "choice_probabilities"]
+    return pa.schema([*own, *fields])
+
 
 # Columns that labels written before there were these don't have; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")

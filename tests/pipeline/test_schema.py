@@ -14,7 +14,7 @@ from adafv.pipeline.fields import fields_of
 from adafv.pipeline.outputs.reader import reconcile
 from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.prices import Tariff
-from adafv.pipeline.schema import RESULTS
+from adafv.pipeline.schema import RESULTS, labels_schema
 from adafv.pipeline.sources.rows import Row, RowImage, to_table
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
@@ -69,7 +69,11 @@ def test_the_stages_hand_properties_on(tmp_path):
         samples = Preparing(preparation)(to_table(rows), lambda: None)
         table = Labelling(options)(samples, lambda: None)
         assert table.schema == results_of(engine)
-        sink = Sink(open_output(str(tmp_path / "out"), storage), "run", fields=fields_of(engine.schema, RESULTS.names))
+        sink = Sink(
+            open_output(str(tmp_path / "out"), storage),
+            "run",
+            labels=labels_schema(fields_of(engine.schema, RESULTS.names)),
+        )
         sink.add(full(table))
         sink.close()
         found[tokens] = table.column("error").to_pylist()

@@ -94,7 +94,7 @@ def write(
     for part in ("labels", "rejects", "runs"):
         (folder / part).mkdir(parents=True)
     for number in range(files):
-        table = pa.Table.from_pylist(list(labels[number::files]), schema=schema.LABELS)
+        table = pa.Table.from_pylist(list(labels[number::files]), schema=schema.labels_schema())
         pq.write_table(table, folder / "labels" / f"{number}.parquet", write_page_checksum=True)
     if rejects:
         table = pa.Table.from_pylist(list(rejects), schema=schema.REJECTS)

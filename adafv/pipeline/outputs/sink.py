@@ -14,7 +14,6 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -75,7 +74,7 @@ class Sink:
 
     Args:
         rows, seconds: after which a file is written.
-        fields: columns that labels have besides `schema.LABELS`.
+        labels: the labels' columns, see `schema.labels_schema`.
     """
 
     def __init__(
@@ -84,11 +83,11 @@ class Sink:
         run_id: str,
         rows: int = ROWS,
         seconds: float = SECONDS,
-        fields: Sequence[pa.Field] = (),
+        labels: pa.Schema = schema.LABELS,
     ) -> None:
         self.tally = Tally()
         self._run_id, self._rows, self._seconds = run_id, rows, seconds
-        self._labels = NextFile(output, "labels", run_id, pa.schema([*schema.LABELS, *fields]))
+        self._labels = NextFile(output, "labels", run_id, labels)
         self._rejects = NextFile(output, "rejects", run_id, schema.REJECTS)
         self._lock = threading.Lock()
 
