@@ -178,7 +178,7 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
     samples = [preparer.prepare(str(i), picture((64, 64)), question) for i, question in enumerate(("w1 w2", "w9"))]
     seen = []
     assemble = Engine._assemble
-    engine._assemble = lambda *given: (seen.append(assemble(engine, *given)), seen[-1])[1]
+    engine._assemble = lambda *given, **more: (seen.append(assemble(engine, *given, **more)), seen[-1])[1]
     labels = engine.label(samples)
     adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].images[0].size)
     with torch.inference_mode():

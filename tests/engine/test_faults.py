@@ -79,10 +79,10 @@ def test_the_engine_labels_in_parts_what_its_allocator_refuses_at_once(model, mo
     engine = Engine.load(model, options)
     assemble = Engine._assemble
 
-    def assemble_in_little_memory(self, part, *rest):
+    def assemble_in_little_memory(self, part, *rest, **more):
         if len(part) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return assemble(self, part, *rest)
+        return assemble(self, part, *rest, **more)
 
     monkeypatch.setattr(Engine, "_assemble", assemble_in_little_memory)
     tight = engine.label(samples)

@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from botocore.exceptions import ParamValidationError
 
-from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.images.http import Address, is_public, read_http
 from adafv.pipeline.images.transfer import Refused, read_within
 from adafv.pipeline.redaction import public_uri
@@ -48,6 +48,9 @@ from adafv.pipeline.store.s3 import (
 )
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, join, local_path, split_s3
+
+if TYPE_CHECKING:
+    from adafv.pipeline.control.gate import Gate  # needs Ray, which who reads an output may not have
 
 THREADS = 16
 ATTEMPTS = 5

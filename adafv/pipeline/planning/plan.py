@@ -110,7 +110,7 @@ def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Mea
     """
     where = options.output if uri is None else uri
     places = [where, f"{where.rstrip('/')}/{budget_name(options.engine.strategy, options.engine.keep)}"]
-    wanted = {name: _public(value) for name, value in recipe_of(options).items()}
+    wanted = {name: _public(value) for name, value in recipe_of(options).items() if name != "strategy_version"}
     found: list[Measured] = []
     differing: list[str] = []
     for record in (record for place in places for record in _records(place, storage)):

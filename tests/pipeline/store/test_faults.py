@@ -86,7 +86,7 @@ def store(s3, monkeypatch) -> Iterator[FaultyStore]:
     it has ended without releasing its lease."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(Sink.__init__, "__defaults__", (5, 60.0))
+    monkeypatch.setattr(Sink.__init__, "__defaults__", (5, *Sink.__init__.__defaults__[1:]))
     monkeypatch.setattr(retry, "pause", lambda *_: 0.1)
     monkeypatch.setattr(Lease.__init__, "__defaults__", (60.0,))
     monkeypatch.setattr(lease, "_alive", lambda pid, born: False)
