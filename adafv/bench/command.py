@@ -43,7 +43,7 @@ DONE, USAGE = 0, 2
 SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
-MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "batch_size", "device", "dtype")
+MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "positions", "batch_size", "device", "dtype")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:

@@ -113,18 +113,17 @@ def test_an_estimate_is_called_one(tmp_path):
 
 
 def test_the_document_has_estimates_beside_measurements():
-    """Of each pruned row of a benchmark, what the estimate makes of it, against the row without pruning."""
+    """How far the estimate from a benchmark's pruned rows is below its row without pruning."""
     rows = json.loads((ROOT / "docs/measurements/speed-cpu-small-2026-11-22.json").read_text())["rows"]
     by_name = {row["name"]: row for row in rows}
     stages = ("encode_ms", "prune_ms", "prefill_ms", "decode_ms", "other_ms")
     unpruned = by_name["ours-none"]
     took = sum(unpruned[stage] for stage in stages)
-    text = (ROOT / "docs/report.md").read_text()
-    table = re.findall(r"^\| (\d+) % \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| -(\d+) % \|$", text, re.M)
-    assert len(table) == 3
-    for keep, *figures in table:
-        row = by_name[f"ours-{int(keep) / 100:g}"]
+    short = []
+    for keep in (0.25, 0.1, 0.05):
+        row = by_name[f"ours-{keep:g}"]
         prefill, decode = ratios(CPU_SMALL, row["prompt_tokens"], unpruned["prompt_tokens"], 16, row["output_tokens"])
         estimate = row["encode_ms"] + row["other_ms"] + prefill * row["prefill_ms"] + decode * row["decode_ms"]
-        wanted = [sum(row[stage] for stage in stages), estimate, took, 100 * (1 - estimate / took)]
-        assert [float(figure.replace(",", "")) for figure in figures] == [round(each) for each in wanted]
+        short.append(round(100 * (1 - estimate / took)))
+    least, most = re.search(r"it says (\d+) to (\d+) % too little", (ROOT / "docs/report.md").read_text()).groups()
+    assert (int(least), int(most)) == (min(short), max(short))
