@@ -396,7 +396,7 @@ def test_a_put_is_given_up_in_the_end(faulty):
     store, output = faulty
     store.faults = (Fault("slow_down", "PUT"),)
     with pytest.raises(S3_ERRORS, match="SlowDown"):
-        output.put("labels/x", b"", patience=0.5)
+        output.put("labels/x", b"", patience=3.0)
     assert store.count("slow_down") > 1
 
 
