@@ -19,7 +19,7 @@ import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, Scenes
-from adafv.bench.quality import UNPRUNED
+from adafv.bench.quality import UNPRUNED, job_in, present
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import STRATEGIES, Strategy
 from adafv.pruning.adafv_plus import Constants
@@ -63,12 +63,14 @@ class Trial:
 def run(
     job: JobOptions, worlds: Sequence[World], scenes: int | None, keeps: Sequence[float], seed: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """Choose and judge: a row for each world left out, one for the choice on all, and a table of them.
+    """Choose and judge: a row for each world left out, budget and measure, and a table of them with the choice on all.
 
     Args:
+        worlds: those that aren't there are left out, as in `quality.in_worlds`.
         scenes: of each world, from its `seed`-th on for choosing, and from the `seed` + `JUDGED`-th on for judging; as
             many as the world says, if left out.
     """
+    worlds = present(worlds)
     tried = [trial(job, world, scenes, keeps, seed, SPACE) for world in worlds]
     final = choose(tried)
     rows: list[dict[str, Any]] = []
@@ -84,7 +86,7 @@ def trial(
     job: JobOptions, world: World, scenes: int | None, keeps: Sequence[float], seed: int, sets: Sequence[Constants]
 ) -> Trial:
     """Ask the world's questions."""
-    job = job.changed(model=world.model)
+    job = job_in(world, job)
     source = Scenes(world.scenes if scenes is None else scenes, seed, world)
     contenders = [Contender(UNPRUNED, replace(job.engine, strategy=UNPRUNED, keep=1.0))]
     for keep in keeps:

@@ -141,16 +141,24 @@ def in_worlds(
     Raises:
         UsageError: none is there; or as for `hold`.
     """
+    for world in present(worlds):
+        source = Scenes(world.scenes if scenes is None else scenes, seed, world)
+        yield run(job_in(world, job), source, strategies, keeps, seed)
+
+
+def present(worlds: Sequence[World]) -> list[World]:
+    """Those of the worlds that are there; of the others it is said what they lack.
+
+    Raises:
+        UsageError: none is there.
+    """
     lacking = {world.name: reason for world in worlds if (reason := world.missing()) is not None}
     lines = [f"world {name} is skipped: {reason}" for name, reason in lacking.items()]
     if len(lacking) == len(worlds):
         raise UsageError("\n".join(["there is no world to compare in", *lines]))
     for line in lines:
         LOG.warning(line)
-    for world in worlds:
-        if world.name not in lacking:
-            source = Scenes(world.scenes if scenes is None else scenes, seed, world)
-            yield run(job_in(world, job), source, strategies, keeps, seed)
+    return [world for world in worlds if world.name not in lacking]
 
 
 def job_in(world: World, job: JobOptions) -> JobOptions:

@@ -50,7 +50,7 @@ def test_the_choice_for_a_world_has_not_seen_it(monkeypatch):
         seen.append((world.name, seed))
         return by_world[world.name]
 
-    worlds = [type("World", (), {"name": name}) for name in by_world]
+    worlds = [type("World", (), {"name": name, "missing": lambda self: None})() for name in by_world]
     monkeypatch.setattr(constants, "trial", ask)
     monkeypatch.setattr(constants, "choose", lambda trials: [each for each in by_world.values() if each in trials])
     monkeypatch.setattr(constants, "asdict", lambda chosen: {"from": [id(each) for each in chosen]})
@@ -71,3 +71,9 @@ def test_on_a_scene(tmp_path, monkeypatch, capsys):
     assert [row["measure"] for row in rows] == list(MEASURES)
     assert all(row["chosen"] == row["default"] and row["best"] >= row["random"] for row in rows)
     assert "chosen on all worlds: Constants(" in capsys.readouterr().out
+
+
+def test_a_world_that_is_not_built_is_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ADAFV_CACHE", str(tmp_path))
+    assert main(["constants", "--worlds", "photo"]) == 2
+    assert "world photo is skipped" in capsys.readouterr().err
