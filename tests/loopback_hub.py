@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import huggingface_hub
 import pytest
+import yaml
 from huggingface_hub import constants
 
 Files = dict[str, bytes]
@@ -119,12 +120,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path == "/api/validate-yaml":
+            front = yaml.safe_load(json.loads(body)["content"].split("---")[1])
+            return self._answer({"errors": [] if isinstance(front, dict) else [{"message": "no"}], "warnings": []})
         if self.path == "/api/repos/create":
             self._log()
+            if self.headers.get("authorization") != f"Bearer {self.hub.token}":
+                return self._fail(401, "")
             asked = json.loads(body)
             name = f"{asked.get('organization')}/{asked['name']}"
             if name in self.hub.branches:
-                return self._fail(409, "")
+                return self._answer({"url": f"{self.hub.endpoint}/datasets/{name}", "error": "it is there"}, 409)
             self.hub.commit(name, {})
             if asked.get("private") or asked.get("visibility") == "private":
                 self.hub.private.add(name)
@@ -161,6 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del self.hub.files(name)[value["path"]]
         sha = self.hub.commit(name, files)
         url = f"{self.hub.endpoint}/datasets/{name}/commit/{sha}"
         self._answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
@@ -185,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _log(self) -> None:
         self.hub.asked.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
 
-    def _answer(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _answer(self, value: object, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)

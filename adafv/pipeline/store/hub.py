@@ -54,8 +54,8 @@ def hub_problem(error: Exception, name: str, revision: str | None = None, kind: 
 
 
 @contextlib.contextmanager
-def _in_words(name: str, revision: str | None = None) -> Iterator[None]:
-    """Errors of the Hub and the network as those of a file."""
+def in_words(name: str, revision: str | None = None) -> Iterator[None]:
+    """Errors of the Hub and the network as OSErrors that say what to do."""
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     try:
@@ -68,11 +68,11 @@ class HubHandler(pyarrow.fs.FSSpecHandler):
     """huggingface_hub's file system as pyarrow reads it."""
 
     def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
-        with _in_words(_repository(paths[0]) if paths else ""):
+        with in_words(_repository(paths[0]) if paths else ""):
             return super().get_file_info(paths)
 
     def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
-        with _in_words(_repository(selector.base_dir)):
+        with in_words(_repository(selector.base_dir)):
             return super().get_file_info_selector(selector)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
@@ -82,7 +82,7 @@ class HubHandler(pyarrow.fs.FSSpecHandler):
         return self._open(path, "readahead")
 
     def _open(self, path: str, cache_type: str) -> pa.NativeFile:
-        with _in_words(_repository(path)):
+        with in_words(_repository(path)):
             return pa.PythonFile(HubFile(self.fs.open(path, cache_type=cache_type), path), mode="r")
 
 
@@ -110,7 +110,7 @@ class HubFile(io.RawIOBase):
         size = left if size < 0 else min(size, left)
         if not size:
             return b""
-        with _in_words(_repository(self._path)):
+        with in_words(_repository(self._path)):
             data = self._file.read(size)
         if len(data) != size:
             raise AwayError(f"{len(data)} bytes came of {size} of hf://{self._path}")
@@ -151,7 +151,7 @@ def _pinned(uri: str) -> list[str]:
         raise UsageError(f"--input {uri}: of the Hub only data sets are read, hf://datasets/OWNER/NAME")
     converted = None
     try:
-        with _in_words(parsed.id, parsed.revision):
+        with in_words(parsed.id, parsed.revision):
             info = HfApi().dataset_info(parsed.id, revision=parsed.revision)
             known = dict(_of_card(info))
             if parsed.revision is None and not known and not _has(info, parsed.path_in_repo):
