@@ -33,14 +33,24 @@ def draw(comparisons: Sequence[Contest], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str, path: Path) -> None:
-    """Draw the agreement of fixed budgets, and of second looks from each of them, over what the language model takes.
+def draw_agreement(worlds: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the agreement of fixed budgets, and of second looks from each of them, over what the language model takes: a
+    panel for each world.
 
     Args:
-        curves: by keep ratio, as `adafv bench promise` writes them.
-        unpruned: prompt tokens a question.
+        worlds: as `adafv bench promise` writes them.
     """
-    figure, [[plot]] = _figure(1, 1)
+    figure, [plots] = _figure(1, len(worlds), sharey=True)
+    for plot, world in zip(plots, worlds, strict=True):
+        _agreement_panel(plot, world["curves"], world["promise"]["unpruned"])
+        plot.set_title(world["world"], fontsize=11)
+    plots[0].set_ylabel("answers as the unpruned model's, %")
+    plots[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.supxlabel(f"prompt tokens, % of unpruned; {worlds[0]['rows']} questions a world", fontsize=9)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _agreement_panel(plot: Any, curves: Sequence[dict[str, Any]], unpruned: float) -> None:
     ends = [(100 * curve["points"][0]["prompt_tokens"] / unpruned, curve["points"][0]["agreement"]) for curve in curves]
     fixed = [*sorted(ends), (100.0, 1.0)]
     plot.plot(*_percents(fixed), color="#000000", marker="o", ms=4.5, lw=1.2, label="fixed budget")
@@ -49,14 +59,10 @@ def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str
         label = f"{100 * curve['keep']:g} %, unsure ones again"
         plot.plot(*_percents(points), color=colour, marker=marker, ms=4, lw=1.2, ls="--", label=label)
     plot.axhline(98, color="#999999", lw=0.8, ls=":")
-    figure.supxlabel(f"prompt tokens, % of unpruned\n{title}", fontsize=8)
-    plot.set_ylabel("answers as the unpruned model's, %")
     plot.set_xlim(0, 105)
     plot.grid(axis="y", color="#eeeeee")
     plot.set_axisbelow(True)
     plot.spines[["top", "right"]].set_visible(False)
-    plot.legend(frameon=False, fontsize=9, loc="lower right")
-    figure.savefig(path, dpi=150, format="png")
 
 
 def _percents(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -69,11 +75,11 @@ def require() -> None:
         raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out")
 
 
-def _figure(rows: int, panels: int) -> tuple[Any, Any]:
+def _figure(rows: int, panels: int, sharey: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2 + 3.8 * panels, 4.2 * rows), layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, panels, squeeze=False)
+    return figure, figure.subplots(rows, panels, squeeze=False, sharey=sharey)
 
 
 def _headlines(found: Sequence[Entry]) -> list[str]:

@@ -44,6 +44,7 @@ SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "positions", "batch_size", "device", "dtype")
+PROMISE = ("strategy", *MODEL[1:])  # a world brings its model
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
@@ -264,29 +265,35 @@ def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
 def _add_promise(parser: argparse.ArgumentParser) -> None:
     """whether calibrated second looks keep their promise on other rows, and what they save"""
     _add_scenes(parser)
+    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
     parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
     parser.add_argument("--rows", type=positive, default=3000, metavar="N", help="questions asked (%(default)s)")
     parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
-    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), PROMISE)
     parser.set_defaults(run=_run_promise)
 
 
 def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import chart, promise
+    from adafv.bench import chart, promise, quality
+    from adafv.bench.examples import Scenes
     from adafv.pipeline.arguments import parse_keeps
 
     if options.chart:
         chart.require()
-    job = job_options(options, ("-",), ("strategy", *MODEL))
+    job, keeps = job_options(options, ("-",), PROMISE), parse_keeps(options.keep)
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
-    figures, text = promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    found = []
+    for world in quality.present(quality.parse_worlds(options.worlds)):
+        scenes = Scenes(SCENES if options.scenes is None else options.scenes, options.seed, world)
+        figures, text = promise.run(quality.job_in(world, job), scenes, keeps, terms)
+        found.append({"world": world.name, **figures})
+        print(text, end="\n\n", flush=True)
     if options.chart:
-        title = text.splitlines()[0]
-        chart.draw_agreement(figures["curves"], figures["promise"]["unpruned"], title, options.chart)
-    return figures, text
+        chart.draw_agreement(found, options.chart)
+    return found, promise.summary(found)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
