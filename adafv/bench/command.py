@@ -8,6 +8,7 @@
     adafv bench constants                         adafv-plus's constants, each choice judged in a world it hasn't seen
     adafv bench confidence                        which signal says best that pruning changed an answer
     adafv bench promise                           whether calibrated second looks keep their promise, and what they save
+    adafv bench second-looks --again 2            what a second look costs beside asking unpruned at once
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
     adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
@@ -142,6 +143,35 @@ def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
     given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
     rows = tuple(options.rows.split(",")) if options.rows else ()
     return speed.run(speed.Settings.of(**given | {"rows": rows}))
+
+
+def _add_second_looks(parser: argparse.ArgumentParser) -> None:
+    """what a second look costs beside the same questions asked unpruned at once"""
+    from adafv.bench.shapes import PRESETS
+    from adafv.engine.options import EngineOptions
+
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
+    parser.add_argument("--strategy", default=EngineOptions().strategy, metavar="NAME", help="(%(default)s)")
+    parser.add_argument("--keep", type=_share, default=0.05, metavar="X", help="first keep ratio (%(default)s)")
+    for name, default, text in (
+        ("batch-size", 8, "questions of a batch"),
+        ("again", 2, "of these, how many are asked again"),
+        ("max-new-tokens", 32, "tokens of each answer"),
+        ("rounds", 8, "batches that are measured"),
+    ):
+        parser.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    parser.set_defaults(run=_run_second_looks)
+
+
+def _run_second_looks(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import second_looks
+
+    if options.again > options.batch_size:
+        raise UsageError(f"--again is {options.again}; it must be at most --batch-size, {options.batch_size}")
+    given = {item.name: getattr(options, item.name) for item in fields(second_looks.Settings)}
+    return second_looks.run(second_looks.Settings(**given))
 
 
 def _share(text: str) -> float:
@@ -327,6 +357,7 @@ COMMANDS = {
     "constants": _add_constants,
     "confidence": _add_confidence,
     "promise": _add_promise,
+    "second-looks": _add_second_looks,
     "ledger": job_commands.add_ledger,
     "isolation": job_commands.add_isolation,
     "pipeline": job_commands.add_pipeline,
