@@ -214,7 +214,7 @@ def test_strategies_and_budgets_are_parsed():
 # A value of each of the engine's options that isn't the default, as text; one that is missing here fails the test.
 OTHER = {
     "strategy": "eadp", "keep": "0.5", "keep_tokens": "9", "max_new_tokens": "7", "text_scope": "prompt",
-    "positions": "kept",
+    "positions": "compact",
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
     "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
     "dtype": "float16", "tensor_parallel": "2", "thresholds": '{"type": {"a": -0.5}}', "choices": "yes,no",
