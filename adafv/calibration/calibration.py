@@ -7,7 +7,7 @@ resumed by the same command, and one with another budget, strategy or a larger s
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adafv.calibration.answers import Answers, read_answers
@@ -195,7 +195,9 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         RunError: a run failed, or labelled nothing that could be compared.
     """
     from adafv.pipeline.control.session import RaySession  # here, so that a wrong option doesn't wait for Ray
+    from adafv.pipeline.setup import with_commit
 
+    options = replace(options, job=with_commit(options.job))
     storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
     for option, name in (("--answer-column", column), ("--stratify", options.stratify)):
         if name is not None:

@@ -50,6 +50,12 @@ class BatchCache(Cache):
         """Expect the prompts, `length` positions each, of `count` rows from `first` on."""
         self._at.rows, self._at.start, self._at.end = slice(first, first + count), 0, length
 
+    def repeat(self, times: int) -> None:
+        """Have so many rows of each one, one behind the other. Called behind prefill."""
+        self._rows *= times
+        for layer in self._parts:
+            layer.repeat(times)
+
     def begin_decode(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
         """From now on `advance` makes room for a token of every row.
 
@@ -112,6 +118,10 @@ class _Layer(CacheLayerMixin):
             self.keys[at.rows, :, at.end :] = 0
             return key_states, value_states
         return self.keys[:, :, : at.end], self.values[:, :, : at.end]
+
+    def repeat(self, times: int) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = (each.repeat_interleave(times, dim=0) for each in (self.keys, self.values))
 
     def keep(self, rows: Tensor) -> None:
         assert self.keys is not None and self.values is not None

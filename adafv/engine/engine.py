@@ -36,7 +36,7 @@ from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
 from adafv.engine.prompt_image import PromptImage, prompt_images
 from adafv.engine.pruner import Pruner
-from adafv.engine.sample import TIMES, Label, Part, Sample, seed_of
+from adafv.engine.sample import TIMES, Label, Part, Sample, SampledAnswer, seed_of
 from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.engine.vllm import VllmGenerator, check_family
@@ -266,24 +266,44 @@ class Engine:
         groups = self._assemble(samples, images, shown, selection.mask, alone=scored and not self._batched)
         watch.lap("prune")
         queued: dict[str, Any] = {"on_prefilled": lambda: watch.lap("prefill"), "on_step": on_progress}
-        answers: Sequence[Answer]
+        found: Sequence[Answer]
+        many = self._options.samples or 1
         if scored:
-            answers = self._scorer(groups, choices, **queued)
+            found = self._scorer(groups, choices, **queued)
         else:
-            seeds = [seed_of(str(self._options.seed), sample.id) for sample in samples]
-            answers = self._generator(groups, seeds, **queued, prompt_ids=[sample.input_ids for sample in samples])
+            numbers = [str(self._options.seed + number) for number in range(many)]
+            seeds = [seed_of(number, sample.id) for sample in samples for number in numbers]
+            found = self._generator(groups, seeds, **queued, prompt_ids=[sample.input_ids for sample in samples])
         watch.lap("decode")
         times = watch.milliseconds()
         common: dict[str, Any] = {name: times[name.removesuffix("_ms")] / len(samples) for name in TIMES}
         common["keep"] = look.options.ratio
-        said = [self._said(*each) for each in zip(answers, choices, strict=True)]
-        for own, answer in zip(said, answers, strict=True):
-            own["flags"] = flags_of(own["answer"], answer.finish_reason)
-        labels = _labels(samples, images, selection.check(), groups, answers, said, common)
+        drawn = [found[first : first + many] for first in range(0, len(found), many)]
+        said = [self._best(*each) for each in zip(drawn, choices, strict=True)]
+        labels = _labels(samples, images, selection.check(), groups, said, common)
         return [label if math.isfinite(label.mean_logprob) else self._without_answer(label) for label in labels]
 
+    def _best(self, answers: Sequence[Answer], choices: Sequence[str]) -> dict[str, Any]:
+        """What a label says of the most probable of its row's answers, and of the others. A complete one comes before
+        one that isn't; and one whose scores aren't finite, which spoils the row, before all.
+        """
+        said = [self._said(answer, choices) for answer in answers]
+        ranks = [
+            (not math.isfinite(answer.mean_logprob), "problem" not in own, answer.mean_logprob)
+            for answer, own in zip(answers, said, strict=True)
+        ]
+        best = max(range(len(answers)), key=ranks.__getitem__)
+        own, answer = said[best], answers[best]
+        return own | {
+            "finish_reason": answer.finish_reason,
+            "mean_logprob": answer.mean_logprob,
+            "flags": flags_of(own["answer"], answer.finish_reason),
+            "output_tokens": sum(len(one.ids) for one in answers),
+            "samples": None if self._options.samples is None else tuple(map(_sampled, answers, said)),
+        }
+
     def _said(self, answer: Answer, choices: Sequence[str]) -> dict[str, Any]:
-        """A label's answer, and how sure it is; or why it is none."""
+        """An answer's text, and how sure it is; or why it is none."""
         confidence = float(np.float32(answer.mean_logprob))
         if isinstance(answer, ScoredAnswer):
             return {
@@ -357,6 +377,12 @@ class Engine:
         return [layout.assemble(stays, visual=visual, text=text, rows=rows, deepstack=deepstack) for rows in groups]
 
 
+def _sampled(answer: Answer, said: dict[str, Any]) -> SampledAnswer:
+    """One of a row's answers."""
+    text = None if "problem" in said else said["answer"]
+    return SampledAnswer(answer=text, mean_logprob=answer.mean_logprob, output_tokens=len(answer.ids))
+
+
 def _deepstack(by_sample: Sequence[Sequence[Encoded]]) -> list[Tensor]:
     """[R, S, D]: for each sample what goes with its images' rows; any row where it has no image. Empty if the family,
     or the whole batch, has nothing of the kind.
@@ -378,7 +404,6 @@ def _labels(
     images: Sequence[PromptImage],
     selection: Selection,
     groups: Sequence[Prompts],
-    answers: Sequence[Answer],
     said: Sequence[dict[str, Any]],
     common: dict[str, Any],
 ) -> list[Label]:
@@ -397,17 +422,14 @@ def _labels(
     return [
         Label(
             id=sample.id,
-            finish_reason=answer.finish_reason,
-            mean_logprob=answer.mean_logprob,
             **own,
             **_kept(by_sample[row]),
             prompt_tokens=prompt_tokens[row],
             padded_tokens=padded[row],
-            output_tokens=len(answer.ids),
             batch_size=len(samples),
             **common,
         )
-        for row, (sample, answer, own) in enumerate(zip(samples, answers, said, strict=True))
+        for row, (sample, own) in enumerate(zip(samples, said, strict=True))
     ]
 
 

@@ -106,33 +106,40 @@ class Generator:
 
         Args:
             groups: the B prompts.
-            seeds: of each sample, in the batch's order, for sampling; greedy decoding ignores them.
+            seeds: of each answer, for sampling; greedy decoding ignores them. As many for each prompt, one prompt's
+                behind the other's, in the batch's order.
             on_prefilled: called when all prompts' prefill is queued.
             on_step: called when a group's prefill, and when a step of all rows, is queued.
             prompt_ids: int [T] each, the tokens of the samples' prompts, in the batch's order, which a repetition
                 penalty applies to as well; without them it applies to the answers' tokens only.
 
         Returns:
-            The answers in the batch's order.
+            The answers, one to a seed, in their order. Several to a prompt share its prefill.
         """
-        order = [row for group in groups for row in group.rows]
-        draws = self._draws([seeds[row] for row in order])
+        prompts = [row for group in groups for row in group.rows]
+        each = len(seeds) // len(prompts)
+        order = [row * each + number for row in prompts for number in range(each)]
+        draws = self._draws([seeds[one] for one in order])
         if self._penalty is not None:
-            self._penalty.begin([prompt_ids[row] for row in order] if prompt_ids else [], self._device)
+            self._penalty.begin([prompt_ids[one // each] for one in order] if prompt_ids else [], self._device)
         if self._masks is not None:
             self._masks.begin(len(order))
         width = max(group.embeds.shape[1] for group in groups)
-        cache = BatchCache(self._adapter.depth, len(order), width + self._steps)
+        cache = BatchCache(self._adapter.depth, len(prompts), width + self._steps)
         scores = prefill(self._adapter, groups, cache, on_step)
         on_prefilled()
         lengths = torch.cat([group.lengths for group in groups])
         following = [group.following for group in groups if group.following is not None]
-        cache.begin_decode(width, lengths, torch.cat(following) if following else None)
+        behind = torch.cat(following) if following else lengths
+        if each > 1:
+            cache.repeat(each)
+            scores, lengths, behind = (one.repeat_interleave(each, dim=0) for one in (scores, lengths, behind))
+        cache.begin_decode(width, lengths, behind)
         masked = self._needs_mask(lengths, width, groups)
         tokens, logprobs = self._decode(scores, cache, masked, draws, on_step)
         found = zip(order, tokens.tolist(), logprobs.tolist(), strict=True)
-        answers = {row: self._cut(ids, each) for row, ids, each in found}
-        return [answers[row] for row in range(len(order))]
+        answers = {place: self._cut(ids, scored) for place, ids, scored in found}
+        return [answers[place] for place in range(len(seeds))]
 
     def _needs_mask(self, lengths: Tensor, width: int, groups: Sequence[Prompts]) -> bool:
         """Whether some prompt is shorter than the longest, so that decoding has to mask what is behind it. True where

@@ -64,6 +64,7 @@ class EngineOptions:
             default; also what becomes of a prompt that doesn't fit the model's context unpruned). Families with M-RoPE
             always keep theirs.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p`, `top_k` and `seed` apply.
+        samples: so many answers are sampled behind one prefill, that of number i with `seed` + i, from 0 on.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (on a GPU bfloat16, or float16 where it has none; elsewhere float32), `float32`, `bfloat16` or
             `float16`.
@@ -132,7 +133,11 @@ class EngineOptions:
         metavar="TEXT",
     )
     max_new_tokens: int = option(
-        "model", "longest answer, in tokens; the closing table says how many were cut off", 64, type=int, metavar="N"
+        "model",
+        "longest answer, in tokens; the closing table says how many were cut off, and what to try",
+        64,
+        type=int,
+        metavar="N",
     )
     min_new_tokens: int | None = option("model", "shortest answer, in tokens", None, type=int, metavar="N")
     stop: tuple[str, ...] | None = option(
@@ -187,6 +192,13 @@ class EngineOptions:
     )
     top_k: int | None = option("model", "sample from the K most likely tokens", None, type=int, metavar="K")
     seed: int = option("model", "seed of sampling", 0, type=int, metavar="N")
+    samples: int | None = option(
+        "model",
+        "with a temperature: N sampled answers a row, in a column `samples`; `answer` is the most probable",
+        None,
+        type=int,
+        metavar="N",
+    )
     quantize: str | None = option(
         "model",
         "the language model's weights in fewer bits: int8, or on a GPU int4 (adafv[quantize])",
@@ -268,6 +280,7 @@ class EngineOptions:
         self._check_choices()
         self._check_grammar()
         self._check_decoding()
+        self._check_samples()
         require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or above")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
 
@@ -326,10 +339,25 @@ class EngineOptions:
             for name in names if given else ():
                 require(getattr(self, name) is None, name, getattr(self, name), f"left out with {other}")
 
+    def _check_samples(self) -> None:
+        if self.samples is None:
+            return
+        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(
+            self.temperature > 0,
+            "samples",
+            self.samples,
+            "left out at temperature 0, where all are the same; give a temperature such as 0.7",
+        )
+        ours = f"left out: backend {self.backend!r} draws one answer a row here; give backend 'transformers'"
+        require(self.backend == "transformers", "samples", self.samples, ours)
+
     def _check_choices(self) -> None:
         if self.choices is None:
             return
         object.__setattr__(self, "choices", texts_of("choices", self.choices))
+        scored = "left out with choices: they are scored, and choice_probabilities has the probability of each"
+        require(self.samples is None, "samples", self.samples, scored)
         require(self.temperature == 0, "temperature", self.temperature, "0 with choices: they are scored, not drawn")
         require(
             self.backend == "transformers", "choices", self.choices, f"left out: backend {self.backend!r} scores none"

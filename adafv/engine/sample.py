@@ -81,6 +81,20 @@ class Part:
     kept_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledAnswer:
+    """One of several answers that were sampled for a row.
+
+    Attributes:
+        answer: its text; None where `max_new_tokens` cut it off before it was what `EngineOptions` hold it to.
+        mean_logprob, output_tokens: as for `Label`, of this one.
+    """
+
+    answer: str | None
+    mean_logprob: float
+    output_tokens: int
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Label:
     """The answer to one sample, what it was based on, and what it cost.
@@ -94,6 +108,8 @@ class Label:
             more probable than the next one, from 0 to 1.
         flags: what is wrong with the answer, as far as it shows: some of `adafv.engine.flags.FLAGS`.
         choice_probabilities: of each choice, in their order; they sum to 1. None where there are no choices.
+        samples: the answers that were sampled, of which `answer` is the one with the highest `mean_logprob`; None where
+            `EngineOptions.samples` is.
         keep: the keep ratio that the answer was made with; None where `keep_tokens` says how many.
         looks: 2 where the first answer wasn't sure and the question was asked again (`EngineOptions.escalate`), else 1.
         visual_tokens: N, those of all images; `kept_tokens`: how many of them the language model saw.
@@ -104,7 +120,7 @@ class Label:
         parts: one for each image in turn: the first has the first `visual_tokens` and the first `panels`, and so on.
         prompt_tokens: length of the language model's prompt, kept visual tokens included.
         padded_tokens: the positions that it took in its group's prefill, padding included.
-        output_tokens: tokens generated, the end token included.
+        output_tokens: tokens generated, the end token included; of all `samples`.
         batch_size: how many samples shared the batch.
         encode_ms, prune_ms, prefill_ms, decode_ms: this sample's share of the batch's stage times, and of those of the
             batch of second looks that it was in.
@@ -122,6 +138,7 @@ class Label:
     confidence: float
     flags: tuple[str, ...] = ()
     choice_probabilities: dict[str, float] | None = None
+    samples: tuple[SampledAnswer, ...] | None = None
     keep: float | None
     looks: int = 1
     visual_tokens: int

@@ -2,5 +2,6 @@
 
 formats  what each format makes of the labels
 images   what a file says of an image, so that its reader finds it
+hub      a data set on the Hugging Face Hub
 export   one file, whole or not there
 """

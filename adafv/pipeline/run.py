@@ -191,10 +191,12 @@ class Job:
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
         fields = fields_of(self._engine.schema, schema.RESULTS.names)
-        labels = schema.labels_schema(fields, choices=self._setup.options.chooses)
+        options = self._setup.options
+        several = options.engine.samples is not None
+        labels = schema.labels_schema(fields, choices=options.chooses, samples=several)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally
-        sink.tally.audit.measure = self._setup.options.agreement_measure()
+        sink.tally.audit.measure = options.agreement_measure()
         if not worklist.to_do:
             return None
         try:

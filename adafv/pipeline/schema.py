@@ -44,6 +44,9 @@ IMAGES = pa.list_(
     )
 )
 
+# The answers that were sampled for a row; one that was cut off before it was what a schema asks for is null.
+SAMPLES = pa.list_(pa.struct([("answer", pa.string()), ("mean_logprob", pa.float32()), ("output_tokens", pa.int32())]))
+
 LABELS = pa.schema(
     [
         ("id", pa.string()),
@@ -56,6 +59,7 @@ LABELS = pa.schema(
         ("confidence", pa.float32()),
         ("flags", pa.list_(pa.string())),
         ("choice_probabilities", pa.map_(pa.string(), pa.float64())),
+        ("samples", SAMPLES),
         ("model", pa.string()),
         ("strategy", pa.string()),
         ("keep", pa.float64()),
@@ -91,11 +95,13 @@ LABELS = pa.schema(
 )
 
 
-def labels_schema(fields: Iterable[pa.Field] = (), *, choices: bool = False) -> pa.Schema:
+def labels_schema(fields: Iterable[pa.Field] = (), *, choices: bool = False, samples: bool = False) -> pa.Schema:
     """The columns of a run's labels: `LABELS` and `fields`. Where there are no choices, no column has their
-    probabilities: it is a map, and Hugging Face's datasets can't read labels that have one.
+    probabilities: it is a map, and Hugging Face's datasets can't read labels that have one. Nor has one the samples
+    where an answer is one.
     """
-    own = [column for column in LABELS if choices or column.name != "choice_probabilities"]
+    absent = {name for name, there in {"choice_probabilities": choices, "samples": samples}.items() if not there}
+    own = [column for column in LABELS if column.name not in absent]
     return pa.schema([*own, *fields])
 
 
@@ -111,6 +117,7 @@ LATER = (
     "audit_answer",
     "flags",
     "choice_probabilities",
+    "samples",
 )
 
 REJECTS = pa.schema(

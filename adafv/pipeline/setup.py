@@ -19,6 +19,7 @@ from adafv.pipeline.options import JobOptions, usage_error
 from adafv.pipeline.record.prices import Tariff, read_prices
 from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
 from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.store.hub import pin
 from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.store.storage import Storage
@@ -87,11 +88,13 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
 
 
 def with_commit(options: JobOptions) -> JobOptions:
-    """`options` with the commit of the hub's model as their revision.
+    """`options` with the commit of the hub's model as their revision, and data sets of the Hub at their commits.
 
     Raises:
-        UsageError: there is no such model or revision, or the model is none of the hub's and has a revision.
+        UsageError: there is no such model, revision or data set, or the model is none of the hub's and has a revision.
+        RunError: the Hub can't be reached for a data set.
     """
+    options = replace(options, input=pin(options.input))
     if not is_hub_id(options.model):
         if options.revision is not None:
             raise UsageError(f"--revision is {options.revision!r}, and --model {options.model} is no hub id")

@@ -19,6 +19,10 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def is_hub(uri: str) -> bool:
+    return uri.startswith("hf://")
+
+
 def join(root: str, path: str) -> str:
     """Where `path` lies, which may be relative to `root`: its URI, or a local path in full.
 

@@ -7,6 +7,7 @@ saved        what pruning saved, measured or estimated
 report       these put together, as text and as JSON
 compare      two outputs side by side
 page         the report as HTML: charts, and a gallery of cards
+card         what is said of labels that are published
 pictures     the images of the cards' rows, found again and made small (thumbnails)
 drawing      the kept tokens over an image
 """

@@ -114,6 +114,36 @@ def test_of_one_token_the_first_is_drawn(loaded):
     assert [one.answer for one in labels_of(loaded, temperature=5.0, top_k=40)] != [one.answer for one in greedy]
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_samples_are_the_answers_of_seeds_one_after_the_other(loaded, size):
+    options = {"temperature": 1.5, "top_p": 0.9, "stop": ["w1"]}
+    single = [labels_of(loaded, seed=seed, **options) for seed in (7, 8, 9)]
+    for row, label in enumerate(labels_of(loaded, size, seed=7, samples=3, **options)):
+        alone = [labels[row] for labels in single]
+        assert [one.answer for one in label.samples] == [one.answer for one in alone]
+        assert [one.mean_logprob for one in label.samples] == pytest.approx([one.mean_logprob for one in alone])
+        best = max(alone, key=lambda one: one.mean_logprob)
+        assert (label.answer, label.finish_reason, label.flags) == (best.answer, best.finish_reason, best.flags)
+        assert label.mean_logprob == max(one.mean_logprob for one in label.samples)
+        assert label.output_tokens == sum(one.output_tokens for one in label.samples)
+        assert [one.output_tokens for one in label.samples] == [one.output_tokens for one in alone]
+    assert any(len({one.answer for one in label.samples}) == 3 for label in labels_of(loaded, samples=3, **options))
+
+
+def test_second_looks_and_audits_sample_as_well(loaded):
+    options = {"temperature": 1.5, "samples": 2}
+    wide = labels_of(loaded, **options, strategy="none")
+    for label, other in zip(
+        labels_of(loaded, **options, escalate=1.0, escalate_below=0.0, audit=1.0), wide, strict=True
+    ):
+        assert label.looks == 2 and [one.answer for one in label.samples] == [one.answer for one in other.samples]
+        assert label.audit_answer == label.answer == other.answer
+
+
+def test_without_samples_there_are_none(loaded):
+    assert {label.samples for label in labels_of(loaded, temperature=1.5)} == {None}
+
+
 def test_an_answer_begins_as_it_is_told(loaded):
     adapter, processing, _ = loaded
     options = EngineOptions(answer_prefix="w1 w2", max_new_tokens=5, keep=0.15)
@@ -153,6 +183,13 @@ def test_a_system_turn_stands_first(loaded):
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
         ({"answer_prefix": " a"}, "answer_prefix is ' a'; it must be a text"),
         ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be left out with choices"),
+        ({"samples": 0, "temperature": 1.0}, "samples is 0; it must be at least 1"),
+        (
+            {"samples": 4},
+            "it must be left out at temperature 0, where all are the same; give a temperature such as 0.7",
+        ),
+        ({"samples": 4, "choices": "a,b"}, "it must be left out with choices: they are scored"),
+        ({"samples": 4, "temperature": 1.0, "backend": "vllm"}, "draws one answer a row here; give backend 'tran"),
         ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be left out with regex"),
         ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be left out with schema"),
         ({"backend": "vllm", "stop": "."}, "it must be left out with backend 'vllm', which does it otherwise"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from adafv.engine import EngineOptions, load_model
 from adafv.engine.generation import Generator
 from adafv.engine.sequence import Prompts
-from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
+from tests.engine.answers import LENGTHS, STEPS, batch, check_draws, check_stock, prompts_for
 from tests.tiny_models import Shape, build
 
 
@@ -34,9 +35,9 @@ def config(adapter):
     model.generation_config = before
 
 
-def ours(adapter, prompts, seeds=None, **options):
+def ours(adapter, prompts, seeds=None, prompt_ids=(), **options):
     generator = Generator(adapter, EngineOptions(max_new_tokens=STEPS, **options))
-    return generator(batch(prompts), seeds or [0] * len(prompts), lambda: None, lambda: None)
+    return generator(batch(prompts), seeds or [0] * len(prompts), lambda: None, lambda: None, prompt_ids)
 
 
 def check(adapter, prompts):
@@ -117,6 +118,30 @@ def test_a_sample_draws_the_same_in_every_batch(adapter, prompts, config):
         assert ours(adapter, [prompt], [seed], **options)[0].ids == answer.ids
     others = ours(adapter, prompts, [seed + 100 for seed in seeds], **options)
     assert [answer.ids for answer in others] != [answer.ids for answer in together]
+
+
+@pytest.mark.parametrize("asked", [{}, {"repetition_penalty": 1.7}])
+def test_several_answers_share_a_prefill_and_are_those_of_their_seeds(adapter, prompts, config, asked, monkeypatch):
+    config.update(**asked)
+    count, options = 3, {"temperature": 1.5, "top_p": 0.9}
+    seeds = list(range(count * len(prompts)))
+    ids = [np.arange(length) for length in LENGTHS]
+    plain = [ours(adapter, prompts, seeds[number::count], ids, **options) for number in range(count)]
+    config.eos_token_id = [plain[0][0].ids[2], plain[1][3].ids[0]]  # so that some rows leave
+    plain = [ours(adapter, prompts, seeds[number::count], ids, **options) for number in range(count)]
+    lengths, forward = [], type(adapter).forward
+    monkeypatch.setattr(
+        type(adapter),
+        "forward",
+        lambda self, embeds, *rest: (lengths.append(embeds.shape[:2]), forward(self, embeds, *rest))[1],
+    )
+    together = ours(adapter, prompts, seeds, ids, **options)
+    assert sum(rows for rows, length in lengths if length > 1) == len(prompts), "each prompt once"
+    for place, answer in enumerate(together):
+        alone = plain[place % count][place // count]
+        assert answer.ids == alone.ids and answer.finish_reason == alone.finish_reason
+        assert answer.mean_logprob == pytest.approx(alone.mean_logprob, abs=1e-5)
+    assert len({tuple(answer.ids) for answer in together}) > len(prompts)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable(adapter, prompts, config):

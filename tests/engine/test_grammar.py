@@ -105,6 +105,19 @@ def test_what_is_cut_off_is_incomplete_and_says_so(loaded):
         assert 'isn\'t complete after 12 tokens (--max-new-tokens): {"colour": ' in label.problem
 
 
+def test_of_several_a_complete_answer_is_preferred(loaded):
+    most = 32  # tokens, within which some of the answers are complete
+    labels = labels_of(loaded, schema=COLOURS, max_new_tokens=most, temperature=1.5, samples=6)
+    whole = [[one for one in label.samples if one.answer is not None] for label in labels]
+    assert any(0 < len(complete) < 6 for complete in whole)
+    for label, complete in zip(labels, whole, strict=True):
+        for one in complete:
+            jsonschema.validate(json.loads(one.answer), COLOURS)
+        assert label.error == ("" if complete else "answer_incomplete")
+        if complete:
+            assert label.answer == max(complete, key=lambda one: one.mean_logprob).answer
+
+
 @pytest.mark.parametrize("expression", [r"[a-c]{3}/\d", r"(yes|no), .{2}", r" x|y", r"é+z?", r"[^\n]{5}"])
 def test_the_whole_answer_matches_a_regular_expression(loaded, expression):
     found = labels_of(loaded, regex=expression, max_new_tokens=20)

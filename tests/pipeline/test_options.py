@@ -220,10 +220,10 @@ OTHER = {
     "dtype": "float16", "tensor_parallel": "2", "thresholds": '{"type": {"a": -0.5}}', "choices": "yes,no",
     "schema": '{"type": "object"}', "regex": "a+", "answer_prefix": "A photo of", "min_new_tokens": "3",
     "stop": ".,!", "banned_words": "a,b", "repetition_penalty": "1.1", "no_repeat_ngram": "3", "top_k": "5",
-    "escalate_flags": "loop,empty",
+    "escalate_flags": "loop,empty", "samples": "3",
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
-BESIDE |= {"top_k": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}
+BESIDE |= {"top_k": BESIDE["top_p"], "samples": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}
 BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
 BESIDE |= {"thresholds": {"escalate": "1.0", "escalate_below": "-1.0"}}
 

@@ -19,7 +19,8 @@ import pytest
 
 from jobs.label import main
 from tests.forking import forking_jobs
-from tests.pipeline.inputs import write_images, write_jsonl, write_uris
+from tests.loopback_hub import LoopbackHub
+from tests.pipeline.inputs import write_images, write_jsonl, write_structs, write_uris
 from tests.pipeline.pictures import SOUND
 from tests.services import S3_SECRET, S3Server, without_ray
 
@@ -143,6 +144,33 @@ def test_a_run_that_fails(tiny_model, tmp_path, ray_folder):
     assert status == 1, printed
     assert_output_clean(tmp_path / "out")
     assert_logs_clean(ray_folder)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_private_data_set_of_the_hub(tiny_model, tmp_path, ray_folder):
+    """The run's record has the commit that was read. A row names an image on the Hub, which isn't opened for it."""
+    table = write_structs(tmp_path / "rows.parquet").read_bytes()
+    linked = write_uris(
+        tmp_path / "linked.parquet", [{"id": "x", "image": "hf://datasets/org/set/a.jpg", "question": "w"}]
+    )
+    with LoopbackHub("hf_planted") as hub:
+        sha = hub.commit("org/set", {"data/train-0.parquet": table, "linked.parquet": linked.read_bytes()})
+        hub.private.add("org/set")
+        status, printed = run_job(
+            ["--input", "hf://datasets/org/set", "--output", str(tmp_path / "out"), "--model", str(tiny_model)],
+            ray_folder,
+            {"HF_TOKEN": "hf_planted", "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"},
+        )
+    assert status == 0, printed
+    assert_clean(printed, "printed")
+    assert_output_clean(tmp_path / "out")
+    assert_logs_clean(ray_folder)
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out" / "runs").iterdir())
+    assert record["config"]["input"] == [f"hf://datasets/org/set@{sha}"]
+    (label, *others) = pq.read_table(tmp_path / "out" / "labels").sort_by("id").to_pylist()
+    assert len(others) == 3 and f"hf://datasets/org/set@{sha}/data/train-0.parquet#0" in str(label)
+    (reject,) = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
+    assert reject["id"] == "x", reject
 
 
 SECRET_URI = "https://user:planted@127.0.0.1:9/x?sig=planted"

@@ -15,6 +15,10 @@ PASSING = (408, 425, 429)  # HTTP statuses that may pass, besides those from 500
 T = TypeVar("T")
 
 
+class AwayError(OSError):
+    """A server, or the network between, fails in a way that may pass."""
+
+
 def retry(
     request: Callable[[], T],
     delay: Callable[[Exception], float | None],

@@ -23,7 +23,7 @@ from botocore.parsers import ResponseParserError
 
 from adafv.pipeline.errors import JobError, RunError, UsageError
 from adafv.pipeline.redaction import safe_message
-from adafv.pipeline.store.retry import is_passing, wished_pause
+from adafv.pipeline.store.retry import AwayError, is_passing, wished_pause
 
 # The last two slip through botocore: a body that is no XML, and a connection that broke while a body was read.
 S3_ERRORS = (BotoCoreError, ClientError, ResponseParserError, urllib3.exceptions.HTTPError)
@@ -68,7 +68,7 @@ def is_ours(error: Exception) -> bool:
 def is_away(error: BaseException) -> bool:
     """Whether the error, or what an OSError was raised from, is a store's that may pass."""
     cause = error.__cause__ if isinstance(error, OSError) else error
-    return isinstance(cause, (*S3_ERRORS, Damaged)) and may_pass(cause)
+    return isinstance(error, AwayError) or (isinstance(cause, (*S3_ERRORS, Damaged)) and may_pass(cause))
 
 
 def describe(error: Exception) -> str:

@@ -19,8 +19,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.store.hub import hub_filesystem
 from adafv.pipeline.store.objects import S3Handler
-from adafv.pipeline.uris import has_scheme, is_s3, split_s3
+from adafv.pipeline.uris import has_scheme, is_hub, is_s3, split_s3
 
 CONNECT, READ = 10, 30  # seconds for one attempt to connect, and to wait for the next bytes of an answer
 
@@ -66,6 +67,8 @@ class Storage:
         if is_s3(uri):
             bucket, key = split_s3(uri)
             return _s3_filesystem(self), f"{bucket}/{key}".rstrip("/")
+        if is_hub(uri):
+            return hub_filesystem(), uri.removeprefix("hf://")
         if not has_scheme(uri):
             return pyarrow.fs.LocalFileSystem(), os.path.abspath(uri)
         try:

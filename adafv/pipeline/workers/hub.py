@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from adafv.embedded import OWN_MODELS
+from adafv.pipeline.store.hub import hub_problem
 from adafv.pipeline.uris import is_s3
 
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -60,27 +61,12 @@ def downloaded(name: str, weights: bool = True) -> Path | None:
 
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(repository, revision=revision, allow_patterns=[*files], ignore_patterns=[*_ASIDE])
-    except GatedRepoError as error:
-        raise OSError(
-            f"{repository} is gated: accept its terms on its page on the hub, and give the job that account's token "
-            "in HF_TOKEN, on every node"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise OSError(
-            f"there is no model {repository!r} on the hub, and no folder of that name here; if it is private, give "
-            "the job a token that may read it in HF_TOKEN, on every node"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise OSError(f"{repository} has no revision {revision!r}; give a branch, a tag or a whole commit") from error
+    except HfHubHTTPError as error:
+        raise hub_problem(error, repository, revision, "model") from error
     except LocalEntryNotFoundError as error:
         raise OSError(
             f"the hub can't be reached, and {repository} is not in the cache; download it where there is a network "

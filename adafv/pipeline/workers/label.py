@@ -215,4 +215,5 @@ def columns_of(label: Label, images: Sequence[dict[str, Any]]) -> dict[str, Any]
     columns = {name: getattr(label, name) for name in schema.LABELS.names if hasattr(label, name)}
     grid = [{name: getattr(panel, name) for name in schema.GRID.value_type.names} for panel in label.grid]
     shown = [image | asdict(part) for image, part in zip(images, label.parts, strict=True)]
-    return columns | {"grid": grid, "images": shown}
+    samples = None if label.samples is None else [asdict(one) for one in label.samples]
+    return columns | {"grid": grid, "images": shown, "samples": samples}

@@ -35,6 +35,7 @@ def options(**changes) -> JobOptions:
         ({"prompt": "Describe."}, "prompt was '{question}' and is 'Describe.'"),
         ({"max_new_tokens": 9}, "max-new-tokens was 64 and is 9"),
         ({"temperature": 1.0}, "temperature was 0.0 and is 1.0"),
+        ({"temperature": 1.0, "samples": 2}, "samples was None and is 2"),
         ({"system": "Be brief."}, "system was None and is 'Be brief.'"),
         ({"prompts": ["a", "b"]}, "prompts was None and is [['a', 1.0], ['b', 1.0]]"),
         ({"stop": ["."]}, "stop was None and is ['.']"),

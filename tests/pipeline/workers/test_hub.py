@@ -124,7 +124,7 @@ def test_a_revision_is_pinned_to_its_commit_and_only_what_is_read_is_downloaded(
     [
         (("org/model", "v9"), "has no revision 'v9'; give a branch"),
         (("org/gated", None), "is gated: accept its terms"),
-        (("org/nothing", None), "no model 'org/nothing' on the hub, and no folder of that name"),
+        (("org/nothing", None), "no model 'org/nothing' on the Hub; if it is private"),
         (("org/bare", None), "has no safetensors weights"),
     ],
 )
