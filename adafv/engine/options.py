@@ -131,7 +131,11 @@ class EngineOptions:
         metavar="TEXT",
     )
     max_new_tokens: int = option(
-        "model", "longest answer, in tokens; the closing table says how many were cut off", 64, type=int, metavar="N"
+        "model",
+        "longest answer, in tokens; the closing table says how many were cut off, and what to try",
+        64,
+        type=int,
+        metavar="N",
     )
     min_new_tokens: int | None = option("model", "shortest answer, in tokens", None, type=int, metavar="N")
     stop: tuple[str, ...] | None = option(

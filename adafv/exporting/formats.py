@@ -41,8 +41,9 @@ class Labels:
     uri: str
     storage: Storage
 
-    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        return read_labels(self.uri, columns, self.storage)
+    def batches(self, columns: list[str], whole: bool = False) -> Iterator[pa.RecordBatch]:
+        """`whole`: with the columns of answers' properties."""
+        return read_labels(self.uri, columns, self.storage, whole=whole)
 
     def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Those of one image."""
@@ -50,8 +51,8 @@ class Labels:
             several = pc.not_equal(pc.list_value_length(batch.column("images")), 1)
             yield batch.filter(pc.invert(pc.fill_null(several, False)))  # null in old labels, which have one each
 
-    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        return (row for batch in self.batches(columns) for row in batch.to_pylist())
+    def rows(self, columns: list[str], whole: bool = False) -> Iterator[dict[str, Any]]:
+        return (row for batch in self.batches(columns, whole) for row in batch.to_pylist())
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,17 @@ MANY = "they are of no image or of several, and the format has one for each"
 
 
 def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
-    """JSON lines: a label a line, with all columns but `LISTS`."""
+    """JSON lines: a label a line, with all columns but `LISTS`, and the properties of its answer."""
     count = 0
     columns = [name for name in schema.LABELS.names if name not in LISTS]
-    for row in labels.rows(columns):
+    for row in labels.rows(columns, whole=True):
         names = [images.relative(image) for image in Shown.of(row)]
         first = names[0] if names else row["image"]
         shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
         shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
         row |= {"image": first, "images": shown, "choice_probabilities": shares}
-        write(_json({name: row[name] for name in columns}) + "\n")  # in this order, whatever a file lacks
+        ordered = {name: row.pop(name) for name in columns}  # in this order, whatever a file lacks
+        write(_json(ordered | row) + "\n")
         count += 1
     return Exported(count)
 

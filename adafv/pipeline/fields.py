@@ -18,6 +18,11 @@ _DEEPEST = 8  # objects and lists in one another; what lies deeper is text
 _PROPERTY = b"property"  # of a field's metadata
 
 
+def properties_in(columns: pa.Schema) -> pa.Schema:
+    """Those of a file's columns that are properties of its answers."""
+    return pa.schema([field for field in columns if _PROPERTY in (field.metadata or {})])
+
+
 def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...]:
     """The columns of a JSON schema's properties; none where it isn't an object's.
 

@@ -18,7 +18,7 @@ from typing import Any
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
 from adafv.pipeline.passed import Passed
 from adafv.pipeline.record.prices import Price
-from adafv.pipeline.record.run_record import format_table
+from adafv.pipeline.record.run_record import cut_off, format_table
 from adafv.pipeline.redaction import shorten
 from adafv.pipeline.schema import STAGES
 from adafv.pipeline.store.output import open_output
@@ -259,7 +259,7 @@ def summary(report: Report) -> str:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
         lines.append(("ms a sample", each))
         cut = labels.finished.get("length", 0)
-        lines.append(("answers cut off", f"{cut:,} ({cut / labels.rows:.1%}) by --max-new-tokens"))
+        lines.append(("answers cut off", cut_off(cut, labels.rows, _longest(report) if cut else None)))
         others = [f"{flag} {many:,}" for flag, many in labels.flags.most_common() if flag != "cut"]
         lines += [("answers flagged", ", ".join(others))] if others else []
     text = [format_table(f"{report.uri}: {len(report.held)} runs", lines)]
@@ -268,6 +268,11 @@ def summary(report: Report) -> str:
     text += _rows("changed by a second look, from", revised, lambda row: f"{_short(row['first_answer'], 20):<20}")
     text += _rows("slowest, ms", labels.slow.rows, lambda row: f"{1000 * row['gpu_seconds']:7.0f}")
     return "\n".join(text)
+
+
+def _longest(report: Report) -> int | None:
+    """The highest --max-new-tokens of the runs."""
+    return max((held.run.config.get("max_new_tokens") or 0 for held in report.held), default=0) or None
 
 
 def verdict(report: Report) -> list[str]:

@@ -9,6 +9,8 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from adafv.exporting.export import export
 from adafv.exporting.formats import FORMATS, LISTS, WHICH, Labels
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.fields import fields_of
 from adafv.pipeline.store.storage import Storage
 from tests.reporting.outputs import label, run, write
 
@@ -69,6 +72,17 @@ def test_jsonl_has_a_label_a_line_with_every_column_but_the_lists(tmp_path_facto
         assert got["labelled_at"].startswith("2026-11-20T12:00:10")
 
 
+def test_jsonl_has_the_properties_of_answers(tmp_path):
+    uri = output(tmp_path, [{"image": "a"}])
+    answers = json.dumps({"type": "object", "properties": {"signs": {"type": "array", "items": {"type": "string"}}}})
+    columns = schema.labels_schema(fields_of(answers, schema.RESULTS.names))
+    table = pa.Table.from_pylist([label("b") | {"signs": ["x", "y"]}], schema=columns)
+    pq.write_table(table, Path(uri) / "labels" / "1.parquet", write_page_checksum=True)
+    export(uri, "jsonl", tmp_path / "file")
+    first, second = map(json.loads, (tmp_path / "file").read_text().splitlines())
+    assert "signs" not in first and second["signs"] == ["x", "y"] and list(second) == [*first, "signs"]
+
+
 @given(given=rows, files=st.integers(1, 3))
 def test_coco_captions_is_what_pycocotools_loads(tmp_path_factory, given, files):
     folder = tmp_path_factory.mktemp("o")
@@ -105,13 +119,13 @@ def test_labels_that_come_while_an_export_runs_end_it(tmp_path, monkeypatch):
     write(tmp_path / "more", [label("late", image="b")], [])
     read, seen = Labels.batches, []
 
-    def batches(self, columns):
+    def batches(self, columns, whole=False):
         if seen:
             (tmp_path / "more/labels/0.parquet").rename(tmp_path / "out/labels/1.parquet")
             seen.clear()
         elif not seen and columns == WHICH:
             seen.append(1)
-        return read(self, columns)
+        return read(self, columns, whole)
 
     monkeypatch.setattr(Labels, "batches", batches)
     with pytest.raises(UsageError, match="added while they were read"):
@@ -191,7 +205,7 @@ def test_labels_are_streamed(tmp_path, format, monkeypatch):
     uri = output(tmp_path, [{"image": f"s3://b/{n}", "prompt": "p", "answer": "a"} for n in range(40)], files=10)
     read, alive = Labels.batches, []
 
-    def batches(self, columns):
+    def batches(self, columns, whole=False):
         import weakref
 
         for batch in read(self, columns):

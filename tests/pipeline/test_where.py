@@ -23,7 +23,7 @@ from adafv.pipeline.sources.rows import row_of
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.where import columns_where, holds, parse_where
 from jobs.label import main
-from tests.pipeline.inputs import ROWS, write_all, write_images, write_jsonl
+from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl
 from tests.pipeline.pictures import SOUND
 
 COLUMNS = Columns(id="id", image="image", question="question", prompt="Describe.", prompt_columns=())
@@ -105,6 +105,15 @@ def test_every_format(tmp_path, name):
 def test_a_folder_of_images(tmp_path):
     ids, passed = found(write_images(tmp_path / "in"), replace(COLUMNS, where="'.jpg' in id"))
     assert ids == ["cmyk.jpg", "plain.jpg"] and passed.total() == 2
+
+
+def test_what_lies_beside_images(tmp_path):
+    folder = write_images(tmp_path / "in")
+    for number, name in enumerate(NAMES):
+        (folder / name).with_suffix(".json").write_text(json.dumps({"n": number}))
+    wanted = replace(COLUMNS, where="n >= 2", carried=("n",))
+    ids, passed = found(folder, wanted)
+    assert ids == ["cmyk.jpg", "palette.gif"] and passed.total() == 2
 
 
 def test_row_groups_without_a_row_are_read_in_the_expressions_columns_alone(tmp_path, monkeypatch):

@@ -91,6 +91,15 @@ def test_what_the_counts_say(tmp_path, count, verdict):
     assert verdict in summary(make_report(uri))
 
 
+def test_answers_that_were_cut_off_and_what_to_try(tmp_path):
+    labels = [label("a", finish_reason="length"), label("b"), label("c"), label("d")]
+    runs = [run("r1", config={"max_new_tokens": 64}), run("r2", 50, config={"max_new_tokens": 32})]
+    text = summary(make_report(write(tmp_path / "out", labels, runs)))
+    assert "answers cut off" in text and "1 (25.0%) by --max-new-tokens 64; try 128" in text
+    text = summary(make_report(write(tmp_path / "none", labels[1:], runs)))
+    assert "0 (0.0%) by --max-new-tokens\n" in text
+
+
 def test_a_label_that_stands_twice_is_called_a_bug(tmp_path):
     report = make_report(write(tmp_path / "out", [label("a"), label("a")], [run(input=1)]))
     assert report.as_json()["duplicates"] == 1 and "this is a bug" in summary(report)

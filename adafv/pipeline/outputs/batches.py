@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,30 +17,54 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from adafv.pipeline.fields import properties_in
 from adafv.pipeline.schema import LABELS, LATER
 from adafv.pipeline.store.output import Output
 
 T = TypeVar("T", pa.Table, pa.RecordBatch)
+_LATER = {name: LABELS.field(name) for name in LATER}
 ROWS_AT_ONCE = 1024  # of all their columns, where a few are looked for
 
 
 def read_batches(
-    output: Output, paths: Sequence[str], columns: list[str], ahead: int, places: bool = False
+    output: Output,
+    paths: Sequence[str],
+    columns: list[str],
+    ahead: int,
+    places: bool = False,
+    whole: bool = False,
+    properties: Sequence[pa.Field] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the files at `paths`, in order.
 
     Args:
         ahead: how many files may be in memory besides the current one.
         places: with two more columns, `file` and `row`: the path, and the row's number in it.
+        whole: with the columns besides that a file has of its answers' properties.
+        properties: those of the columns that are such, which a file may lack.
     """
+    may_lack = _LATER | {field.name: field for field in properties}
     with ThreadPoolExecutor(ahead) as threads:
         waiting: deque[Future[pa.Table]] = deque()
         for path in paths:
-            waiting.append(threads.submit(_read, output.filesystem, path, columns, places))
+            waiting.append(threads.submit(_read, output.filesystem, path, columns, places, whole, may_lack))
             if len(waiting) > ahead:
                 yield from waiting.popleft().result().to_batches()
         while waiting:
             yield from waiting.popleft().result().to_batches()
+
+
+def properties_of(output: Output, paths: Sequence[str], names: Collection[str]) -> list[pa.Field]:
+    """The columns of these names that are properties of answers, as the first file has them that has any."""
+    found: dict[str, pa.Field] = {}
+    for path in paths:
+        if found.keys() >= set(names):
+            break
+        with _named(path), output.filesystem.open_input_file(path) as source:
+            for field in properties_in(pq.read_schema(source)):
+                if field.name in names:
+                    found.setdefault(field.name, field)
+    return [*found.values()]
 
 
 def pick_rows(output: Output, path: str, numbers: Sequence[int], columns: list[str]) -> dict[int, dict[str, Any]]:
@@ -52,14 +76,16 @@ def pick_rows(output: Output, path: str, numbers: Sequence[int], columns: list[s
     wanted = sorted(numbers)
     with _named(path), output.filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        _check(path, columns, file.schema_arrow.names)
+        _check(path, columns, file.schema_arrow.names, _LATER)
         there, first = _there(columns, file), 0
         for group in range(file.metadata.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if any(first <= number < end for number in wanted):
                 for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=there):
                     here = [number for number in wanted if first <= number < first + batch.num_rows]
-                    rows = _whole(batch.take(pa.array([number - first for number in here], pa.int64())), columns)
+                    rows = _whole(
+                        batch.take(pa.array([number - first for number in here], pa.int64())), columns, _LATER
+                    )
                     found.update(zip(here, rows.to_pylist(), strict=True))
                     first += batch.num_rows
             first = end
@@ -75,21 +101,30 @@ def _named(path: str) -> Iterator[None]:
         raise OSError(f"{path}: {error}") from error
 
 
-def _read(filesystem: pyarrow.fs.FileSystem, path: str, columns: list[str], places: bool) -> pa.Table:
+def _read(
+    filesystem: pyarrow.fs.FileSystem,
+    path: str,
+    columns: list[str],
+    places: bool,
+    whole: bool,
+    may_lack: Mapping[str, pa.Field],
+) -> pa.Table:
     """The columns of one file. Raises OSError, which names the file."""
     with _named(path), filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-        table, names = file.read(_there(columns, file)), file.schema_arrow.names
-    _check(path, columns, names)
-    table = _whole(table, columns)
+        names = file.schema_arrow.names
+        more = properties_in(file.schema_arrow).names if whole else []
+        table = file.read(_there([*columns, *more], file))
+        _check(path, columns, names, may_lack)
+        table = _whole(table, columns, may_lack)
     if not places:
         return table
     file = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int8), [path])
     return table.append_column("file", file).append_column("row", pa.array(np.arange(table.num_rows)))
 
 
-def _check(path: str, columns: Sequence[str], names: Sequence[str]) -> None:
-    if missing := [name for name in columns if name not in names and name not in LATER]:
+def _check(path: str, columns: Sequence[str], names: Sequence[str], may_lack: Mapping[str, pa.Field]) -> None:
+    if missing := [name for name in columns if name not in names and name not in may_lack]:
         raise OSError(f"{path} has no column {', '.join(missing)}; it is no file of a labelling job")
 
 
@@ -98,14 +133,15 @@ def _there(columns: Sequence[str], file: pq.ParquetFile) -> list[str]:
     return [name for name in columns if name in file.schema_arrow.names]
 
 
-def _whole(found: T, columns: Sequence[str]) -> T:
-    """A table or batch with all of the columns: those that its file is too old to have are null, and so are fields."""
+def _whole(found: T, columns: Sequence[str], may_lack: Mapping[str, pa.Field]) -> T:
+    """A table or batch with all of the columns, in this order, and what it has besides: those that its file lacks are
+    null, and so are fields."""
     for name in columns:
-        field = LABELS.field(name) if name in LATER else None
+        field = may_lack.get(name)
         if name not in found.schema.names:
             assert field is not None
             found = found.append_column(field, pa.nulls(found.num_rows, field.type))
         elif field is not None and found.schema.field(name).type != field.type:
             index = found.schema.get_field_index(name)
             found = found.set_column(index, field, found.column(index).cast(field.type))
-    return found
+    return found.select([*columns, *(name for name in found.schema.names if name not in columns)])

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.outputs.batches import pick_rows, read_batches
+from adafv.pipeline.outputs.batches import pick_rows, properties_of, read_batches
 from adafv.pipeline.outputs.ledger import DIGEST, FILES_AHEAD, Ledger, digest_labels, digest_rejects
 from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.store.output import Output, open_output
@@ -55,16 +55,23 @@ def read_labels(
     columns: Sequence[str] | None = None,
     storage: Storage | None = None,
     places: bool = False,
+    whole: bool | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The labels of the output at `uri`, a local folder or s3://; of some `columns`, or of all.
 
-    With `places` each has two more columns, `file` and `row`, by which `pick_labels` finds it again.
+    With `places` each has two more columns, `file` and `row`, by which `pick_labels` finds it again. Properties of
+    answers in JSON are columns, too. Where no `columns` are named, or with `whole`, they stand behind the others; of
+    runs with different schemas, batches then have different columns.
 
     Raises UsageError where there is no output, or no such column.
     """
-    names = _columns(columns)
     output = _open(uri, storage)
-    return read_batches(output, output.parquet_files("labels"), names, WHOLE_FILES_AHEAD, places)
+    paths = output.parquet_files("labels")
+    asked = [] if columns is None else [name for name in columns if name not in schema.LABELS.names]
+    properties = properties_of(output, paths, asked)
+    names = _columns(columns, [field.name for field in properties])
+    whole = columns is None if whole is None else whole
+    return read_batches(output, paths, names, WHOLE_FILES_AHEAD, places, whole, properties)
 
 
 def pick_labels(
@@ -85,10 +92,10 @@ def pick_labels(
     }
 
 
-def _columns(columns: Sequence[str] | None) -> list[str]:
+def _columns(columns: Sequence[str] | None, properties: Sequence[str] = ()) -> list[str]:
     """Those that are asked for, all of them if None."""
     names = schema.LABELS.names if columns is None else list(columns)
-    if unknown := [name for name in names if name not in schema.LABELS.names]:
+    if unknown := [name for name in names if name not in (*schema.LABELS.names, *properties)]:
         raise UsageError(f"labels have no column {unknown[0]!r}; there are {', '.join(schema.LABELS.names)}")
     return names
 

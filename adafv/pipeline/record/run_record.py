@@ -206,17 +206,18 @@ class RunRecord:
 
     def table(self) -> str:
         """The closing lines of the log."""
-        tally = self.tally
+        tally, longest = self.tally, self.config.get("max_new_tokens")
         seen, kept = tally.totals["visual_tokens"], tally.totals["kept_tokens"]
         lines = [("input", f"{self.input:,}"), ("skipped (done before)", f"{self.skipped:,}")]
         lines += [("passed over", str(one)) for one in self.passed_over]
         lines.append(("labelled", f"{tally.labelled:,}"))
         if tally.truncated:
-            share = f"{tally.truncated:,} ({tally.truncated / tally.labelled:.1%}); --max-new-tokens is the longest"
-            lines.append(("  cut off", share))
+            lines.append(("  cut off", cut_off(tally.truncated, tally.labelled, longest)))
         lines += [(f"  {flag}", f"{many:,}") for flag, many in tally.flags.most_common() if flag != "cut"]
         lines.append(("rejected", f"{tally.rejected.total():,}"))
-        lines += [(f"  {error}", f"{count:,}") for error, count in tally.rejected.most_common()]
+        for error, count in tally.rejected.most_common():
+            whole = error == "answer_incomplete"
+            lines.append((f"  {error}", cut_off(count, tally.rows, longest) if whole else f"{count:,}"))
         if self.left:
             cost = self.left_cost_usd
             lines.append(
@@ -276,6 +277,12 @@ def public_options(options: JobOptions) -> dict[str, Any]:
 def format_table(title: str, lines: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in lines)
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in lines)])
+
+
+def cut_off(count: int, rows: int, longest: int | None) -> str:
+    """So many answers of so many rows were cut off at the `longest`, and what to do about it."""
+    advice = "" if longest is None else f" {longest}; try {2 * longest}"
+    return f"{count:,} ({count / rows:.1%}) by --max-new-tokens{advice}"
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ record with a reject in place of what is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -21,6 +22,7 @@ from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.json_text import read_json, rest_unreadable
+from adafv.pipeline.sources.neighbours import values_beside
 from adafv.pipeline.sources.questions import expand
 from adafv.pipeline.sources.records import Columns, Record, partition, without_nan
 from adafv.pipeline.sources.rows import id_of
@@ -151,15 +153,20 @@ def _values(batch: pa.RecordBatch, readers: Readers) -> Iterator[dict[str, Any]]
 
 
 def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:
-    """One record per image file; its id is its path in the folder. The bytes are the fetch stage's business.
+    """One record per image file; its id is its path in the folder. The bytes are the fetch stage's business. Without
+    `images` what stands beside one is not read, either.
 
     The files lie in the folder that was listed. So with an image root, which needn't be that folder, they are told by
     their whole path.
     """
-    for member in unit.members:
+    beside: Sequence[tuple[dict[str, Any], Reject | None]] = [({}, None)] * len(unit.members)
+    if unit.beside and (images or columns.where is not None):
+        with ThreadPoolExecutor(16) as threads:
+            beside = [*threads.map(lambda names: values_beside(unit.uri, names, storage, columns), unit.beside)]
+    for member, (texts, reject) in zip(unit.members, beside, strict=True):
         place = f"{unit.uri.rstrip('/')}/{member}"
         values = {columns.id: member, columns.image: member if columns.image_root is None else place}
-        yield Record(place, unit.root, values, _misnamed(member))
+        yield Record(place, unit.root, texts | values, _misnamed(member) or reject)
 
 
 def _misnamed(name: str) -> Reject | None:

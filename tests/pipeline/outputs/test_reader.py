@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.fields import fields_of
 from adafv.pipeline.outputs.reader import pick_labels, read_labels, read_rejects, reconcile
 from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.storage import Storage
@@ -156,6 +158,25 @@ def test_who_counts_is_shown_the_rejects_that_hold(tmp_path):
     shown: list[pa.RecordBatch] = []
     reconcile(tmp_path, on_rejects=shown.append)
     assert rows(shown) == rows(read_rejects(tmp_path)) and [row["error"] for row in rows(shown)] == ["bad_row"]
+
+
+def test_properties_of_answers_are_columns(tmp_path):
+    """Also beside files of runs that had no schema, or another one."""
+    output = open_output(str(tmp_path), Storage())
+    write(output, "labels/0", label("a"))
+    for number, (name, type, value) in enumerate([("colour", "string", "red"), ("many", "integer", 3)], 1):
+        fields = fields_of(json.dumps({"type": "object", "properties": {name: {"type": type}}}), schema.RESULTS.names)
+        table = pa.Table.from_pylist([label(name) | {name: value}], schema=schema.labels_schema(fields))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        output.put(f"labels/{number}.parquet", buffer.getvalue().to_pybytes())
+    assert [batch.schema.names[len(schema.LABELS) :] for batch in read_labels(tmp_path)] == [[], ["colour"], ["many"]]
+    assert [batch.num_columns for batch in read_labels(tmp_path, ["id"])] == [1, 1, 1]
+    assert rows(read_labels(tmp_path, ["many", "id"])) == [
+        {"many": None, "id": "a"}, {"many": None, "id": "colour"}, {"many": 3, "id": "many"},
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="labels have no column 'much'"):
+        read_labels(tmp_path, ["many", "much"])
 
 
 def test_an_output_without_labels_or_rejects(tmp_path):
