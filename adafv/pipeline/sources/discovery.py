@@ -1,9 +1,9 @@
 """What stands under `--input`: which files, in which format (`kinds`), cut into units that tasks can read.
 
 A folder that holds tables (Parquet, JSONL or tars) is read by them, and images beside them are what the tables refer
-to; a folder that holds only images is a folder of images. What else lies there is counted, with the reason why it is no
-input. Columns that are missing are found here, before anything runs, and the message names those that exist
-(`preview`).
+to; a folder that holds only images is a folder of images, with texts beside them (`neighbours`). What else lies there
+is counted, with the reason why it is no input. Columns that are missing are found here, before anything runs, and the
+message names those that exist (`preview`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.sources.kinds import TABLES, kind_of, kinds_of, records_of_img2dataset, sniffed, why_not
 from adafv.pipeline.sources.listing import Pattern, lies_in, list_files, without_hidden, without_outputs
+from adafv.pipeline.sources.neighbours import columns_beside, neighbours_of
 from adafv.pipeline.sources.preview import check_names, check_records
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.tables import SchemaError, check_types, open_parquet
@@ -159,11 +160,13 @@ def _open_files(
     names = [name for name in kinds if kinds[name] == kind]
     if not names:
         raise UsageError(f"--input {uri} holds {_held(found, passed)}; looked for Parquet, JSONL, tars and images")
+    beside = neighbours_of(names, kinds, columns) if kind == "images" else []
+    taken = {name for group in beside for name in group}
     for name in kinds:
-        if kinds[name] != kind:
+        if kinds[name] != kind and name not in taken:
             passed.add("files", why_not(name, kinds[name]), f"{uri}/{name}")
     if kind == "images":
-        return list(_image_units(uri, names, columns))
+        return list(_image_units(uri, names, columns, columns_beside(uri, beside, storage, columns), beside))
     return _table_units(kind, [f"{uri.rstrip('/')}/{name}" for name in names], storage, columns, passed)
 
 
@@ -174,15 +177,23 @@ def _held(found: int, passed: PassedOver) -> str:
     return "; ".join([f"{others:,} files of other kinds"] * (others > 0) + [f"{one}" for one in passed])
 
 
-def _image_units(folder: str, names: Sequence[str], columns: Columns) -> Iterable[Unit]:
-    check_names([columns.id, columns.image], columns, folder)
+def _image_units(
+    folder: str,
+    names: Sequence[str],
+    columns: Columns,
+    known: Iterable[str] = (),
+    beside: Sequence[tuple[str, ...]] = (),
+) -> Iterable[Unit]:
+    """Args: known: columns that files `beside` the images have."""
+    check_names([columns.id, columns.image, *sorted(known)], columns, folder)
     if columns.image_root is not None and lies_in(plain_uri(columns.image_root), folder) is None:
         raise UsageError(
             f"--image-root {columns.image_root} is not above --input {folder}, whose images are its own files; leave "
             "--image-root out"
         )
     for start in range(0, len(names), IMAGES_PER_UNIT):
-        yield Unit("images", folder, members=tuple(names[start : start + IMAGES_PER_UNIT]))
+        end = start + IMAGES_PER_UNIT
+        yield Unit("images", folder, members=tuple(names[start:end]), beside=tuple(beside[start:end]) * any(beside))
 
 
 def _table_units(

@@ -28,7 +28,8 @@ class Unit:
         format: a key of `formats.READERS`, or parquet.
         uri: the file, or the folder of images.
         groups: Parquet: the row groups, and `first`: the number of their first row in the file.
-        members: images: paths relative to the folder.
+        members: images: paths relative to the folder; `beside`: of each, those of its texts (`neighbours`), if any has
+            some.
         stamp: the file's `stamp_of` when it was found; it must be the same when it is read.
         problem: unreadable: why.
     """
@@ -38,6 +39,7 @@ class Unit:
     groups: tuple[int, ...] = ()
     first: int = 0
     members: tuple[str, ...] = ()
+    beside: tuple[tuple[str, ...], ...] = ()
     stamp: Stamp | None = None
     problem: str = ""
 

@@ -1,0 +1,90 @@
+"""Texts beside the images of a folder: `a/1.txt` and `a/1.json` go with `a/1.jpg`, as img2dataset lays them.
+
+They are read where a prompt, or what else goes by a column, names what they may hold. An image is one row whatever they
+say, so that the planning pass needs none of them, unless `--where` names what they hold.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adafv.pipeline.rejects import Reject
+from adafv.pipeline.sources import units
+from adafv.pipeline.sources.json_text import json_object
+from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.units import READ_ERRORS
+from adafv.pipeline.store.storage import Storage
+
+TEXT, OBJECT = ".txt", ".json"
+TRIED = 8  # objects in which columns are looked for
+
+
+def neighbours_of(images: Sequence[str], files: Iterable[str], columns: Columns) -> list[tuple[str, ...]]:
+    """Which of a folder's files go with each of its images, as far as they are asked for: texts before objects."""
+    wanted = _wanted(columns)
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        stem, extension = posixpath.splitext(name)
+        if extension.lower() in wanted:
+            found[stem].append(name)
+    return [tuple(sorted(found.get(posixpath.splitext(name)[0], ()), key=_kind, reverse=True)) for name in images]
+
+
+def columns_beside(folder: str, beside: Iterable[Sequence[str]], storage: Storage, columns: Columns) -> set[str]:
+    """The columns that texts and the first objects have."""
+    names = [name for group in beside for name in group]
+    texts = {columns.question, "txt"} if any(_kind(name) == TEXT for name in names) else set[str]()
+    objects = [name for name in names if _kind(name) == OBJECT][:TRIED]
+    values = (values_beside(folder, [name], storage, columns)[0] for name in objects)
+    return texts.union(*values)
+
+
+def values_beside(
+    folder: str, names: Sequence[str], storage: Storage, columns: Columns
+) -> tuple[dict[str, Any], Reject | None]:
+    """The columns of an image by what goes with it; or why it has none."""
+    values: dict[str, Any] = {}
+    for name in names:
+        try:
+            data = _content(f"{folder.rstrip('/')}/{name}", storage)
+        except READ_ERRORS as error:
+            return {}, Reject("source_unreadable", f"{name} can't be read: {type(error).__name__}: {error}")
+        if len(data) > units.LINE_LIMIT:
+            return {}, Reject("bad_row", f"{name} has more than {units.LINE_LIMIT} bytes")
+        if _kind(name) == TEXT:
+            text = data.decode("utf-8", "replace").strip()
+            values |= {columns.question: text, "txt": text}
+            continue
+        found = json_object(data)
+        if isinstance(found, Reject):
+            return {}, Reject(found.error, f"{name}: {found.message}")
+        values |= {key: value for key, value in found.items() if key not in _not_taken(columns)}
+    if columns.asks and isinstance(values.get(columns.question), list):
+        return {}, Reject("bad_row", "a file beside an image asks one question; several are for a table's column")
+    return values, None
+
+
+def _wanted(columns: Columns) -> set[str]:
+    """The extensions of what may hold a column that something is made of."""
+    kind = {columns.stratum, columns.choices, *columns.filtered, *columns.carried} - {None}
+    needed = ({*columns.prompt_columns} | kind) - _not_taken(columns)
+    texts = {TEXT} if needed & {columns.question, "txt"} else set[str]()
+    return texts | ({OBJECT} if needed - {"txt"} else set())
+
+
+def _not_taken(columns: Columns) -> set[str | None]:
+    """Columns that the image itself has, and what would make several rows of it."""
+    return {columns.id, columns.image, columns.conversations}
+
+
+def _kind(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def _content(uri: str, storage: Storage) -> bytes:
+    filesystem, path = storage.filesystem(uri)
+    with filesystem.open_input_file(path) as source:
+        return source.read(units.LINE_LIMIT + 1)
