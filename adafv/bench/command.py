@@ -170,8 +170,8 @@ def _run_second_looks(options: argparse.Namespace) -> tuple[Figures, str]:
 
     if options.again > options.batch_size:
         raise UsageError(f"--again is {options.again}; it must be at most --batch-size, {options.batch_size}")
-    given = {item.name: getattr(options, item.name) for item in fields(second_looks.Settings)}
-    return second_looks.run(second_looks.Settings(**given))
+    given = {item.name: getattr(options, item.name) for item in fields(second_looks.SecondLookTerms)}
+    return second_looks.run(second_looks.SecondLookTerms(**given))
 
 
 def _share(text: str) -> float:

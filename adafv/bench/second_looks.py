@@ -23,7 +23,7 @@ from adafv.engine import EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SecondLookTerms:
     """What is measured: `again` of a batch's questions are asked again, in each of so many `rounds`."""
 
     preset: str
@@ -51,7 +51,7 @@ class Round:
         return (self.both - self.pruned) / self.unpruned - 1
 
 
-def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any], str]:
+def run(settings: SecondLookTerms, shape: Shape | None = None) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them; of the preset's shape, or another."""
     shape, device = shape or PRESETS[settings.preset], torch.device(settings.device)
     torch.set_num_threads(1)
@@ -82,7 +82,7 @@ def run(settings: Settings, shape: Shape | None = None) -> tuple[dict[str, Any],
     return figures, _text(settings, figures, overheads)
 
 
-def _options(settings: Settings, strategy: str, keep: float) -> EngineOptions:
+def _options(settings: SecondLookTerms, strategy: str, keep: float) -> EngineOptions:
     return EngineOptions(
         strategy=strategy,
         keep=keep,
@@ -106,7 +106,7 @@ def _encoding(answers: BatchAnswers) -> float:
     return answers.stage_ms["encode"] / sum(answers.stage_ms.values())
 
 
-def _text(settings: Settings, figures: dict[str, Any], overheads: list[float]) -> str:
+def _text(settings: SecondLookTerms, figures: dict[str, Any], overheads: list[float]) -> str:
     return "\n".join(
         [
             f"{settings.preset}, random weights, {settings.dtype}, {settings.device}; batches of "
