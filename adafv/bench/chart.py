@@ -13,6 +13,7 @@ from adafv.pipeline.errors import UsageError
 # Paul Tol's "bright", with black and two browns: they stay apart for colour-blind eyes, and each has a marker as well.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555", "#cc6600", "#000000", "#999933")
 MARKERS = "osD^vP*Xhd<>"
+ACROSS = 2  # panels of agreement in a row
 SPREAD = 0.012  # how far neighbouring strategies stand apart, as a share of the axis, so that intervals don't overlap
 
 
@@ -40,13 +41,17 @@ def draw_agreement(worlds: Sequence[dict[str, Any]], path: Path) -> None:
     Args:
         worlds: as `adafv bench promise` writes them.
     """
-    figure, [plots] = _figure(1, len(worlds), sharey=True)
-    for plot, world in zip(plots, worlds, strict=True):
+    across = min(ACROSS, len(worlds))
+    figure, rows = _figure(-(-len(worlds) // across), across, sharey=True)
+    plots = rows.flatten()
+    for plot, world in zip(plots, worlds, strict=False):
         _agreement_panel(plot, world["curves"], world["promise"]["unpruned"])
         plot.set_title(world["world"], fontsize=11)
-    plots[0].set_ylabel("answers as the unpruned model's, %")
+    for plot in plots[len(worlds) :]:
+        plot.set_axis_off()
     plots[0].legend(frameon=False, fontsize=9, loc="lower right")
-    figure.supxlabel(f"prompt tokens, % of unpruned; {worlds[0]['rows']} questions a world", fontsize=9)
+    figure.supylabel("answers as the unpruned model's, %", fontsize=10)
+    figure.supxlabel(f"prompt tokens, % of unpruned; {worlds[0]['rows']} questions a world", fontsize=10)
     figure.savefig(path, dpi=150, format="png")
 
 
