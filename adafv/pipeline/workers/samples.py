@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from adafv.engine import PreparedImage, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
-PASSED_ON = ("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "fetch_ms", "error", "message")
+PASSED_ON = (
+    *("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "carried"),
+    *("fetch_ms", "error", "message"),
+)
 NAMES = "names"  # of the row's images, and where they lie in full
 
 PICTURE = pa.struct(
@@ -40,6 +43,7 @@ SCHEMA = pa.schema(
         ("pictures", pa.list_(PICTURE)),
         ("input_ids", pa.list_(pa.int32())),
         ("asked", pa.list_(pa.int32())),
+        ("fits_unpruned", pa.bool_()),
     ]
 )
 
@@ -59,6 +63,7 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
         "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
         "asked": sample.asked,
+        "fits_unpruned": sample.fits_unpruned,
     }
 
 
@@ -77,7 +82,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
     from adafv.engine import Sample
 
     images = [tuple(map(_image, each.values)) for each in table.column("pictures")]
-    small = table.select(["id", "input_ids", "asked", "stratum", "choices"]).to_pylist()
+    small = table.select(["id", "input_ids", "asked", "stratum", "choices", "fits_unpruned"]).to_pylist()
     return [
         Sample(
             id=values["id"],
@@ -86,6 +91,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             asked=np.array(values["asked"], np.int32),
             stratum=values["stratum"],
             choices=tuple(values["choices"]),
+            fits_unpruned=values["fits_unpruned"],
         )
         for shown, values in zip(images, small, strict=True)
     ]
