@@ -42,7 +42,7 @@ PIPELINE = [
     {"control"},
     {"store"},
     {"options"},
-    {"rejects", "uris", "schema", "passed", "fields"},
+    {"rejects", "uris", "schema", "passed", "fields", "where"},
     {"errors"},
     {"redaction"},
 ]

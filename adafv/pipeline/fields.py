@@ -1,6 +1,7 @@
-"""Columns of what answers in JSON hold: the properties of a schema's object, with their types.
+"""Columns that a job adds to the labels: those of the input that it carries over, as texts, and what answers in JSON
+hold, the properties of a schema's object, with their types.
 
-A property named like a column of the labels gets `answer_` before its name. What has no type of its own, such as a
+One named like a column of the labels gets `input_` or `answer_` before its name. What has no type of its own, such as a
 number or a text, is JSON in a text column.
 """
 
@@ -31,12 +32,24 @@ def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...
     whole = json.loads(schema) if schema is not None else None
     fields: list[pa.Field] = []
     for name, part in _properties(whole, whole).items():
-        column, names = name, {*taken, *(field.name for field in fields)}
-        while column in names or not column:
-            column = f"answer_{column}"
-        type = _type(part, whole, _DEEPEST)
+        column, type = _free(name, "answer_", taken, fields), _type(part, whole, _DEEPEST)
         fields.append(pa.field(column, type, metadata={_PROPERTY: name.encode("utf-8", "surrogatepass")}))
     return tuple(fields)
+
+
+def carried_fields(names: Sequence[str], taken: Collection[str]) -> tuple[pa.Field, ...]:
+    """The columns of what is carried over, in order; `taken` as for `fields_of`."""
+    fields: list[pa.Field] = []
+    for name in names:
+        fields.append(pa.field(_free(name, "input_", taken, fields), pa.string()))
+    return tuple(fields)
+
+
+def _free(name: str, prefix: str, taken: Collection[str], others: Sequence[pa.Field]) -> str:
+    names = {*taken, *(field.name for field in others)}
+    while name in names or not name:
+        name = prefix + name
+    return name
 
 
 def values_of(answer: str, fields: Sequence[pa.Field]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from functools import cache
 from typing import Any
 
 from adafv.engine.options import EngineOptions
-from adafv.option import OptionError, option, require, text_of_file, weighted_texts
+from adafv.option import OptionError, option, require, text_of_file, texts_of, weighted_texts
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.uris import split_s3
+from adafv.pipeline.where import columns_where
 
 PRICE_KINDS = ("on-demand", "spot")
 GROUPS = ("data", "model", "hardware", "ending", "access")  # of --help
@@ -77,6 +78,15 @@ class JobOptions:
         metavar="FILE.yaml",
     )
     system: str | None = option("data", "a system turn before each prompt, or @FILE with one", None, metavar="TEXT")
+    where: str | None = option(
+        "data",
+        "label only the rows for which this holds, such as \"width >= 512 and license in ['cc0', 'cc-by']\"",
+        None,
+        metavar="EXPRESSION",
+    )
+    columns: tuple[str, ...] | None = option(
+        "data", "columns of the input that labels have, too, as texts: a,b", None, metavar="A,B,...", several=True
+    )
     limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
     sample: int | None = option(
         "data",
@@ -223,6 +233,8 @@ class JobOptions:
             object.__setattr__(self, "prompt", text_of_file("prompt", self.prompt))
             if self.system is not None:
                 object.__setattr__(self, "system", text_of_file("system", self.system))
+            if self.columns is not None:
+                object.__setattr__(self, "columns", texts_of("columns", self.columns))
             if self.prompts is not None:
                 object.__setattr__(self, "prompts", weighted_texts("prompts", self.prompts))
             self._check()
@@ -308,6 +320,10 @@ class JobOptions:
                 replace(self.engine, choices=("a", "b"))
             except OptionError as error:
                 raise OptionError(error.name, error.value, error.demand.replace("choices", name)) from None
+        try:
+            columns_where(self.where)
+        except ValueError as error:
+            raise OptionError("where", self.where, str(error)) from None
         require(self.system is None or bool(self.system.strip()), "system", self.system, "a text")
         alone = self.prompts is None or self.prompt == JobOptions.__dataclass_fields__["prompt"].default
         require(alone, "prompts", self.prompts, "left out with --prompt")

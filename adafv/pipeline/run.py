@@ -26,7 +26,6 @@ from adafv.pipeline.collector import Collector
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.fields import fields_of
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.limits import Limits
@@ -42,7 +41,7 @@ from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
 from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.stream import Reading, rows_per_block, stream
-from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.label import Labelling, WorkerOptions, added_fields
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
@@ -190,10 +189,10 @@ class Job:
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        fields = fields_of(self._engine.schema, schema.RESULTS.names)
+        carried, fields = added_fields(self._engine, self._setup.columns.carried)
         options = self._setup.options
         several = options.engine.samples is not None
-        labels = schema.labels_schema(fields, choices=options.chooses, samples=several)
+        labels = schema.labels_schema([*carried, *fields], choices=options.chooses, samples=several)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally
         sink.tally.audit.measure = options.agreement_measure()
@@ -248,6 +247,7 @@ class Job:
                 threads=resources.threads,
                 batch_timeout=options.batch_timeout,
                 handler=self._handler,
+                carried=self._setup.columns.carried,
                 gate=gate,
             ),
             resources=resources,

@@ -36,6 +36,8 @@ def recipe_of(options: JobOptions) -> dict[str, Any]:
     asked = {
         name: getattr(options, name) for name in ("system", "choices_column") if getattr(options, name) is not None
     }
+    if options.columns is not None:
+        asked["columns"] = list(options.columns)
     if options.prompts is not None:
         asked["prompts"] = [list(pair) for pair in options.prompts]
     return model | {"prompt": options.prompt} | asked | engine

@@ -24,13 +24,14 @@ from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.json_text import read_json, rest_unreadable
 from adafv.pipeline.sources.neighbours import values_beside
 from adafv.pipeline.sources.questions import expand
-from adafv.pipeline.sources.records import Columns, Record, without_nan
+from adafv.pipeline.sources.records import Columns, Record, partition, without_nan
 from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.sources.tables import counting, open_parquet, readers_of
 from adafv.pipeline.sources.tars import read_tar
 from adafv.pipeline.sources.units import READ_ERRORS, Unit, open_file
 from adafv.pipeline.sources.values import ArrayReader
 from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.where import holds
 
 PARQUET_BATCH = 64  # rows held at once; they may carry images, and are fewer where these take more than
 BATCH_BYTES = 64 * 2**20
@@ -51,20 +52,30 @@ def read(
         idle: which of the first records nobody has a use for. They may come without their columns.
         passed: takes up what the unit shows besides.
     """
+    passed = PassedOver() if passed is None else passed
     if unit.format == "parquet":
-        return _read_parquet(unit, storage, columns, images, idle)
-    records = READERS[unit.format](unit, storage, columns, images, PassedOver() if passed is None else passed)
-    return (one for record in records for one in _asked(record, columns))
+        return _read_parquet(unit, storage, columns, images, idle, passed)
+    records = READERS[unit.format](unit, storage, columns, images, passed)
+    return (one for record in records for one in _asked(record, columns, passed))
 
 
-def _asked(record: Record, columns: Columns) -> Iterator[Record]:
+def _asked(record: Record, columns: Columns, passed: PassedOver) -> Iterator[Record]:
+    """The records that a record is: one for each of its questions, none where `--where` doesn't hold for it."""
+    record = replace(record, columns=partition(record.root) | record.columns)
+    if columns.where is not None and record.reject is None:
+        try:
+            if not holds(columns.where, record.columns):
+                passed.add("rows", "--where doesn't hold for them", record.place)
+                return iter(())
+        except TypeError as error:
+            record = replace(record, reject=Reject("bad_row", f"--where compares what can't be: {error}"))
     known = {name: without_nan(record.columns[name]) for name in columns.wanted if name in record.columns}
     record = replace(record, columns=record.columns | known)
     return expand(record, columns, id_of(known.get(columns.id)))
 
 
 def _read_parquet(
-    unit: Unit, storage: Storage, columns: Columns, images: bool, idle: Sequence[bool]
+    unit: Unit, storage: Storage, columns: Columns, images: bool, idle: Sequence[bool], passed: PassedOver
 ) -> Iterator[Record]:
     """The rows of some row groups; those of which all rows are idle are not read, which spares a small sample most of a
     data set with its images. Rows whose image column is damaged are rejected by id."""
@@ -76,14 +87,15 @@ def _read_parquet(
             counted = {name: readers[name] for name in counting(schema, columns) if name in readers}
             wanted = readers if images else counted
             for group in unit.groups:
-                count = _count(file, group, counted, columns) if done < len(idle) else 0
+                known = done < len(idle) or (images and columns.where is not None)
+                count = _count(file, group, counted, columns, unit) if known else 0
                 unneeded = idle[done : done + count]
-                if count and len(unneeded) == count and all(unneeded):
+                if known and len(unneeded) == count and all(unneeded):
                     yield from (Record(f"{unit.uri}#{number + i}", unit.root, {}) for i in range(count))
                     done += count
                 else:
                     for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted), number):
-                        for one in _asked(Record(f"{unit.uri}#{row}", unit.root, values, reject), columns):
+                        for one in _asked(Record(f"{unit.uri}#{row}", unit.root, values, reject), columns, passed):
                             yield one
                             done += 1
                 number += file.metadata.row_group(group).num_rows
@@ -91,12 +103,12 @@ def _read_parquet(
         yield rest_unreadable(unit, number, error)
 
 
-def _count(file: pq.ParquetFile, group: int, narrow: Readers, columns: Columns) -> int:
+def _count(file: pq.ParquetFile, group: int, narrow: Readers, columns: Columns, unit: Unit) -> int:
     """How many records a row group has."""
-    if len(narrow) == 1:
+    if len(narrow) == 1 and columns.where is None:
         return file.metadata.row_group(group).num_rows
-    records = (Record("", "", values, reject) for values, reject in _read_group(file, group, narrow, narrow))
-    return sum(1 for record in records for _ in _asked(record, columns))
+    records = (Record("", unit.root, values, reject) for values, reject in _read_group(file, group, narrow, narrow))
+    return sum(1 for record in records for _ in _asked(record, columns, PassedOver()))
 
 
 def _read_group(
@@ -148,7 +160,7 @@ def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool, p
     their whole path.
     """
     beside: Sequence[tuple[dict[str, Any], Reject | None]] = [({}, None)] * len(unit.members)
-    if images and unit.beside:
+    if unit.beside and (images or columns.where is not None):
         with ThreadPoolExecutor(16) as threads:
             beside = [*threads.map(lambda names: values_beside(unit.uri, names, storage, columns), unit.beside)]
     for member, (texts, reject) in zip(unit.members, beside, strict=True):

@@ -1,7 +1,7 @@
 """Texts beside the images of a folder: `a/1.txt` and `a/1.json` go with `a/1.jpg`, as img2dataset lays them.
 
 They are read where a prompt, or what else goes by a column, names what they may hold. An image is one row whatever they
-say, so that the planning pass needs none of them.
+say, so that the planning pass needs none of them, unless `--where` names what they hold.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def values_beside(
 
 def _wanted(columns: Columns) -> set[str]:
     """The extensions of what may hold a column that something is made of."""
-    kind = {name for name in (columns.stratum, columns.choices) if name is not None}
+    kind = {columns.stratum, columns.choices, *columns.filtered, *columns.carried} - {None}
     needed = ({*columns.prompt_columns} | kind) - _not_taken(columns)
     texts = {TEXT} if needed & {columns.question, "txt"} else set[str]()
     return texts | ({OBJECT} if needed - {"txt"} else set())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.json_text import NO_JSON
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.records import Columns, Record, partition
 from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.uris import folder_of
 
 TALK = "conversations"  # what LLaVA's data sets call the column
 DEFAULT_PROMPT = str(JobOptions.__dataclass_fields__["prompt"].default)
@@ -24,7 +26,7 @@ def check_records(units: Sequence[Unit], storage: Storage, columns: Columns) -> 
     """Look for the columns in the first records of a file. Later ones may differ: they are rejected one by one."""
     bad: tuple[Unit, list[Record]] | None = None
     for unit in units[:TRIED]:
-        peeked = list(islice(read(unit, storage, columns, images=False), PEEKED))
+        peeked = list(islice(read(unit, storage, replace(columns, where=None), images=False), PEEKED))
         records = [record for record in peeked if record.columns and not (record.reject and unit.format == "tar")]
         if records:
             _check_columns(unit, records, alone=len(peeked) == 1, columns=columns)
@@ -70,9 +72,11 @@ def _check_object(values: dict[str, object], uri: str) -> None:
 
 def check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
     """Raise a UsageError if a column is missing. A conversation may be about no image."""
+    names = [*names, *partition(folder_of(uri))]
     talk, needed = columns.conversations, [("--id-column", columns.id)]
     needed += [("--image-column", columns.image)] if talk is None else [("--conversations-column", talk)]
     needed += [] if columns.choices is None else [("--choices-column", columns.choices)]
+    needed += [("--where", name) for name in columns.filtered] + [("--columns", name) for name in columns.carried]
     for option, name in needed:
         if name not in names:
             raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.uris import has_scheme
+from adafv.pipeline.where import columns_where
 
 if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
@@ -25,6 +29,7 @@ class Columns:
     Attributes:
         prompts: templates with their weights, in the place of `prompt`; `prompt_columns`: those of all of them.
         system: what is said before, unless a conversation has its own.
+        where: what must hold for a record to be a row; carried: columns that its label gets.
     """
 
     id: str
@@ -38,6 +43,8 @@ class Columns:
     choices: str | None = None
     prompts: tuple[tuple[str, float], ...] = ()
     system: str | None = None
+    where: str | None = None
+    carried: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
@@ -56,13 +63,21 @@ class Columns:
             choices=job.choices_column,
             prompts=job.prompts or (),
             system=job.system,
+            where=job.where,
+            carried=job.columns or (),
         )
 
     @property
     def wanted(self) -> tuple[str, ...]:
         talk = () if self.conversations is None else (self.conversations, *VIDEO)
         kind = tuple(name for name in (self.stratum, self.choices) if name is not None)
-        return tuple(dict.fromkeys((self.id, self.image, self.question, *self.prompt_columns, *talk, *kind)))
+        named = (self.id, self.image, self.question, *self.prompt_columns, *talk, *kind, *self.filtered, *self.carried)
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def filtered(self) -> tuple[str, ...]:
+        """The columns that `where` names."""
+        return columns_where(self.where)
 
     def template(self, id: str) -> str:
         """What the row of this id is asked: the same in every run."""
@@ -130,6 +145,19 @@ class Unreadable:
 
     problem: str
     error: str = "bad_row"
+
+
+@lru_cache(maxsize=1024)
+def partition(folder: str) -> dict[str, str | int | None]:
+    """The columns that the names of folders give, as Hive has them: year=2024/lang=en."""
+    found: dict[str, str | int | None] = {}
+    for part in folder.split("/"):
+        name, equals, text = part.partition("=")
+        if name and equals:
+            value = unquote(text)
+            whole = re.fullmatch(r"0|-?[1-9]\d*", value) is not None
+            found[unquote(name)] = None if value == "__HIVE_DEFAULT_PARTITION__" else int(value) if whole else value
+    return found
 
 
 def without_nan(value: Any, depth: int = 3) -> Any:

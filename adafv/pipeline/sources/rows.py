@@ -7,6 +7,7 @@ column may hold, `row_of` makes a row of it: of a record that is no good, a row 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -58,6 +59,7 @@ class Row:
         turns: what is said, where that isn't just the prompt behind its images.
         stratum: of which kind it is, where thresholds go by kind.
         choices: the row's own, of which its answer is one.
+        carried: what its label gets in columns of `Columns.carried`.
     """
 
     id: str | None
@@ -69,6 +71,7 @@ class Row:
     turns: tuple[Turn, ...] = ()
     stratum: str | None = None
     choices: tuple[str, ...] = ()
+    carried: tuple[str | None, ...] = ()
     fetch_ms: float = 0.0
     reject: Reject | None = None
     image_uri: str = ""
@@ -103,6 +106,7 @@ SCHEMA = pa.schema(
         ("turns", pa.list_(pa.struct([("role", pa.string()), ("parts", pa.list_(pa.string()))]))),
         ("stratum", pa.string()),
         ("choices", pa.list_(pa.string())),
+        ("carried", pa.list_(pa.string())),
         ("fetch_ms", pa.float64()),
         ("error", pa.string()),
         ("message", pa.string()),
@@ -132,8 +136,8 @@ def _from_dict(values: dict[str, Any]) -> Row:
     error, message = values.pop("error"), values.pop("message")
     images = tuple(RowImage(**image) for image in values.pop("images"))
     turns = tuple(Turn(turn["role"], tuple(turn["parts"])) for turn in values.pop("turns"))
-    choices = tuple(values.pop("choices"))
-    return Row(**values, images=images, turns=turns, choices=choices, reject=Reject(error, message) if error else None)
+    several: dict[str, Any] = {name: tuple(values.pop(name)) for name in ("choices", "carried")}
+    return Row(**values, **several, images=images, turns=turns, reject=Reject(error, message) if error else None)
 
 
 def id_of(value: Any) -> str | None:
@@ -171,6 +175,13 @@ def stratum_of(value: Any) -> str | None:
     return None if text is None else clean(text)
 
 
+def _carried(value: Any) -> str | None:
+    """Any value as a text; lists, objects and booleans as JSON."""
+    if isinstance(value, list | dict | bool):
+        return clean(json.dumps(value, ensure_ascii=False, default=str))
+    return None if value is None else text_of(value) or str(value)
+
+
 def row_of(record: Record, columns: Columns) -> Row:
     """The row of a record. Never raises."""
     values = record.columns
@@ -182,11 +193,15 @@ def row_of(record: Record, columns: Columns) -> Row:
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
         stratum=None if columns.stratum is None else stratum_of(values.get(columns.stratum)),
+        carried=tuple(_carried(values.get(name)) for name in columns.carried),
     )
     if record.reject is not None:
         return row.rejected(record.reject)
     if row.id is None:
         return row.rejected(_bad_id(columns.id, values.get(columns.id)))
+    for name in columns.carried:
+        if isinstance(values.get(name), Unreadable):
+            return row.rejected(Reject("bad_row", f"column {name!r} {is_of(values[name])}"))
     given = values.get(columns.image)
     row = _with_images(row, given, columns)
     row = _with_prompt(row, values | ({columns.question: question} if record.exchanges else {}), columns)

@@ -14,6 +14,7 @@ from adafv.pipeline.sources.records import VIDEO, Columns
 from adafv.pipeline.sources.values import (
     ArrayReader,
     answer_reader,
+    any_reader,
     choices_reader,
     conversation_reader,
     id_reader,
@@ -30,6 +31,7 @@ IMAGES = (
 )
 WORDS = "a prompt is made of texts and numbers: cast the column to text"
 CHOICES = "choices are a list of texts or numbers"
+PLAIN = "--where and --columns take no bytes"
 TALK = 'a conversation is a list of {"from", "value"}, both text'
 
 
@@ -44,12 +46,14 @@ def readers_of(schema: pa.Schema, columns: Columns) -> dict[str, ArrayReader]:
 
 
 def counting(schema: pa.Schema, columns: Columns) -> list[str]:
-    """The columns that say which records a table's rows are: the ids, and what may ask several questions."""
+    """The columns that say which records a table's rows are: the ids, what may ask several questions, and what
+    `--where` names."""
     names = [columns.id]
     if columns.conversations is not None:
         names.append(columns.conversations)
     elif columns.asks and (field := _field(schema, columns.question)) is not None and is_list(stored(field.type)):
         names.append(columns.question)
+    names += columns.filtered
     return [name for name in dict.fromkeys(names) if _field(schema, name) is not None]
 
 
@@ -108,6 +112,7 @@ def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, ArrayRead
     roles.append((columns.image, image_reader, IMAGES))
     if columns.choices is not None:
         roles.append((columns.choices, choices_reader, CHOICES))
+    roles += [(name, any_reader, PLAIN) for name in (*columns.filtered, *columns.carried)]
     for name, reader_of, demand in roles:
         if (field := _field(schema, name)) is not None:
             yield name, reader_of(field), demand

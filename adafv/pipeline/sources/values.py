@@ -106,6 +106,11 @@ def answer_reader(field: pa.Field) -> ArrayReader | None:
     return listed if types.is_boolean(type) else value_reader(field)
 
 
+def any_reader(field: pa.Field) -> ArrayReader | None:
+    """Of all that isn't bytes."""
+    return None if is_bytes(stored(field.type)) or extension_of(field) == PICKLES else listed
+
+
 def presence_reader(field: pa.Field) -> ArrayReader:
     """True where there is a value, neither null nor empty; None elsewhere."""
     type = stored(field.type)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline import schema
-from adafv.pipeline.fields import fields_of, values_of
+from adafv.pipeline.fields import carried_fields, fields_of, values_of
 from adafv.pipeline.isolation import Failure, Handler, Isolated, work
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import Reject
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from adafv.pipeline.control.gate import Gate
 
 # Columns that a result takes from its row.
-KEPT = ["id", "image", "image_uri", "question", "prompt", "fetch_ms", "preprocess_ms"]
+KEPT = ["id", "image", "image_uri", "question", "prompt", "carried", "fetch_ms", "preprocess_ms"]
 ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # a label's own share of each
 
 
@@ -51,6 +51,7 @@ class WorkerOptions:
         threads: of torch, on a CPU.
         batch_timeout: seconds without progress after which a batch counts as hung.
         handler: makes what does the work, of these options; a test may give one that misbehaves.
+        carried: columns of the input that labels have.
         gate: closed when no more batches may begin; None where they always may.
     """
 
@@ -63,6 +64,7 @@ class WorkerOptions:
     threads: int
     batch_timeout: float
     handler: Callable[[WorkerOptions], Handler]
+    carried: tuple[str, ...] = ()
     gate: Gate | None = None
 
 
@@ -73,7 +75,7 @@ class LabelWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._process = Isolated(partial(options.handler, replace(options, gate=None)), options.batch_timeout)
-        self._gate, self._results = options.gate, results_of(options.engine)
+        self._gate, self._results = options.gate, results_of(options.engine, options.carried)
         self._common = {
             "run_id": options.run_id,
             "worker": f"{socket.gethostname()}/{os.getpid()}",
@@ -103,9 +105,16 @@ class LabelWorker:
         return results
 
 
-def results_of(engine: EngineOptions) -> pa.Schema:
-    """The columns of `schema.RESULTS`, and those of the properties that answers have."""
-    return pa.schema([*schema.RESULTS, *fields_of(engine.schema, schema.RESULTS.names)])
+def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[pa.Field, ...], tuple[pa.Field, ...]]:
+    """What labels have besides `schema.LABELS`: the columns of the input, and the properties of answers."""
+    carried = carried_fields(columns, schema.RESULTS.names)
+    return carried, fields_of(engine.schema, [*schema.RESULTS.names, *(field.name for field in carried)])
+
+
+def results_of(engine: EngineOptions, columns: Sequence[str] = ()) -> pa.Schema:
+    """The columns of `schema.RESULTS`, and `added_fields`."""
+    carried, fields = added_fields(engine, columns)
+    return pa.schema([*schema.RESULTS, *carried, *fields])
 
 
 def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
@@ -149,7 +158,9 @@ class Labelling:
         times.append(time.perf_counter())
         device, instance = self._engine.device_name, instance_type()
         self._price = options.tariff.of(device, instance)
-        self._fields, self._results = fields_of(engine.schema, schema.RESULTS.names), results_of(engine)
+        carried, self._fields = added_fields(options.engine, options.carried)
+        self._carried = [field.name for field in carried]
+        self._results = results_of(options.engine, options.carried)
         self._common = {
             "model": options.model,
             "strategy": options.engine.strategy,
@@ -169,8 +180,9 @@ class Labelling:
         results = []
         for row, sample, label, shown, seconds in zip(given, samples, labels, names, held, strict=True):
             images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
+            carried = dict(zip(self._carried, row["carried"], strict=True))
             properties = {} if label.problem else values_of(label.answer, self._fields)
-            results.append(row | _outcome(label, images) | properties | self._cost(seconds) | common)
+            results.append(row | carried | _outcome(label, images) | properties | self._cost(seconds) | common)
         return pa.Table.from_pylist(results, schema=self._results)
 
     def _cost(self, seconds: float) -> dict[str, float | None]:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from adafv.engine import PreparedImage, Sample
 
 # What comes before the sample's own columns; `error` is null where there is a sample.
-PASSED_ON = ("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "fetch_ms", "error", "message")
+PASSED_ON = (
+    *("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "carried"),
+    *("fetch_ms", "error", "message"),
+)
 NAMES = "names"  # of the row's images, and where they lie in full
 
 PICTURE = pa.struct(
