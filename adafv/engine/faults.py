@@ -1,8 +1,8 @@
 """What can go wrong on the device: too little memory, which smaller batches cure, and errors that nothing cures.
 
 How much memory a batch takes depends on the crops of its images and the length of its answers, so no batch size can be
-chosen that fits for certain and isn't wasteful. One that doesn't fit is halved; the size that was found is kept, and now
-and then a larger one is tried.
+chosen that fits for certain and isn't wasteful. One that doesn't fit is halved; the size that was found is kept, and a
+larger one is tried now and then.
 
 Any other error of CUDA leaves the process's context useless: each later call fails, or worse, computes nonsense. Such a
 process has to end.
