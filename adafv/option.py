@@ -70,7 +70,7 @@ def require(holds: bool, name: str, value: object, demand: str) -> None:
         raise OptionError(name, value, demand)
 
 
-def require_one_of(name: str, value: str, known: Collection[str]) -> None:
+def require_one_of(name: str, value: str | None, known: Collection[str]) -> None:
     """Raises OptionError unless `value` is one of those `known`."""
     require(value in known, name, value, f"one of {', '.join(known)}")
 

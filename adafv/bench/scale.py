@@ -116,7 +116,7 @@ class Unprepared:
             "pictures": [picture],
             "input_ids": [1] * 60,
         }
-        self._values = values | {"asked": [*range(1, 20)]}
+        self._values = values | {"asked": [*range(1, 20)], "fits_unpruned": True}
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         return pa.table(

@@ -231,13 +231,7 @@ class Engine:
 
     def _is_audited(self, sample: Sample) -> bool:
         """Whether a sample is in the share that is drawn, the same ones every time, and fits the context unpruned."""
-        if (seed_of("audit", sample.id) + 2**63) / 2**64 >= self._options.audit:
-            return False
-        single = len(sample.images) == 1
-        geometries = [self._processing.geometry(image.size, single=single) for image in sample.images]
-        text = len(sample.input_ids) - sum(geometry.runs for geometry in geometries)
-        visual = sum(max(len(each.source), each.extent if each.positions is not None else 0) for each in geometries)
-        return text + visual + self._options.max_new_tokens <= self._processing.context_length
+        return sample.fits_unpruned and (seed_of("audit", sample.id) + 2**63) / 2**64 < self._options.audit
 
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         """Which of the answers aren't sure, and would be to more visual tokens."""
@@ -371,7 +365,7 @@ class Engine:
             images=images,
             table_lengths=[len(table.tokens) for table in encoded],
             newlines=self._options.newlines,
-            positions=self._options.positions,
+            kept=[self._options.positions == "kept" and sample.fits_unpruned for sample in samples],
             device=self._device,
         )
         by_sample: list[list[Encoded]] = [[] for _ in samples]

@@ -59,8 +59,10 @@ class EngineOptions:
         audit: fraction of the samples, drawn by their ids, that are asked unpruned as well (`Label.audit_answer`).
         newlines: what becomes of the newline embeddings of any-resolution models when tokens are pruned: `drop` them,
             or keep those of `rows` that keep a token.
-        positions: where the language model sees what is left of a pruned prompt: one place after the other (`compact`),
-            or where it stood unpruned (`kept`). Families with M-RoPE always keep theirs.
+        positions: where the language model sees what is left of a pruned prompt: where it stood unpruned (`kept`; the
+            default with `transformers`), or one place after the other (`compact`; all that `vllm` can do, and its
+            default; also what becomes of a prompt that doesn't fit the model's context unpruned). Families with M-RoPE
+            always keep theirs.
         temperature: 0 is greedy; above, tokens are sampled, and `top_p`, `top_k` and `seed` apply.
         samples: so many answers are sampled behind one prefill, that of number i with `seed` + i, from 0 on.
         device: `auto` (CUDA where there is one), or a torch device.
@@ -176,10 +178,11 @@ class EngineOptions:
         "drop",
         metavar="NAME",
     )
-    positions: str = option(
+    positions: str | None = option(
         "model",
-        "places of a pruned prompt's tokens: compact (counted anew) or kept; M-RoPE keeps them anyway",
-        "compact",
+        "places of a pruned prompt's tokens: kept as unpruned, or compact, counted anew (default: kept; with "
+        "--backend vllm compact); M-RoPE keeps them anyway",
+        None,
         metavar="NAME",
         formerly="compact",
     )
@@ -252,6 +255,8 @@ class EngineOptions:
         )
         require_one_of("text_scope", self.text_scope, TEXT_SCOPES)
         require_one_of("newlines", self.newlines, NEWLINES)
+        if self.positions is None:
+            object.__setattr__(self, "positions", "kept" if self.backend == "transformers" else "compact")
         require_one_of("positions", self.positions, POSITIONS)
         plain = self.positions == "compact" or self.backend == "transformers"
         require(plain, "positions", self.positions, f"compact: backend {self.backend!r} counts positions itself")

@@ -123,9 +123,16 @@ class Preparer:
         if not len(prompt.asked):
             raise PrepareError("prompt_empty", "the prompt is empty")
         answer = self._longest_choice(choices) if choices else self._answer_length
-        self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries, answer)
+        fits_unpruned = self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries, answer)
         prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
-        return Sample(id=id, images=prepared, input_ids=prompt.input_ids, asked=prompt.asked, choices=choices)
+        return Sample(
+            id=id,
+            images=prepared,
+            input_ids=prompt.input_ids,
+            asked=prompt.asked,
+            choices=choices,
+            fits_unpruned=fits_unpruned,
+        )
 
     def _longest_choice(self, choices: tuple[str, ...]) -> int:
         try:
@@ -140,8 +147,10 @@ class Preparer:
         key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
         return PreparedImage(crops=crops, size=size, key=key, visual_tokens=geometry.visual_tokens)
 
-    def _check_length(self, text: int, geometries: Sequence[Geometry], answer: int) -> None:
-        """Raise a PrepareError if so many tokens of text, the images and the answer exceed the model's context."""
+    def _check_length(self, text: int, geometries: Sequence[Geometry], answer: int) -> bool:
+        """Raise a PrepareError if so many tokens of text, the images and the answer exceed the model's context. Returns
+        whether they fit it unpruned as well.
+        """
         visual = sum(map(self._longest, geometries))
         needed = text + visual + answer
         if needed > self._processing.context_length:
@@ -150,6 +159,8 @@ class Preparer:
                 f"{text} prompt tokens, up to {visual} visual tokens and {answer} "
                 f"new tokens make {needed}; the model's context holds {self._processing.context_length}",
             )
+        unpruned = sum(max(len(each.source), each.extent) for each in geometries)
+        return text + unpruned + answer <= self._processing.context_length
 
     def _longest(self, geometry: Geometry) -> int:
         """How many positions an image takes at most, pruned, in the longer of two looks."""
@@ -157,8 +168,7 @@ class Preparer:
         keep = max(each.kept_of(geometry.visual_tokens) for each in (self._options, options))
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
-        counted_anew = geometry.positions is None and self._options.positions == "compact"
-        return kept if counted_anew else max(kept, geometry.extent)
+        return kept if geometry.positions is None else max(kept, geometry.extent)
 
 
 def _generation(model: str) -> dict[str, Any]:

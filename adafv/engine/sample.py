@@ -50,6 +50,7 @@ class Sample:
             before it, and placeholders.
         stratum: of which kind the row is, where `EngineOptions.thresholds` differ by kind.
         choices: its own, of which the answer is one; empty where it has none but `EngineOptions.choices`.
+        fits_unpruned: whether the prompt with all visual tokens, and the longest answer, fit the model's context.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Sample:
     asked: np.ndarray
     stratum: str | None = None
     choices: tuple[str, ...] = ()
+    fits_unpruned: bool = True
 
     @property
     def visual_tokens(self) -> int:

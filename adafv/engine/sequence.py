@@ -67,6 +67,7 @@ class Layout:
         lengths: of each sample: its sequence can't be longer after pruning.
         positions: int64 [A, B, S], each slot's in one dimension or in M-RoPE's three, which it keeps whatever is pruned
             before it, and `following`, int64 [B], the one behind a sequence; None where positions count what is left.
+        anew: bool [B], the samples whose positions do count what is left, where others' don't.
     """
 
     source: Tensor
@@ -76,6 +77,7 @@ class Layout:
     lengths: tuple[int, ...]
     positions: Tensor | None
     following: Tensor | None
+    anew: Tensor | None = None
 
     def stays(self, mask: Tensor) -> Tensor:
         """bool [B, S]: which slots stay, by the kept visual tokens, bool [V, N]."""
@@ -112,15 +114,27 @@ class Layout:
         tokens = torch.stack([_table(visual[row], text).index_select(0, places) for row, places in patches])
         embeds = torch.where(source[:, :, None] < 0, text[(-1 - source).clamp_min(0)], tokens)
         added = [deepstack[row].index_select(0, places) for row, places in patches] if deepstack else []
-        shown = (present & (source >= 0))[:, :, None]
+        shown, lengths = (present & (source >= 0))[:, :, None], present.sum(dim=1)
+        positions, following = self._positions(at, slots, lengths)
         return Prompts(
             rows=rows,
             embeds=embeds * present[:, :, None],
-            lengths=present.sum(dim=1),
-            positions=None if self.positions is None else _at(self.positions[:, at], slots),
-            following=None if self.following is None else self.following[at],
+            lengths=lengths,
+            positions=positions,
+            following=following,
             deepstack=torch.stack(added).movedim(2, 0) * shown if added else None,
         )
+
+    def _positions(self, at: Tensor, slots: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """`positions` and `following` of the `Prompts` of samples `at` [G], of whose slots some [G, L] are taken."""
+        if self.positions is None or self.following is None:
+            return None, None
+        positions, following = _at(self.positions[:, at], slots), self.following[at]
+        if self.anew is not None:
+            anew, counted = self.anew[at], torch.arange(slots.shape[1], device=slots.device)
+            positions = torch.where(anew[:, None], counted, positions)
+            following = torch.where(anew, lengths, following)
+        return positions, following
 
 
 def _at(positions: Tensor, slots: Tensor) -> Tensor:
@@ -164,7 +178,7 @@ def lay_out(
     images: Sequence[PromptImage],
     table_lengths: Sequence[int],
     newlines: str,
-    positions: str,
+    kept: Sequence[bool],
     device: torch.device,
 ) -> Layout:
     """Lay out a batch on the host.
@@ -176,7 +190,7 @@ def lay_out(
         images: the samples' images, one after the other.
         table_lengths: how many rows each image has as encoded.
         newlines: `drop` or `rows`, see `EngineOptions`. An image that is not pruned keeps all of them.
-        positions: `compact` or `kept`, likewise; of families whose positions are plain.
+        kept: of each prompt, whether what is left of it keeps its positions; of families whose positions are plain.
     """
     width = max((image.geometry.visual_tokens for image in images), default=0)
     count = sum(image.geometry.newlines for image in images)
@@ -199,8 +213,8 @@ def lay_out(
     prompts = np.split(texts, np.cumsum(lengths)[:-1], axis=1)
     whole = [_spliced(*each) for each in zip(prompts, places, runs, strict=True)]
     plain = all(image.geometry.positions is None for image in images)
-    kept = _plain_positions([each.shape[1] for each in whole], device) if plain and positions == "kept" else None
-    own, following = kept or _positions(lengths, places, images, device)
+    keeps = _plain_positions([each.shape[1] for each in whole], device) if plain and any(kept) else None
+    own, following = keeps or _positions(lengths, places, images, device)
     return Layout(
         source=uploaded(_stacked([source for source, _ in whole], 0), device),
         flag=uploaded(_stacked([flag for _, flag in whole], _NEVER), device),
@@ -209,6 +223,7 @@ def lay_out(
         lengths=tuple(longest),
         positions=own,
         following=following,
+        anew=None if not plain or all(kept) else ~uploaded(torch.tensor(kept), device),
     )
 
 

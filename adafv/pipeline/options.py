@@ -409,7 +409,8 @@ def usage_error(error: OptionError) -> UsageError:
 
 def _engine(options: EngineOptions, values: dict[str, Any]) -> EngineOptions:
     try:
-        return replace(options, **values)
+        anew = {"positions": None} if "backend" in values else {}  # its default is the backend's
+        return replace(options, **anew | values)
     except OptionError as error:
         raise usage_error(error) from None
 

@@ -48,10 +48,12 @@ def brute_force(engine: Engine, sample, choices) -> np.ndarray:
     with torch.inference_mode():
         group = assembled(engine, sample)
         prompt = group.embeds[0, : int(group.lengths[0])]
+        before, following = group.positions[0, : len(prompt)], int(group.following[0])
         scores = []
         for ids in tokens:
             embeds = torch.cat([prompt, adapter.embed(torch.tensor(ids))])[None]
-            out = adapter.model(inputs_embeds=embeds).logits[0].double().log_softmax(-1)
+            places = torch.cat([before, following + torch.arange(len(ids))])[None]
+            out = adapter.model(inputs_embeds=embeds, position_ids=places).logits[0].double().log_softmax(-1)
             score = sum(out[len(prompt) - 1 + at, token] for at, token in enumerate(ids))
             if any(other[: len(ids)] == ids and other != ids for other in tokens):
                 score = score + out[-1, adapter.model.generation_config.eos_token_id]

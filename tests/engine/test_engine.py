@@ -114,7 +114,7 @@ def test_newlines_follow_the_option(model, newlines):
 
 def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
     """Take the pruned sequence apart by hand and generate from it with the stock loop."""
-    preparer, engine = load(model, strategy="adafv", newlines="drop")
+    preparer, engine = load(model, strategy="adafv", newlines="drop", positions="compact")
     sample = preparer.prepare("a", picture((64, 64)), "w1 w2 w3")
     (label,) = engine.label([sample])
     adapter, geometry = engine._adapter, engine._processing.geometry(sample.images[0].size)
@@ -140,7 +140,7 @@ def test_what_the_language_model_reads_is_the_kept_embeddings_in_place(model):
 
 def test_kept_positions_are_those_of_the_unpruned_prompt(model):
     """Generate by hand from the pruned sequence, each embedding at the place where it stood before pruning."""
-    preparer, engine = load(model, strategy="adafv", positions="kept")
+    preparer, engine = load(model, strategy="adafv")
     samples = [preparer.prepare(str(i), picture((64, 64 - 16 * i), i), "w1 w2 w3") for i in range(2)]
     labels = engine.label(samples)
     adapter, text_model = engine._adapter, engine._adapter.model.model.language_model
@@ -161,6 +161,23 @@ def test_kept_positions_are_those_of_the_unpruned_prompt(model):
                 embeds = torch.cat([embeds, adapter.embed(torch.tensor([ids[-1:]]))], dim=1)
                 places.append(places[-1] + 1)
         assert label.answer == engine._processing.decode(ids)
+
+
+def test_positions_are_counted_anew_where_the_prompt_does_not_fit_unpruned(model):
+    """Beside one that keeps its positions, which is answered as alone."""
+    prompts = {"long": "w1 " * 430, "short": "w2 w3"}
+    answers = {}
+    for positions in ("kept", "compact"):
+        preparer, engine = load(model, strategy="adafv", keep=0.1, positions=positions)
+        samples = {name: preparer.prepare("a", picture((64, 64)), prompt) for name, prompt in prompts.items()}
+        assert [sample.fits_unpruned for sample in samples.values()] == [False, True]
+        together = engine.label([*samples.values()])
+        answers[positions] = [(label.answer, pytest.approx(label.mean_logprob, abs=1e-5)) for label in together]
+        alone = [engine.label([sample])[0] for sample in samples.values()]
+        assert answers[positions] == [(label.answer, label.mean_logprob) for label in alone]
+    long, short = zip(answers["kept"], answers["compact"], strict=True)
+    assert long[0][0] == long[1][0]
+    assert short[0][1].expected != pytest.approx(short[1][1].expected, abs=1e-3)
 
 
 def test_positions_make_no_difference_to_an_unpruned_prompt(model):

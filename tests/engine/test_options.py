@@ -38,6 +38,11 @@ def test_nonsense_is_named(options, message):
     assert message in str(error.value)
 
 
+def test_positions_are_kept_where_the_backend_can():
+    assert EngineOptions().positions == "kept"
+    assert EngineOptions(backend="vllm").positions == "compact"
+
+
 def test_the_rule_is_the_one_for_the_text_tower_where_there_is_one():
     assert EngineOptions(strategy="eadp").rule is STRATEGIES["eadp"]
     assert EngineOptions(strategy="eadp", text_tower="clip").rule is WITH_TEXT_TOWER["eadp"]

@@ -214,16 +214,16 @@ def test_strategies_and_budgets_are_parsed():
 # A value of each of the engine's options that isn't the default, as text; one that is missing here fails the test.
 OTHER = {
     "strategy": "eadp", "keep": "0.5", "keep_tokens": "9", "max_new_tokens": "7", "text_scope": "prompt",
-    "positions": "kept",
+    "positions": "compact",
     "text_tower": "clip", "newlines": "rows", "temperature": "0.5", "top_p": "0.5", "seed": "4", "quantize": "int8",
     "audit": "0.25", "escalate": "0.8", "escalate_below": "-0.05", "backend": "vllm", "device": "cpu",
     "dtype": "float16", "tensor_parallel": "2", "thresholds": '{"type": {"a": -0.5}}', "choices": "yes,no",
     "schema": '{"type": "object"}', "regex": "a+", "answer_prefix": "A photo of", "min_new_tokens": "3",
     "stop": ".,!", "banned_words": "a,b", "repetition_penalty": "1.1", "no_repeat_ngram": "3", "top_k": "5",
-    "escalate_flags": "loop,empty",
+    "escalate_flags": "loop,empty", "samples": "3",
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
-BESIDE |= {"top_k": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}
+BESIDE |= {"top_k": BESIDE["top_p"], "samples": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}
 BESIDE |= {"seed": BESIDE["top_p"], "escalate": {"escalate_below": "-1.0"}, "escalate_below": {"escalate": "1.0"}}
 BESIDE |= {"thresholds": {"escalate": "1.0", "escalate_below": "-1.0"}}
 

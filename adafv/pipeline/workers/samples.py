@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("pictures", pa.list_(PICTURE)),
         ("input_ids", pa.list_(pa.int32())),
         ("asked", pa.list_(pa.int32())),
+        ("fits_unpruned", pa.bool_()),
     ]
 )
 
@@ -62,6 +63,7 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
         "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
         "asked": sample.asked,
+        "fits_unpruned": sample.fits_unpruned,
     }
 
 
@@ -80,7 +82,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
     from adafv.engine import Sample
 
     images = [tuple(map(_image, each.values)) for each in table.column("pictures")]
-    small = table.select(["id", "input_ids", "asked", "stratum", "choices"]).to_pylist()
+    small = table.select(["id", "input_ids", "asked", "stratum", "choices", "fits_unpruned"]).to_pylist()
     return [
         Sample(
             id=values["id"],
@@ -89,6 +91,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             asked=np.array(values["asked"], np.int32),
             stratum=values["stratum"],
             choices=tuple(values["choices"]),
+            fits_unpruned=values["fits_unpruned"],
         )
         for shown, values in zip(images, small, strict=True)
     ]
