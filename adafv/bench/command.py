@@ -45,7 +45,7 @@ SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "positions", "batch_size", "device", "dtype")
-PROMISE = ("strategy", *MODEL[1:])  # a world brings its model
+IN_WORLDS = ("strategy", *MODEL[1:])  # a world brings its model
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
@@ -278,8 +278,9 @@ def _run_constants(options: argparse.Namespace) -> tuple[Figures, str]:
 def _add_confidence(parser: argparse.ArgumentParser) -> None:
     """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
     _add_scenes(parser)
+    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
     parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), IN_WORLDS)
     parser.set_defaults(run=_run_confidence)
 
 
@@ -287,9 +288,12 @@ def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import confidence
     from adafv.pipeline.arguments import parse_keeps
 
-    job = job_options(options, ("-",), ("strategy", *MODEL))
-    found, text = confidence.run(job, _scenes(options), parse_keeps(options.keep), options.seed)
-    return [asdict(one) for one in found], text
+    figures, texts = [], []
+    for job, scenes in _by_world(options):
+        found, text = confidence.run(job, scenes, parse_keeps(options.keep), options.seed)
+        figures += [{"world": scenes.of.name, **asdict(one)} for one in found]
+        texts.append(text)
+    return figures, "\n\n".join(texts)
 
 
 def _add_promise(parser: argparse.ArgumentParser) -> None:
@@ -302,24 +306,21 @@ def _add_promise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
-    add_job_options(parser.add_argument_group("model"), PROMISE)
+    add_job_options(parser.add_argument_group("model"), IN_WORLDS)
     parser.set_defaults(run=_run_promise)
 
 
 def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import chart, promise, quality
-    from adafv.bench.examples import Scenes
+    from adafv.bench import chart, promise
     from adafv.pipeline.arguments import parse_keeps
 
     if options.chart:
         chart.require()
-    job, keeps = job_options(options, ("-",), PROMISE), parse_keeps(options.keep)
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
     found = []
-    for world in quality.present(quality.parse_worlds(options.worlds)):
-        scenes = Scenes(SCENES if options.scenes is None else options.scenes, options.seed, world)
-        figures, text = promise.run(quality.job_in(world, job), scenes, keeps, terms)
-        found.append({"world": world.name, **figures})
+    for job, scenes in _by_world(options):
+        figures, text = promise.run(job, scenes, parse_keeps(options.keep), terms)
+        found.append({"world": scenes.of.name, **figures})
         print(text, end="\n\n", flush=True)
     if options.chart:
         chart.draw_agreement(found, options.chart)
@@ -340,6 +341,16 @@ def _scenes(options: argparse.Namespace):  # type: ignore[no-untyped-def]
         if getattr(options, name, None) is not None:
             raise UsageError(f"--{name.replace('_', '-')} is for data of your own, given with --input")
     return Scenes(SCENES if options.scenes is None else options.scenes, options.seed)
+
+
+def _by_world(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """Each world's job, with its own model, and its scenes."""
+    from adafv.bench.examples import Scenes
+    from adafv.bench.quality import job_in, parse_worlds, present
+
+    job, count = job_options(options, ("-",), IN_WORLDS), SCENES if options.scenes is None else options.scenes
+    for world in present(parse_worlds(options.worlds)):
+        yield job_in(world, job), Scenes(count, options.seed, world)
 
 
 def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignore[no-untyped-def]
