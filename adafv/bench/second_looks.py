@@ -1,8 +1,9 @@
 """What a second look costs beside the same questions asked unpruned at once.
 
-A batch is answered three times: pruned; pruned, with a share of it asked again unpruned; and as many of its questions
-unpruned, as a batch of their own. The three take turns. What second looks cost is by how much the second takes longer
-than the first. A second look finds its image encoded, so that is held against the third without its encoding.
+A batch is answered in turn pruned; pruned, with some of it asked again unpruned; and unpruned, once as many of its
+questions as a batch of their own, and once all. What second looks cost is by how much the second takes longer than the
+first. A second look finds its image encoded, so that is held against the third without its encoding. The fourth says
+what a question takes in a full batch.
 
 On a CPU it is processor time, with one thread, that is counted: on a shared machine that is the steadiest.
 """
@@ -39,11 +40,14 @@ class SecondLookTerms:
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of a batch: pruned, with second looks, and of as many questions unpruned, their encoding left out."""
+    """Seconds of a batch: pruned, with second looks, of as many questions unpruned, and of all unpruned; of these two
+    the encoding is left out.
+    """
 
     pruned: float
     both: float
     unpruned: float
+    full: float
 
     @property
     def overhead(self) -> float:
@@ -62,13 +66,16 @@ def run(settings: SecondLookTerms, shape: Shape | None = None) -> tuple[dict[str
         (Ours(subject, pruned, size), size),
         (Again(subject, pruned, size, again / size), size),
         (Ours(subject, unpruned, again), again),
+        (Ours(subject, unpruned, size), size),
     )
     started = [(rival, rival.start(), count) for rival, count in rivals]
     rounds = []
     for number in range(settings.rounds + 1):
         questions = ask(shape, size, 1, False, seed=number)  # about other pictures: the engine knows one again
-        first, both, alone = (_timed(one, rival.prepare(questions[:count]), device) for rival, one, count in started)
-        rounds.append(Round(first[0], both[0], alone[0] * (1 - _encoding(alone[1]))))
+        timed = [_timed(one, rival.prepare(questions[:count]), device) for rival, one, count in started]
+        pruned_s, both_s, *others = (seconds for seconds, _ in timed)
+        encoding = [_encoding(answers) for _, answers in timed[2:]]
+        rounds.append(Round(pruned_s, both_s, *(s * (1 - share) for s, share in zip(others, encoding, strict=True))))
     rounds = rounds[1:]  # the first warms up
     overheads = [one.overhead for one in rounds]
     figures = {
@@ -77,6 +84,8 @@ def run(settings: SecondLookTerms, shape: Shape | None = None) -> tuple[dict[str
         "pruned_s": median(one.pruned for one in rounds),
         "both_s": median(one.both for one in rounds),
         "unpruned_s": median(one.unpruned for one in rounds),
+        "full_s": median(one.full for one in rounds),
+        "small_batch": median(one.unpruned / again / (one.full / size) for one in rounds) - 1,
         "rounds": [asdict(one) | {"overhead": one.overhead} for one in rounds],
     }
     return figures, _text(settings, figures, overheads)
@@ -115,6 +124,7 @@ def _text(settings: SecondLookTerms, figures: dict[str, Any], overheads: list[fl
             f"seconds of a batch: {figures['pruned_s']:.3g} pruned, {figures['both_s']:.3g} with second looks; "
             f"as many questions unpruned, without encoding: {figures['unpruned_s']:.3g}",
             f"overhead of second looks: {100 * figures['overhead']:.1f} % ({100 * min(overheads):.1f} to "
-            f"{100 * max(overheads):.1f})",
+            f"{100 * max(overheads):.1f}); a question in so small a batch takes {100 * figures['small_batch']:.1f} % "
+            "longer than in a full one",
         ]
     )

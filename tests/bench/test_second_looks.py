@@ -1,4 +1,4 @@
-"""What second looks cost: the three ways are timed, and their figures are put together as the page says."""
+"""What second looks cost: the ways are timed, and their figures are put together as the page says."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SETTINGS = SecondLookTerms(
 
 
 def test_the_overhead_is_what_second_looks_take_beyond_the_same_questions_unpruned():
-    assert Round(pruned=2.0, both=5.3, unpruned=3.0).overhead == pytest.approx(0.1)
-    assert Round(pruned=2.0, both=4.7, unpruned=3.0).overhead == pytest.approx(-0.1)
+    assert Round(pruned=2.0, both=5.3, unpruned=3.0, full=9.0).overhead == pytest.approx(0.1)
+    assert Round(pruned=2.0, both=4.7, unpruned=3.0, full=9.0).overhead == pytest.approx(-0.1)
 
 
-def test_a_batch_is_answered_in_three_ways(monkeypatch):
+def test_a_batch_is_answered_in_four_ways(monkeypatch):
     asked = []
     timed = second_looks._timed
 
@@ -33,7 +33,7 @@ def test_a_batch_is_answered_in_three_ways(monkeypatch):
 
     monkeypatch.setattr(second_looks, "_timed", watched)
     figures, text = second_looks.run(SETTINGS, NEXT)
-    assert asked == [(3, 3), (3, 5), (2, 2)] * 3, "one round warms up"
+    assert asked == [(3, 3), (3, 5), (2, 2), (3, 3)] * 3, "one round warms up"
     assert len(figures["rounds"]) == 2 and figures["settings"]["again"] == 2
     assert all(one["both"] > 0 and one["unpruned"] > 0 for one in figures["rounds"])
     assert "batches of 3, 2 asked again" in text and "overhead of second looks" in text
@@ -46,4 +46,5 @@ def test_encoding_is_not_held_against_second_looks(monkeypatch):
         return {3: 4.0, 2: 8.0}[len(batch)], replace(answers, stage_ms=stages)
 
     monkeypatch.setattr(second_looks, "_timed", timed)
-    assert second_looks.run(SETTINGS, NEXT)[0]["unpruned_s"] == 6.0
+    figures, _ = second_looks.run(SETTINGS, NEXT)
+    assert (figures["unpruned_s"], figures["full_s"]) == (6.0, 3.0) and figures["small_batch"] == pytest.approx(2.0)
