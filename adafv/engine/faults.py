@@ -1,7 +1,8 @@
 """What can go wrong on the device: too little memory, which smaller batches cure, and errors that nothing cures.
 
 How much memory a batch takes depends on the crops of its images and the length of its answers, so no batch size can be
-chosen that fits for certain and isn't wasteful. One that doesn't fit is halved; the size that was found is kept.
+chosen that fits for certain and isn't wasteful. One that doesn't fit is halved; the size that was found is kept, and a
+larger one is tried now and then.
 
 Any other error of CUDA leaves the process's context useless: each later call fails, or worse, computes nonsense. Such a
 process has to end.
@@ -44,12 +45,20 @@ def breaks_device(error: BaseException) -> bool:
 class BatchSplitter:
     """Splits batches into parts that fit the device's memory.
 
+    A limit that many parts kept to grows by half. Each attempt that fails costs a batch, so the next one takes twice as
+    many parts to come.
+
     Attributes:
         limit: most samples that are labelled at once.
     """
 
     def __init__(self) -> None:
         self.limit = sys.maxsize
+        self._fitted, self._patience = (
+            0,
+            8,
+        )  # parts of this limit that fitted, and how many it takes to try a larger one
+        self._fits = 0  # the limit before it grew
 
     def label(self, samples: Sequence[Asked], label: Callable[[Sequence[Asked]], list[Label]]) -> list[Label]:
         """`label(samples)`, in as many parts as it takes.
@@ -63,6 +72,7 @@ class BatchSplitter:
             part = samples[len(labels) : len(labels) + self.limit]
             try:
                 labels += label(part)
+                self._fit(len(part))
                 continue
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -71,9 +81,19 @@ class BatchSplitter:
                     self.limit = before
                     raise
             # Out here the exception is gone, and with it the frames that hold on to the tensors of the failed attempt.
-            self.limit = len(part) // 2
+            self._shrink(len(part))
             _release()
         return labels
+
+    def _fit(self, count: int) -> None:
+        self._fitted += count == self.limit
+        if self._fitted == self._patience:
+            self._fits, self._fitted = self.limit, 0
+            self.limit += (self.limit + 1) // 2
+
+    def _shrink(self, count: int) -> None:
+        self.limit = self._fits if self._fits < count and self._fits else count // 2
+        self._fitted, self._patience = 0, 2 * self._patience
 
 
 def _release() -> None:

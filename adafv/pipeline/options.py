@@ -137,7 +137,11 @@ class JobOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     batch_size: int | None = option(
-        "hardware", "rows per batch (default: 32 on a GPU, 16 on a CPU)", None, type=int, metavar="N"
+        "hardware",
+        "rows per batch; halved where memory is short (default: 64 on a GPU, 16 on a CPU)",
+        None,
+        type=int,
+        metavar="N",
     )
     workers: str | None = option(
         "hardware",

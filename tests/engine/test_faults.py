@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -34,6 +35,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept():
     calls.clear()
     assert len(splitter.label(range(5), label)) == 5
     assert calls == [2, 2, 1]
+
+
+def test_a_limit_grows_again_and_goes_back_to_what_fitted():
+    """Thirty fit: from 100 it takes two halvings; 25 become 38, which is too many; larger parts are tried ever less."""
+    splitter, calls = BatchSplitter(), []
+    splitter.label(range(100), allocator(30, {}, calls))
+    assert calls == [100, 50, *[25] * 4]
+    for _ in range(100):
+        splitter.label(range(100), allocator(30, {}, calls))
+    tries = [place for place, size in enumerate(calls) if size == 38]
+    assert set(calls) == {100, 50, 38, 25} and 3 <= len(tries) <= 5
+    waits = [after - before for before, after in itertools.pairwise(tries)]
+    assert all(after > 1.5 * before for before, after in itertools.pairwise(waits))
+    splitter.label(range(20000), allocator(60, {}, calls := []))
+    assert max(calls) > 30, "what others held of the memory is free again"
 
 
 def test_a_sample_that_does_not_fit_alone_is_the_callers_business_and_changes_nothing():

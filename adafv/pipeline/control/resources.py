@@ -79,7 +79,7 @@ def allot(options: JobOptions, nodes: Iterable[Mapping[str, float]], may_grow: b
         read_cpus=_rounded(READ_SHARE * spare),
         prepare_cpus=_rounded(PREPARE_SHARE * spare),
         threads=threads,
-        batch_size=options.batch_size or (32 if device == "cuda" else 16),
+        batch_size=options.batch_size or (64 if device == "cuda" else 16),
     )
 
 

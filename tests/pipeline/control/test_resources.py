@@ -115,7 +115,7 @@ def test_a_part_of_a_gpu():
 
 def test_batch_sizes():
     assert allot(options(), [{"CPU": 2.0}]).batch_size == 16
-    assert allot(options(), [{"CPU": 8.0, "GPU": 1.0}]).batch_size == 32
+    assert allot(options(), [{"CPU": 8.0, "GPU": 1.0}]).batch_size == 64
     assert allot(options(batch_size=3), [{"CPU": 2.0}]).batch_size == 3
 
 
