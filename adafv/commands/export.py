@@ -4,6 +4,7 @@
     adafv export s3://bucket/captions --format coco-captions --image-root s3://bucket/images --to captions.json
     adafv export out/ --format llava --image-root photos/ --to train.json
     adafv export out/ --format label-studio --image-root photos/ --to review.json
+    adafv export out/ --format txt --to photos/
     adafv export out/ --format hub --to OWNER/NAME
 
 Labels are streamed, and the output isn't changed. docs/export.md describes the formats.
@@ -14,10 +15,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from adafv.exporting.export import export
-from adafv.exporting.formats import FORMATS, Exported
+from adafv.exporting.captions import EXISTING, Texts
+from adafv.exporting.export import FORMATS, export
+from adafv.exporting.formats import Exported, Labels
 from adafv.exporting.hub import push
+from adafv.exporting.images import Images
 from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.storage import Storage
@@ -51,7 +55,17 @@ def _exported(options: argparse.Namespace, storage: Storage) -> Exported:
     if options.format == "hub":
         report = make_report(options.output, options.price_per_hour, storage=storage)
         return push(options.output, options.to, card(report, options.to), storage, private=not options.public)
+    if options.format == "txt":
+        texts = Texts(_folder(options.to), options.existing, options.prefix, options.suffix)
+        return texts.export(Labels(options.output, storage), Images.of(options.image_root or [options.to]))
     return export(options.output, options.format, new_file(options.to), options.image_root, storage)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file; txt needs a folder")
+    return path
 
 
 def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
@@ -60,9 +74,13 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
     )
     given = as_called("what adafv label was given as --output: a folder or s3://", prog)
     parser.add_argument("output", metavar="OUTPUT", help=given)
-    parser.add_argument("--format", required=True, choices=[*FORMATS, "hub"])
+    parser.add_argument("--format", required=True, choices=[*FORMATS, "txt", "hub"])
     parser.add_argument(
-        "--to", required=True, metavar="FILE", help="where to write, replaced if there; of hub the data set, OWNER/NAME"
+        "--to",
+        required=True,
+        metavar="FILE",
+        help="where to write, replaced if there; of txt the folder of the images, or another to be laid out alike; of "
+        "hub the data set, OWNER/NAME",
     )
     parser.add_argument(
         "--image-root",
@@ -72,6 +90,11 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
         help="a folder or prefix that images lie under: they are named relative to it; repeatable. For label-studio, "
         "the folder that Label Studio serves",
     )
+    parser.add_argument(
+        "--existing", choices=EXISTING, default="skip", help="txt: what is done where there is a text (default: skip)"
+    )
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="txt: before each caption")
+    parser.add_argument("--suffix", default="", metavar="TEXT", help="txt: behind each caption")
     parser.add_argument("--public", action="store_true", help="hub: a data set that isn't there yet is public")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="hub: what a worker cost, where the runs don't say"

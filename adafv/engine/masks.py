@@ -1,7 +1,8 @@
-"""Which tokens a grammar allows next, for the rows of a batch: made beside the device's work.
+"""Which tokens a grammar allows next, for the rows of a batch: made beside an accelerator's work.
 
 When a step's tokens are chosen, the host has them fetched, moves each row's matcher on and makes the next masks, in a
-thread, while the device is at the next step (`BatchMasks.advance`). So masks are there when its scores are.
+thread, while the device is at the next step (`BatchMasks.advance`). So masks are there when its scores are. On a CPU
+they are made at once: they take some microseconds a row, and a thread's turns with Python's lock take more.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class BatchMasks(LogitsProcessor):
         self._grammar, self._executor = grammar, LLExecutor()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._matchers: list[Any] = []
-        self._next: Future[np.ndarray] | None = None
+        self._next: Future[np.ndarray] | np.ndarray | None = None
 
     def begin(self, rows: int) -> None:
         """Begin so many answers."""
         self._matchers = [self._grammar.begin() for _ in range(rows)]
-        self._next = self._thread.submit(self._make)
+        self._next = self._make()
 
     def keep(self, flags: Sequence[bool]) -> None:
         """Drop the rows whose flag is false. Called before `advance`."""
@@ -42,8 +43,7 @@ class BatchMasks(LogitsProcessor):
     def advance(self, chosen: Tensor) -> None:
         """Begin with the masks behind the rows' next tokens, int64 [b]."""
         if chosen.device.type != "cuda":
-            tokens = chosen.tolist()
-            self._next = self._thread.submit(lambda: self._make(tokens))
+            self._next = self._make(chosen.tolist())
             return
         copied = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True).copy_(chosen, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -70,7 +70,7 @@ class BatchMasks(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         assert self._next is not None  # there is a batch
-        masks = self._next.result()
+        masks = self._next if isinstance(self._next, np.ndarray) else self._next.result()
         return scores.masked_fill(~_unpacked(masks, scores), -torch.inf)
 
 

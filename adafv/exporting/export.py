@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from adafv.exporting.formats import FORMATS, Exported, Labels
+from adafv.exporting.captions import imagefolder, kohya
+from adafv.exporting.formats import Exported, Labels, Write, coco_captions, jsonl, label_studio, llava
 from adafv.exporting.images import Images
 from adafv.pipeline.store.storage import Storage
+
+FORMATS: dict[str, Callable[[Labels, Images, Write], Exported]] = {
+    "jsonl": jsonl,
+    "coco-captions": coco_captions,
+    "llava": llava,
+    "label-studio": label_studio,
+    "imagefolder": imagefolder,
+    "kohya": kohya,
+}
 
 
 def export(

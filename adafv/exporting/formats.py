@@ -42,7 +42,7 @@ class Labels:
     storage: Storage
 
     def batches(self, columns: list[str], whole: bool = False) -> Iterator[pa.RecordBatch]:
-        """`whole`: with the columns of answers' properties."""
+        """`whole`: with those that a job adds: the input's, and properties of answers."""
         return read_labels(self.uri, columns, self.storage, whole=whole)
 
     def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -78,7 +78,7 @@ def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
         shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
         row |= {"image": first, "images": shown, "choice_probabilities": shares}
         ordered = {name: row.pop(name) for name in columns}  # in this order, whatever a file lacks
-        write(_json(ordered | row) + "\n")
+        write(as_json(ordered | row) + "\n")
         count += 1
     return Exported(count)
 
@@ -106,9 +106,9 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
                 "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
                 "finish_reason": row["finish_reason"],
             }
-            yield _json(entry)
+            yield as_json(entry)
 
-    count = _write_list(entries(), write)
+    count = write_list(entries(), write)
     return Exported(count, left_out, f"their text contains {PLACEHOLDER}, where LLaVA would put an image")
 
 
@@ -125,10 +125,10 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
         "version": adafv.__version__,
         "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write('{"info": ' + _json(info) + ',\n"licenses": [],\n"images": ')
-    _write_list(_coco_images(labels, images, known), write)
+    write('{"info": ' + as_json(info) + ',\n"licenses": [],\n"images": ')
+    write_list(_coco_images(labels, images, known), write)
     write(',\n"annotations": ')
-    count = _write_list(_coco_annotations(labels, known), write)
+    count = write_list(_coco_annotations(labels, known), write)
     write("}\n")
     return Exported(count, _rows(labels) - count, MANY)
 
@@ -139,7 +139,7 @@ def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[st
         for number, image in zip(known.of(_digests(batch)), _shown(batch), strict=True):
             if number > written:  # numbers are given in the order in which the images are first seen
                 written += 1
-                yield _json({"id": int(number), "file_name": images.relative(image)})
+                yield as_json({"id": int(number), "file_name": images.relative(image)})
 
 
 def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
         for number, row in zip(known.of(_digests(batch)), batch.to_pylist(), strict=True):
             count += 1
             annotation = {"id": count, "image_id": int(number), "caption": row["answer"]}
-            yield _json(annotation | {"label": row["id"], "finish_reason": row["finish_reason"]})
+            yield as_json(annotation | {"label": row["id"], "finish_reason": row["finish_reason"]})
 
 
 def _rows(labels: Labels) -> int:
@@ -193,11 +193,11 @@ def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
     scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
     with tempfile.TemporaryFile() as tasks:
         for batch in labels.singles(columns):
-            texts = [_json(_task(row, images)).encode() for row in batch.to_pylist()]
+            texts = [as_json(_task(row, images)).encode() for row in batch.to_pylist()]
             tasks.writelines(texts)
             scores.append(batch.column("mean_logprob").to_numpy(zero_copy_only=False).astype(np.float32))
             places.append(places[-1][-1] + np.cumsum([len(text) for text in texts], dtype=np.int64))
-        count = _write_list(_by_score(tasks, np.concatenate(scores), np.concatenate(places)), write)
+        count = write_list(_by_score(tasks, np.concatenate(scores), np.concatenate(places)), write)
     return Exported(count, _rows(labels) - count, MANY)
 
 
@@ -223,16 +223,17 @@ def _task(row: dict[str, Any], images: Images) -> dict[str, Any]:
     }
 
 
-def _write_list(entries: Iterable[str], write: Write) -> int:
-    """A JSON list of entries, one on a line; how many."""
+def write_list(entries: Iterable[str], write: Write, brackets: str = "[]") -> int:
+    """A JSON list of entries, one on a line, or with other brackets an object; how many."""
     count = 0
     for count, entry in enumerate(entries, 1):
-        write(("[\n" if count == 1 else ",\n") + entry)
-    write("\n]" if count else "[]")
+        write((f"{brackets[0]}\n" if count == 1 else ",\n") + entry)
+    write(f"\n{brackets[1]}" if count else brackets)
     return count
 
 
-def _json(value: dict[str, Any]) -> str:
+def as_json(value: Any) -> str:
+    """On one line, as every reader of JSON takes it."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
 
 
@@ -249,10 +250,3 @@ def _plain(value: Any) -> Any:
 
 # Beside \n and \r, which JSON escapes, `str.splitlines` knows these. They can only stand in strings.
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-
-FORMATS: dict[str, Callable[[Labels, Images, Write], Exported]] = {
-    "jsonl": jsonl,
-    "coco-captions": coco_captions,
-    "llava": llava,
-    "label-studio": label_studio,
-}

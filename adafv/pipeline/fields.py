@@ -41,7 +41,7 @@ def carried_fields(names: Sequence[str], taken: Collection[str]) -> tuple[pa.Fie
     """The columns of what is carried over, in order; `taken` as for `fields_of`."""
     fields: list[pa.Field] = []
     for name in names:
-        fields.append(pa.field(_free(name, "input_", taken, fields), pa.string()))
+        fields.append(pa.field(_free(name, "input_", taken, fields), pa.string(), metadata={_PROPERTY: name.encode()}))
     return tuple(fields)
 
 

@@ -1,0 +1,131 @@
+"""Captions for trainers: read back by datasets, as kohya's sd-scripts read them, and by a job's own input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from adafv.pipeline.sources import discovery
+from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.rows import row_of
+from adafv.pipeline.store.storage import Storage
+from jobs.export import main
+from tests.pipeline.pictures import SOUND
+from tests.reporting.outputs import label, run, write
+
+NAMES = ("1.jpg", "sub/2.jpg", "3.jpg")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in NAMES:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(SOUND["plain.jpg"])
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def output(tmp_path: Path, photos: Path) -> str:
+    """Two labels of images as a folder has them, one by its whole path; and others that no file can be written for."""
+
+    def of(id: str, image: str, uri: str, **values: object) -> dict:
+        shown = [{"image": image, "uri": uri, "panels": 1, "visual_tokens": 1, "kept_tokens": 1}]
+        return label(id, image=image, image_uri=uri, images=shown, prompt="p") | values
+
+    labels = [
+        of("a", NAMES[0], str(photos / NAMES[0]), answer=" a cat, \u2028asleep\n"),
+        of("b", NAMES[1], str(photos / NAMES[1]), answer="a dog"),
+        of("c", str(photos / NAMES[2]), str(photos / NAMES[2]), answer="a hen"),
+        of("a/2", NAMES[0], str(photos / NAMES[0]), answer="another of the first"),
+        of("up", "../../up.jpg", str(photos.parent / "up.jpg")),
+        of("out", "/elsewhere/x.jpg", "/elsewhere/x.jpg"),
+        of("far", "s3://bucket/x.jpg", "s3://bucket/x.jpg"),
+        of("held", "part.parquet#1", str(photos / "part.parquet#1")),
+        label("none", image="x", images=[], prompt="p"),
+    ]
+    return write(tmp_path / "out", labels, [run()])
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.txt")}
+
+
+WRITTEN = {"1.txt": "a cat, \u2028asleep", "sub/2.txt": "a dog", "3.txt": "a hen"}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_texts_beside_the_images_or_in_a_folder_laid_out_alike(output, photos, tmp_path, mirror, capsys):
+    folder = tmp_path / "texts" if mirror else photos
+    arguments = [output, "--format", "txt", "--to", str(folder)]
+    assert main([*arguments, "--image-root", str(photos)] if mirror else arguments) == 0
+    assert texts(folder) == WRITTEN and len(list(folder.rglob("*.*"))) == 3 * (2 - mirror)
+    said = capsys.readouterr().out
+    assert "3 labels" in said and "6 labels were left out: they are of no image" in said
+
+
+def test_a_job_reads_them_again(output, photos):
+    assert main([output, "--format", "txt", "--to", str(photos)]) == 0
+    columns = Columns(id="id", image="image", question="question", prompt="{txt}", prompt_columns=("txt",))
+    (unit,) = discovery.open_source(str(photos), Storage(), columns).units
+    rows = [row_of(record, columns) for record in read(unit, Storage(), columns)]
+    assert {row.id: row.prompt for row in rows} == dict(zip(NAMES, WRITTEN.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "mine\n"),
+        (["--existing", "skip", "--prefix", "x"], "mine\n"),
+        (["--existing", "append"], "mine a dog"),
+        (["--existing", "append", "--prefix", ", ", "--suffix", "."], "mine, a dog."),
+        (["--existing", "prepend"], "a dog mine"),
+        (["--existing", "prepend", "--suffix", ", "], "a dog, mine"),
+        (["--existing", "replace", "--prefix", "photo of "], "photo of a dog"),
+    ],
+)
+def test_texts_that_are_there(output, photos, options, found, capsys):
+    """What stays as it was is counted. An empty one is none."""
+    (photos / "sub/2.txt").write_text("mine\n")
+    (photos / "3.txt").write_text("")
+    assert main([output, "--format", "txt", "--to", str(photos), *options]) == 0
+    skipped = "mine\n" in found
+    assert texts(photos)["sub/2.txt"] == found and ("1 have a text already" in capsys.readouterr().out) == skipped
+    assert "a hen" in texts(photos)["3.txt"]
+
+
+def test_nothing_is_written_through_a_link_or_to_a_file(output, photos, tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/sub").symlink_to(tmp_path)
+    roots = ["--image-root", str(photos)]
+    assert main([output, "--format", "txt", "--to", str(tmp_path / "texts"), *roots]) == 1
+    assert "leads out of" in capsys.readouterr().err and not (tmp_path / "2.txt").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main([output, "--format", "txt", "--to", str(tmp_path / "file")])
+
+
+def test_imagefolder_is_what_datasets_loads(output, photos, tmp_path):
+    assert (
+        main([output, "--format", "imagefolder", "--image-root", str(photos), "--to", f"{photos}/metadata.jsonl"]) == 0
+    )
+    loaded = load_dataset("imagefolder", data_dir=str(photos), split="train", cache_dir=str(tmp_path / "cache"))
+    assert {row["id"]: row["text"].strip() for row in loaded} == dict(zip("abc", WRITTEN.values(), strict=True))
+    assert loaded[0]["image"].size
+
+
+def test_kohya_is_what_sd_scripts_look_up(output, photos, tmp_path):
+    """Of `in_json` they take each key as a path, relative to the folder of images, and its `caption`."""
+    assert main([output, "--format", "kohya", "--image-root", str(photos), "--to", str(tmp_path / "meta.json")]) == 0
+    found = json.loads((tmp_path / "meta.json").read_text())
+    assert {key: value["caption"].strip() for key, value in found.items()} == dict(
+        zip(NAMES, WRITTEN.values(), strict=True)
+    )
+    assert all((photos / key).exists() for key in found)
+    empty = write(tmp_path / "empty", [], [run()])
+    assert main([empty, "--format", "kohya", "--to", str(tmp_path / "meta.json")]) == 0
+    assert json.loads((tmp_path / "meta.json").read_text()) == {}
