@@ -44,7 +44,7 @@ TOKENS = 32  # of the preset's answers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class GpuSettings:
     """What is measured: `questions` about each embedded model's scenes, and a `shape`, on a device."""
 
     device: str
@@ -60,7 +60,7 @@ class Settings:
         return torch.device(self.device)
 
 
-def run(settings: Settings, parts: Sequence[str], minutes: float) -> tuple[dict[str, Any], str]:
+def run(settings: GpuSettings, parts: Sequence[str], minutes: float) -> tuple[dict[str, Any], str]:
     """The figures of each part, and a text of them."""
     found: dict[str, Any] = {}
     until = time.monotonic() + 60 * minutes
@@ -87,7 +87,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def labels(settings: Settings) -> list[dict[str, Any]]:
+def labels(settings: GpuSettings) -> list[dict[str, Any]]:
     """Of each embedded model and strategy the shares of questions whose selection and answer are those of a CPU in
     float32, on the device in float32 and in the dtype that is measured.
     """
@@ -103,7 +103,7 @@ def labels(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def repeats(settings: Settings) -> list[dict[str, Any]]:
+def repeats(settings: GpuSettings) -> list[dict[str, Any]]:
     """Likewise of the default strategy: once more, and in batches of other sizes than 32."""
     rows = []
     for model in MODELS:
@@ -116,7 +116,7 @@ def repeats(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def sizes(settings: Settings) -> list[dict[str, Any]]:
+def sizes(settings: GpuSettings) -> list[dict[str, Any]]:
     """Samples/s, and the most memory beside the weights, of a batch of each size. One that doesn't fit is the last."""
     rows: list[dict[str, Any]] = []
     subject = _subject(settings)
@@ -139,7 +139,7 @@ def sizes(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def halving(settings: Settings) -> dict[str, Any]:
+def halving(settings: GpuSettings) -> dict[str, Any]:
     """A batch in a quarter of the memory that it takes: whether the answers are those that it has where it fits."""
     if settings.device != "cuda":
         raise ValueError("only a GPU's memory can be made short")
@@ -156,7 +156,7 @@ def halving(settings: Settings) -> dict[str, Any]:
     return {"batch_size": size, "at_once": tight.at_once, "same_answers": same / size}
 
 
-def launches(settings: Settings) -> dict[str, Any]:
+def launches(settings: GpuSettings) -> dict[str, Any]:
     """Of one batch: kernels a sample and a token, its time, and how much of that the device works."""
     rival, batch = _rival(settings, _subject(settings), min(32, max(settings.sizes)))
     started = rival.start()
@@ -177,7 +177,7 @@ def launches(settings: Settings) -> dict[str, Any]:
     }
 
 
-def speeds(settings: Settings) -> list[dict[str, Any]]:
+def speeds(settings: GpuSettings) -> list[dict[str, Any]]:
     """The rows of `adafv bench speed`, in short."""
     given: dict[str, Any] = dict.fromkeys(("samples", "batch_size", "threads"))
     given |= {"questions": 1, "mixed": False, "rounds": 1, "again": 0.3}
@@ -188,7 +188,7 @@ def speeds(settings: Settings) -> list[dict[str, Any]]:
     return [{name: row[name] for name in shown} for row in figures["rows"]]
 
 
-PARTS: dict[str, Callable[[Settings], Any]] = {
+PARTS: dict[str, Callable[[GpuSettings], Any]] = {
     "labels": labels,
     "repeats": repeats,
     "sizes": sizes,
@@ -219,11 +219,11 @@ def _alike(expected: Sequence[Label], found: Sequence[Label]) -> dict[str, Any]:
     return {"n": len(pairs), "same_selection": selections / len(pairs), "same_answer": answers / len(pairs)}
 
 
-def _subject(settings: Settings) -> Subject:
+def _subject(settings: GpuSettings) -> Subject:
     return Subject.build(settings.shape, settings.torch_device, getattr(torch, settings.dtype))
 
 
-def _rival(settings: Settings, subject: Subject, size: int) -> tuple[Ours, list[Sample]]:
+def _rival(settings: GpuSettings, subject: Subject, size: int) -> tuple[Ours, list[Sample]]:
     """The engine at 5 % kept, and a batch for it."""
     options = EngineOptions(
         keep=speed.LEAST, max_new_tokens=settings.new_tokens, device=settings.device, dtype=settings.dtype
@@ -232,7 +232,7 @@ def _rival(settings: Settings, subject: Subject, size: int) -> tuple[Ours, list[
     return rival, rival.prepare(ask(settings.shape, size, 1, mixed=False))
 
 
-def _timed(settings: Settings, started: Started, batch: list[Sample]) -> tuple[float, BatchAnswers]:
+def _timed(settings: GpuSettings, started: Started, batch: list[Sample]) -> tuple[float, BatchAnswers]:
     """The seconds that a batch takes, and its answers."""
     synchronise(settings.torch_device)
     start = time.perf_counter()
@@ -241,8 +241,8 @@ def _timed(settings: Settings, started: Started, batch: list[Sample]) -> tuple[f
     return time.perf_counter() - start, answered
 
 
-def of(*, device: str | None, preset: str, questions: int) -> Settings:
+def of(*, device: str | None, preset: str, questions: int) -> GpuSettings:
     """On the device that is given, or a GPU. Raises UsageError where there is none."""
     found = speed.device_of(device or "cuda")
     dtype = speed.SUITABLE[found]["dtype"]
-    return Settings(device=found, dtype=dtype, shape=PRESETS[preset], preset=preset, questions=questions)
+    return GpuSettings(device=found, dtype=dtype, shape=PRESETS[preset], preset=preset, questions=questions)

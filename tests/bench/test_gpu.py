@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 
 from adafv.bench import gpu
-from adafv.bench.gpu import Settings
+from adafv.bench.gpu import GpuSettings
 from adafv.engine import Engine
 from tests.bench.tiny_shapes import NEXT
 
-SETTINGS = Settings(device="cpu", dtype="bfloat16", shape=NEXT, preset="tiny", questions=3, sizes=(1, 2), new_tokens=3)
+SETTINGS = GpuSettings(
+    device="cpu", dtype="bfloat16", shape=NEXT, preset="tiny", questions=3, sizes=(1, 2), new_tokens=3
+)
 
 
 def test_labels_on_the_cpu_are_the_cpus(monkeypatch):
