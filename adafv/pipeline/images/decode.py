@@ -9,9 +9,9 @@ the picture. So memory is bounded by `memory_bound`: a process that is given tha
 limits, and one that runs out of it rejects the picture. (Metadata can take more, such as a TIFF's list of a million
 strips, of each of which Pillow makes an object. That needs a large file, and ends in such a reject.)
 
-Only the common formats are tried: every further decoder is attack surface. Pillow's decoders throw whatever they like
-at damaged data (OSError, SyntaxError, struct.error, IndexError, ...), so this is the one place where every exception
-is caught: it becomes `image_corrupt`.
+Only the common formats are tried, and HEIC and AVIF where their extra is installed: every further decoder is attack
+surface. Pillow's decoders throw whatever they like at damaged data (OSError, SyntaxError, struct.error, IndexError,
+...), so this is the one place where every exception is caught: it becomes `image_corrupt`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from adafv.pipeline.rejects import Reject
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+try:
+    import pillow_heif  # pip install 'adafv[heic]'
+except ImportError:
+    MORE_FORMATS: tuple[str, ...] = ()
+else:
+    pillow_heif.register_heif_opener(thumbnails=False)
+    MORE_FORMATS = ("HEIF", "AVIF")
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *MORE_FORMATS)
 
 # What decoding takes at most. For each pixel: four images of 4 bytes, as where WebP's decoder holds the canvas of this
 # frame and the last while the frame is copied out of it. For each byte of the file: copies, of which WebP makes three.
@@ -195,4 +203,6 @@ def _describe(data: bytes) -> str:
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<svg", b"<")):
         return "looks like HTML or XML"
+    if data[4:8] == b"ftyp" and not MORE_FORMATS:
+        return "HEIC and AVIF need pip install 'adafv[heic]' on every node"
     return f"{len(data)} bytes that begin with {data[:8].hex(' ')}"

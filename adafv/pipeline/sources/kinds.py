@@ -23,7 +23,7 @@ EXTENSIONS = {
 }
 TABLES = ("parquet", "jsonl", "tar")
 UNDECODED = (
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
+    ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
 )  # fmt: skip
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 
@@ -42,7 +42,11 @@ def sniffed(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
                 return "parquet"
             if start[257:262] == b"ustar":
                 return "tar"
-            if start.startswith(IMAGE_MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+            if (
+                start.startswith(IMAGE_MAGIC)
+                or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+                or start[4:8] == b"ftyp"
+            ):
                 return "images"
             return "jsonl" if open_text(stream).start.lstrip()[:1] in (b"{", b"[") else None
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from adafv.pipeline.sources.streams import Stream, open_stream
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import folder_of
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 LINE_LIMIT = 16 * 2**20  # bytes of one JSONL line, or of one metadata member of a tar
 READ_ERRORS = (OSError, EOFError, pa.ArrowException, tarfile.TarError, zlib.error, lzma.LZMAError)
 Stamp = tuple[int, int]  # size in bytes, and when it was modified, in ns

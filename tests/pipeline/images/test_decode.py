@@ -36,6 +36,31 @@ def test_shows_what_a_viewer_shows(name):
     assert np.median(difference) <= 3 and difference.mean() < 8  # JPEG blurs the edges between the colours
 
 
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+def test_phones_pictures(format, tmp_path):
+    """Turned as they say, within the limits, and refused in words where their decoder isn't there."""
+    data = encoded(picture().transpose(Image.Transpose.ROTATE_90), format, quality=95, exif=_turned(6))
+    difference = np.abs(np.asarray(decoded(data), int) - np.asarray(picture(), int))
+    assert decoded(data).size == (60, 40) and np.median(difference) <= 6
+    over = decode(data, 60 * 40 - 1)
+    assert isinstance(over, Reject) and over.error == "image_too_many_pixels"
+    for end in (20, len(data) // 2, len(data) - 50):
+        cut = decode(data[:end], LIMIT)
+        assert isinstance(cut, Reject) and cut.error in ("image_corrupt", "image_format"), end
+    large = encoded(Image.effect_noise((3000, 2000), 50).convert("RGB"), format, quality=95)
+    assert decode_within(tmp_path / "picture", large, memory_bound(3000 * 2000, len(large))) == "decoded"
+    without = "import sys; sys.modules['pillow_heif'] = None; from adafv.pipeline.images.decode import decode; "
+    command = [sys.executable, "-c", without + "print(decode(open(sys.argv[1], 'rb').read(), 10**9))"]
+    said = subprocess.run([*command, str(tmp_path / "picture")], capture_output=True, text=True, check=True).stdout
+    assert "image_format" in said and "pip install 'adafv[heic]'" in said
+
+
+def _turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
 @pytest.mark.parametrize("name", ODD_SIZES)
 def test_odd_sizes_are_kept(name):
     with Image.open(io.BytesIO(ODD_SIZES[name])) as original:

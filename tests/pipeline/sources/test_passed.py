@@ -162,7 +162,7 @@ def test_each_element_of_a_list_is_accounted_for(tmp_path_factory, elements, tai
 
 
 PARTS = st.sampled_from(["a", "b.c", ".git", "_tmp", "__MACOSX", "out", "labels", "runs"])
-FILES = st.sampled_from(["1.jpg", "_2.PNG", ".3.jpg", "notes.md", "x.heic", "x.json", "recipe.json", "Thumbs.db", "y"])
+FILES = st.sampled_from(["1.jpg", "_2.PNG", ".3.jpg", "notes.md", "x.jxl", "x.json", "recipe.json", "Thumbs.db", "y"])
 PATH = st.tuples(st.lists(PARTS, max_size=3), FILES).map(lambda path: "/".join([*path[0], path[1]]))
 PATHS = st.sets(PATH, max_size=15)
 
@@ -265,14 +265,14 @@ def test_links_folders_and_systems_members(tmp_path):
         member("1.jpg"), member("2.jpg", kind=tarfile.LNKTYPE, link="1.jpg"),
         member("3.jpg", kind=tarfile.SYMTYPE, link="1.jpg"),
         member("4.jpg", kind=tarfile.DIRTYPE), member("5.jpg", kind=tarfile.FIFOTYPE), member("__MACOSX/6.jpg"),
-        member("._7.jpg"), member(".git/8.jpg"), member("_9.jpg"), member("10.heic"),
+        member("._7.jpg"), member(".git/8.jpg"), member("_9.jpg"), member("10.jxl"),
     ])  # fmt: skip
     (tmp_path / "x.tar").write_bytes(data)
     records, passed = shown(tmp_path / "x.tar")
     assert ids(records) == ["1", "2", "3", "_9", "10"]
     assert errors(records) == [None, "bad_row", "bad_row", None, "image_missing"]
     assert "tar --dereference --hard-dereference" in records[1].reject.message  # type: ignore[union-attr]
-    assert "10.heic" in records[4].reject.message  # type: ignore[union-attr]
+    assert "10.jxl" in records[4].reject.message  # type: ignore[union-attr]
     assert passed.total("members") == 5 and len(list(passed)) == 4
 
 
