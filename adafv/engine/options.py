@@ -330,14 +330,14 @@ class EngineOptions:
             "choices": (self.choices is not None, (*forbidding, "repetition_penalty")),
             "schema": (self.schema is not None, (*forbidding, "answer_prefix")),
             "regex": (self.regex is not None, (*forbidding, "answer_prefix")),
-            f"backend {self.backend!r}, which does it otherwise": (
-                self.backend != "transformers",
-                (*forbidding, "repetition_penalty"),
-            ),
+            f"backend {self.backend!r}, which does it otherwise": (self.backend != "transformers", forbidding),
         }
         for other, (given, names) in barred.items():
             for name in names if given else ():
                 require(getattr(self, name) is None, name, getattr(self, name), f"left out with {other}")
+        ours = penalty in (None, 1) or self.backend == "transformers"
+        none = f"1, for none even where the checkpoint asks for one: backend {self.backend!r} does it otherwise"
+        require(ours, "repetition_penalty", penalty, none)
 
     def _check_samples(self) -> None:
         if self.samples is None:

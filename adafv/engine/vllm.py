@@ -24,6 +24,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     PretrainedConfig,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -37,6 +38,8 @@ from adafv.models import Adapter, Processing
 
 # What vLLM takes from the environment when it starts. A job sends no usage statistics, and opens no port to others.
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
+
+_PENALTY = RepetitionPenaltyLogitsProcessor.__name__
 
 # On a GPU vLLM takes so much of what the tower left free; the rest is for encoding and pruning.
 _GPU_SHARE = 0.8
@@ -160,9 +163,10 @@ def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
     done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper, TopKLogitsWarper}
     asked = [type(one).__name__ for one in processors(adapter, config, [LogitsProcessor()]) if type(one) not in done]
     if asked:
+        without = " or, to do without the penalty, repetition_penalty 1" if asked == [_PENALTY] else ""
         raise ValueError(
             f"the model's generation config asks for {', '.join(asked)}, which the vLLM back end doesn't do; give "
-            "backend 'transformers'"
+            f"backend 'transformers'{without}"
         )
 
 

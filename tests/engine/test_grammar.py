@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -27,8 +28,18 @@ COLOURS = {
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
+    return load(tmp_path_factory.mktemp("letters"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, loaded):
+    """Three models."""
+    return [loaded, *(load(tmp_path_factory.mktemp("letters"), seed) for seed in (1, 2))]
+
+
+def load(folder: Path, seed: int):
     """Of a model that writes byte by byte: its adapter, its processing, and some samples."""
-    path = str(build(tmp_path_factory.mktemp("letters"), Shape(hidden=64, layers=3, letters=True)))
+    path = str(build(folder, Shape(hidden=64, layers=3, letters=True, seed=seed)))
     adapter, processing = load_model(path, EngineOptions())
     preparer = Preparer(processing, EngineOptions())
     samples = [preparer.prepare(f"r{i}", picture((64, 40 + i), i), "what" * (i + 1)) for i in range(5)]
@@ -79,16 +90,17 @@ SCHEMAS = objects(
 
 @pytest.mark.slow
 @settings(max_examples=10)
-@given(SCHEMAS, st.sampled_from([0.0, 1.5]))
-def test_every_answer_validates_at_any_batch_size(loaded, schema, temperature):
+@given(SCHEMAS, st.sampled_from([0.0, 1.5]), st.integers(0, 2), st.sampled_from([1, 2, 3]))
+def test_every_answer_validates_at_any_batch_size(several, schema, temperature, model, size):
+    loaded = several[model]
     together = labels_of(loaded, schema=schema, max_new_tokens=90, temperature=temperature)
     for label in together:
         if label.error:
             assert label.error == "answer_incomplete" and label.finish_reason == "length" and label.answer == ""
         else:
             jsonschema.validate(json.loads(label.answer), schema)
-    alone = labels_of(loaded, 1, schema=schema, max_new_tokens=90, temperature=temperature)
-    assert [(one.answer, one.error) for one in alone] == [(one.answer, one.error) for one in together]
+    others = labels_of(loaded, size, schema=schema, max_new_tokens=90, temperature=temperature)
+    assert [(one.answer, one.error) for one in others] == [(one.answer, one.error) for one in together]
 
 
 def test_what_fits_is_complete(loaded):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
+from transformers import GenerationConfig
 
 from adafv.engine import EngineOptions, PrepareError, Preparer
 from tests.tiny_models import Shape, build
@@ -16,6 +17,15 @@ def model(tmp_path_factory):
 
 def prepare(model: str, prompt: str, **options):
     return Preparer.load(model, EngineOptions(**options)).prepare("a", Image.new("RGB", (64, 64)), prompt)
+
+
+def test_what_a_checkpoint_asks_of_decoding_is_known(tmp_path):
+    path = build(tmp_path, Shape())
+    config = GenerationConfig.from_pretrained(path)
+    config.update(repetition_penalty=1.05)
+    config.save_pretrained(path)
+    asked = Preparer.load(str(path), EngineOptions()).generation
+    assert (asked["repetition_penalty"], asked["eos_token_id"]) == (1.05, 2)
 
 
 @pytest.mark.parametrize(

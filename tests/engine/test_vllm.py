@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from adafv.embedded import embedded_model
 from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, vllm
+from adafv.engine.generation import generation_config
 from adafv.engine.vllm import VllmGenerator
 from adafv.models import load_adapter, load_processing
 from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
@@ -224,6 +225,17 @@ def test_heads_that_vllm_has_no_kernels_for_are_refused(tmp_path):
     path = str(build(tmp_path, Shape(hidden=64)))
     with pytest.raises(ValueError, match="attention heads have 16 channels; on a CPU vLLM can only do 32, 64"):
         VllmGenerator(path, front(path), options())
+
+
+def test_a_checkpoint_that_asks_for_a_penalty_is_refused_unless_it_is_set_aside(model):
+    adapter = front(model)
+    adapter.model.generation_config.repetition_penalty = 1.5
+    with pytest.raises(ValueError, match=r"asks for RepetitionPenaltyLogitsProcessor.* or, to do without the penalty"):
+        vllm._refuse_processors(adapter, generation_config(adapter, options()))
+    vllm._refuse_processors(adapter, generation_config(adapter, options(repetition_penalty=1.0)))
+    adapter.model.generation_config.suppress_tokens = [3]
+    with pytest.raises(ValueError, match=r"asks for SuppressTokensLogitsProcessor, .* backend 'transformers'$"):
+        vllm._refuse_processors(adapter, generation_config(adapter, options(repetition_penalty=1.0)))
 
 
 @needs_vllm
