@@ -1,6 +1,7 @@
 """Measure AdaFV Batch on this machine. Every figure in the documents comes from one of these commands.
 
     adafv bench speed --preset cpu-small          samples a second, beside stock transformers and the reference
+    adafv bench gpu --json gpu.json               everything worth measuring on a GPU, in half an hour
     adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
     adafv bench quality --worlds all              the same in every world, and the worst over worlds
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
@@ -141,6 +142,34 @@ def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
     given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
     rows = tuple(options.rows.split(",")) if options.rows else ()
     return speed.run(speed.Settings.of(**given | {"rows": rows}))
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    """everything that is worth measuring on a GPU: labels beside a CPU's, memory, launches, speed"""
+    from adafv.bench.gpu import PARTS
+    from adafv.bench.shapes import PRESETS
+
+    parser.add_argument("--preset", choices=PRESETS, default="llava-next-7b", help="shape of the model (%(default)s)")
+    parser.add_argument("--parts", metavar="NAMES", default=",".join(PARTS), help="comma-separated (%(default)s)")
+    parser.add_argument(
+        "--questions", type=positive, metavar="N", default=200, help="to each embedded model (%(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", default=25, help="no part begins after so many (%(default)s)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu, to try the command (cuda)")
+    parser.set_defaults(run=_run_gpu)
+
+
+def _run_gpu(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import gpu
+
+    parts = options.parts.split(",")
+    unknown = [name for name in parts if name not in gpu.PARTS]
+    if unknown:
+        raise UsageError(f"--parts names {', '.join(unknown)}; there are {', '.join(gpu.PARTS)}")
+    settings = gpu.of(device=options.device, preset=options.preset, questions=options.questions)
+    return gpu.run(settings, parts, options.minutes)
 
 
 def _share(text: str) -> float:
@@ -315,6 +344,7 @@ def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignor
 
 COMMANDS = {
     "speed": _add_speed,
+    "gpu": _add_gpu,
     "quality": _add_quality,
     "ablation": _add_ablation,
     "constants": _add_constants,

@@ -87,13 +87,18 @@ class Settings:
         Raises:
             UsageError: there is no such device.
         """
-        found = torch.cuda.is_available()
-        if given["device"] == "cuda" and not found:
-            raise UsageError("--device cuda: torch finds no GPU here")
-        given["device"] = given["device"] or ("cuda" if found else "cpu")
+        given["device"] = device_of(given["device"])
         suits = SUITABLE[given["device"]] | {"threads": len(os.sched_getaffinity(0))}
         filled: dict[str, Any] = {name: suits.get(name) if value is None else value for name, value in given.items()}
         return cls(**filled)
+
+
+def device_of(given: str | None) -> str:
+    """What is given, or a GPU where there is one. Raises UsageError where there isn't and it is given."""
+    found = torch.cuda.is_available()
+    if given == "cuda" and not found:
+        raise UsageError("--device cuda: torch finds no GPU here")
+    return given or ("cuda" if found else "cpu")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -191,9 +192,11 @@ def _image_units(
             f"--image-root {columns.image_root} is not above --input {folder}, whose images are its own files; leave "
             "--image-root out"
         )
+    now = time.time_ns()
     for start in range(0, len(names), IMAGES_PER_UNIT):
         end = start + IMAGES_PER_UNIT
-        yield Unit("images", folder, members=tuple(names[start:end]), beside=tuple(beside[start:end]) * any(beside))
+        texts = tuple(beside[start:end]) * any(beside)
+        yield Unit("images", folder, members=tuple(names[start:end]), beside=texts, found_at=now)
 
 
 def _table_units(

@@ -160,10 +160,15 @@ def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool, p
     their whole path.
     """
     beside: Sequence[tuple[dict[str, Any], Reject | None]] = [({}, None)] * len(unit.members)
-    if unit.beside and (images or columns.where is not None):
+    filtered = columns.where is not None
+    until = unit.found_at if filtered else None
+    if unit.beside and (images or filtered):
         with ThreadPoolExecutor(16) as threads:
-            beside = [*threads.map(lambda names: values_beside(unit.uri, names, storage, columns), unit.beside)]
-    for member, (texts, reject) in zip(unit.members, beside, strict=True):
+            beside = [*threads.map(lambda names: values_beside(unit.uri, names, storage, columns, until), unit.beside)]
+    for number, (member, (texts, reject)) in enumerate(zip(unit.members, beside, strict=True)):
+        if filtered and reject is not None and reject.error == "source_unreadable":  # what follows has no number
+            yield rest_unreadable(unit, number, OSError(reject.message))
+            return
         place = f"{unit.uri.rstrip('/')}/{member}"
         values = {columns.id: member, columns.image: member if columns.image_root is None else place}
         yield Record(place, unit.root, texts | values, _misnamed(member) or reject)

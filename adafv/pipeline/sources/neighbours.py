@@ -1,7 +1,8 @@
 """Texts beside the images of a folder: `a/1.txt` and `a/1.json` go with `a/1.jpg`, as img2dataset lays them.
 
 They are read where a prompt, or what else goes by a column, names what they may hold. An image is one row whatever they
-say, so that the planning pass needs none of them, unless `--where` names what they hold.
+say, so that the planning pass needs none of them. With `--where` it is a row or none: both passes have to see the same
+then, so that texts that were written since the files were found, or can't be read, end their unit.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ def columns_beside(folder: str, beside: Iterable[Sequence[str]], storage: Storag
 
 
 def values_beside(
-    folder: str, names: Sequence[str], storage: Storage, columns: Columns
+    folder: str, names: Sequence[str], storage: Storage, columns: Columns, found_at: int | None = None
 ) -> tuple[dict[str, Any], Reject | None]:
-    """The columns of an image by what goes with it; or why it has none."""
+    """The columns of an image by what goes with it; or why it has none.
+
+    Args:
+        found_at: in ns of the epoch; what was written later counts as unreadable.
+    """
     values: dict[str, Any] = {}
     for name in names:
         try:
-            data = _content(f"{folder.rstrip('/')}/{name}", storage)
+            data = _content(f"{folder.rstrip('/')}/{name}", storage, found_at)
         except READ_ERRORS as error:
             return {}, Reject("source_unreadable", f"{name} can't be read: {type(error).__name__}: {error}")
         if len(data) > units.LINE_LIMIT:
@@ -84,7 +89,9 @@ def _kind(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def _content(uri: str, storage: Storage) -> bytes:
+def _content(uri: str, storage: Storage, found_at: int | None) -> bytes:
     filesystem, path = storage.filesystem(uri)
+    if found_at is not None and (filesystem.get_file_info(path).mtime_ns or 0) > found_at:
+        raise OSError("it was replaced after the run began")
     with filesystem.open_input_file(path) as source:
         return source.read(units.LINE_LIMIT + 1)

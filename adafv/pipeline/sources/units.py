@@ -31,6 +31,7 @@ class Unit:
         members: images: paths relative to the folder; `beside`: of each, those of its texts (`neighbours`), if any has
             some.
         stamp: the file's `stamp_of` when it was found; it must be the same when it is read.
+        found_at: images: when they were found, in ns of the epoch.
         problem: unreadable: why.
     """
 
@@ -41,6 +42,7 @@ class Unit:
     members: tuple[str, ...] = ()
     beside: tuple[tuple[str, ...], ...] = ()
     stamp: Stamp | None = None
+    found_at: int = 0
     problem: str = ""
 
     @property

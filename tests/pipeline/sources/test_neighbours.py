@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,24 @@ def test_a_bad_one_rejects_its_image_alone(tmp_path, monkeypatch, content, error
     bad, good = (row_of(record, columns) for record in read(unit, Storage(), columns))
     assert bad.id == "a.jpg" and good.prompt == "2 q"
     assert bad.reject is not None and bad.reject.error == error and said in bad.reject.message
+
+
+def test_with_where_a_text_that_was_replaced_ends_its_unit(tmp_path):
+    """An image may be a row or none then, and the rows behind it have their verdicts by number."""
+    files = {f"{name}__{kind}": JPEG if kind == "jpg" else {"n": 1} for name in "abc" for kind in ("jpg", "json")}
+    columns = replace(asking("n"), where="n == 1")
+    place = folder(tmp_path / "in", **files)
+    [unit] = open_source(str(place), Storage(), columns).units
+    assert [record.columns["id"] for record in read(unit, Storage(), columns, images=False)] == list(unit.members)
+    (place / "b.json").write_text('{"n": 2}')
+    os.utime(place / "b.json", ns=(unit.found_at, unit.found_at + 10**9))
+    for images in (False, True):
+        first, rest = read(unit, Storage(), columns, images=images)
+        assert first.columns["id"] == "a.jpg" and rest.reject is not None
+        assert rest.reject.error == "source_unreadable" and "b.json can't be read" in rest.reject.message
+    [unit] = open_source(str(place), Storage(), columns).units
+    os.utime(place / "b.json", ns=(unit.found_at, unit.found_at))
+    assert [record.columns["id"] for record in read(unit, Storage(), columns)] == ["a.jpg", "c.jpg"]
 
 
 def test_a_column_that_none_has_is_a_usage_error(tmp_path):
