@@ -12,6 +12,7 @@ Each module makes the data that it needs, measures, and formats its figures as a
     scale      what bounds a job on many workers, with a simulated engine
     forecast   how near --plan comes to what the run takes
     ledger     memory and time of planning a rerun, by the number of ids
+    gpu        everything that is worth measuring on a GPU, in half an hour
     isolation  what working in child processes costs
     report     memory and time of a report, by the number of labels
 
