@@ -63,7 +63,8 @@ sys.exit(main(["speed", "--samples", "2", "--rounds", "1", "--threads", "1", *sy
 """
     rows = {"stock-none", "reference-0.05", "ours-0.05-again"}
     path = tmp_path / "speed.json"
-    done = subprocess.run([sys.executable, "-c", script, "--rows", ",".join(rows), "--json", path], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", script, "--rows", ",".join(rows), "--json", path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "stock-none" in done.stdout and "cores" in done.stdout.splitlines()[-1]
     written = json.loads(path.read_text())
