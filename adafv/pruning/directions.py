@@ -1,6 +1,6 @@
 """Vectors that are compared by their cosines, several times: their lengths are worked out once.
 
-Products are divided, not vectors: they are far smaller than a copy of the vectors, and these keep their dtype.
+Products are divided, not vectors: they are far smaller than a copy of the vectors, and on a GPU these keep their dtype.
 """
 
 from __future__ import annotations
