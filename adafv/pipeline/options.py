@@ -40,7 +40,12 @@ class JobOptions:
         metavar="URI",
     )
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
-    id_column: str = option("data", "column with the row's id", "id", metavar="NAME")
+    id_column: str = option(
+        "data",
+        "column with the row's id; @row where there is none: the file and the row's number, data/train.parquet#17",
+        "id",
+        metavar="NAME",
+    )
     image_column: str = option(
         "data",
         "column with the image: bytes, a {bytes, path} struct, or a path or URI; or a list of these",

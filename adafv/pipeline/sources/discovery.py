@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from adafv.pipeline.sources.tables import SchemaError, check_types, open_parquet
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, stamp_of
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme, local_path
+from adafv.pipeline.uris import folder_of, has_scheme, local_path
 
 IMAGES_PER_UNIT = 256
 ROWS_PER_UNIT = 4096  # Parquet: row groups are gathered up to so many
@@ -112,7 +113,7 @@ def _open_file(
     if kind == "images":
         folder, name = posixpath.split(uri)
         return list(_image_units(folder, [name], columns))
-    return _table_units(kind, [uri], storage, columns, passed)
+    return _table_units(kind, folder_of(uri), [uri], storage, columns, passed)
 
 
 def _open_pattern(
@@ -168,7 +169,7 @@ def _open_files(
             passed.add("files", why_not(name, kinds[name]), f"{uri}/{name}")
     if kind == "images":
         return list(_image_units(uri, names, columns, columns_beside(uri, beside, storage, columns), beside))
-    return _table_units(kind, [f"{uri.rstrip('/')}/{name}" for name in names], storage, columns, passed)
+    return _table_units(kind, uri, [f"{uri.rstrip('/')}/{name}" for name in names], storage, columns, passed)
 
 
 def _held(found: int, passed: PassedOver) -> str:
@@ -200,7 +201,7 @@ def _image_units(
 
 
 def _table_units(
-    kind: str, uris: Sequence[str], storage: Storage, columns: Columns, passed: PassedOver
+    kind: str, root: str, uris: Sequence[str], storage: Storage, columns: Columns, passed: PassedOver
 ) -> Sequence[Unit]:
     misnamed = [uri for uri in uris if clean(uri) != uri]
     unreadable = [Unit("unreadable", clean(uri), problem="the file's name isn't UTF-8; rename it") for uri in misnamed]
@@ -212,10 +213,15 @@ def _table_units(
             for uri, units in zip(uris, found, strict=True):
                 if not units:
                     passed.add("files", "no row stands in it", uri)
-            return [*(unit for units in found for unit in units), *unreadable]
-        units = list(threads.map(lambda uri: _unit(kind, uri, storage), uris))
+            return [*(_named(unit, root) for units in found for unit in units), *unreadable]
+        units = [_named(unit, root) for unit in threads.map(lambda uri: _unit(kind, uri, storage), uris)]
     check_records(units, storage, columns)
     return [*units, *unreadable]
+
+
+def _named(unit: Unit, root: str) -> Unit:
+    data_set = re.match(r"hf://[^/]+/[^/]+/[^/]+", unit.uri)
+    return replace(unit, name=unit.uri.removeprefix((data_set[0] if data_set else root.rstrip("/")) + "/"))
 
 
 def _unit(kind: str, uri: str, storage: Storage) -> Unit:
