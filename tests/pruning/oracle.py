@@ -113,15 +113,18 @@ def cdpruner(visual: Sequence[Sequence[float]], relevance: Sequence[float], keep
     return set(chosen), margin
 
 
+def entropy(cosines: Sequence[float]) -> float:
+    """Of softmax(100 · cosines)."""
+    weights = [math.exp(100 * (value - max(cosines))) for value in cosines]
+    shares = [weight / sum(weights) for weight in weights]
+    return -sum(p * math.log(p) for p in shares if p)
+
+
 def focused_cosine(
     text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5
 ) -> list[float]:
     cosines = [[cosine(word, token) for token in visual] for word in text]
-    entropies = []
-    for row in cosines:
-        weights = [math.exp(100 * (value - max(row))) for value in row]
-        shares = [weight / sum(weights) for weight in weights]
-        entropies.append(-sum(p * math.log(p) for p in shares if p > 1e-37))  # less is 0 to float32
+    entropies = [entropy(row) for row in cosines]
     kept = sorted(range(len(text)), key=lambda m: (entropies[m], m))[: max(1, int(len(text) * share))]
     weights = [math.exp(-100 * (entropies[m] - min(entropies))) for m in kept]
     return [
