@@ -22,7 +22,15 @@ import pyarrow.parquet as pq
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.redaction import clean
-from adafv.pipeline.sources.kinds import TABLES, kind_of, kinds_of, records_of_img2dataset, sniffed, why_not
+from adafv.pipeline.sources.kinds import (
+    NAMED_TABLES,
+    TABLES,
+    kind_of,
+    kinds_of,
+    records_of_img2dataset,
+    sniffed,
+    why_not,
+)
 from adafv.pipeline.sources.listing import Pattern, lies_in, list_files, without_hidden, without_outputs
 from adafv.pipeline.sources.neighbours import columns_beside, neighbours_of
 from adafv.pipeline.sources.preview import check_names, check_records
@@ -109,7 +117,7 @@ def _open_file(
 ) -> Sequence[Unit]:
     kind = kind_of(path) or sniffed(filesystem, path, uri)
     if kind is None:
-        raise UsageError(f"--input {uri}: neither Parquet, nor JSON lines or a JSON list, nor a tar, nor an image")
+        raise UsageError(f"--input {uri}: neither Parquet, CSV, JSON lines or a JSON list, nor a tar, nor an image")
     if kind == "images":
         folder, name = posixpath.split(uri)
         return list(_image_units(folder, [name], columns))
@@ -151,7 +159,7 @@ def _open_files(
     for name in records_of_img2dataset(kinds):
         passed.add("files", "img2dataset's own records stand beside its images", f"{uri}/{name}")
         del kinds[name]
-    tables = [kind for kind in TABLES if kind in kinds.values()]
+    tables = [kind for kind in (*TABLES, *(NAMED_TABLES if named else ())) if kind in kinds.values()]
     if len(tables) > 1:
         example = next(name for name, kind in kinds.items() if kind == tables[0])
         pattern = f"{uri}/**/*{posixpath.splitext(example)[1]}"

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
+from adafv.pipeline.sources.csv_text import read_csv
 from adafv.pipeline.sources.json_text import read_json, rest_unreadable
 from adafv.pipeline.sources.neighbours import values_beside
 from adafv.pipeline.sources.questions import expand
@@ -193,6 +194,7 @@ def _read_nothing(unit: Unit, storage: Storage, columns: Columns, images: bool, 
 Reader = Callable[[Unit, Storage, Columns, bool, PassedOver], Iterator[Record]]
 READERS: dict[str, Reader] = {  # of all but Parquet
     "jsonl": read_json,
+    "csv": read_csv,
     "tar": read_tar,
     "images": _read_images,
     "unreadable": _read_nothing,
