@@ -205,7 +205,7 @@ def test_labels_are_those_of_the_other_back_end():
     path = str(embedded_model("testbed"))
     labels = {}
     for backend in ("transformers", "vllm"):
-        chosen = options(backend=backend, keep=0.2, escalate=1.0, escalate_below=-0.3)
+        chosen = options(backend=backend, keep=0.2, positions="compact", escalate=1.0, escalate_below=-0.3)
         preparer, engine = Preparer.load(path, chosen), Engine.load(path, chosen)
         engine.try_out()
         samples = [preparer.prepare(f"id-{i}", picture((60 + 9 * i, 90), i), "what is left of it ?") for i in range(9)]

@@ -103,7 +103,8 @@ def test_answers_by_vllm(ray_local, tmp_path):
     write_dataset(tmp_path / "scenes", scenes=1)
     outputs = {name: tmp_path / name for name in ("transformers", "vllm")}
     for name, output in outputs.items():
-        assert main([*command(Path("testbed"), output, tmp_path / "scenes"), "--backend", name]) == 0
+        arguments = ["--backend", name, "--positions", "compact"]
+        assert main([*command(Path("testbed"), output, tmp_path / "scenes"), *arguments]) == 0
     assert answers(outputs["vllm"]) == answers(outputs["transformers"])
     refused = [*command(Path("testbed"), outputs["transformers"], tmp_path / "scenes"), "--backend", "vllm"]
     assert main(refused) == 2
