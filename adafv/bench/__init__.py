@@ -5,13 +5,14 @@ Each module makes the data that it needs, measures, and formats its figures as a
     speed      samples a second, and how near that is to the hardware's limit, beside others; speed_rows: its table
     quality    what pruning costs in accuracy: every strategy and budget on the same questions
     confidence which signal says best that pruning changed an answer; signals: what each says
-    promise    whether a calibrated cascade of two looks agrees as often as it promises
+    promise    whether a calibrated cascade of two looks agrees as often as it promises; second_looks: what they cost
     ablation   AdaFV as published against AdaFV corrected, piece by piece
     constants  adafv-plus's constants: chosen on all worlds but one, judged on that one
     pipeline   what the job keeps of its engine's speed, and that its memory doesn't grow with its input
     scale      what bounds a job on many workers, with a simulated engine
     forecast   how near --plan comes to what the run takes
     ledger     memory and time of planning a rerun, by the number of ids
+    gpu        everything that is worth measuring on a GPU, in half an hour
     isolation  what working in child processes costs
     report     memory and time of a report, by the number of labels
 

@@ -13,6 +13,7 @@ from adafv.pipeline.errors import UsageError
 # Paul Tol's "bright", with black and two browns: they stay apart for colour-blind eyes, and each has a marker as well.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555", "#cc6600", "#000000", "#999933")
 MARKERS = "osD^vP*Xhd<>"
+ACROSS = 2  # panels of agreement in a row
 SPREAD = 0.012  # how far neighbouring strategies stand apart, as a share of the axis, so that intervals don't overlap
 
 
@@ -33,14 +34,28 @@ def draw(comparisons: Sequence[Contest], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str, path: Path) -> None:
-    """Draw the agreement of fixed budgets, and of second looks from each of them, over what the language model takes.
+def draw_agreement(worlds: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the agreement of fixed budgets, and of second looks from each of them, over what the language model takes: a
+    panel for each world.
 
     Args:
-        curves: by keep ratio, as `adafv bench promise` writes them.
-        unpruned: prompt tokens a question.
+        worlds: as `adafv bench promise` writes them.
     """
-    figure, [[plot]] = _figure(1, 1)
+    across = min(ACROSS, len(worlds))
+    figure, rows = _figure(-(-len(worlds) // across), across, sharey=True)
+    plots = rows.flatten()
+    for plot, world in zip(plots, worlds, strict=False):
+        _agreement_panel(plot, world["curves"], world["promise"]["unpruned"])
+        plot.set_title(world["world"], fontsize=11)
+    for plot in plots[len(worlds) :]:
+        plot.set_axis_off()
+    plots[0].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.supylabel("answers as the unpruned model's, %", fontsize=10)
+    figure.supxlabel(f"prompt tokens, % of unpruned; {worlds[0]['rows']} questions a world", fontsize=10)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _agreement_panel(plot: Any, curves: Sequence[dict[str, Any]], unpruned: float) -> None:
     ends = [(100 * curve["points"][0]["prompt_tokens"] / unpruned, curve["points"][0]["agreement"]) for curve in curves]
     fixed = [*sorted(ends), (100.0, 1.0)]
     plot.plot(*_percents(fixed), color="#000000", marker="o", ms=4.5, lw=1.2, label="fixed budget")
@@ -49,14 +64,10 @@ def draw_agreement(curves: Sequence[dict[str, Any]], unpruned: float, title: str
         label = f"{100 * curve['keep']:g} %, unsure ones again"
         plot.plot(*_percents(points), color=colour, marker=marker, ms=4, lw=1.2, ls="--", label=label)
     plot.axhline(98, color="#999999", lw=0.8, ls=":")
-    figure.supxlabel(f"prompt tokens, % of unpruned\n{title}", fontsize=8)
-    plot.set_ylabel("answers as the unpruned model's, %")
     plot.set_xlim(0, 105)
     plot.grid(axis="y", color="#eeeeee")
     plot.set_axisbelow(True)
     plot.spines[["top", "right"]].set_visible(False)
-    plot.legend(frameon=False, fontsize=9, loc="lower right")
-    figure.savefig(path, dpi=150, format="png")
 
 
 def _percents(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -69,11 +80,11 @@ def require() -> None:
         raise UsageError("--chart needs matplotlib: pip install 'adafv[bench]', or leave --chart out")
 
 
-def _figure(rows: int, panels: int) -> tuple[Any, Any]:
+def _figure(rows: int, panels: int, sharey: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2 + 3.8 * panels, 4.2 * rows), layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, panels, squeeze=False)
+    return figure, figure.subplots(rows, panels, squeeze=False, sharey=sharey)
 
 
 def _headlines(found: Sequence[Entry]) -> list[str]:

@@ -9,6 +9,7 @@
     adafv bench constants                         adafv-plus's constants, each choice judged in a world it hasn't seen
     adafv bench confidence                        which signal says best that pruning changed an answer
     adafv bench promise                           whether calibrated second looks keep their promise, and what they save
+    adafv bench second-looks --again 2            what a second look costs beside asking unpruned at once
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
     adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
@@ -45,6 +46,7 @@ SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "positions", "batch_size", "device", "dtype")
+IN_WORLDS = ("strategy", *MODEL[1:])  # a world brings its model
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:
@@ -142,6 +144,35 @@ def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
     given = {item.name: getattr(options, item.name) for item in fields(speed.Settings)}
     rows = tuple(options.rows.split(",")) if options.rows else ()
     return speed.run(speed.Settings.of(**given | {"rows": rows}))
+
+
+def _add_second_looks(parser: argparse.ArgumentParser) -> None:
+    """what a second look costs beside the same questions asked unpruned at once"""
+    from adafv.bench.shapes import PRESETS
+    from adafv.engine.options import EngineOptions
+
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
+    parser.add_argument("--strategy", default=EngineOptions().strategy, metavar="NAME", help="(%(default)s)")
+    parser.add_argument("--keep", type=_share, default=0.05, metavar="X", help="first keep ratio (%(default)s)")
+    for name, default, text in (
+        ("batch-size", 8, "questions of a batch"),
+        ("again", 2, "of these, how many are asked again"),
+        ("max-new-tokens", 32, "tokens of each answer"),
+        ("rounds", 8, "batches that are measured"),
+    ):
+        parser.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    parser.set_defaults(run=_run_second_looks)
+
+
+def _run_second_looks(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import second_looks
+
+    if options.again > options.batch_size:
+        raise UsageError(f"--again is {options.again}; it must be at most --batch-size, {options.batch_size}")
+    given = {item.name: getattr(options, item.name) for item in fields(second_looks.SecondLookTerms)}
+    return second_looks.run(second_looks.SecondLookTerms(**given))
 
 
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
@@ -276,8 +307,9 @@ def _run_constants(options: argparse.Namespace) -> tuple[Figures, str]:
 def _add_confidence(parser: argparse.ArgumentParser) -> None:
     """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
     _add_scenes(parser)
+    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
     parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), IN_WORLDS)
     parser.set_defaults(run=_run_confidence)
 
 
@@ -285,21 +317,25 @@ def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import confidence
     from adafv.pipeline.arguments import parse_keeps
 
-    job = job_options(options, ("-",), ("strategy", *MODEL))
-    found, text = confidence.run(job, _scenes(options), parse_keeps(options.keep), options.seed)
-    return [asdict(one) for one in found], text
+    figures, texts = [], []
+    for job, scenes in _by_world(options):
+        found, text = confidence.run(job, scenes, parse_keeps(options.keep), options.seed)
+        figures += [{"world": scenes.of.name, **asdict(one)} for one in found]
+        texts.append(text)
+    return figures, "\n\n".join(texts)
 
 
 def _add_promise(parser: argparse.ArgumentParser) -> None:
     """whether calibrated second looks keep their promise on other rows, and what they save"""
     _add_scenes(parser)
+    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
     parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
     parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
     parser.add_argument("--rows", type=positive, default=3000, metavar="N", help="questions asked (%(default)s)")
     parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
-    add_job_options(parser.add_argument_group("model"), ("strategy", *MODEL))
+    add_job_options(parser.add_argument_group("model"), IN_WORLDS)
     parser.set_defaults(run=_run_promise)
 
 
@@ -309,13 +345,15 @@ def _run_promise(options: argparse.Namespace) -> tuple[Figures, str]:
 
     if options.chart:
         chart.require()
-    job = job_options(options, ("-",), ("strategy", *MODEL))
     terms = promise.Terms(options.min_agreement, options.rows, options.sample, options.repeats, options.seed)
-    figures, text = promise.run(job, _scenes(options), parse_keeps(options.keep), terms)
+    found = []
+    for job, scenes in _by_world(options):
+        figures, text = promise.run(job, scenes, parse_keeps(options.keep), terms)
+        found.append({"world": scenes.of.name, **figures})
+        print(text, end="\n\n", flush=True)
     if options.chart:
-        title = text.splitlines()[0]
-        chart.draw_agreement(figures["curves"], figures["promise"]["unpruned"], title, options.chart)
-    return figures, text
+        chart.draw_agreement(found, options.chart)
+    return found, promise.summary(found)
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
@@ -334,6 +372,16 @@ def _scenes(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     return Scenes(SCENES if options.scenes is None else options.scenes, options.seed)
 
 
+def _by_world(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """Each world's job, with its own model, and its scenes."""
+    from adafv.bench.examples import Scenes
+    from adafv.bench.quality import job_in, parse_worlds, present
+
+    job, count = job_options(options, ("-",), IN_WORLDS), SCENES if options.scenes is None else options.scenes
+    for world in present(parse_worlds(options.worlds)):
+        yield job_in(world, job), Scenes(count, options.seed, world)
+
+
 def _labelled_data(options: argparse.Namespace, job: JobOptions):  # type: ignore[no-untyped-def]
     from adafv.bench.examples import LabelledData
 
@@ -350,6 +398,7 @@ COMMANDS = {
     "constants": _add_constants,
     "confidence": _add_confidence,
     "promise": _add_promise,
+    "second-looks": _add_second_looks,
     "ledger": job_commands.add_ledger,
     "isolation": job_commands.add_isolation,
     "pipeline": job_commands.add_pipeline,

@@ -102,6 +102,19 @@ def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: T
     return figures, "\n".join([title, "", *_curve_lines(curves, found.unpruned), "", *_lines(found)])
 
 
+def summary(worlds: Sequence[dict[str, Any]]) -> str:
+    """A line for each world."""
+    lines = [f"{'':<18}{'kept, %':>9}{'agreement':>11}{'least':>8}{'again, %':>10}{'prompt tokens, % of unpruned':>30}"]
+    for world in worlds:
+        found = world["promise"]
+        lines.append(
+            f"{world['world']:<18}{100 * found['kept'] / found['chosen']:>9.1f}{found['agreement']:>11.4f}"
+            f"{found['worst']:>8.4f}{100 * found['escalated_share']:>10.1f}"
+            f"{100 * found['prompt_tokens'] / found['unpruned']:>30.1f}"
+        )
+    return "\n".join(lines)
+
+
 def looks_of(survey: Survey) -> list[BudgetAnswers]:
     """The looks as a calibration has them, the unpruned one first."""
     unpruned = survey.looks[0]

@@ -138,7 +138,8 @@ class _ShareAgain(Engine):
 
     def _unsure(self, samples: Sequence[Sample], labels: Sequence[Label]) -> list[int]:
         order = sorted(range(len(labels)), key=lambda row: labels[row].confidence)
-        return sorted(order[: round(self._share * len(labels))])
+        least = 1 if self._share else 0  # of a single answer, which warms up, too
+        return sorted(order[: max(least, round(self._share * len(labels)))])
 
 
 def _samples(preparer: Preparer, questions: Sequence[BenchQuestion]) -> list[Sample]:

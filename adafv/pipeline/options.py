@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from adafv.engine.options import EngineOptions
-from adafv.option import OptionError, option, require, text_of_file, texts_of, weighted_texts
+from adafv.option import OptionError, option, require, require_one_of, text_of_file, texts_of, weighted_texts
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.uris import split_s3
 from adafv.pipeline.where import columns_where
@@ -40,7 +40,12 @@ class JobOptions:
         metavar="URI",
     )
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")
-    id_column: str = option("data", "column with the row's id", "id", metavar="NAME")
+    id_column: str = option(
+        "data",
+        "column with the row's id; @row where there is none: the file and the row's number, data/train.parquet#17",
+        "id",
+        metavar="NAME",
+    )
     image_column: str = option(
         "data",
         "column with the image: bytes, a {bytes, path} struct, or a path or URI; or a list of these",
@@ -86,6 +91,13 @@ class JobOptions:
     )
     columns: tuple[str, ...] | None = option(
         "data", "columns of the input that labels have, too, as texts: a,b", None, metavar="A,B,...", several=True
+    )
+    duplicates: str = option(
+        "data",
+        "label, or reuse: a row with the pictures and the prompt of one that its worker has just labelled gets that "
+        "one's label, at no cost",
+        "label",
+        metavar="HOW",
     )
     limit: int | None = option("data", "consider only the first N rows of the input", None, type=int, metavar="N")
     sample: int | None = option(
@@ -286,6 +298,7 @@ class JobOptions:
         require(
             self.prices is None or self.price_per_hour is None, "prices", self.prices, "left out with --price-per-hour"
         )
+        require_one_of("duplicates", self.duplicates, ("label", "reuse"))
         require(self.price_kind in PRICE_KINDS, "price_kind", self.price_kind, " or ".join(PRICE_KINDS))
         least = self.min_agreement
         require(least is None or 0 < least < 1, "min_agreement", least, "above 0 and below 1")

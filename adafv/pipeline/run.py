@@ -41,7 +41,7 @@ from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
 from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.stream import Reading, rows_per_block, stream
-from adafv.pipeline.workers.label import Labelling, WorkerOptions, added_fields
+from adafv.pipeline.workers.label import DUPLICATE, Labelling, WorkerOptions, added_fields
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
 
@@ -192,7 +192,8 @@ class Job:
         carried, fields = added_fields(self._engine, self._setup.columns.carried)
         options = self._setup.options
         several = options.engine.samples is not None
-        labels = schema.labels_schema([*carried, *fields], choices=options.chooses, samples=several)
+        reused = [DUPLICATE] if self._setup.options.duplicates == "reuse" else []
+        labels = schema.labels_schema([*reused, *carried, *fields], choices=options.chooses, samples=several)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally
         sink.tally.audit.measure = options.agreement_measure()
@@ -248,6 +249,7 @@ class Job:
                 batch_timeout=options.batch_timeout,
                 handler=self._handler,
                 carried=self._setup.columns.carried,
+                reuses=options.duplicates == "reuse",
                 gate=gate,
             ),
             resources=resources,

@@ -156,8 +156,7 @@ class _Likeness:
     """
 
     def __init__(self, visual: Directions, valid: Tensor) -> None:
-        stays = visual.vectors.dtype.itemsize == 2 and visual.vectors.device.type == "cuda"
-        self._visual = (visual if stays else visual.float()).where(valid)
+        self._visual = visual.where(valid)
         blocks = self._visual.filled_up(-(-valid.shape[1] // BLOCK) * BLOCK).in_blocks(BLOCK)
         self._in_blocks = _sharpened(blocks.cosines(blocks))  # [B, N / 48, 48, 48]
 

@@ -1,6 +1,6 @@
 """Vectors that are compared by their cosines, several times: their lengths are worked out once.
 
-Products are divided, not vectors: they are far smaller than a copy of the vectors, and these keep their dtype.
+Products are divided, not vectors: they are far smaller than a copy of the vectors, and on a GPU these keep their dtype.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ class Directions:
 
     @classmethod
     def of(cls, vectors: Tensor | Directions) -> Directions:
-        """Those of vectors [..., N, D] in any float dtype."""
+        """Those of vectors [..., N, D] in any float dtype. On a CPU, whose products would be rounded to half precision,
+        in float32."""
         if isinstance(vectors, Directions):
             return vectors
+        if vectors.device.type == "cpu":
+            vectors = vectors.float()
         return cls(vectors, torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float32).clamp_min(_SHORTEST))
 
     def float(self) -> Directions:

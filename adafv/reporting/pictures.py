@@ -31,7 +31,7 @@ from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.arrow_types import is_list, is_text, stored
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.records import BY_PLACE, Columns, Record
 from adafv.pipeline.sources.rows import id_of, row_of
 from adafv.pipeline.sources.units import READ_ERRORS, Unit
 from adafv.pipeline.sources.values import id_reader
@@ -197,7 +197,7 @@ class RunInput:
         left = set(ids)
         if not left:
             return
-        if unit.format == "parquet":
+        if unit.format == "parquet" and self._columns.id != BY_PLACE:
             unit = _narrowed(unit, left, self._columns, self._fetcher.storage)
         for record in read(unit, self._fetcher.storage, self._columns):
             id = id_of(record.columns.get(self._columns.id))

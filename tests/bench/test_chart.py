@@ -52,11 +52,16 @@ def test_agreement_over_cost_has_fixed_budgets_and_second_looks(tmp_path):
         return [{"agreement": 0.8 + share / 2, "prompt_tokens": 200 * (keep + share)} for share in (0, 0.2, 0.4)]
 
     curves = [{"keep": keep, "points": points(keep)} for keep in (0.5, 0.1)]
-    chart.draw_agreement(curves, 200.0, "40 scenes", tmp_path / "chart.png")
-    with Image.open(tmp_path / "chart.png") as image:
-        pixels = np.asarray(image.convert("RGB"))
-    for colour in ("#000000", *chart.COLOURS[:2]):
-        assert (pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).any(), colour
+    world = {"world": "drawn", "rows": 40, "promise": {"unpruned": 200.0}, "curves": curves}
+    widths = []
+    for worlds in ([world], [world, world]):
+        chart.draw_agreement(worlds, tmp_path / "chart.png")
+        with Image.open(tmp_path / "chart.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        widths.append(image.width)
+        for colour in ("#000000", *chart.COLOURS[:2]):
+            assert (pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).any(), colour
+    assert widths[1] > 1.5 * widths[0], "a panel for each"
 
 
 def test_no_two_strategies_look_alike():

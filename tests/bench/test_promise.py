@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from adafv.bench.promise import Terms, looks_of, repeat
+from adafv.bench.promise import Terms, looks_of, repeat, summary
 from adafv.bench.signals import SIGNALS, ContenderAnswers, Survey
 from adafv.pipeline.errors import UsageError
 
@@ -35,6 +37,14 @@ def test_what_is_sure_is_not_asked_again():
 def test_looks_are_held_against_the_unpruned_one():
     unpruned, pruned = looks_of(survey())
     assert unpruned.agrees.all() and pruned.agrees.mean() == pytest.approx(2 / 3)
+
+
+def test_a_line_for_each_world():
+    found = asdict(repeat(survey(), Terms(0.98, 1500, 400, 2, 0)))
+    _, *lines = summary([{"world": name, "promise": found} for name in ("drawn", "photo")]).splitlines()
+    assert [line.split()[0] for line in lines] == ["drawn", "photo"]
+    share = f"{100 * found['prompt_tokens'] / found['unpruned']:.1f}"
+    assert lines[0].split()[1:3] == ["100.0", f"{found['agreement']:.4f}"] and lines[0].split()[-1] == share
 
 
 def test_a_sample_that_shows_nothing_is_said():

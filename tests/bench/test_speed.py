@@ -29,8 +29,9 @@ CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e1
 
 
 @pytest.fixture(autouse=True)
-def ceilings(monkeypatch):
-    """Those of the machine are not asked for."""
+def quick(monkeypatch):
+    """The machine's ceilings are not asked for, and no row has a process of its own (tests/jobs/test_bench.py)."""
+    monkeypatch.setattr(speed, "apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(speed.ceilings, "measure", lambda device, dtype: CEILINGS)
 
 

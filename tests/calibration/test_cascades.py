@@ -87,12 +87,12 @@ def test_fewer_positions_are_cheaper_whatever_was_measured():
 
 @pytest.mark.parametrize("demand", [0.9, 0.98])
 def test_the_promise_holds_after_choosing_among_plans(demand):
-    """120 samples of 400 rows: of the cascades that are chosen, at most 5 % agree less than demanded in truth."""
+    """60 samples of 400 rows: of the cascades that are chosen, at most 5 % agree less than demanded in truth."""
     budgets = {0.05: (0.8, 20.0), 0.1: (0.9, 27.0), 0.25: (1.0, 60.0), 0.5: (1.2, 110.0)}
     whole = look(1.0, np.ones(400), tokens=200.0)
-    truth = {keep: drawn(200_000, 99, curve) for keep, (curve, _) in budgets.items()}
+    truth = {keep: drawn(50_000, 99, curve) for keep, (curve, _) in budgets.items()}
     below = chosen = 0
-    for seed in range(120):
+    for seed in range(60):
         near = Bounds(range(400), seed, draws=600)
         found = []
         for keep, (curve, tokens) in budgets.items():
@@ -103,7 +103,7 @@ def test_the_promise_holds_after_choosing_among_plans(demand):
             chosen += 1
             confidence, right = truth[cascade.keep]
             below += bool(np.where(confidence < cascade.threshold, 1, right).mean() < demand)
-    assert chosen == 120 and below <= 0.05 * chosen
+    assert chosen == 60 and below <= 0.05 * chosen
 
 
 def test_the_promise_holds_for_a_loss_of_accuracy():
@@ -116,8 +116,8 @@ def test_the_promise_holds_for_a_loss_of_accuracy():
         return confidence, np.where(same, 0.5, changed)
 
     below = chosen = 0
-    sure, truth = scored(200_000, 7)
-    for seed in range(60):
+    sure, truth = scored(50_000, 7)
+    for seed in range(40):
         confidence, scores = scored(800, 1000 + seed)
         first = look(0.1, scores, confidence, 20.0)
         cascade = family_of("adafv", first, whole, Betting(range(800), seed), demand, 1).chosen
@@ -125,7 +125,7 @@ def test_the_promise_holds_for_a_loss_of_accuracy():
             chosen += 1
             below += bool(demand.figure(np.where(sure < cascade.threshold, 0.5, truth).mean()) < demand.least)
             assert cascade.low >= -0.02 and cascade.escalated_share < 0.9
-    assert chosen > 50 and below <= 0.05 * chosen + 2
+    assert chosen > 33 and below <= 0.05 * chosen + 2
 
 
 def test_thresholds_are_fixed_and_can_be_written_down():

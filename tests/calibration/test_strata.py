@@ -119,7 +119,7 @@ def test_the_page_has_them_too():
 
 
 def test_no_stratum_is_large_enough():
-    by_stratum, made = found(strata={id: id for id in STRATA})
+    by_stratum, made = found(strata={id: id[-1] for id in STRATA})  # ten of 84 rows
     assert by_stratum is None and made.stratified_command is None and made.as_json()["plans"] == []
     assert "No type has the rows that a threshold of its own takes" in summary(made)
 
@@ -152,7 +152,7 @@ def test_the_promise_holds_in_all_strata_at_once():
         return -np.logaddexp(0, -odds), random.random(rows) < 1 / (1 + np.exp(-odds - shift))
 
     kinds = {"a": 2.0, "b": 0.5}
-    truth = {kind: drawn(100_000, shift) for kind, shift in kinds.items()}
+    truth = {kind: drawn(50_000, shift) for kind, shift in kinds.items()}
     for _ in range(40):
         said, strata = {}, {}
         for kind, shift in kinds.items():

@@ -23,7 +23,6 @@ DOCS = ROOT / "docs"
 KEYS = {"world", "model", "strategy", "keep", "question_type", "n", "accuracy", "low", "high"} | {
     "agreement", "select_ms"
 }  # fmt: skip
-SPEED_ROWS = {"stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05"}
 SPEED_KEYS = {"name", "backend", "strategy", "keep", "samples_per_s", "operations", "bytes", "limit_share"} | {
     "prune_share", "padding_share", "peak_bytes"
 }  # fmt: skip
@@ -62,14 +61,16 @@ ceilings._SECONDS["cpu"] = 0
 shapes.PRESETS["cpu-small"] = NEXT
 sys.exit(main(["speed", "--samples", "2", "--rounds", "1", "--threads", "1", *sys.argv[1:]]))
 """
+    rows = {"stock-none", "reference-0.05", "ours-0.05-again"}
     path = tmp_path / "speed.json"
-    done = subprocess.run([sys.executable, "-c", script, "--json", path], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", script, "--rows", ",".join(rows), "--json", path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "stock-none" in done.stdout and "cores" in done.stdout.splitlines()[-1]
     written = json.loads(path.read_text())
     assert {"preset", "machine", "ceilings", "rows"} <= set(written) and written["preset"] == "cpu-small"
     assert written["machine"]["cores"] >= 1 and written["ceilings"]["operations_per_s"] > 0
-    assert {row["name"] for row in written["rows"]} >= SPEED_ROWS
+    assert {row["name"] for row in written["rows"]} == rows
     for row in written["rows"]:
         assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0 and row["output_tokens"] >= 32
         assert row["output_tokens"] == 32 or row["name"].endswith("-again"), "a second look answers anew"
@@ -91,6 +92,24 @@ def test_speed_options_that_cannot_be(arguments, complaint, capsys, monkeypatch)
     monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
     assert main(["speed", "--threads", "1", *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_second_looks(capsys, monkeypatch):
+    monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
+    monkeypatch.setattr("adafv.bench.second_looks.PRESETS", {"cpu-small": NEXT})
+    asked = ["second-looks", "--batch-size", "2", "--rounds", "1", "--max-new-tokens", "2", "--keep", "0.25"]
+    assert main([*asked, "--again", "1"]) == 0 and "overhead of second looks" in capsys.readouterr().out
+    assert main([*asked, "--again", "3"]) == 2 and "at most --batch-size, 2" in capsys.readouterr().err
+
+
+def test_promise_in_a_world(tmp_path, capsys):
+    asked = ["--worlds", "testbed", "--scenes", "12", "--rows", "60", "--sample", "45", "--repeats", "2"]
+    files = {name: tmp_path / f"promise.{name}" for name in ("json", "png")}
+    asked += ["--keep", "0.25", "--min-agreement", "0.5", "--json", str(files["json"]), "--chart", str(files["png"])]
+    assert main(["promise", *asked]) == 0
+    [found] = json.loads(files["json"].read_text())["promise"]
+    assert (found["world"], found["rows"]) == ("testbed", 60) and found["promise"]["chosen"] == 2
+    assert capsys.readouterr().out.splitlines()[-2].startswith("testbed ") and files["png"].stat().st_size > 0
 
 
 @pytest.mark.slow

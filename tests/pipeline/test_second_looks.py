@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from adafv.pipeline.errors import UsageError
@@ -13,22 +15,27 @@ from tests.pipeline.test_run import label, outcome
 @pytest.mark.slow
 def test_labels_are_those_of_the_look_that_made_them(ray_local, tiny_model, tmp_path):
     write_images(tmp_path)
-    rows = [{"id": f"r{i}", "image": NAMES[i % len(NAMES)], "question": f"w{i} w{2 * i}"} for i in range(16)]
+    kinds = {f"r{i}": ("always", "never", None, "new")[i // 2 % 4] for i in range(16)}
+    rows = [
+        {"id": id, "image": NAMES[i % len(NAMES)], "question": f"w{i} w{2 * i}", "kind": kinds[id]}
+        for i, id in enumerate(kinds)
+    ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     found = {}
     for name, more in {"pruned": {}, "none": {"strategy": "none"}}.items():
         label(tiny_model, tmp_path / name, path, **more)
         found[name] = {row["id"]: row for row in outcome(tmp_path / name).labels}
         assert {(row["looks"], row["first_answer"]) for row in found[name].values()} == {(1, None)}
-    sure = sorted(row["confidence"] for row in found["pruned"].values())
-    threshold = (sure[7] + sure[8]) / 2
-    second = {"escalate": 1.0, "escalate_below": threshold}
+    others = sorted(row["confidence"] for id, row in found["pruned"].items() if kinds[id] in (None, "new"))
+    threshold = (others[3] + others[4]) / 2
+    thresholds = {"always": 1.0, "never": -1000.0}
+    second = {"escalate": 1.0, "escalate_below": threshold, "thresholds": json.dumps({"kind": thresholds})}
     label(tiny_model, tmp_path / "both", path, batch_size=5, price_per_hour=3.6, **second)
     labels = outcome(tmp_path / "both").labels
     assert len(labels) == 16 and sum(row["looks"] == 2 for row in labels) == 8
     for row in labels:
         first, whole = found["pruned"][row["id"]], found["none"][row["id"]]
-        expected = whole if first["confidence"] < threshold else first
+        expected = whole if first["confidence"] < thresholds.get(kinds[row["id"]], threshold) else first
         for column in ("answer", "kept_indices", "prompt_tokens", "keep", "kept_tokens", "images"):
             assert row[column] == expected[column], column
         assert row["confidence"] == row["mean_logprob"] == pytest.approx(expected["mean_logprob"], abs=1e-4)
@@ -42,7 +49,7 @@ def test_labels_are_those_of_the_look_that_made_them(ray_local, tiny_model, tmp_
         assert not spent[1] or not spent[2] or max(spent[1]) < min(spent[2]), "a second look is its row's"
     label(tiny_model, tmp_path / "both", path, **second)  # the same, with nothing to do
     with pytest.raises(UsageError, match="escalate-below was"):
-        label(tiny_model, tmp_path / "both", path, escalate=1.0, escalate_below=threshold - 1)
+        label(tiny_model, tmp_path / "both", path, **second | {"escalate_below": threshold - 1})
 
 
 def test_a_threshold_is_a_number():

@@ -113,15 +113,25 @@ def cdpruner(visual: Sequence[Sequence[float]], relevance: Sequence[float], keep
     return set(chosen), margin
 
 
+def entropy(cosines: Sequence[float]) -> float:
+    """Of softmax(100 · cosines)."""
+    weights = [math.exp(100 * (value - max(cosines))) for value in cosines]
+    shares = [weight / sum(weights) for weight in weights]
+    return -sum(p * math.log(p) for p in shares if p)
+
+
+def focused_margin(text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5) -> float:
+    """By how much the entropies of the words that are kept, and of those that aren't, are apart."""
+    entropies = sorted(entropy([cosine(word, token) for token in visual]) for word in text)
+    count = max(1, int(len(text) * share))
+    return entropies[count] - entropies[count - 1] if count < len(text) else math.inf
+
+
 def focused_cosine(
     text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5
 ) -> list[float]:
     cosines = [[cosine(word, token) for token in visual] for word in text]
-    entropies = []
-    for row in cosines:
-        weights = [math.exp(100 * (value - max(row))) for value in row]
-        shares = [weight / sum(weights) for weight in weights]
-        entropies.append(-sum(p * math.log(p) for p in shares if p > 1e-37))  # less is 0 to float32
+    entropies = [entropy(row) for row in cosines]
     kept = sorted(range(len(text)), key=lambda m: (entropies[m], m))[: max(1, int(len(text) * share))]
     weights = [math.exp(-100 * (entropies[m] - min(entropies))) for m in kept]
     return [
@@ -178,7 +188,8 @@ def eadp_code(
     mean = [sum(channel) / len(text) for channel in zip(*text, strict=True)]
     whole = [-cosine(mean, token) for token in visual]
     away = [[-value for value in token] for token in visual]
-    return eadp(whole, focused_cosine(text, away, 0.2), visual, panels, keep, 2)
+    kept, margin = eadp(whole, focused_cosine(text, away, 0.2), visual, panels, keep, 2)
+    return kept, min(margin, focused_margin(text, away, 0.2))
 
 
 def scope(saliency: Sequence[float], hidden: Sequence[Sequence[float]], keep: int) -> tuple[set[int], Margin]:

@@ -136,6 +136,7 @@ class RunRecord:
                 "input": self.input,
                 "skipped": self.skipped,
                 "labelled": self.tally.labelled,
+                "reused": self.tally.reused,
                 "truncated": self.tally.truncated,
                 "flags": dict(self.tally.flags.most_common()),
                 "rejected": self.tally.rejected.total(),

@@ -72,6 +72,7 @@ class Tally:
     """What has come in so far."""
 
     labelled: int = 0
+    reused: int = 0  # labels that are those of other rows
     truncated: int = 0  # labels whose answer was cut off at its longest
     flags: Counter[str] = field(default_factory=Counter)  # of labels' answers
     batches: float = 0.0  # that the labels were made in, whole up to rounding
@@ -93,6 +94,8 @@ class Tally:
     def add(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
         """Count a table of `schema.RESULTS`, which consists of these labels and rejects."""
         self.labelled += labels.num_rows
+        if "duplicate_of" in labels.column_names:
+            self.reused += labels.num_rows - labels.column("duplicate_of").null_count
         self.truncated += pc.sum(pc.equal(labels.column("finish_reason"), "length")).as_py() or 0
         self.flags.update(pc.list_flatten(labels.column("flags")).to_pylist())
         self.batches += pc.sum(pc.divide(1.0, labels.column("batch_size"))).as_py() or 0.0

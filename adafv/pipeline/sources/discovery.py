@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,15 @@ import pyarrow.parquet as pq
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.passed import Passed, PassedOver
 from adafv.pipeline.redaction import clean
-from adafv.pipeline.sources.kinds import TABLES, kind_of, kinds_of, records_of_img2dataset, sniffed, why_not
+from adafv.pipeline.sources.kinds import (
+    NAMED_TABLES,
+    TABLES,
+    kind_of,
+    kinds_of,
+    records_of_img2dataset,
+    sniffed,
+    why_not,
+)
 from adafv.pipeline.sources.listing import Pattern, lies_in, list_files, without_hidden, without_outputs
 from adafv.pipeline.sources.neighbours import columns_beside, neighbours_of
 from adafv.pipeline.sources.preview import check_names, check_records
@@ -30,7 +39,7 @@ from adafv.pipeline.sources.tables import SchemaError, check_types, open_parquet
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, stamp_of
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme, local_path
+from adafv.pipeline.uris import folder_of, has_scheme, local_path
 
 IMAGES_PER_UNIT = 256
 ROWS_PER_UNIT = 4096  # Parquet: row groups are gathered up to so many
@@ -108,11 +117,11 @@ def _open_file(
 ) -> Sequence[Unit]:
     kind = kind_of(path) or sniffed(filesystem, path, uri)
     if kind is None:
-        raise UsageError(f"--input {uri}: neither Parquet, nor JSON lines or a JSON list, nor a tar, nor an image")
+        raise UsageError(f"--input {uri}: neither Parquet, CSV, JSON lines or a JSON list, nor a tar, nor an image")
     if kind == "images":
         folder, name = posixpath.split(uri)
         return list(_image_units(folder, [name], columns))
-    return _table_units(kind, [uri], storage, columns, passed)
+    return _table_units(kind, folder_of(uri), [uri], storage, columns, passed)
 
 
 def _open_pattern(
@@ -150,7 +159,7 @@ def _open_files(
     for name in records_of_img2dataset(kinds):
         passed.add("files", "img2dataset's own records stand beside its images", f"{uri}/{name}")
         del kinds[name]
-    tables = [kind for kind in TABLES if kind in kinds.values()]
+    tables = [kind for kind in (*TABLES, *(NAMED_TABLES if named else ())) if kind in kinds.values()]
     if len(tables) > 1:
         example = next(name for name, kind in kinds.items() if kind == tables[0])
         pattern = f"{uri}/**/*{posixpath.splitext(example)[1]}"
@@ -168,7 +177,7 @@ def _open_files(
             passed.add("files", why_not(name, kinds[name]), f"{uri}/{name}")
     if kind == "images":
         return list(_image_units(uri, names, columns, columns_beside(uri, beside, storage, columns), beside))
-    return _table_units(kind, [f"{uri.rstrip('/')}/{name}" for name in names], storage, columns, passed)
+    return _table_units(kind, uri, [f"{uri.rstrip('/')}/{name}" for name in names], storage, columns, passed)
 
 
 def _held(found: int, passed: PassedOver) -> str:
@@ -200,7 +209,7 @@ def _image_units(
 
 
 def _table_units(
-    kind: str, uris: Sequence[str], storage: Storage, columns: Columns, passed: PassedOver
+    kind: str, root: str, uris: Sequence[str], storage: Storage, columns: Columns, passed: PassedOver
 ) -> Sequence[Unit]:
     misnamed = [uri for uri in uris if clean(uri) != uri]
     unreadable = [Unit("unreadable", clean(uri), problem="the file's name isn't UTF-8; rename it") for uri in misnamed]
@@ -212,10 +221,15 @@ def _table_units(
             for uri, units in zip(uris, found, strict=True):
                 if not units:
                     passed.add("files", "no row stands in it", uri)
-            return [*(unit for units in found for unit in units), *unreadable]
-        units = list(threads.map(lambda uri: _unit(kind, uri, storage), uris))
+            return [*(_named(unit, root) for units in found for unit in units), *unreadable]
+        units = [_named(unit, root) for unit in threads.map(lambda uri: _unit(kind, uri, storage), uris)]
     check_records(units, storage, columns)
     return [*units, *unreadable]
+
+
+def _named(unit: Unit, root: str) -> Unit:
+    data_set = re.match(r"hf://[^/]+/[^/]+/[^/]+", unit.uri)
+    return replace(unit, name=unit.uri.removeprefix((data_set[0] if data_set else root.rstrip("/")) + "/"))
 
 
 def _unit(kind: str, uri: str, storage: Storage) -> Unit:

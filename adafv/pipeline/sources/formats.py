@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
+from adafv.pipeline.sources.csv_text import read_csv
 from adafv.pipeline.sources.json_text import read_json, rest_unreadable
 from adafv.pipeline.sources.neighbours import values_beside
 from adafv.pipeline.sources.questions import expand
-from adafv.pipeline.sources.records import Columns, Record, partition, without_nan
+from adafv.pipeline.sources.records import BY_PLACE, Columns, Record, partition, without_nan
 from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.sources.tables import counting, open_parquet, readers_of
 from adafv.pipeline.sources.tars import read_tar
@@ -56,12 +57,14 @@ def read(
     if unit.format == "parquet":
         return _read_parquet(unit, storage, columns, images, idle, passed)
     records = READERS[unit.format](unit, storage, columns, images, passed)
-    return (one for record in records for one in _asked(record, columns, passed))
+    return (one for record in records for one in _asked(record, unit, columns, passed))
 
 
-def _asked(record: Record, columns: Columns, passed: PassedOver) -> Iterator[Record]:
+def _asked(record: Record, unit: Unit, columns: Columns, passed: PassedOver) -> Iterator[Record]:
     """The records that a record is: one for each of its questions, none where `--where` doesn't hold for it."""
-    record = replace(record, columns=partition(record.root) | record.columns)
+    placed = columns.id == BY_PLACE and (unit.format == "parquet" or record.reject is None)
+    given = {BY_PLACE: unit.name + record.place.removeprefix(unit.uri)} if placed else {}
+    record = replace(record, columns=given | partition(record.root) | record.columns)
     if columns.where is not None and record.reject is None:
         try:
             if not holds(columns.where, record.columns):
@@ -95,7 +98,8 @@ def _read_parquet(
                     done += count
                 else:
                     for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted), number):
-                        for one in _asked(Record(f"{unit.uri}#{row}", unit.root, values, reject), columns, passed):
+                        record = Record(f"{unit.uri}#{row}", unit.root, values, reject)
+                        for one in _asked(record, unit, columns, passed):
                             yield one
                             done += 1
                 number += file.metadata.row_group(group).num_rows
@@ -105,10 +109,10 @@ def _read_parquet(
 
 def _count(file: pq.ParquetFile, group: int, narrow: Readers, columns: Columns, unit: Unit) -> int:
     """How many records a row group has."""
-    if len(narrow) == 1 and columns.where is None:
+    if len(narrow) < 2 and columns.where is None:
         return file.metadata.row_group(group).num_rows
     records = (Record("", unit.root, values, reject) for values, reject in _read_group(file, group, narrow, narrow))
-    return sum(1 for record in records for _ in _asked(record, columns, PassedOver()))
+    return sum(1 for record in records for _ in _asked(record, unit, columns, PassedOver()))
 
 
 def _read_group(
@@ -148,6 +152,8 @@ def _batch_size(file: pq.ParquetFile, group: int, wanted: Readers) -> int:
 
 def _values(batch: pa.RecordBatch, readers: Readers) -> Iterator[dict[str, Any]]:
     """The rows of a batch as Python values, one by one."""
+    if not readers:
+        return ({} for _ in range(batch.num_rows))
     columns = [reader(batch.column(batch.schema.get_field_index(name))) for name, reader in readers.items()]
     return (dict(zip(readers, values, strict=True)) for values in zip(*columns, strict=True))
 
@@ -188,6 +194,7 @@ def _read_nothing(unit: Unit, storage: Storage, columns: Columns, images: bool, 
 Reader = Callable[[Unit, Storage, Columns, bool, PassedOver], Iterator[Record]]
 READERS: dict[str, Reader] = {  # of all but Parquet
     "jsonl": read_json,
+    "csv": read_csv,
     "tar": read_tar,
     "images": _read_images,
     "unreadable": _read_nothing,

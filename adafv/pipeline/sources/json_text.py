@@ -89,7 +89,7 @@ def _may_be_value(text: str, at: int) -> bool:
 
 def _read_lines(unit: Unit, stream: Stream, passed: PassedOver) -> Iterator[Record]:
     number = 0
-    for line in _lines(stream):
+    for line in lines_of(stream):
         place = f"{unit.uri}#{number}"
         if line is not None and not line.strip():
             passed.add("lines", "an empty line asks nothing", place)
@@ -102,7 +102,7 @@ def _read_lines(unit: Unit, stream: Stream, passed: PassedOver) -> Iterator[Reco
         number += 1
 
 
-def _lines(stream: Stream) -> Iterator[bytes | None]:
+def lines_of(stream: Stream) -> Iterator[bytes | None]:
     """The lines of a stream; None for one over `LINE_LIMIT`, which is not held in memory."""
     rest, overlong = b"", False
     while block := stream.read(BLOCK):

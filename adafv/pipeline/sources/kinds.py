@@ -19,8 +19,10 @@ EXTENSIONS = {
     "parquet": (".parquet", ".pq"),
     "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in PACKED),
     "tar": (*(".tar" + packed for packed in PACKED), ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+    "csv": tuple(name + packed for name in (".csv", ".tsv") for packed in PACKED),
     "images": IMAGE_EXTENSIONS,
 }
+NAMED_TABLES = ("csv",)  # which are read where they are named, and may be anything in a folder
 TABLES = ("parquet", "jsonl", "tar")
 UNDECODED = (
     ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
@@ -87,6 +89,8 @@ def why_not(name: str, kind: str | None) -> str:
         return "images beside tables are those that the tables name, or nobody's"
     if lower.endswith("_stats.json"):
         return "img2dataset's statistics are no rows"
+    if kind in NAMED_TABLES:
+        return "a .csv may be anything in a folder: to be read it has to be named"
     if lower.endswith((".json", *(f".json{packed}" for packed in PACKED))):
         return "a .json may be anything in a folder: to be read it has to be named"
     if lower.endswith(UNDECODED):

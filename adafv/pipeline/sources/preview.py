@@ -11,7 +11,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.sources.formats import read
 from adafv.pipeline.sources.json_text import NO_JSON
-from adafv.pipeline.sources.records import Columns, Record, partition
+from adafv.pipeline.sources.records import BY_PLACE, Columns, Record, partition
 from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import folder_of
@@ -78,8 +78,9 @@ def check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
     needed += [] if columns.choices is None else [("--choices-column", columns.choices)]
     needed += [("--where", name) for name in columns.filtered] + [("--columns", name) for name in columns.carried]
     for option, name in needed:
-        if name not in names:
-            raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}")
+        hint = f", or {BY_PLACE}, the file and the row's number" if option == "--id-column" else ""
+        if name not in names and (option, name) != ("--id-column", BY_PLACE):
+            raise UsageError(f"{uri} has no column {name!r}; {option} must be one of {', '.join(names)}{hint}")
     if columns.stratum is not None and columns.stratum not in names:
         raise UsageError(f"--thresholds go by {columns.stratum!r}, and {uri} has no such column")
     missing = [name for name in columns.needed if name not in names]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
 
 
+BY_PLACE = "@row"  # in the place of the id's column: a table's file and the number of the row in it
 IMAGE_FIELDS = ("bytes", "path", "url")  # of a struct that is an image: the first of them that is there
 VIDEO = ("video", "videos")  # columns in which LLaVA's data sets name what no image is
 

@@ -26,7 +26,7 @@ class Unit:
 
     Attributes:
         format: a key of `formats.READERS`, or parquet.
-        uri: the file, or the folder of images.
+        uri: the file, or the folder of images; `name`: a table's file within the input, or the Hub's data set.
         groups: Parquet: the row groups, and `first`: the number of their first row in the file.
         members: images: paths relative to the folder; `beside`: of each, those of its texts (`neighbours`), if any has
             some.
@@ -37,6 +37,7 @@ class Unit:
 
     format: str
     uri: str
+    name: str = ""
     groups: tuple[int, ...] = ()
     first: int = 0
     members: tuple[str, ...] = ()

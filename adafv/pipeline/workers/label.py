@@ -8,7 +8,9 @@ What an answer cost is worked out here: the time that the batch held the worker,
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
 
 # Columns that a result takes from its row.
 KEPT = ["id", "image", "image_uri", "question", "prompt", "carried", "fetch_ms", "preprocess_ms"]
+DUPLICATE = pa.field("duplicate_of", pa.string())  # the id of the row whose label another has, too
+KNOWN = 2**15  # labels that a worker remembers, of about 2 KB each
 ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # a label's own share of each
+
+FREE = {**{f"{stage}_ms": 0.0 for stage in ENGINE_STAGES}, "batch_size": None, "audit_answer": None}
 
 
 class DeviceMemoryError(Exception):
@@ -52,6 +58,7 @@ class WorkerOptions:
         batch_timeout: seconds without progress after which a batch counts as hung.
         handler: makes what does the work, of these options; a test may give one that misbehaves.
         carried: columns of the input that labels have.
+        reuses: whether a row that repeats another gets its label.
         gate: closed when no more batches may begin; None where they always may.
     """
 
@@ -65,6 +72,7 @@ class WorkerOptions:
     batch_timeout: float
     handler: Callable[[WorkerOptions], Handler]
     carried: tuple[str, ...] = ()
+    reuses: bool = False
     gate: Gate | None = None
 
 
@@ -107,14 +115,15 @@ class LabelWorker:
 
 def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[pa.Field, ...], tuple[pa.Field, ...]]:
     """What labels have besides `schema.LABELS`: the columns of the input, and the properties of answers."""
-    carried = carried_fields(columns, schema.RESULTS.names)
-    return carried, fields_of(engine.schema, [*schema.RESULTS.names, *(field.name for field in carried)])
+    taken = [*schema.RESULTS.names, DUPLICATE.name]
+    carried = carried_fields(columns, taken)
+    return carried, fields_of(engine.schema, [*taken, *(field.name for field in carried)])
 
 
 def results_of(engine: EngineOptions, columns: Sequence[str] = ()) -> pa.Schema:
     """The columns of `schema.RESULTS`, and `added_fields`."""
     carried, fields = added_fields(engine, columns)
-    return pa.schema([*schema.RESULTS, *carried, *fields])
+    return pa.schema([*schema.RESULTS, DUPLICATE, *carried, *fields])
 
 
 def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
@@ -159,6 +168,7 @@ class Labelling:
         device, instance = self._engine.device_name, instance_type()
         self._price = options.tariff.of(device, instance)
         carried, self._fields = added_fields(options.engine, options.carried)
+        self._reuses, self._known = options.reuses, dict[str, tuple[str, bytes]]()
         self._carried = [field.name for field in carried]
         self._results = results_of(options.engine, options.carried)
         self._common = {
@@ -172,18 +182,48 @@ class Labelling:
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         samples = samples_of(table)
-        start = time.perf_counter()
-        labels = self._label(samples, on_progress)
-        held = shared(time.perf_counter() - start, labels)
+        answers = self._answers(samples, on_progress)
         common = self._common | {"labelled_at": datetime.now(UTC)}
         given, names = table.select(KEPT).to_pylist(), table.column(NAMES).to_pylist()
         results = []
-        for row, sample, label, shown, seconds in zip(given, samples, labels, names, held, strict=True):
+        for row, sample, (label, seconds, original), shown in zip(given, samples, answers, names, strict=True):
             images = [named | {"key": image.key} for named, image in zip(shown, sample.images, strict=True)]
             carried = dict(zip(self._carried, row["carried"], strict=True))
             properties = {} if label.problem else values_of(label.answer, self._fields)
-            results.append(row | carried | _outcome(label, images) | properties | self._cost(seconds) | common)
+            again = {} if original is None or label.problem else FREE | {DUPLICATE.name: original, "id": row["id"]}
+            results.append(row | carried | _outcome(label, images) | properties | self._cost(seconds) | again | common)
         return pa.Table.from_pylist(results, schema=self._results)
+
+    def _answers(
+        self, samples: Sequence[Sample], on_progress: Callable[[], None]
+    ) -> list[tuple[Label, float, str | None]]:
+        """Each sample's label, the seconds that it took, and the id of another sample where it is that one's label."""
+        start = time.perf_counter()
+        keys = [_digest(sample) if self._reuses else str(number) for number, sample in enumerate(samples)]
+        first = {key: number for number, key in reversed([*enumerate(keys)])}
+        new = [number for number, key in enumerate(keys) if first[key] == number and key not in self._known]
+        labels = self._label([samples[number] for number in new], on_progress) if new else []
+        held = shared(time.perf_counter() - start, labels) if new else []
+        found: dict[str, tuple[Label, float, str | None]] = {}
+        for number, label, seconds in zip(new, labels, held, strict=True):
+            found[keys[number]] = label, seconds, None
+        for key in first.keys() - found.keys():
+            original, data = self._known.pop(key)
+            self._known[key] = original, data  # the last one used is the last one forgotten
+            found[key] = pickle.loads(data), 0.0, original
+        answers = [
+            found[key] if first[key] == number or found[key][2] else (found[key][0], 0.0, samples[first[key]].id)
+            for number, key in enumerate(keys)
+        ]
+        if self._reuses:
+            self._known |= {
+                keys[number]: (samples[number].id, pickle.dumps(label))
+                for number, label in zip(new, labels, strict=True)
+                if not label.problem
+            }
+            for key in [*self._known][: max(0, len(self._known) - KNOWN)]:
+                del self._known[key]
+        return answers
 
     def _cost(self, seconds: float) -> dict[str, float | None]:
         usd = None if self._price is None else seconds * self._price / 3600
@@ -203,6 +243,13 @@ class Labelling:
             if is_out_of_memory(error):
                 raise DeviceMemoryError(str(error)) from error
             raise
+
+
+def _digest(sample: Sample) -> str:
+    """The same for the same pictures and prompt."""
+    said = [sample.input_ids.tobytes(), sample.asked.tobytes(), repr((sample.choices, sample.stratum)).encode()]
+    parts = [*(image.key.encode() for image in sample.images), *said]
+    return hashlib.blake2b(b"\0".join(b"%d %b" % (len(part), part) for part in parts), digest_size=16).hexdigest()
 
 
 def shared(seconds: float, labels: Sequence[Label]) -> list[float]:

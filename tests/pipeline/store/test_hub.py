@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -155,3 +156,29 @@ def test_a_hub_that_is_away_passes(hub, monkeypatch, tmp_path, capsys):
     close_session()
     with pytest.raises(RunError, match="the Hub can't be reached for org/plain"):
         pin(["hf://datasets/org/plain"])
+
+
+def test_rows_without_ids_have_the_files_name_in_the_data_set_and_their_number(hub, monkeypatch):
+    """However the files were named, and whatever the commit is; in planning, too, which then reads no column."""
+    monkeypatch.setattr(discovery, "ROWS_PER_UNIT", 2)
+    wanted = replace(COLUMNS, id="@row")
+    for uri in ("hf://datasets/org/plain/data/train-0.parquet", "hf://datasets/org/plain/data/tr*"):
+        units = discovery.open_source(pin([uri])[0], Storage(), wanted).units
+        for images in (False, True):
+            rows = [r.columns["@row"] for unit in units for r in read(unit, Storage(), wanted, images=images)]
+            assert rows == [f"data/train-0.parquet#{i}" for i in range(4)]
+        (some,) = read(units[1], Storage(), replace(wanted, where="id == 'r3'"))
+        assert some.columns["@row"] == "data/train-0.parquet#3"
+        hub.commit("org/plain", {"more": b""})
+
+
+def test_lines_without_ids(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jsonl").write_text('{"image": "x.jpg"}\nbroken\n{"image": "y.jpg"}\n')
+    wanted = replace(COLUMNS, id="@row")
+    for uri, name in ((tmp_path, "sub/a.jsonl"), (tmp_path / "sub/a.jsonl", "a.jsonl")):
+        (unit,) = discovery.open_source(str(uri), Storage(), wanted).units
+        rows = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+        assert [row.id for row in rows] == [f"{name}#0", None, f"{name}#2"]
+    with pytest.raises(UsageError, match=r"no column 'id'; --id-column must be one of image, or @row"):
+        discovery.open_source(str(tmp_path), Storage(), COLUMNS)
