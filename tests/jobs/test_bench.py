@@ -94,6 +94,24 @@ def test_speed_options_that_cannot_be(arguments, complaint, capsys, monkeypatch)
     assert complaint in capsys.readouterr().err
 
 
+def test_second_looks(capsys, monkeypatch):
+    monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
+    monkeypatch.setattr("adafv.bench.second_looks.PRESETS", {"cpu-small": NEXT})
+    asked = ["second-looks", "--batch-size", "2", "--rounds", "1", "--max-new-tokens", "2", "--keep", "0.25"]
+    assert main([*asked, "--again", "1"]) == 0 and "overhead of second looks" in capsys.readouterr().out
+    assert main([*asked, "--again", "3"]) == 2 and "at most --batch-size, 2" in capsys.readouterr().err
+
+
+def test_promise_in_a_world(tmp_path, capsys):
+    asked = ["--worlds", "testbed", "--scenes", "12", "--rows", "60", "--sample", "45", "--repeats", "2"]
+    files = {name: tmp_path / f"promise.{name}" for name in ("json", "png")}
+    asked += ["--keep", "0.25", "--min-agreement", "0.5", "--json", str(files["json"]), "--chart", str(files["png"])]
+    assert main(["promise", *asked]) == 0
+    [found] = json.loads(files["json"].read_text())["promise"]
+    assert (found["world"], found["rows"]) == ("testbed", 60) and found["promise"]["chosen"] == 2
+    assert capsys.readouterr().out.splitlines()[-2].startswith("testbed ") and files["png"].stat().st_size > 0
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_ledger(tmp_path, capsys):

@@ -43,7 +43,7 @@ def ids(output: Path) -> list[str]:
 def test_from_a_sample_to_the_labels(ray_local, scenes, tmp_path, capsys, caplog):
     work, written, page = tmp_path / "work", tmp_path / "c.json", tmp_path / "c.html"
     files = ["--json", str(written), "--html", str(page)]
-    asked = command(scenes, work, "--answer-column", "answer", "--price-per-hour", "1", *files)
+    asked = command(scenes, work, "--answer-column", "answer", "--price-per-hour", "1", "--stratify", "type", *files)
     assert calibrate.main(asked) == 0
     found, out = json.loads(written.read_text()), capsys.readouterr().out
 
@@ -56,6 +56,12 @@ def test_from_a_sample_to_the_labels(ray_local, scenes, tmp_path, capsys, caplog
     assert found["drawn"] == 30 and found["unpruned"]["accuracy"]["value"] > 0.9
     assert found["recommended_keep"] in (0.5, 0.05), "half of its answers agree at any budget"
     assert "kept  normalised" in out and not Page(page.read_text()).open
+
+    plans = {plan["stratum"]: plan for plan in found["plans"]}
+    assert set(plans) == set(TYPES) and sum(plan["rows"] for plan in plans.values()) == 30
+    taken = shlex.split(found["plans_command"])
+    thresholds = json.loads(taken[taken.index("--thresholds") + 1])
+    assert thresholds == {"type": {name: plan["threshold"] for name, plan in plans.items() if plan["own"]}}
 
     samples = [sorted(ids(work / name)) for name in ("none", "adafv-plus-0.5", "adafv-plus-0.05")]
     assert samples[0] == samples[1] == samples[2] and len(set(samples[0])) == 30

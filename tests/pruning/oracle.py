@@ -120,6 +120,13 @@ def entropy(cosines: Sequence[float]) -> float:
     return -sum(p * math.log(p) for p in shares if p)
 
 
+def focused_margin(text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5) -> float:
+    """By how much the entropies of the words that are kept, and of those that aren't, are apart."""
+    entropies = sorted(entropy([cosine(word, token) for token in visual]) for word in text)
+    count = max(1, int(len(text) * share))
+    return entropies[count] - entropies[count - 1] if count < len(text) else math.inf
+
+
 def focused_cosine(
     text: Sequence[Sequence[float]], visual: Sequence[Sequence[float]], share: float = 0.5
 ) -> list[float]:
@@ -181,7 +188,8 @@ def eadp_code(
     mean = [sum(channel) / len(text) for channel in zip(*text, strict=True)]
     whole = [-cosine(mean, token) for token in visual]
     away = [[-value for value in token] for token in visual]
-    return eadp(whole, focused_cosine(text, away, 0.2), visual, panels, keep, 2)
+    kept, margin = eadp(whole, focused_cosine(text, away, 0.2), visual, panels, keep, 2)
+    return kept, min(margin, focused_margin(text, away, 0.2))
 
 
 def scope(saliency: Sequence[float], hidden: Sequence[Sequence[float]], keep: int) -> tuple[set[int], Margin]:
