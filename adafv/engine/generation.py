@@ -199,7 +199,9 @@ class Generator:
 
     def _choose(self, answers: Tensor, scores: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next token of each row, int64 [b], and its log-probability before any warping, float32 [b]."""
-        scores = self._processors(cast(torch.LongTensor, answers), cast(torch.FloatTensor, scores.float()))
+        scores = scores.float()
+        for process in self._processors:  # the list itself looks up each one's signature at every step
+            scores = process(cast(torch.LongTensor, answers), cast(torch.FloatTensor, scores))
         if draws is None:
             chosen = scores.argmax(dim=1)
         else:  # where the cumulated probability passes a number between 0 and 1

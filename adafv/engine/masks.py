@@ -43,7 +43,7 @@ class BatchMasks(LogitsProcessor):
     def advance(self, chosen: Tensor) -> None:
         """Begin with the masks behind the rows' next tokens, int64 [b]."""
         if chosen.device.type != "cuda":
-            self._next = self._make(chosen.tolist())
+            self._next = self._make(chosen.tolist(), together=False)
             return
         copied = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True).copy_(chosen, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -55,23 +55,29 @@ class BatchMasks(LogitsProcessor):
 
         self._next = self._thread.submit(make)
 
-    def _make(self, tokens: Sequence[int] = ()) -> np.ndarray:
-        """int32 [b, W]: the next masks, a bit for each token, the lowest first. All is allowed behind an end."""
-        import llguidance.numpy
+    def _make(self, tokens: Sequence[int] = (), together: bool = True) -> np.ndarray:
+        """int32 [b, W]: the next masks, a bit for each token, the lowest first. All is allowed behind an end.
 
+        Args:
+            together: in several threads.
+        """
+        masks = np.full((len(self._matchers), (self._grammar.vocabulary + 31) // 32), -1, dtype=np.int32)
         for matcher, token in zip(self._matchers, tokens, strict=False):
             if not matcher.is_stopped():
                 matcher.consume_token(token)
-        masks = np.full((len(self._matchers), (self._grammar.vocabulary + 31) // 32), -1, dtype=np.int32)
         going = [(matcher, row) for row, matcher in enumerate(self._matchers) if not _has_ended(matcher)]
-        if going:
-            llguidance.numpy.fill_next_token_bitmask_par(self._executor, going, masks)
+        first, size = masks.ctypes.data, masks.strides[0]
+        if together and going:
+            self._executor.unsafe_compute_mask_ptr(going, first, size, len(masks))
+        elif going:
+            for matcher, row in going:
+                matcher.unsafe_compute_mask_ptr(first + row * size, size)
         return masks
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         assert self._next is not None  # there is a batch
         masks = self._next if isinstance(self._next, np.ndarray) else self._next.result()
-        return scores.masked_fill(~_unpacked(masks, scores), -torch.inf)
+        return scores.masked_fill(_unpacked(~masks, scores), -torch.inf)
 
 
 def _has_ended(matcher: Any) -> bool:

@@ -35,8 +35,9 @@ class JobOptions:
 
     input: tuple[str, ...] = option(
         "data",
-        "Parquet, JSONL, WebDataset tars or a folder of images; a path, s3://, hf://datasets/OWNER/NAME or what "
-        "pyarrow opens, also with wildcards such as '*.tar', '**/*.jpg' or '{00000..00099}.tar'; repeatable",
+        "Parquet, JSONL, CSV, WebDataset tars, a folder of images, or @FILE with a list; a path, s3://, "
+        "hf://datasets/OWNER/NAME or what pyarrow opens, also with wildcards such as '*.tar', '**/*.jpg' or "
+        "'{00000..00099}.tar'; repeatable",
         metavar="URI",
     )
     output: str = option("data", "where labels/, rejects/ and runs/ go: a local folder or s3://", metavar="URI")

@@ -216,6 +216,8 @@ class RunInput:
 
 def _from(folder: str, uri: str) -> str:
     """What a run's record names, as it was meant in the folder where the run was started."""
+    if uri.startswith("@"):
+        return "@" + _from(folder, uri[1:])
     return uri if has_scheme(uri) else os.path.join(folder, uri)
 
 

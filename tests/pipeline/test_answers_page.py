@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from adafv.commands.export import main as export
 from adafv.pipeline.arguments import parse_options
 from adafv.pipeline.run import run
 from tests.pipeline.inputs import NAMES, write_images
@@ -35,13 +36,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def labels(command: str, model: Path, *more: str) -> pa.Table:
+def labels(command: str, model: Path, *more: str, output: str = "out") -> pa.Table:
     run(parse_options([*shlex.split(command), "--model", str(model), *more], "", ""))
-    return ds.dataset("out/labels").to_table()
+    return ds.dataset(f"{output}/labels").to_table()
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 5
 
 
 def test_choices(ray_local, place, model):
@@ -73,3 +74,16 @@ def test_several_answers_to_prompts_of_a_file(ray_local, place, model):
         assert len(row["samples"]) == 5 and row["answer"] in [one["answer"] for one in row["samples"]]
         assert row["mean_logprob"] == max(one["mean_logprob"] for one in row["samples"])
         assert all(one["answer"].startswith("A photo of") for one in row["samples"])
+
+
+def test_a_captioning_session(ray_local, place, model):
+    (place / "photos" / "plain.png").unlink()  # whose text would be plain.jpg's
+    first = run(parse_options([*shlex.split(COMMANDS[3]), "--model", str(model), "--max-new-tokens", "4"], "", ""))
+    assert "by --max-new-tokens 4; try 8" in first.run.table()
+    command = COMMANDS[4].replace("--max-new-tokens 128", "--max-new-tokens 8")
+    rows = labels(command, model, output="captions").to_pylist()
+    assert {row["looks"] for row in rows if row["flags"]} == {2}
+    [exported] = re.findall(r"^adafv export (.*)$", PAGE, re.M)
+    assert export(shlex.split(exported)) == 0
+    for row in rows:
+        assert Path("photos", row["image"]).with_suffix(".txt").read_text().strip() == row["answer"]

@@ -68,6 +68,10 @@ def open_source(uri: str, storage: Storage, columns: Columns, output: str | None
 
     Raises UsageError where nothing is there, where it is of no known format, or where a column is missing.
     """
+    if uri.startswith("@"):
+        passed = PassedOver()
+        units = _open_pattern(_listed(uri, storage), storage, columns, output, passed)
+        return Source(tuple(units), tuple(passed))
     uri = plain_uri(uri)
     filesystem, path = storage.filesystem(uri)
     kind = _type(filesystem, path, f"--input {uri}")
@@ -83,6 +87,18 @@ def open_source(uri: str, storage: Storage, columns: Columns, output: str | None
         files = list_files(filesystem, path, uri, passed)
         units = _open_files(uri, files, storage, columns, output, passed)
     return Source(tuple(units), tuple(passed))
+
+
+def _listed(uri: str, storage: Storage) -> Pattern:
+    """What a file names, a path or URI on each line."""
+    place = plain_uri(uri[1:])
+    filesystem, path = storage.filesystem(place)
+    try:
+        with filesystem.open_input_file(path) as source:
+            text = source.read().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise store_error(f"--input {uri} can't be read", error) from error
+    return Pattern.listed(uri, place, text)
 
 
 def check_roots(image_root: str | None, allow_local: str | None, storage: Storage) -> None:

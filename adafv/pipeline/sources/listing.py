@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice
+from functools import cached_property
+from itertools import islice, takewhile
 
 import pyarrow.fs as pafs
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.store.s3 import store_error
+from adafv.pipeline.uris import folder_of, is_hub, join
 
 SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 OUTPUTS = (r"(labels|rejects)/[^/]*\.parquet", r"runs/[^/]*\.json", r"lease/.*", r"\.tmp/.*", r"recipe\.json")
@@ -28,7 +30,8 @@ class Pattern:
 
     Attributes:
         uri: as given; `folder`: the part of it in which there are none.
-        names: what braces stand for, without wildcards, relative to `folder`; `globs`: the rest, in parts.
+        names: what braces stand for, without wildcards, or a list names, relative to `folder`; `globs`: the rest, in
+            parts.
     """
 
     uri: str
@@ -48,12 +51,32 @@ class Pattern:
         names = frozenset(relative) - frozenset(globs)
         return cls(uri, folder or "/", names, tuple(tuple(glob.split("/")) for glob in globs))
 
+    @classmethod
+    def listed(cls, uri: str, list_uri: str, text: str) -> Pattern:
+        """Of the lines of a text, each a path or URI, relative to the folder of the text.
+
+        Raises UsageError where they have no folder in common.
+        """
+        places = [join(folder_of(list_uri), line.strip()) for line in text.splitlines() if line.strip()]
+        parts = [place.split("/") for place in places]
+        same = list(takewhile(lambda several: len(set(several)) == 1, zip(*(one[:-1] for one in parts), strict=False)))
+        folder = "/".join(several[0] for several in same)
+        if not same or folder.endswith(("/", ":")) or is_hub(folder):
+            why = "it has no lines" if not places else "its lines must lie in one folder or bucket, and not on the Hub"
+            raise UsageError(f"--input {uri}: {why}")
+        return cls(uri, folder or "/", frozenset(place[len(folder) + 1 :] for place in places), ())
+
+    @cached_property
+    def _above(self) -> frozenset[str]:
+        """The folders that the names lie in."""
+        return frozenset(name[:at] for name in self.names for at in range(len(name)) if name[at] == "/")
+
     def reach(self, path: str) -> int:
         """WITHIN where `path` matches or lies in a folder that does, ENTER where it is above what may, else NO."""
         parts = path.split("/")
         if any("/".join(parts[:end]) in self.names for end in range(1, len(parts) + 1)):
             return WITHIN
-        above = ENTER if any(name.startswith(f"{path}/") for name in self.names) else NO
+        above = ENTER if path in self._above else NO
         return max([above, *(_reach(glob, parts) for glob in self.globs)])
 
     def missing(self, files: Collection[str]) -> list[str]:
