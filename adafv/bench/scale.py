@@ -93,7 +93,7 @@ class Simulated:
         count = table.num_rows
         if count not in self._made:
             self._made[count] = pa.Table.from_pylist([self._values | {"batch_size": count}] * count, schema.RESULTS)
-        given = {name: table.column(name) for name in KEPT}
+        given = {name: table.column(name) for name in KEPT if name in schema.RESULTS.names}
         given["labelled_at"] = pa.array([datetime.now(UTC)] * count, schema.TIME)
         result = self._made[count]
         for name, column in given.items():

@@ -54,20 +54,17 @@ class BatchSplitter:
 
     def __init__(self) -> None:
         self.limit = sys.maxsize
-        self._fitted, self._patience = (
-            0,
-            8,
-        )  # parts of this limit that fitted, and how many it takes to try a larger one
+        self._fitted, self._patience = 0, 8  # parts of this limit that fitted; how many it takes to try a larger one
         self._fits = 0  # the limit before it grew
 
     def label(self, samples: Sequence[Asked], label: Callable[[Sequence[Asked]], list[Label]]) -> list[Label]:
         """`label(samples)`, in as many parts as it takes.
 
-        A sample that doesn't fit by itself raises what the allocator raised. It says nothing of others, so the limit is
-        then what it was before.
+        A sample that doesn't fit by itself raises what the allocator raised. It says nothing of others, so the limit
+        and the patience are then what they were before.
         """
         labels: list[Label] = []
-        before = self.limit
+        before = self.limit, self._patience
         while len(labels) < len(samples):
             part = samples[len(labels) : len(labels) + self.limit]
             try:
@@ -78,7 +75,7 @@ class BatchSplitter:
                 if not is_out_of_memory(error):
                     raise
                 if len(part) == 1:
-                    self.limit = before
+                    self.limit, self._patience = before
                     raise
             # Out here the exception is gone, and with it the frames that hold on to the tensors of the failed attempt.
             self._shrink(len(part))

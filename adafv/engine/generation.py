@@ -400,9 +400,10 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
 
 
 def _spellings(processing: Processing | None, words: Sequence[str]) -> list[list[int]]:
-    """The tokens of each word, by itself and behind a space, as written and with a capital letter."""
+    """The tokens of each word, by itself and behind a space, as written, in small letters and with a capital one."""
     assert processing is not None  # the engine has it
-    texts = [space + form for word in words for form in dict.fromkeys((word, word.capitalize())) for space in ("", " ")]
+    forms = dict.fromkeys(form for word in words for form in (word, word.lower(), word.capitalize()))
+    texts = [space + form for form in forms for space in ("", " ")]
     found = [processing.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     found += [processing.answer_ids(word) for word in words]
     unknown = processing.tokenizer.unk_token_id

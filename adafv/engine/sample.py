@@ -176,8 +176,9 @@ class Label:
         )
 
     def audited(self, unpruned: Label) -> Label:
-        """This label, with what the unpruned model answered and took."""
-        return replace(self._with_times_of(unpruned), audit_answer=unpruned.answer)
+        """This label, with what the unpruned model answered, if that is an answer, and took."""
+        answer = None if unpruned.problem else unpruned.answer
+        return replace(self._with_times_of(unpruned), audit_answer=answer)
 
     def as_unpruned(self) -> Label:
         """This label, which kept all tokens, as audited by itself."""

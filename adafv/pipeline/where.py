@@ -1,18 +1,18 @@
 """`--where`: which rows are labelled, as an expression over their columns, such as `width >= 512 and split != 'test'`.
 
 The grammar is a small part of Python's: `and`, `or`, `not`, comparisons, `in`, `is None`, names, texts, numbers and
-lists of these. Anything else is refused before it is evaluated, so an expression can't do more than compare. Nothing
-that is compared with a missing value holds, but `is None`.
+lists of these. Anything else is refused before it is evaluated, so an expression can't do more than compare. What is
+compared with a missing value is neither true nor false, as in SQL, but for `is None`; so is `not` of it.
 """
 
 from __future__ import annotations
 
 import ast
+import operator
 import re
 from collections.abc import Mapping
 from datetime import date, time
 from functools import lru_cache
-from types import CodeType
 from typing import Any
 
 DEMAND = (
@@ -24,53 +24,40 @@ _ALLOWED = (
     *(ast.Name, ast.Load, ast.List, ast.Tuple, ast.Constant),
 )
 _VALUES = (str, int, float, type(None))
-_NONE = "_none"
-
-
-class _Missing:
-    """Stands for None: no comparison with it holds."""
-
-    def _no(self, other: object) -> bool:
-        return False
-
-    def __bool__(self) -> bool:
-        return False
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = _no
-
-
-MISSING = _Missing()
-
-
-class _Nones(ast.NodeTransformer):
-    """Puts `MISSING` in the place of each None."""
-
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        return node if node.value is not None else ast.copy_location(ast.Name(_NONE, ast.Load()), node)
+_ORDER = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt}
+_ORDER[ast.GtE] = operator.ge
+_QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]+)`""")  # a text, or a column's name in backquotes
 
 
 @lru_cache(maxsize=8)
-def parse_where(text: str) -> tuple[CodeType, dict[str, str]]:
-    """What an expression is when it is compiled, and its columns, by the names that they have in there.
+def parse_where(text: str) -> tuple[ast.expr, dict[str, str]]:
+    """An expression, and its columns, by the names that they have in there.
 
     Raises ValueError where it is none.
     """
     quoted: dict[str, str] = {}
-    plain = re.sub(r"`([^`]+)`", lambda match: quoted.setdefault(match[1], f"_column{len(quoted)}"), text)
+    plain = _QUOTED.sub(lambda found: found[1] or quoted.setdefault(found[2], f"_column{len(quoted)}"), text)
     try:
         tree = ast.parse(plain.strip(), mode="eval")
         nodes = list(ast.walk(tree))
-        constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
-        if not all(isinstance(node, _ALLOWED) for node in nodes) or not all(isinstance(c, _VALUES) for c in constants):
-            raise ValueError(DEMAND)
-        code = compile(_Nones().visit(tree), "--where", "eval")
-    except (SyntaxError, RecursionError, MemoryError) as error:
+    except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
         raise ValueError(DEMAND) from error
     names = {name: column for column, name in quoted.items()}
     columns = {node.id: names.get(node.id, node.id) for node in nodes if isinstance(node, ast.Name)}
-    if not columns:
+    if not columns or not all(isinstance(node, _ALLOWED) and _is_plain(node) for node in nodes):
         raise ValueError(DEMAND)
-    return code, columns
+    return tree.body, columns
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether a constant is of a kind that rows have, and `is` asks for None."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, _VALUES)
+    if isinstance(node, ast.Compare) and any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
+        return (
+            len(node.ops) == 1 and isinstance(node.comparators[0], ast.Constant) and node.comparators[0].value is None
+        )
+    return True
 
 
 def columns_where(text: str | None) -> tuple[str, ...]:
@@ -83,12 +70,60 @@ def holds(text: str, values: Mapping[str, Any]) -> bool:
 
     Raises TypeError where it compares what can't be compared, such as a text with a number.
     """
-    code, columns = parse_where(text)
-    named = {name: _plain(values.get(column)) for name, column in columns.items()}
-    return bool(eval(code, {"__builtins__": {}, _NONE: MISSING}, named))
+    tree, columns = parse_where(text)
+    return bool(_truth(tree, {name: _plain(values.get(column)) for name, column in columns.items()}))
+
+
+def _truth(node: ast.expr, row: Mapping[str, Any]) -> bool | None:
+    """None where it hangs on a missing value."""
+    if isinstance(node, ast.BoolOp):
+        decisive = isinstance(node.op, ast.Or)
+        found = [_truth(each, row) for each in node.values]
+        return decisive if decisive in found else None if None in found else not decisive
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        found_one = _truth(node.operand, row)
+        return None if found_one is None else not found_one
+    if isinstance(node, ast.Compare):
+        values = [_value(each, row) for each in (node.left, *node.comparators)]
+        pairs = [_compared(*each) for each in zip(node.ops, values, values[1:], strict=False)]
+        return False if False in pairs else None if None in pairs else True
+    value = _value(node, row)
+    return None if value is None else bool(value)
+
+
+def _value(node: ast.expr, row: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return row[node.id]
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(each, row) for each in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _value(node.operand, row)
+        return None if value is None else -value
+    return _truth(node, row)
+
+
+def _compared(how: ast.cmpop, left: Any, right: Any) -> bool | None:
+    if isinstance(how, ast.Is | ast.IsNot):
+        return (left is None) == isinstance(how, ast.Is)
+    if left is None or right is None:
+        return None
+    if isinstance(how, ast.In | ast.NotIn):
+        if isinstance(right, list) and right and all(_differ(left, each) for each in right):
+            raise TypeError(f"{left!r} isn't of the kind of {right!r}")
+        return (left in right) == isinstance(how, ast.In)
+    if _differ(left, right):
+        raise TypeError(f"{left!r} isn't of the kind of {right!r}")
+    return bool(_ORDER[type(how)](left, right))
+
+
+def _differ(left: Any, right: Any) -> bool:
+    """Whether one is a text and the other one isn't."""
+    return isinstance(left, str) != isinstance(right, str)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, date | time):
         return value.isoformat()
-    return MISSING if value is None or value != value else value
+    return None if value is None or value != value else value

@@ -4,7 +4,7 @@ Every token j has two demands. P_j is for being there, and more for being salien
 about: as much as some word singles the token out, shared with the tokens around it on the image. A kept token serves
 those that are like it, and what is served already counts for less. So with S kept, token i serves
 
-    g_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^γ_Q
+    u_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^γ_Q
     P_j = 1/N + b · a_j / Σ a
     Q_j = q · blur of (max over m of g_m · softmax over j of (τ · cos(t_m, v_j)))
     with γ = c · (N / K)^e, k_ij = max(0, cos(v_i, v_j))^6, and the sum over the j of i's block: 48 tokens that follow
@@ -13,7 +13,7 @@ those that are like it, and what is served already counts for less. So with S ke
 The K tokens are kept in R = max(6, ⌈K/24⌉) rounds, as evenly as can be. A round looks at the 48 tokens that serve
 most, and keeps those with the largest
 
-    g_i · (1 - max of k_ij over the looked-at j that serve more)
+    u_i · (1 - max of k_ij over the looked-at j that serve more)
 
 since what another token of the round serves as well is not served twice.
 

@@ -58,6 +58,8 @@ def test_a_sample_that_does_not_fit_alone_is_the_callers_business_and_changes_no
     with pytest.raises(torch.OutOfMemoryError):
         splitter.label(range(8), allocator(16, {5: 99}, calls))
     assert splitter.limit == 8
+    splitter.label(range(100), allocator(16, {}, calls := []))
+    assert 12 in calls[:9], "a larger one is tried as soon as ever"
 
 
 def test_other_errors_pass_through():

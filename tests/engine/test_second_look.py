@@ -215,6 +215,13 @@ def test_an_unpruned_answer_is_its_own_audit(model, monkeypatch):
     assert batches == [4, 4] and all(label.audit_answer == label.answer for label in labels)
 
 
+def test_an_unpruned_answer_that_is_none_counts_for_no_audit(model):
+    preparer, engine = load(model)
+    [label] = engine.label(crowd(preparer, 1))
+    assert label.audited(replace(label, answer="", problem="cut off")).audit_answer is None
+    assert label.audited(label).audit_answer == label.answer
+
+
 def test_what_does_not_fit_unpruned_is_not_audited(model):
     preparer, engine = load(model, audit=1.0)
     long, short = (preparer.prepare(str(count), picture((64, 64)), " ".join(["w1"] * count)) for count in (430, 3))

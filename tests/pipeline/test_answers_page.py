@@ -16,7 +16,7 @@ from adafv.pipeline.run import run
 from tests.pipeline.inputs import NAMES, write_images
 from tests.tiny_models import Shape, build
 
-PAGE = (Path(__file__).parents[2] / "docs" / "answers.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "answers.md").read_text().replace("\\\n", "")
 COMMANDS = re.findall(r"^adafv label (.*)$", PAGE, re.M)
 
 
@@ -80,7 +80,7 @@ def test_a_captioning_session(ray_local, place, model):
     (place / "photos" / "plain.png").unlink()  # whose text would be plain.jpg's
     first = run(parse_options([*shlex.split(COMMANDS[3]), "--model", str(model), "--max-new-tokens", "4"], "", ""))
     assert "by --max-new-tokens 4; try 8" in first.run.table()
-    command = COMMANDS[4].replace("--max-new-tokens 128", "--max-new-tokens 8")
+    command = COMMANDS[4].replace("128", "8").replace("loop,", "loop,cut,")  # such answers this model has
     rows = labels(command, model, output="captions").to_pylist()
     assert {row["looks"] for row in rows if row["flags"]} == {2}
     [exported] = re.findall(r"^adafv export (.*)$", PAGE, re.M)

@@ -58,10 +58,26 @@ ROW = {
         ("`odd name` == 'x'", True),
         ("t and w > -1", True),
         ("absent == 1", False),
+        ("none not in ['a']", False),
+        ("'x' not in none", False),
+        ("none in caption", False),
+        ("not none == 'a'", False),
+        ("none == 'a' or w == 600", True),
+        ("none == 'a' and w == 600", False),
+        ("caption == 'a cat' and caption != 'use `ls`'", True),
+        ("w in [None, 600]", True),
     ],
 )
 def test_what_holds(expression, found):
     assert holds(expression, ROW) is found
+
+
+@pytest.mark.parametrize(
+    "expression", ["w < 'a'", "w == '600'", "caption != 1", "w in ['600']", "1 in caption", "-caption == 1"]
+)
+def test_texts_and_numbers_are_not_compared(expression):
+    with pytest.raises(TypeError):
+        holds(expression, ROW)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +86,7 @@ def test_what_holds(expression, found):
         "__import__('os').system('x')", "w.real == 1", "w[0] == 1", "len(caption) > 2", "1 == 1", "lambda: w",
         "w ** 9 == 1",
         "[x for x in w]", "f'{w}' == '1'", "w if w else 1", "(w := 1)", "w = 1", "w == b'x'", "w == ...", "", "w >",
+        "caption is 'a cat'", "w is not 600", "w is t",
         "(" * 500 + "w" + ")" * 500, "*w", "{w: 1} == w", "await w", "w == 1j",
     ],
 )  # fmt: skip
@@ -161,7 +178,7 @@ def test_columns_that_are_not_there(tmp_path, wanted, said):
 
 
 def test_folders_may_say_what_a_column_is():
-    assert partition("s3://b/year=2024/lang=en%20GB") == {"year": 2024, "lang": "en GB"}
+    assert partition("s3://b/year=2024/lang=en%20GB") == {"year": "2024", "lang": "en GB"}
     assert partition("/a/zip=00501/x=__HIVE_DEFAULT_PARTITION__") == {"zip": "00501", "x": None}
 
 
@@ -184,7 +201,7 @@ def test_a_job_labels_what_is_wanted_and_labels_have_the_columns(ray_local, tiny
         pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
     arguments = [
         "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--model", str(tiny_model),
-        "--prompt", "w1 {year}", "--max-new-tokens", "2", "--where", "year >= 2024 and n != 1", "--run-id",
+        "--prompt", "w1 {year}", "--max-new-tokens", "2", "--where", "year >= '2024' and n != 1", "--run-id",
     ]  # fmt: skip
     columns = ["--columns", "year,n,model,boxes,at"]
     assert main([*arguments, "a", *columns]) == 0

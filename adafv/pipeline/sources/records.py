@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -149,15 +148,14 @@ class Unreadable:
 
 
 @lru_cache(maxsize=1024)
-def partition(folder: str) -> dict[str, str | int | None]:
-    """The columns that the names of folders give, as Hive has them: year=2024/lang=en."""
-    found: dict[str, str | int | None] = {}
+def partition(folder: str) -> dict[str, str | None]:
+    """The columns that the names of folders give, as Hive has them: year=2024/month=01. All values are texts."""
+    found: dict[str, str | None] = {}
     for part in folder.split("/"):
         name, equals, text = part.partition("=")
         if name and equals:
             value = unquote(text)
-            whole = re.fullmatch(r"0|-?[1-9]\d*", value) is not None
-            found[unquote(name)] = None if value == "__HIVE_DEFAULT_PARTITION__" else int(value) if whole else value
+            found[unquote(name)] = None if value == "__HIVE_DEFAULT_PARTITION__" else value
     return found
 
 

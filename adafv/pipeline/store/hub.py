@@ -205,6 +205,6 @@ def _of_card(info: DatasetInfo) -> Iterator[tuple[tuple[str, str], list[str]]]:
             one = {"split": "train", "path": one} if isinstance(one, str) else one
             paths = one["path"] if isinstance(one["path"], list) else [one["path"]]
             yield (
-                (config["config_name"], one["split"]),
+                (config.get("config_name", "default"), one.get("split", "train")),
                 [f"{config.get('data_dir', '')}/{p}".lstrip("/") for p in paths],
             )

@@ -101,7 +101,7 @@ class LabelWorker:
             good = self._gate.admit(good)
         if good.num_rows:
             answers, failures = work(self._process, good)
-            results += answers
+            results += [_as(self._results, one) for one in answers]
             failed = (_failed(good.slice(row, 1), failure) for row, failure in failures.items())
             results += [_as(self._results, one) for one in failed]
         return self._signed(pa.concat_tables(results).combine_chunks())  # the driver pays for each chunk of a column
@@ -128,7 +128,14 @@ def results_of(engine: EngineOptions, columns: Sequence[str] = ()) -> pa.Schema:
 
 def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
     """`table` with all columns of results, those that it lacks null."""
-    return pa.Table.from_pylist(table.to_pylist(), schema=results)
+    if table.schema.equals(results):
+        return table
+    there = {*table.column_names}
+    columns = [
+        table.column(field.name).cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
+        for field in results
+    ]
+    return pa.Table.from_arrays(columns, schema=results)
 
 
 def _failed(row: pa.Table, failure: Failure) -> pa.Table:

@@ -149,7 +149,7 @@ def test_prometheus_reads_what_the_record_says(tiny_model, tmp_path, cluster):
         ("adafv_worker_seconds_total", None): cost["worker_seconds"],
         ("adafv_cost_usd_total", None): cost["usd"],
         ("adafv_attributed_cost_usd_total", None): cost["usd_attributed"],
-    }, rel=1e-4, abs=1e-6)  # fmt: skip
+    }, rel=5e-4, abs=1e-6)  # fmt: skip
 
 
 def label(
