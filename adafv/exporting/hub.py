@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from adafv.exporting.formats import LISTS, Exported
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.hub import in_words
-from adafv.pipeline.store.output import open_output
+from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.storage import Storage
 
 SHARD = 2**28  # bytes of a file, before it is compressed
@@ -35,12 +35,15 @@ def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, pr
     """
     from huggingface_hub import HfApi
 
+    output = open_output(os.fspath(uri), storage)
+    if not output.parquet_files("labels"):
+        raise UsageError(f"{output.uri} has no labels")
     with tempfile.TemporaryDirectory() as folder, in_words(name):
+        api = HfApi()
+        api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)  # first: a refusal ends it at once
         (Path(folder) / "data").mkdir()
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        rows = sum(_write(uri, Path(folder) / "data", storage))
-        api = HfApi()
-        api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        rows = sum(_write(output, Path(folder) / "data"))
         api.upload_folder(
             folder_path=folder,
             repo_id=name,
@@ -51,11 +54,8 @@ def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, pr
     return Exported(rows)
 
 
-def _write(uri: str | os.PathLike[str], folder: Path, storage: Storage) -> Iterator[int]:
+def _write(output: Output, folder: Path) -> Iterator[int]:
     """Write the labels in files of about `SHARD` bytes; how many stand in each."""
-    output = open_output(os.fspath(uri), storage)
-    if not output.parquet_files("labels"):
-        raise UsageError(f"{output.uri} has no labels")
     files = ds.dataset(output.parquet_files("labels"), filesystem=output.filesystem, format="parquet")
     schema = pa.unify_schemas([one.physical_schema for one in files.get_fragments()], promote_options="permissive")
     columns = [column for column in schema.names if column not in LISTS]

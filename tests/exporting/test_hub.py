@@ -103,7 +103,8 @@ def test_pushed_again_it_takes_the_place_of_the_first(hub, output, monkeypatch):
 
 
 def test_a_hub_that_refuses(hub, output, monkeypatch, capsys):
-    """Without a token, with another's, and where it is away; and an output without labels."""
+    """Without a token or with another's, before a label is read; and an output without labels."""
+    monkeypatch.setattr(exporting, "_write", lambda *given: pytest.fail("labels were written first"))
     for token, said in (("hf_other", "HF_TOKEN"), ("", "HF_TOKEN")):
         hub.use(monkeypatch, token)
         assert main([output, "--format", "hub", "--to", "org/labels"]) == 1
