@@ -29,7 +29,7 @@ from adafv.bench import speed
 from adafv.bench.ceilings import synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import BatchAnswers, Ours, Started
+from adafv.bench.rivals import Ours, engine_options, timed
 from adafv.bench.shapes import PRESETS, Shape, Subject, ask
 from adafv.embedded import own_model
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
@@ -53,7 +53,7 @@ class GpuSettings:
     preset: str
     questions: int
     sizes: tuple[int, ...] = SIZES
-    new_tokens: int = TOKENS
+    max_new_tokens: int = TOKENS
 
     @property
     def torch_device(self) -> torch.device:
@@ -125,7 +125,7 @@ def sizes(settings: GpuSettings) -> list[dict[str, Any]]:
         started = rival.start()
         started.answer(batch)
         memory = PeakMemory(settings.torch_device)
-        seconds, answered = _timed(settings, started, batch)
+        seconds, answered = timed(started, batch, settings.torch_device)
         rows.append(
             {
                 "batch_size": size,
@@ -161,7 +161,7 @@ def launches(settings: GpuSettings) -> dict[str, Any]:
     rival, batch = _rival(settings, _subject(settings), min(32, max(settings.sizes)))
     started = rival.start()
     started.answer(batch)
-    plain, _ = _timed(settings, started, batch)
+    plain, _ = timed(started, batch, settings.torch_device)
     cuda = settings.device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
         started.answer(batch)
@@ -172,7 +172,7 @@ def launches(settings: GpuSettings) -> dict[str, Any]:
         "batch_size": len(batch),
         "seconds": plain,
         "launches": len(events),
-        "launches_per_token": len(events) / settings.new_tokens,
+        "launches_per_token": len(events) / settings.max_new_tokens,
         "busy_share": busy / plain,
     }
 
@@ -182,7 +182,7 @@ def speeds(settings: GpuSettings) -> list[dict[str, Any]]:
     given: dict[str, Any] = dict.fromkeys(("samples", "batch_size", "threads"))
     given |= {"questions": 1, "mixed": False, "rounds": 1, "again": 0.3}
     given |= {"preset": settings.preset, "rows": (), "strategy": EngineOptions().strategy}
-    given |= {"device": settings.device, "dtype": settings.dtype, "max_new_tokens": settings.new_tokens}
+    given |= {"device": settings.device, "dtype": settings.dtype, "max_new_tokens": settings.max_new_tokens}
     figures, _ = speed.run(speed.Settings.of(**given), settings.shape)
     shown = ("name", "samples_per_s", "over_stock", "limit_share", "peak_bytes")
     return [{name: row[name] for name in shown} for row in figures["rows"]]
@@ -225,20 +225,8 @@ def _subject(settings: GpuSettings) -> Subject:
 
 def _rival(settings: GpuSettings, subject: Subject, size: int) -> tuple[Ours, list[Sample]]:
     """The engine at 5 % kept, and a batch for it."""
-    options = EngineOptions(
-        keep=speed.LEAST, max_new_tokens=settings.new_tokens, device=settings.device, dtype=settings.dtype
-    )
-    rival = Ours(subject, options, size)
+    rival = Ours(subject, engine_options(settings, EngineOptions().strategy, speed.LEAST), size)
     return rival, rival.prepare(ask(settings.shape, size, 1, mixed=False))
-
-
-def _timed(settings: GpuSettings, started: Started, batch: list[Sample]) -> tuple[float, BatchAnswers]:
-    """The seconds that a batch takes, and its answers."""
-    synchronise(settings.torch_device)
-    start = time.perf_counter()
-    answered = started.answer(batch)
-    synchronise(settings.torch_device)
-    return time.perf_counter() - start, answered
 
 
 def of(*, device: str | None, preset: str, questions: int) -> GpuSettings:

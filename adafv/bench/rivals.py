@@ -18,17 +18,19 @@ in: it is for a process of its own.
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from adafv.bench.ceilings import synchronise
 from adafv.bench.shapes import BenchQuestion, Subject
 from adafv.counting import TokenCounts
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
@@ -80,6 +82,41 @@ class Started:
 
     answer: Callable[[Any], BatchAnswers]
     model: nn.Module
+
+
+class EngineTerms(Protocol):
+    """What a measurement says of the engine, whatever is kept."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+def engine_options(terms: EngineTerms, strategy: str, keep: float, backend: str = "transformers") -> EngineOptions:
+    return EngineOptions(
+        strategy=strategy,
+        keep=keep,
+        max_new_tokens=terms.max_new_tokens,
+        device=terms.device,
+        dtype=terms.dtype,
+        backend=backend,
+    )
+
+
+def timed(
+    started: Started, batch: Any, device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, BatchAnswers]:
+    """The seconds that a batch takes by a clock, and its answers."""
+    synchronise(device)
+    start = clock()
+    answers = started.answer(batch)
+    synchronise(device)
+    return clock() - start, answers
 
 
 class Rival(ABC):

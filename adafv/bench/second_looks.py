@@ -17,10 +17,8 @@ from typing import Any
 
 import torch
 
-from adafv.bench.ceilings import synchronise
-from adafv.bench.rivals import Again, BatchAnswers, Ours, Started
+from adafv.bench.rivals import Again, BatchAnswers, Ours, Started, engine_options, timed
 from adafv.bench.shapes import PRESETS, Shape, Subject, ask
-from adafv.engine import EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ def run(settings: SecondLookTerms, shape: Shape | None = None) -> tuple[dict[str
     torch.set_num_threads(1)
     subject = Subject.build(shape, device, getattr(torch, settings.dtype))
     size, again = settings.batch_size, settings.again
-    pruned, unpruned = _options(settings, settings.strategy, settings.keep), _options(settings, "none", 1.0)
+    pruned, unpruned = engine_options(settings, settings.strategy, settings.keep), engine_options(settings, "none", 1.0)
     rivals = (
         (Ours(subject, pruned, size), size),
         (Again(subject, pruned, size, again / size), size),
@@ -91,23 +89,8 @@ def run(settings: SecondLookTerms, shape: Shape | None = None) -> tuple[dict[str
     return figures, _text(settings, figures, overheads)
 
 
-def _options(settings: SecondLookTerms, strategy: str, keep: float) -> EngineOptions:
-    return EngineOptions(
-        strategy=strategy,
-        keep=keep,
-        max_new_tokens=settings.max_new_tokens,
-        device=settings.device,
-        dtype=settings.dtype,
-    )
-
-
 def _timed(started: Started, batch: Any, device: torch.device) -> tuple[float, BatchAnswers]:
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    synchronise(device)
-    start = clock()
-    answers = started.answer(batch)
-    synchronise(device)
-    return clock() - start, answers
+    return timed(started, batch, device, time.process_time if device.type == "cpu" else time.perf_counter)
 
 
 def _encoding(answers: BatchAnswers) -> float:

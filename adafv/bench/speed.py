@@ -26,10 +26,9 @@ from adafv.bench import ceilings
 from adafv.bench.ceilings import synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm
+from adafv.bench.rivals import Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm, engine_options
 from adafv.bench.shapes import PRESETS, BenchQuestion, Shape, Subject, ask
 from adafv.bench.speed_rows import STOCK, UNPRUNED, Entrant, RoundResult, median, row_of, table
-from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -168,28 +167,19 @@ def _entrants(subject: Subject, folder: str, settings: Settings) -> Iterator[Ent
         *((f"ours-{keep}", settings.strategy, keep) for keep in KEEPS),
         (f"ours-{LEAST}-adafv", "adafv", LEAST),
     ):
-        yield Entrant(name, "transformers", strategy, keep, Ours(subject, _options(settings, strategy, keep), batch))
-    again = Again(subject, _options(settings, settings.strategy, LEAST), batch, settings.again)
+        yield Entrant(
+            name, "transformers", strategy, keep, Ours(subject, engine_options(settings, strategy, keep), batch)
+        )
+    again = Again(subject, engine_options(settings, settings.strategy, LEAST), batch, settings.again)
     yield Entrant(f"ours-{LEAST}-again", "transformers", settings.strategy, LEAST, again)
     if _has_vllm():
         for name, strategy, keep in (("vllm-none", "none", 1.0), (f"vllm-{LEAST}", settings.strategy, LEAST)):
-            options = _options(settings, strategy, keep, "vllm")
+            options = engine_options(settings, strategy, keep, "vllm")
             yield Entrant(name, "vllm", strategy, keep, Vllm(folder, options, batch))
 
 
 def _has_vllm() -> bool:
     return find_spec("vllm") is not None
-
-
-def _options(settings: Settings, strategy: str, keep: float, backend: str = "transformers") -> EngineOptions:
-    return EngineOptions(
-        strategy=strategy,
-        keep=keep,
-        max_new_tokens=settings.max_new_tokens,
-        device=settings.device,
-        dtype=settings.dtype,
-        backend=backend,
-    )
 
 
 def _named(entrants: Iterator[Entrant], names: Sequence[str]) -> list[Entrant]:

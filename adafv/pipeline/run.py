@@ -189,10 +189,10 @@ class Job:
 
     def _stream(self, worklist: Worklist) -> str | None:
         """Label what there is to do; why that failed, if it did."""
-        carried, fields = added_fields(self._engine, self._setup.columns.carried)
         options = self._setup.options
+        carried, fields = added_fields(self._engine, self._setup.columns.carried)
         several = options.engine.samples is not None
-        reused = [DUPLICATE] if self._setup.options.duplicates == "reuse" else []
+        reused = [DUPLICATE] if options.duplicates == "reuse" else []
         labels = schema.labels_schema([*reused, *carried, *fields], choices=options.chooses, samples=several)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally

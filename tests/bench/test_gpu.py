@@ -12,7 +12,7 @@ from adafv.engine import Engine
 from tests.bench.tiny_shapes import NEXT
 
 SETTINGS = GpuSettings(
-    device="cpu", dtype="bfloat16", shape=NEXT, preset="tiny", questions=3, sizes=(1, 2), new_tokens=3
+    device="cpu", dtype="bfloat16", shape=NEXT, preset="tiny", questions=3, sizes=(1, 2), max_new_tokens=3
 )
 
 
