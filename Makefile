@@ -2,8 +2,9 @@
 # make test     lint, type-check and run the test suite
 # make test-all  that, and what is marked nightly
 # make test-vllm  the tests of the vLLM back end, in an environment of their own
+# make types    try every image-text-to-text type of the installed transformers, and write docs/measurements/types.md
 # make figures  measure the figures of docs/quality.md
-# make photo    fetch published weights and pictures, and build the photo world's models; see docs/photo.md
+# make photo    fetch published weights and pictures, and build the photo world's models; see docs/worlds.md
 # make screenshots  take those of docs/; needs chromium and chromium-driver
 # Each first makes a virtual environment in .venv and installs into it what constraints.txt pins.
 
@@ -15,7 +16,7 @@ DEMO   := build/demo
 # Small models on two cores that Ray shares: threads that spin while they wait cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo figures photo screenshots test test-all test-vllm check clean
+.PHONY: install demo figures photo screenshots test test-all test-vllm types check clean
 
 install: .venv/installed
 
@@ -31,14 +32,11 @@ demo: install
 	$(BIN)/python jobs/label.py --input $(DEMO)/scenes --output $(DEMO)/labelled --keep 0.1 --price-per-hour 0.10
 	$(BIN)/python -m adafv.worlds.drawn.score $(DEMO)/labelled --truth $(DEMO)/scenes
 
-# The figures and the chart of docs/quality.md.
+# Strategies in four worlds: see docs/quality.md.
 figures: install
 	mkdir -p build/figures
-	$(BIN)/python jobs/bench.py quality --scenes 200 --seed 20000 --json build/figures/quality.json \
-		--chart build/figures/quality.png
-	$(BIN)/python jobs/bench.py quality --model testbed-emerged --scenes 60 --seed 30000 --keep 0.1,0.05 \
-		--json build/figures/emerged.json
-	$(BIN)/python jobs/bench.py ablation --scenes 100 --seed 40000 --json build/figures/ablation.json
+	$(BIN)/python jobs/bench.py quality --worlds testbed,testbed-emerged,textured-clip,textured-qwen --scenes 40 \
+		--seed 5000000 --json build/figures/worlds.json --chart build/figures/worlds.png
 
 photo: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[photo]'
@@ -50,10 +48,13 @@ screenshots: install
 # In two processes: what takes longest are jobs, which wait for Ray more than they compute. With three, so many Rays
 # start at once that some exceed the 30 s that Ray gives a node to start.
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m ''
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m ''
+
+types: install
+	$(BIN)/python -m tests.models.general.matrix
 
 test-vllm:
 	tests/vllm_cpu.sh build/vllm

@@ -1,6 +1,6 @@
 """AdaFV Batch: label image datasets with a vision-language model whose visual tokens are pruned per question.
 
-Dependencies point downwards only::
+Each of these depends only on those above it::
 
     internals  private names of other libraries, in one place
     option     how options are declared
@@ -15,9 +15,9 @@ Dependencies point downwards only::
     engine     prepared samples in, labels out               + Pillow
     pipeline   sources, fetch, decode, workers, sink         + Ray, PyArrow, boto3
     calibration, reporting, exporting                        what one does with labels
-    commands   adafv label, calibrate, report, export
+    commands   adafv label, calibrate, report, export, bench
 
-From Python: `adafv.label(adafv.JobOptions.of(input=["photos/"], output="out/", keep=0.25))` runs a job, and
+From Python: `adafv.label(adafv.JobOptions.of(input=["vqa.parquet"], output="out/", keep=0.25))` runs a job, and
 `adafv.label_boxes(row)` says where on its image a label's kept tokens lie.
 
 `embedded` has the small models that come with the package. Beside it, and not in the wheel, stand `bench`, the

@@ -31,9 +31,12 @@ def label_boxes(row: Mapping[str, Any], image: int = 0) -> list[Box]:
 
     Raises:
         IndexError: the row has no such image.
-        ValueError: a kept token lies outside the grid, which no label that the job wrote has.
+        ValueError: nobody knows where the model's tokens lie, so that the image has no grid; or a kept token lies
+            outside of it, which no label that the job wrote has.
     """
     panels, kept = _of_image(row, image)
+    if kept and not panels:
+        raise ValueError(f"image {image} has no grid: where this model's visual tokens lie isn't known")
     boxes = []
     for token in kept:
         found = token_box(panels, token)

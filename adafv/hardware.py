@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from functools import cache
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # see mallopt(3)
@@ -12,10 +13,25 @@ _NEVER, _LARGEST = 2**31 - 1, 32 * 2**20  # bytes; blocks over 32 MiB are always
 
 def cpu_name() -> str:
     """As Linux names it. Some processors it doesn't, and elsewhere nothing does: then their architecture must do."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = _lines(Path("/proc/cpuinfo"))
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is Intel's, as far as its name says so."""
+    return "intel" in cpu_name().lower()
+
+
+def computes_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has instructions for products in bfloat16, AMX or AVX512-BF16, as far as Linux says so."""
+    flags = (line.partition(":")[2].split() for line in _lines(info) if line.startswith("flags"))
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(next(flags, []))
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def instance_type(identity: Path = Path("/sys/devices/virtual/dmi/id")) -> str | None:

@@ -114,6 +114,17 @@ def texts_of(name: str, value: str | Sequence[str], spaced: bool = False) -> tup
     return tuple(texts)
 
 
+def json_object(name: str, value: str | Mapping[str, Any]) -> str:
+    """An object as JSON: given as that, or as a mapping. Raises OptionError for what is none."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps(found, sort_keys=True)
+    except (ValueError, TypeError) as error:
+        raise OptionError(name, value, f"an object in JSON ({error})") from error
+    require(isinstance(found, Mapping), name, value, "an object in JSON")
+    return text
+
+
 def json_schema(name: str, value: Any) -> str:
     """A JSON schema as text: given as that, as a file's path, as a mapping, or as a Pydantic model.
 

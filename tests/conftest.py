@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: on two cores that Ray shares, small models with two spinning threads are ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a busy machine a node may take longer than Ray's 30 s
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,15 @@ from tests.services import S3Server
 # Hypothesis fails an example that takes longer than usual. On shared cores any may.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: two processes share them, and one would wait for a long one at the end."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            seconds[item.path] += mark.args[0] if mark.args else 20
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +73,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import build
 
     return build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No further processes for a benchmark, and one thread: each process would import torch anew."""
+    import torch
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -44,6 +44,8 @@ disable_fallocate = true
 pipeline = $server-server
 [app:$server-server]
 use = egg:swift#$server
+conn_timeout = 30
+node_timeout = 60
 X
 done
 
@@ -59,6 +61,10 @@ log_address = /nonexistent
 pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk s3api tempauth copy slo dlo versioned_writes proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
+# A busy machine may take longer than Swift's half second, after which it would answer 503, and soon to everything.
+conn_timeout = 30
+node_timeout = 60
+error_suppression_limit = 1000000
 allow_account_management = true
 account_autocreate = true
 [filter:catch_errors]

@@ -34,6 +34,11 @@ def test_boxes_by_hand(grid, kept, boxes):
     assert label_boxes({"grid": grid, "kept_indices": kept, "images": None}) == boxes
 
 
+def test_tokens_whose_places_nobody_knows():
+    with pytest.raises(ValueError, match="no grid"):
+        label_boxes({"grid": [], "kept_indices": [1]})
+
+
 def test_a_box_has_names():
     [box] = label_boxes({"grid": [panel(2, 4)], "kept_indices": [6]})
     assert (box.left, box.top, box.right, box.bottom) == box == Box(0.5, 0.5, 0.75, 1)

@@ -1,4 +1,4 @@
-"""The documents' tables are the code's: columns, errors, strategies, options."""
+"""The documents' lists are the code's: columns, errors, strategies, options."""
 
 from __future__ import annotations
 
@@ -43,60 +43,59 @@ def section(page: str, title: str) -> str:
     return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def first_column(text: str) -> list[str]:
-    """The names in backquotes in the first cells of a section's tables."""
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+def listed(text: str) -> list[str]:
+    """The names in backquotes before the colons of a section's lists."""
+    heads = [line.split(": ", 1)[0] for line in text.splitlines() if line.startswith("- `")]
+    return [name for head in heads for name in re.findall(r"`([^`]+)`", head)]
 
 
 def test_every_column_of_the_labels_is_documented_in_order():
-    assert first_column(section("output.md", "labels")) == schema.LABELS.names
+    assert listed(section("output.md", "labels")) == schema.LABELS.names
 
 
 def test_every_column_and_error_of_the_rejects_is_documented():
-    assert first_column(section("output.md", "rejects")) == [*schema.REJECTS.names, *ERRORS]
+    assert listed(section("output.md", "rejects")) == [*schema.REJECTS.names, *ERRORS]
 
 
 def test_the_errors_are_documented_as_they_are():
     text = section("output.md", "rejects")
     for name, error in ERRORS.items():
-        retryable = "yes" if error.retryable else ""
-        assert f"| `{name}` | {error.stage} | {retryable} | {error.meaning} |" in text
+        of_stage = text.split(f"\n`{error.stage}`, ", 1)[1].split("\n`", 1)[0]
+        assert f"- `{name}`: {error.meaning}{'; retryable' if error.retryable else ''}\n" in of_stage
 
 
 def test_every_metric_is_documented_as_it_is():
-    kinds = {"counter": metrics.COUNTERS, "gauge": metrics.GAUGES, "histogram": metrics.HISTOGRAMS}
     text = section("metrics.md", "Metrics")
-    lines = [
-        f"| `ray_{name}` | {kind} | {f'`{meaning.tag}`' if meaning.tag else ''} | {meaning.text} |"
-        for kind, named in kinds.items() for name, meaning in named.items()
-    ]  # fmt: skip
-    assert [line for line in text.splitlines() if line.startswith("| `")] == lines
+    kinds = {"Counters": metrics.COUNTERS, "Gauge": metrics.GAUGES, "Histogram": metrics.HISTOGRAMS}
+    for kind, named in kinds.items():
+        tags = {name: f"{{{meaning.tag}}}" if meaning.tag else "" for name, meaning in named.items()}
+        lines = [f"- `ray_{name}{tags[name]}`: {meaning.text}" for name, meaning in named.items()]
+        assert text.split(f"\n{kind}:\n\n", 1)[1].split("\n\n", 1)[0].splitlines() == lines
 
 
 def test_every_strategy_is_documented():
-    assert first_column(section("algorithm.md", "Strategies")) == list(STRATEGIES)
+    assert listed(section("algorithm.md", "Strategies")) == list(STRATEGIES)
 
 
-def logged() -> list[str]:
-    """What the pipeline logs: of each line the longest part that doesn't change."""
+def warned() -> list[str]:
+    """What the pipeline warns of: of each line the longest part that doesn't change."""
     lines = []
     for path in sorted((ROOT / "adafv" / "pipeline").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LOG.info", "LOG.warning", "LOG.error"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LOG.warning", "LOG.error"):
                 said = node.args[0]
                 parts = re.split(r"%\w", said.value) if isinstance(said, ast.Constant) else [""]
                 lines.append(max(parts, key=len).strip(" ()"))
     return [line for line in lines if line]
 
 
-@pytest.mark.parametrize("line", logged())
-def test_every_line_of_the_log_is_explained(line):
+@pytest.mark.parametrize("line", warned())
+def test_every_warning_of_the_log_is_explained(line):
     assert line in " ".join(section("operations.md", "What the log says").split())
 
 
 def test_every_exit_status_is_explained():
-    assert re.findall(r"^\| (\d) \|", section("operations.md", "Exit status"), re.M) == ["0", "1", "2", "3", "4"]
+    assert re.findall(r"^- (\d), ", section("operations.md", "Exit status"), re.M) == ["0", "1", "2", "3", "4"]
 
 
 # Options of adafv.worlds.drawn's commands, of `ray job submit` and `ray start`, and of tests.campaign and tests.fuzz.
@@ -125,6 +124,7 @@ ELSEWHERE = {
         "--temp-dir",
         "--metrics-export-port",
         "--kills",
+        "--repeated",
         "--images",
         "--rows",
         "--schemas",
@@ -153,6 +153,15 @@ def test_options_that_the_documents_name_exist(page):
     text = re.sub(r"```\n(.*?)```", lambda block: ours(block[1]), page.read_text(), flags=re.S)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert named <= known | ELSEWHERE
+
+
+PARSERS = {"label": label_parser, "calibrate": command_parser, "report": report_parser, "export": export_parser}
+README = re.findall(r"^adafv (\w+) (.*)$", (ROOT / "README.md").read_text().replace("\\\n", " "), re.M)
+
+
+@pytest.mark.parametrize(("command", "words"), README, ids=lambda text: text[:24])
+def test_the_readmes_commands_are_taken(command, words):
+    assert PARSERS[command]().parse_args(shlex.split(words, comments=True))
 
 
 def test_commands_have_one_name():
@@ -192,12 +201,12 @@ def test_other_tools_read_the_labels_as_the_document_says(tmp_path, code):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 0, process.stderr
-    wanted = {"pandas": "ü", "duckdb": "('none', 1, 10.0)", "datasets": "1\n", "pyarrow": "2\n1\n"}
+    wanted = {"pandas": "ü", "duckdb": "('none', 1, 10.0)", "datasets": "1\n"}
     assert wanted[re.search(r"import (\w+)", code)[1]] in process.stdout
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 3
 
 
 def explained(command: str) -> list[str]:
@@ -205,10 +214,27 @@ def explained(command: str) -> list[str]:
     return re.findall(r"^- `(--[^`]+)`: ", section("options.md", command), re.M)
 
 
-@pytest.mark.parametrize(
-    ("command", "parser"),
-    [("label", label_parser), ("calibrate", command_parser), ("report", report_parser), ("export", export_parser)],
-)
+OPTIONS = pytest.mark.parametrize(("command", "parser"), PARSERS.items())
+
+
+@OPTIONS
+def test_of_an_option_the_page_says_what_its_help_says(command, parser):
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", section("options.md", command))  # links by their words
+    said = dict(re.findall(r"^- `(--[\w-]+)[^`]*`: (.*(?:\n  .*)*)", text, re.M))
+    switch = " (default: %(default)s)"  # which argparse adds to that of a switch
+    helped = {
+        [*action.option_strings, action.dest][0]: (
+            action.help.removesuffix(switch) if action.nargs == 0 else action.help
+        )
+        % vars(action)
+        for action in parser()._actions
+    }
+    assert said
+    for name, words in said.items():
+        assert " ".join(words.replace("`", "").split()) == helped[name], name
+
+
+@OPTIONS
 def test_every_option_has_an_example_that_the_command_takes(command, parser):
     known = set(re.findall(r"--[a-z][a-z0-9-]+", parser().format_usage()))
     shared = {name for action in label_parser()._actions for name in action.option_strings}
@@ -220,18 +246,11 @@ def test_every_option_has_an_example_that_the_command_takes(command, parser):
         words = shlex.split(example)
         needed = {"report": ["out"], "export": ["out", "--to", "x", "--format", "jsonl"]}.get(command, [])
         assert words[0] in known, example
-        parser().parse_args([*words, *(["--"] if words[0] == "--input" and needed else []), *needed])
+        parser().parse_args([*words, *(["--"] if words[0] == "--input" and command == "report" else []), *needed])
 
 
-def test_every_option_of_the_benchmarks_is_listed():
-    text = section("options.md", "bench")
-    shared = set(re.findall(r"--[a-z][a-z0-9-]+", label_parser().format_help())) | {"--json"}
-    for name, add in COMMANDS.items():
-        parser = argparse.ArgumentParser()
-        add(parser)
-        [row] = [line for line in text.splitlines() if line.startswith(f"- `{name}`: ")]
-        own = set(re.findall(r"--[a-z][a-z0-9-]+", parser.format_usage())) - shared
-        assert own <= set(re.findall(r"--[a-z-]+", row)), name
+def test_every_benchmark_is_listed():
+    assert re.findall(r"`(\w+)`", section("options.md", "bench")) == list(COMMANDS)
 
 
 def test_the_tests_that_the_security_page_names_exist():

@@ -26,7 +26,7 @@ def test_without_weights_the_error_says_how_to_make_them(monkeypatch, tmp_path):
 def test_those_of_worlds_come_with_a_checkout(monkeypatch, tmp_path, name):
     assert (own_model(name) / "model.safetensors").is_file()
     monkeypatch.setattr(adafv.embedded, "__file__", str(tmp_path / "embedded" / "__init__.py"))
-    with pytest.raises(FileNotFoundError, match=f"comes with a checkout .* --model {name}"):
+    with pytest.raises(FileNotFoundError, match=f"the model {name} is not in .* comes with a checkout"):
         own_model(name)
 
 

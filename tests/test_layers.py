@@ -24,8 +24,8 @@ PACKAGE = [
     {"engine"},
     {"models"},
     {"pruning", "scoring", "counting"},
-    {"onednn", "hardware", "turn", "spot", "embedded", "option", "boxes", "uploading"},
-    {"internals"},
+    {"onednn", "turn", "spot", "embedded", "option", "boxes", "uploading"},
+    {"internals", "hardware"},
 ]
 PIPELINE = [
     {"run", "arguments"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
 
+from tests.random_weights import spread
 from tests.tiny_models import Shape, vision_config
 
 # CLIP's tokens end in </w> where a word ends; without merges every character is a token.
@@ -34,11 +35,10 @@ def build_clip(path: Path, shape: Shape | None = None, seed: int = 7) -> Path:
     vision = vision_config(shape, projection_dim=16)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     model = CLIPModel(config)
+    spread(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, 1.2 / weight[0].numel() ** 0.5)
-            elif "norm" in name:
+            if weight.dim() == 1 and "norm" in name:
                 weight.normal_(1 if name.endswith("weight") else 0, 0.5)  # or nobody would miss them
     model.save_pretrained(path)
     CLIPTokenizer(vocab={token: i for i, token in enumerate(VOCABULARY)}, merges=[]).save_pretrained(path)

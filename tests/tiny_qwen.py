@@ -1,7 +1,4 @@
-"""Random-weight Qwen2.5-VL and Qwen3-VL models in their real configuration scaled down, with real processors.
-
-Weights are scaled up from transformers' initialisation, for the reason that `tests.tiny_models` gives.
-"""
+"""Random-weight Qwen2.5-VL and Qwen3-VL models in their real configuration scaled down, with real processors."""
 
 from __future__ import annotations
 
@@ -19,6 +16,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from tests.random_weights import spread
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 SPECIAL += ["<|video_pad|>", "system", "user", "assistant", "You", "are", "a", "helpful", "assistant.", "<unk>"]
@@ -42,6 +41,7 @@ class QwenShape:
     patch: int = 4  # pixels, of which a token has two by two
     least: int = 2 * 8 * 8
     most: int = 60 * 8 * 8
+    hidden: int = 48  # of the language model, in four heads
     generation: tuple[tuple[str, float], ...] = ()
     seed: int = 0
 
@@ -51,10 +51,7 @@ def build(path: Path, shape: QwenShape) -> Path:
     torch.manual_seed(shape.seed)
     tokenizer = _tokenizer()
     model = _model(shape, tokenizer)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1 and "norm" not in name:
-                weight.normal_(0, 1.2 / weight[0].numel() ** 0.5)
+    spread(model)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config = GenerationConfig(eos_token_id=[end, 0], pad_token_id=0, **dict(shape.generation))
     model.save_pretrained(path)
@@ -81,7 +78,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _model(shape: QwenShape, tokenizer: PreTrainedTokenizerFast):
     text = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 48,
+        "hidden_size": shape.hidden,
         "intermediate_size": 64,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -95,7 +92,7 @@ def _model(shape: QwenShape, tokenizer: PreTrainedTokenizerFast):
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 4,
-        "out_hidden_size": 48,
+        "out_hidden_size": shape.hidden,
         "patch_size": shape.patch,
     }
     tokens = {
@@ -108,7 +105,8 @@ def _model(shape: QwenShape, tokenizer: PreTrainedTokenizerFast):
         )
     }
     if shape.family == "qwen2_5_vl":
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}
+        half, third = shape.hidden // 8, shape.hidden // 24  # of a head's channels
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [half - 2 * third, third, third]}
         # Windows of 3 x 3 tokens; two layers see the whole image, as published four of 32 do.
         windows = {"window_size": 6 * shape.patch, "fullatt_block_indexes": [1, 3]}
         config = Qwen2_5_VLConfig(

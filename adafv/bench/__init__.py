@@ -4,16 +4,15 @@ Each module makes the data that it needs, measures, and formats its figures as a
 
     speed      samples a second, and how near that is to the hardware's limit, beside others; speed_rows: its table
     quality    what pruning costs in accuracy: every strategy and budget on the same questions
-    confidence which signal says best that pruning changed an answer; signals: what each says
-    promise    whether a calibrated cascade of two looks agrees as often as it promises; second_looks: what they cost
-    ablation   AdaFV as published against AdaFV corrected, piece by piece
+    promise    whether a calibrated cascade of two looks agrees as often as it promises
+    constrained  what a schema costs a decoding step
     constants  adafv-plus's constants: chosen on all worlds but one, judged on that one
     pipeline   what the job keeps of its engine's speed, and that its memory doesn't grow with its input
     scale      what bounds a job on many workers, with a simulated engine
+    peers      the same rows by this job and by ray.data.llm with vLLM; ray_data_llm: what its user writes
     forecast   how near --plan comes to what the run takes
     ledger     memory and time of planning a rerun, by the number of ids
     gpu        everything that is worth measuring on a GPU, in half an hour
-    isolation  what working in child processes costs
     report     memory and time of a report, by the number of labels
 
 What they share:
@@ -28,7 +27,7 @@ What they share:
     ceilings   what the hardware can do at best
     process    a process of its own for one measurement
     memory     the most memory that something took
-    chart      accuracy over budget, drawn
+    chart      accuracy over budget, drawn; table: rows of figures, printed
     machine    what every figure has to be read with
 
 Nothing else in the package depends on them. How answers are scored is in `adafv.scoring`.

@@ -5,14 +5,12 @@
     adafv bench quality --chart quality.png       what pruning costs in accuracy, by strategy and budget
     adafv bench quality --worlds all              the same in every world, and the worst over worlds
     adafv bench quality --input vqa.jsonl         the same on your own labelled data, with your model
-    adafv bench ablation                          AdaFV as published and corrected, piece by piece
     adafv bench constants                         adafv-plus's constants, each choice judged in a world it hasn't seen
-    adafv bench confidence                        which signal says best that pruning changed an answer
     adafv bench promise                           whether calibrated second looks keep their promise, and what they save
-    adafv bench second-looks --again 2            what a second look costs beside asking unpruned at once
+    adafv bench constrained --vocabulary 32000    what a schema costs a decoding step
     adafv bench ledger --ids 1000000 10000000     memory and time to plan a rerun
-    adafv bench isolation --rounds 50             what working in child processes costs
     adafv bench pipeline --rows 4000              a job's speed beside its engine's; its memory
+    adafv bench peers                             the same rows by this job and by ray.data.llm with vLLM
     adafv bench plan --rows 4000                  how near adafv label --plan comes to what a run takes
     adafv bench scale --rows 10000 50000          what bounds a job on many workers, by simulation
     adafv bench report --rows 1000000             memory and time of a report, page included
@@ -33,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adafv.bench import job_commands
-from adafv.bench.arguments import Figures, add_job_options, job_options, positive
+from adafv.bench.arguments import Figures, add_counts, add_job_options, add_names, job_options, share
 from adafv.bench.machine import Machine, this_machine
 from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import UsageError
@@ -46,6 +44,7 @@ SCENES = 200
 # What a job calls by the same names, checks and explains.
 DATA = ("id_column", "image_column", "question_column", "image_root", "prompt", "limit", "allow_http", "s3_endpoint")
 MODEL = ("model", "max_new_tokens", "text_scope", "newlines", "positions", "batch_size", "device", "dtype")
+KEEPS = "0.5,0.25,0.1,0.05"
 IN_WORLDS = ("strategy", *MODEL[1:])  # a world brings its model
 
 
@@ -113,27 +112,26 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     from adafv.engine.options import DTYPES, EngineOptions
     from adafv.pruning import STRATEGIES
 
-    kinds = [name for name in DTYPES if name != "auto"]
     parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
     parser.add_argument("--rows", help="names of rows, comma-separated; all, if left out")
     parser.add_argument(
         "--strategy", choices=STRATEGIES, metavar="NAME", default=EngineOptions().strategy, help="(%(default)s)"
     )
-    numbers = {
-        "samples": (None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
-        "questions": (1, "questions about each picture (%(default)s)"),
-        "batch-size": (None, "questions answered at once (8 on a CPU, 64 on a GPU)"),
-        "max-new-tokens": (32, "tokens of each answer (%(default)s)"),
-        "rounds": (2, "how often each row is measured (%(default)s)"),
-        "threads": (None, "of a CPU (as many as there are cores)"),
-    }
-    for name, (default, text) in numbers.items():
-        parser.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=text)
+    add_counts(
+        parser,
+        samples=(None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
+        questions=(1, "questions about each picture (%(default)s)"),
+        batch_size=(None, "questions answered at once (8 on a CPU, 64 on a GPU)"),
+        max_new_tokens=(32, "tokens of each answer (%(default)s)"),
+        rounds=(2, "how often each row is measured (%(default)s)"),
+        threads=(None, "of a CPU (as many as there are cores)"),
+    )
     parser.add_argument(
-        "--again", type=_share, default=0.3, metavar="X", help="share of second looks in the row for them (%(default)s)"
+        "--again", type=share, default=0.3, metavar="X", help="share of second looks in the row for them (%(default)s)"
     )
     parser.add_argument("--mixed", action="store_true", help="pictures of several sizes, questions of several lengths")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
+    kinds = [name for name in DTYPES if name != "auto"]
     parser.add_argument("--dtype", choices=kinds, help="(float32 on a CPU, bfloat16 on a GPU)")
     parser.set_defaults(run=_run_speed, written=_beside_machine)
 
@@ -146,71 +144,57 @@ def _run_speed(options: argparse.Namespace) -> tuple[Figures, str]:
     return speed.run(speed.Settings.of(**given | {"rows": rows}))
 
 
-def _add_second_looks(parser: argparse.ArgumentParser) -> None:
-    """what a second look costs beside the same questions asked unpruned at once"""
-    from adafv.bench.shapes import PRESETS
-    from adafv.engine.options import EngineOptions
-
-    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
-    parser.add_argument("--strategy", default=EngineOptions().strategy, metavar="NAME", help="(%(default)s)")
-    parser.add_argument("--keep", type=_share, default=0.05, metavar="X", help="first keep ratio (%(default)s)")
-    for name, default, text in (
-        ("batch-size", 8, "questions of a batch"),
-        ("again", 2, "of these, how many are asked again"),
-        ("max-new-tokens", 32, "tokens of each answer"),
-        ("rounds", 8, "batches that are measured"),
-    ):
-        parser.add_argument(f"--{name}", type=positive, metavar="N", default=default, help=f"{text} (%(default)s)")
+def _add_constrained(parser: argparse.ArgumentParser) -> None:
+    """what a schema costs a decoding step, with a language model of the testbed's sizes"""
+    add_counts(
+        parser,
+        vocabulary=(1000, "tokens that the model knows (%(default)s)"),
+        batch_size=(16, "answers that are decoded together (%(default)s)"),
+        steps=(64, "tokens of each answer (%(default)s)"),
+        rounds=(8, "batches that are measured (%(default)s)"),
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
-    parser.set_defaults(run=_run_second_looks)
+    parser.set_defaults(run=_run_constrained)
 
 
-def _run_second_looks(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import second_looks
+def _run_constrained(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import constrained
 
-    if options.again > options.batch_size:
-        raise UsageError(f"--again is {options.again}; it must be at most --batch-size, {options.batch_size}")
-    given = {item.name: getattr(options, item.name) for item in fields(second_looks.SecondLookTerms)}
-    return second_looks.run(second_looks.SecondLookTerms(**given))
+    given = {item.name: getattr(options, item.name) for item in fields(constrained.ConstrainedTerms)}
+    return constrained.run(constrained.ConstrainedTerms(**given))
 
 
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
     """everything that is worth measuring on a GPU: labels beside a CPU's, memory, launches, speed"""
-    from adafv.bench.gpu import PARTS
+    from adafv.bench.gpu import MODELS, PARTS
     from adafv.bench.shapes import PRESETS
 
     parser.add_argument("--preset", choices=PRESETS, default="llava-next-7b", help="shape of the model (%(default)s)")
-    parser.add_argument("--parts", metavar="NAMES", default=",".join(PARTS), help="comma-separated (%(default)s)")
-    parser.add_argument(
-        "--questions", type=positive, metavar="N", default=200, help="to each embedded model (%(default)s)"
+    add_names(
+        parser, parts=(",".join(PARTS), "what to measure"), models=(",".join(MODELS), "small ones that are asked")
     )
+    add_names(parser, strategies=("all", "whose labels are compared"))
+    add_counts(parser, questions=(200, "to each small model (%(default)s)"))
     parser.add_argument(
         "--minutes", type=float, metavar="M", default=25, help="no part begins after so many (%(default)s)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu, to try the command (cuda)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16; on a CPU float32)")
     parser.set_defaults(run=_run_gpu)
 
 
 def _run_gpu(options: argparse.Namespace) -> tuple[Figures, str]:
     from adafv.bench import gpu
+    from adafv.pipeline.arguments import parse_strategies
 
     parts = options.parts.split(",")
     unknown = [name for name in parts if name not in gpu.PARTS]
     if unknown:
         raise UsageError(f"--parts names {', '.join(unknown)}; there are {', '.join(gpu.PARTS)}")
-    settings = gpu.of(device=options.device, preset=options.preset, questions=options.questions)
+    given = {name: getattr(options, name) for name in ("device", "preset", "questions", "dtype")}
+    strategies = ("none", *parse_strategies(options.strategies))
+    settings = gpu.of(**given, models=options.models.split(","), strategies=strategies)
     return gpu.run(settings, parts, options.minutes)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
-    return value
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +203,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 
     _add_scenes(parser)
     parser.add_argument("--worlds", metavar="NAMES", help="compare in these, each with its own model; all of them: all")
-    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
+    add_names(parser, keep=(KEEPS, "fractions of the visual tokens"))
     parser.add_argument(
         "--strategies",
         default="all",
@@ -273,25 +257,10 @@ def _in_worlds(options: argparse.Namespace, job: JobOptions, strategies: Sequenc
     return found, quality.summary(found)
 
 
-def _add_ablation(parser: argparse.ArgumentParser) -> None:
-    """AdaFV as published against AdaFV corrected, piece by piece"""
-    _add_scenes(parser)
-    add_job_options(parser.add_argument_group("model"), ("keep", *MODEL))
-    parser.set_defaults(run=_run_ablation)
-
-
-def _run_ablation(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import ablation
-
-    found, text = ablation.run(job_options(options, ("-",), ("keep", *MODEL)), _scenes(options), options.seed)
-    return [asdict(one) for one in found], text
-
-
 def _add_constants(parser: argparse.ArgumentParser) -> None:
     """adafv-plus's constants, chosen on all worlds but one and judged on that one"""
-    parser.add_argument("--worlds", metavar="NAMES", default="all", help="(%(default)s)")
-    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    parser.add_argument("--scenes", type=positive, metavar="N", help="of each world, to choose on and to judge on")
+    add_names(parser, worlds=("all", "each with its own model"), keep=(KEEPS, "fractions of the visual tokens"))
+    add_counts(parser, scenes=(None, "of each world, to choose on and to judge on"))
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first scene to choose on (%(default)s)")
     parser.set_defaults(run=_run_constants)
 
@@ -304,36 +273,17 @@ def _run_constants(options: argparse.Namespace) -> tuple[Figures, str]:
     return constants.run(job, worlds, options.scenes, parse_keeps(options.keep), options.seed)
 
 
-def _add_confidence(parser: argparse.ArgumentParser) -> None:
-    """which signal says best that pruning changed an answer: area under the risk-coverage curve"""
-    _add_scenes(parser)
-    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
-    parser.add_argument("--keep", default="0.1,0.05", help="fractions of the visual tokens (%(default)s)")
-    add_job_options(parser.add_argument_group("model"), IN_WORLDS)
-    parser.set_defaults(run=_run_confidence)
-
-
-def _run_confidence(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import confidence
-    from adafv.pipeline.arguments import parse_keeps
-
-    figures, texts = [], []
-    for job, scenes in _by_world(options):
-        found, text = confidence.run(job, scenes, parse_keeps(options.keep), options.seed)
-        figures += [{"world": scenes.of.name, **asdict(one)} for one in found]
-        texts.append(text)
-    return figures, "\n\n".join(texts)
-
-
 def _add_promise(parser: argparse.ArgumentParser) -> None:
     """whether calibrated second looks keep their promise on other rows, and what they save"""
     _add_scenes(parser)
-    parser.add_argument("--worlds", metavar="NAMES", default="testbed", help="each with its own model (%(default)s)")
-    parser.add_argument("--keep", default="0.5,0.25,0.1,0.05", help="first keep ratios (%(default)s)")
+    add_names(parser, worlds=("testbed", "each with its own model"), keep=(KEEPS, "first keep ratios"))
     parser.add_argument("--min-agreement", type=float, default=0.98, metavar="X", help="demanded (%(default)s)")
-    parser.add_argument("--rows", type=positive, default=3000, metavar="N", help="questions asked (%(default)s)")
-    parser.add_argument("--sample", type=positive, default=500, metavar="N", help="rows of a calibration (%(default)s)")
-    parser.add_argument("--repeats", type=positive, default=200, metavar="N", help="calibrations (%(default)s)")
+    add_counts(
+        parser,
+        rows=(3000, "questions asked (%(default)s)"),
+        sample=(500, "rows of a calibration (%(default)s)"),
+        repeats=(200, "calibrations (%(default)s)"),
+    )
     parser.add_argument("--chart", type=Path, metavar="FILE.png", help="draw agreement over cost; needs adafv[bench]")
     add_job_options(parser.add_argument_group("model"), IN_WORLDS)
     parser.set_defaults(run=_run_promise)
@@ -394,14 +344,12 @@ COMMANDS = {
     "speed": _add_speed,
     "gpu": _add_gpu,
     "quality": _add_quality,
-    "ablation": _add_ablation,
     "constants": _add_constants,
-    "confidence": _add_confidence,
     "promise": _add_promise,
-    "second-looks": _add_second_looks,
+    "constrained": _add_constrained,
     "ledger": job_commands.add_ledger,
-    "isolation": job_commands.add_isolation,
     "pipeline": job_commands.add_pipeline,
+    "peers": job_commands.add_peers,
     "plan": job_commands.add_plan,
     "scale": job_commands.add_scale,
     "report": job_commands.add_report,

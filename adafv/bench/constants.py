@@ -20,6 +20,7 @@ import numpy as np
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, Scenes
 from adafv.bench.quality import UNPRUNED, job_in, present
+from adafv.bench.table import table as text_table
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import STRATEGIES, Strategy
 from adafv.pruning.adafv_plus import Constants
@@ -142,11 +143,11 @@ def _figures(judged: Trial, keeps: Sequence[float]) -> Iterator[dict[str, Any]]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each world, budget and measure."""
-    names = f"{'unpruned':>8} {'chosen':>7} {'default':>7} {'former':>7} {'random':>7}"
-    lines = [f"{'world':16} {'keep':>5} {'measure':8} {names}  best"]
-    for row in rows:
-        best = f"{row['best']:.1f} {row['best_strategy']}"
-        numbers = f"{row['unpruned']:8.1f} {row['chosen']:7.1f} {row['default']:7.1f}"
-        numbers += f" {row['former']:7.1f} {row['random']:7.1f}"
-        lines.append(f"{row['world']:16} {row['keep']:5.2f} {row['measure']:8} {numbers}  {best}")
-    return "\n".join(lines)
+    numbers = ("unpruned", "chosen", "default", "former", "random")
+    columns = {"world": "<16", "keep": "6.2f", "measure": "10", **dict.fromkeys(numbers, "9.1f"), "best": "18"}
+    cells = [
+        (row["world"], row["keep"], row["measure"], *(row[name] for name in numbers),
+         f"{row['best']:.1f} {row['best_strategy']}")
+        for row in rows
+    ]  # fmt: skip
+    return text_table(columns, cells)

@@ -83,7 +83,8 @@ class Setting:
         """Raise UsageError if the model or the text tower can't be had, or don't fit each other."""
         wanted = f"--model {self.job.model}"
         try:
-            processing = load_processing(resolve_model(self.job.model, self.storage))
+            path, settings = resolve_model(self.job.model, self.storage), self.job.engine.image_settings
+            processing = load_processing(path, settings)
             if self.text_tower is not None:
                 wanted = f"--text-tower {self.text_tower}"
                 check_text_tower(resolve_model(self.text_tower, self.storage), processing)
@@ -158,7 +159,7 @@ def hold(setting: Setting, examples: Iterable[Example | Skipped], count: int = 1
     answered: list[Answered] = []
     skipped: list[Skipped] = []
     start = said = time.monotonic()
-    for part in _examined(setting, _chunks(examples, BATCHES * setting.batch_size), count):
+    for part in _examined(setting, chunks(examples, BATCHES * setting.batch_size), count):
         for one in part:
             answered.append(one) if isinstance(one, Answered) else skipped.append(one)
         if time.monotonic() > said + LOG_SECONDS:
@@ -171,14 +172,14 @@ def hold(setting: Setting, examples: Iterable[Example | Skipped], count: int = 1
 
 
 def _examined(
-    setting: Setting, chunks: Iterable[Sequence[Example | Skipped]], count: int
+    setting: Setting, parts: Iterable[Sequence[Example | Skipped]], count: int
 ) -> Iterator[list[Answered | Skipped]]:
     if count == 1:
-        yield from map(Examiner(setting), chunks)
+        yield from map(Examiner(setting), parts)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, _start, (setting,)) as pool:
-        yield from pool.map(_examine, chunks)
+        yield from pool.map(_examine, parts)
 
 
 def processes(job: JobOptions, source: ExampleSource) -> int:
@@ -187,7 +188,7 @@ def processes(job: JobOptions, source: ExampleSource) -> int:
     return len(os.sched_getaffinity(0)) if source.split and not on_gpu else 1
 
 
-def _chunks(examples: Iterable[Example | Skipped], size: int) -> Iterator[list[Example | Skipped]]:
+def chunks(examples: Iterable[Example | Skipped], size: int) -> Iterator[list[Example | Skipped]]:
     iterator = iter(examples)
     while chunk := list(islice(iterator, size)):
         yield chunk
@@ -222,27 +223,31 @@ class Examiner:
 
     def __call__(self, chunk: Sequence[Example | Skipped]) -> list[Answered | Skipped]:
         results: list[Answered | Skipped] = [one for one in chunk if isinstance(one, Skipped)]
-        examples, samples, unfit = self._prepared([one for one in chunk if isinstance(one, Example)])
+        examples, labels, unfit = self.labels([one for one in chunk if isinstance(one, Example)])
+        judged = (_judged(example, given) for example, *given in zip(examples, *labels, strict=True))
+        return [*results, *unfit, *chain.from_iterable(judged)]
+
+    def labels(self, asked: list[Example]) -> tuple[list[Example], list[list[Label]], list[Skipped]]:
+        """The examples that can be asked, each contender's labels of all of them, and the others."""
+        examples, samples, unfit = self._prepared(asked)
         order = sorted(range(len(examples)), key=lambda i: examples[i].words)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         labels: list[list[Label]] = []  # [C, R]
         for engine, resizer in zip(self._engines, self._resizers, strict=True):
             shown = [resizer(example.row) for example in examples] if resizer else samples
-            asked = of_one_shape(shown, batches) if resizer else batches
-            found = {i: label for batch in asked for i, label in
+            parts = of_one_shape(shown, batches) if resizer else batches
+            found = {i: label for batch in parts for i, label in
                      zip(batch, engine.label([shown[i] for i in batch]), strict=True)}  # fmt: skip
             labels.append([found[i] for i in range(len(examples))])
         self._memory.forget()
-        judged = (_judged(example, given) for example, *given in zip(examples, *labels, strict=True))
-        return [*results, *unfit, *chain.from_iterable(judged)]
+        return examples, labels, unfit
 
-    def _prepared(self, examples: list[Example]) -> tuple[list[Example], list[Sample], list[Answered | Skipped]]:
-        """The examples that can be asked, their samples, and the others."""
+    def _prepared(self, examples: list[Example]) -> tuple[list[Example], list[Sample], list[Skipped]]:
         if not examples:
             return [], [], []
         table = self._preparing(rows.to_table(example.row for example in examples), lambda: None)
         errors, messages = table.column("error").to_pylist(), table.column("message").to_pylist()
-        unfit: list[Answered | Skipped] = [
+        unfit = [
             Skipped(example.row.id or "", error, message)
             for example, error, message in zip(examples, errors, messages, strict=True)
             if error is not None

@@ -18,7 +18,7 @@ from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of
 from adafv.pipeline.store.storage import Storage
@@ -214,7 +214,7 @@ class LabelledData:
         sources = [open_source(uri, storage, columns) for uri in self.job.input]
         for source in sources:
             for unit in source.units:
-                yield from read(unit, storage, wide)
+                yield from read_unit(unit, storage, wide)
 
     def _example(self, record: Record, row: Row) -> Example | Skipped:
         name = row.id or record.place

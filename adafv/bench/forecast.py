@@ -15,6 +15,7 @@ from pathlib import Path
 
 from adafv.bench.pipeline import job_in
 from adafv.bench.process import apart
+from adafv.bench.table import table as text_table
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.plan import plan
 from adafv.pipeline.record.estimate import RunEstimate
@@ -74,13 +75,13 @@ def _plan(options: JobOptions) -> RunEstimate:
 
 
 def table(found: Sequence[ForecastCheck]) -> str:
-    lines = [
-        f"{'sample':>8}{'rows':>9}{'workers':>9}{'planned, s':>12}{'took, s':>9}{'off':>8}{'worker-s':>10}{'took':>9}"
-        f"{'off':>8}"
-    ]
-    for one in found:
-        lines.append(
-            f"{one.sample:>8,}{one.rows:>9,}{one.workers:>9}{one.planned_seconds:>12.1f}{one.took_seconds:>9.1f}"
-            f"{one.error:>8.1%}{one.planned_worker_seconds:>10.1f}{one.took_worker_seconds:>9.1f}{one.cost_error:>8.1%}"
-        )
-    return "\n".join(lines)
+    columns = {"sample": "8,", "rows": "9,", "workers": "9", "planned, s": "12.1f", "took, s": "9.1f", "off": "8.1%"}
+    columns |= {"worker-s": "10.1f", "took": "9.1f", "off, %": "8.1%"}
+    return text_table(
+        columns,
+        [
+            (one.sample, one.rows, one.workers, one.planned_seconds, one.took_seconds, one.error,
+             one.planned_worker_seconds, one.took_worker_seconds, one.cost_error)
+            for one in found
+        ],
+    )  # fmt: skip

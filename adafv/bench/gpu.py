@@ -1,6 +1,6 @@
 """Everything that is worth measuring on a GPU, in one command, for those who have one for half an hour.
 
-    labels      the embedded models' labels beside the CPU's: how many selections and answers are the same, by strategy
+    labels      small models' labels beside the CPU's: how many selections and answers are the same, by strategy
     repeats     the same rows twice, and in batches of other sizes: how many labels differ
     sizes       samples/s and memory of the preset's shape, by batch size
     halving     a batch for which the memory doesn't suffice
@@ -8,7 +8,8 @@
     speed       what `adafv bench speed` measures, with vLLM and 8-bit weights where they are installed
 
 Each part is a process of its own: one that fails says why in its place, and the others go on. None begins when the
-minutes are spent. With `--device cpu` everything runs but `halving`, to try the command.
+minutes are spent. With `--device cpu` everything runs but `halving`: to try the command, or to see what bfloat16
+changes.
 """
 
 from __future__ import annotations
@@ -31,27 +32,31 @@ from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
 from adafv.bench.rivals import Ours, engine_options, timed
 from adafv.bench.shapes import PRESETS, Shape, Subject, ask
-from adafv.embedded import own_model
+from adafv.embedded import EMBEDDED, OF_WORLDS, own_model
 from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
+from adafv.pipeline.errors import UsageError
 from adafv.pruning import STRATEGIES
 from adafv.worlds.registry import WORLDS
 
 logger = logging.getLogger(__name__)
 
 MODELS = ("testbed", "textured-qwen")  # a family that counts positions one by one, and one with M-RoPE
+SMALL = (*EMBEDDED, *OF_WORLDS)
 SIZES = (1, 8, 32, 64, 128)
 TOKENS = 32  # of the preset's answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSettings:
-    """What is measured: `questions` about each embedded model's scenes, and a `shape`, on a device."""
+    """What is measured: `questions` to each of the `models` about its world, by some strategies, and a `shape`."""
 
     device: str
     dtype: str
     shape: Shape
     preset: str
     questions: int
+    models: tuple[str, ...] = MODELS
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
     sizes: tuple[int, ...] = SIZES
     max_new_tokens: int = TOKENS
 
@@ -88,12 +93,12 @@ def _shown(value: Any) -> str:
 
 
 def labels(settings: GpuSettings) -> list[dict[str, Any]]:
-    """Of each embedded model and strategy the shares of questions whose selection and answer are those of a CPU in
+    """Of each model and strategy the shares of questions whose selection and answer are those of a CPU in
     float32, on the device in float32 and in the dtype that is measured.
     """
     rows = []
-    for model in MODELS:
-        for strategy in STRATEGIES:
+    for model in settings.models:
+        for strategy in settings.strategies:
             options = EngineOptions(strategy=strategy, keep=0.1, max_new_tokens=8, device="cpu", dtype="float32")
             expected = _labels(model, options, settings.questions)
             for dtype in dict.fromkeys(("float32", settings.dtype)):
@@ -106,7 +111,7 @@ def labels(settings: GpuSettings) -> list[dict[str, Any]]:
 def repeats(settings: GpuSettings) -> list[dict[str, Any]]:
     """Likewise of the default strategy: once more, and in batches of other sizes than 32."""
     rows = []
-    for model in MODELS:
+    for model in settings.models:
         options = EngineOptions(keep=0.1, max_new_tokens=8, device=settings.device, dtype=settings.dtype)
         expected = _labels(model, options, settings.questions)
         for size in (32, 1, 8):
@@ -199,7 +204,7 @@ PARTS: dict[str, Callable[[GpuSettings], Any]] = {
 
 
 def _labels(model: str, options: EngineOptions, count: int, batch_size: int = 32) -> list[Label]:
-    """What the embedded model answers to the first questions of its world."""
+    """What the model answers to the first questions of its world."""
     folder = str(own_model(model))
     preparer, engine = Preparer.load(folder, options), Engine.load(folder, options)
     samples = [_sample(preparer, values) for values in islice(WORLDS[model].rows(count, 0), count)]
@@ -229,8 +234,27 @@ def _rival(settings: GpuSettings, subject: Subject, size: int) -> tuple[Ours, li
     return rival, rival.prepare(ask(settings.shape, size, 1, mixed=False))
 
 
-def of(*, device: str | None, preset: str, questions: int) -> GpuSettings:
-    """On the device that is given, or a GPU. Raises UsageError where there is none."""
+def of(
+    *,
+    device: str | None,
+    preset: str,
+    questions: int,
+    dtype: str | None = None,
+    models: Sequence[str] = MODELS,
+    strategies: Sequence[str] = tuple(STRATEGIES),
+) -> GpuSettings:
+    """On the device that is given, or a GPU, in a dtype that suits it. Raises UsageError where there is no GPU, or no
+    such model.
+    """
     found = speed.device_of(device or "cuda")
-    dtype = speed.SUITABLE[found]["dtype"]
-    return GpuSettings(device=found, dtype=dtype, shape=PRESETS[preset], preset=preset, questions=questions)
+    if unknown := [name for name in models if name not in SMALL]:
+        raise UsageError(f"--models names {', '.join(unknown)}; there are {', '.join(SMALL)}")
+    return GpuSettings(
+        device=found,
+        dtype=dtype or speed.SUITABLE[found]["dtype"],
+        shape=PRESETS[preset],
+        preset=preset,
+        questions=questions,
+        models=tuple(models),
+        strategies=tuple(strategies),
+    )

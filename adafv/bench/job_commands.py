@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from importlib import import_module
 
-from adafv.bench.arguments import Figures, add_job_options, job_options, positive
+from adafv.bench.arguments import Figures, add_counts, add_job_options, job_options, positive, share
+from adafv.bench.process import by_size
+from adafv.pipeline.errors import UsageError
 
 PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_size", "device", "dtype")
 
@@ -13,35 +16,26 @@ PIPELINE = ("model", "strategy", "keep", "max_new_tokens", "workers", "batch_siz
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """memory and time to plan a rerun, by the number of ids"""
     parser.add_argument("--ids", type=int, nargs="+", default=[1_000_000, 10_000_000], help="sizes to measure")
+    _add_folder(parser, "ids", "ledger")
+
+
+def _add_folder(parser: argparse.ArgumentParser, sizes: str, module: str) -> None:
+    """Of the benchmarks that write and measure data of several sizes."""
     parser.add_argument(
         "--folder", help="where the data is written and removed again; the system's for temporary files"
     )
-    parser.set_defaults(run=_run_ledger)
+    parser.set_defaults(run=lambda options: _run_by_size(getattr(options, sizes), options.folder, module))
 
 
-def _run_ledger(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import ledger
-
-    found = ledger.run(options.ids, options.folder)
-    return [asdict(one) for one in found], ledger.table(found)
-
-
-def add_isolation(parser: argparse.ArgumentParser) -> None:
-    """what working in child processes costs"""
-    parser.add_argument("--rounds", type=int, default=50, help="how often each way is measured")
-    parser.set_defaults(run=_run_isolation)
-
-
-def _run_isolation(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import isolation
-
-    found = isolation.run(options.rounds)
-    return [asdict(one) for one in found], isolation.table(found)
+def _run_by_size(sizes: list[int], folder: str | None, name: str) -> tuple[Figures, str]:
+    module = import_module(f"adafv.bench.{name}")
+    found = by_size(sizes, folder, module.write_data, module.measure)
+    return [asdict(one) for one in found], module.table(found)
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """the job's speed beside its engine's alone (--model takes presets too); or its memory over many rows"""
-    parser.add_argument("--rows", type=positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    add_counts(parser, rows=(4000, "of the testbed (%(default)s)"))
     parser.add_argument(
         "--no-engine", action="store_true", help="label with a constant, and report the driver's and the store's memory"
     )
@@ -60,9 +54,39 @@ def _run_pipeline(options: argparse.Namespace) -> tuple[Figures, str]:
     return [asdict(one) | {"kept": one.kept}], pipeline.throughput_table([one])
 
 
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    """the same rows by this job and by ray.data.llm with vLLM: samples/s, cost, and what becomes of broken rows"""
+    from adafv.bench.shapes import PRESETS
+
+    parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
+    add_counts(
+        parser,
+        small=(8, "rows of the file whose time is taken off (%(default)s)"),
+        large=(40, "rows of the other (%(default)s)"),
+        max_new_tokens=(16, "of each answer (%(default)s)"),
+    )
+    parser.add_argument("--keep", type=share, default=0.1, metavar="X", help="keep ratio where it prunes (%(default)s)")
+    parser.add_argument("--price-per-hour", type=float, default=1.0, metavar="USD", help="of the machine (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.set_defaults(run=_run_peers)
+
+
+def _run_peers(options: argparse.Namespace) -> tuple[Figures, str]:
+    from adafv.bench import peers
+    from adafv.bench.shapes import PRESETS
+
+    if options.small >= options.large:
+        raise UsageError(f"--small {options.small} must be below --large {options.large}")
+    terms = peers.PeerTerms(
+        small=options.small, large=options.large, max_new_tokens=options.max_new_tokens, device=options.device,
+        keep=options.keep, usd_per_hour=options.price_per_hour,
+    )  # fmt: skip
+    return peers.run(PRESETS[options.preset], terms)
+
+
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """how near a plan comes to what the run then takes (--model takes presets too)"""
-    parser.add_argument("--rows", type=positive, default=4000, metavar="N", help="of the testbed (%(default)s)")
+    add_counts(parser, rows=(4000, "of the testbed (%(default)s)"))
     parser.add_argument(
         "--samples", type=positive, nargs="+", default=[200, 500], metavar="N",
         help="rows that are labelled first, and that the plan is made by",
@@ -81,8 +105,7 @@ def _run_plan(options: argparse.Namespace) -> tuple[Figures, str]:
 def add_scale(parser: argparse.ArgumentParser) -> None:
     """what bounds a job on many workers: the real pipeline, and simulated engines on a simulated cluster"""
     parser.add_argument("--rows", type=positive, nargs="+", default=[10_000, 50_000], metavar="N", help="%(default)s")
-    parser.add_argument("--nodes", type=positive, default=2, metavar="N", help="with GPUs (%(default)s)")
-    parser.add_argument("--workers", type=positive, default=8, metavar="N", help="on all of them (%(default)s)")
+    add_counts(parser, nodes=(2, "with GPUs (%(default)s)"), workers=(8, "on all of them (%(default)s)"))
     parser.add_argument("--rate", type=float, default=75.0, metavar="X", help="samples/s of a worker (%(default)s)")
     parser.add_argument(
         "--slow", type=float, default=0.0, metavar="X", help="share that is 3 times slower (%(default)s)"
@@ -103,14 +126,4 @@ def _run_scale(options: argparse.Namespace) -> tuple[Figures, str]:
 def add_report(parser: argparse.ArgumentParser) -> None:
     """memory and time of a report and its page, by the number of labels"""
     parser.add_argument("--rows", type=positive, nargs="+", default=[1_000_000], metavar="N", help="sizes to measure")
-    parser.add_argument(
-        "--folder", help="where the data is written and removed again; the system's for temporary files"
-    )
-    parser.set_defaults(run=_run_report)
-
-
-def _run_report(options: argparse.Namespace) -> tuple[Figures, str]:
-    from adafv.bench import report
-
-    found = report.run(options.rows, options.folder)
-    return [asdict(one) for one in found], report.table(found)
+    _add_folder(parser, "rows", "report")

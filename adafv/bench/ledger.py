@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adafv.bench.process import apart
+from adafv.bench.table import table as text_table
 from adafv.pipeline import schema
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, read_ledger
 from adafv.pipeline.outputs.sink import ROWS
@@ -52,16 +51,6 @@ class Measurement:
     def bytes_per_id(self) -> float:
         """Over what the process had before; an id stands for one in the ledger and one in the input."""
         return (self.peak_bytes - self.base_bytes) / self.ids
-
-
-def run(sizes: Sequence[int], folder: str | None) -> list[Measurement]:
-    """Measure each size, on data that is written under `folder` and removed again."""
-    found = []
-    for ids in sizes:
-        with tempfile.TemporaryDirectory(dir=folder) as data:
-            apart(write_data, Path(data), ids)
-            found.append(apart(measure, Path(data), ids))
-    return found
 
 
 def write_data(folder: Path, ids: int) -> None:
@@ -149,14 +138,15 @@ def _peak() -> int:
 
 
 def table(found: Sequence[Measurement]) -> str:
-    lines = [f"{'ids':>13}{'ledger s':>10}{'discover s':>12}{'plan s':>9}{'judge s':>9}{'us/id':>8}"
-             f"{'base MiB':>10}{'+ledger':>9}{'peak MiB':>10}{'bytes/id':>10}"]  # fmt: skip
-    for one in found:
-        lines.append(
-            f"{one.ids:>13,}{one.ledger_seconds:>10.1f}{one.discovery_seconds:>12.1f}{one.plan_seconds:>9.1f}{one.judge_seconds:>9.1f}"
-            f"{1e6 * one.seconds / one.ids:>8.2f}{one.base_bytes / MIB:>10.0f}{one.ledger_bytes / MIB:>9.0f}"
-            f"{one.peak_bytes / MIB:>10.0f}{one.bytes_per_id:>10.1f}"
-        )
+    columns = {"ids": "13,", "ledger s": "10.1f", "discover s": "12.1f", "plan s": "9.1f", "judge s": "9.1f"}
+    columns |= {"us/id": "8.2f", "base MiB": "10.0f", "+ledger": "9.0f", "peak MiB": "10.0f", "bytes/id": "10.1f"}
+    rows = [
+        (one.ids, one.ledger_seconds, one.discovery_seconds, one.plan_seconds, one.judge_seconds,
+         1e6 * one.seconds / one.ids, one.base_bytes / MIB, one.ledger_bytes / MIB, one.peak_bytes / MIB,
+         one.bytes_per_id)
+        for one in found
+    ]  # fmt: skip
+    lines = [text_table(columns, rows)]
     if len(found) > 1:
         first, last = found[0], found[-1]
         lines.append(f"{last.ids / first.ids:.1f} times the ids took {last.seconds / first.seconds:.1f} times the time")

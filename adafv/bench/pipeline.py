@@ -34,6 +34,7 @@ import torch
 from adafv.bench.examples import scene_row
 from adafv.bench.process import apart, resident
 from adafv.bench.shapes import PRESETS, Shape, Subject
+from adafv.bench.table import table
 from adafv.engine import Engine
 from adafv.hardware import keep_freed_memory
 from adafv.internals import object_store_bytes
@@ -44,7 +45,7 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.run import run
 from adafv.pipeline.sources.rows import to_table
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import KEPT, Labelling, WorkerOptions
+from adafv.pipeline.workers.label import GIVEN, Labelling, WorkerOptions
 from adafv.pipeline.workers.model import resolve_model
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.pipeline.workers.samples import samples_of
@@ -114,11 +115,11 @@ def job_in(folder: Path, options: JobOptions, rows: int) -> JobOptions:
     job = replace(options, input=(str(inputs),), output=str(folder / "output"))
     if options.model not in PRESETS:
         return job
-    apart(_save_model, PRESETS[options.model], str(model))
+    apart(save_model, PRESETS[options.model], str(model))
     return replace(job, model=str(model))
 
 
-def _save_model(shape: Shape, folder: str) -> None:
+def save_model(shape: Shape, folder: str) -> None:
     """Write a model of that shape, with random weights, for a job to load."""
     Subject.build(shape, torch.device("cpu"), torch.float32).save(folder)
 
@@ -154,7 +155,7 @@ class Constant:
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         answer = {"answer": "no", "finish_reason": "stop", "strategy": self._strategy, "gpu_seconds": 0.0}
         common = answer | {"labelled_at": datetime.now(UTC), "visual_tokens": 1, "kept_tokens": 1, "kept_indices": [0]}
-        return pa.Table.from_pylist([row | common for row in table.select(KEPT).to_pylist()], schema=schema.RESULTS)
+        return pa.Table.from_pylist([row | common for row in table.select(GIVEN).to_pylist()], schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
         return False
@@ -241,20 +242,19 @@ def _steady(output: Path, workers: int) -> tuple[float, float, float]:
 
 
 def throughput_table(found: Sequence[Throughput]) -> str:
-    lines = [
-        f"{'rows':>9}{'workers':>9}{'threads':>9}{'engine/s':>10}{'job/s':>8}{'kept':>7}{'idle':>7}{'whole/s':>9}"
-        f"{'first, s':>10}"
-    ]
-    for one in found:
-        lines.append(
-            f"{one.rows:>9,}{one.workers:>9}{one.threads:>9}{one.engine:>10.1f}{one.job:>8.1f}{one.kept:>7.1%}"
-            f"{one.idle_share:>7.1%}{one.whole:>9.1f}{one.first_seconds:>10.1f}"
-        )
-    return "\n".join(lines)
+    columns = {"rows": "9,", "workers": "9", "threads": "9", "engine/s": "10.1f", "job/s": "8.1f", "kept": "7.1%"}
+    columns |= {"idle": "7.1%", "whole/s": "9.1f", "first, s": "10.1f"}
+    return table(
+        columns,
+        [
+            (one.rows, one.workers, one.threads, one.engine, one.job, one.kept, one.idle_share, one.whole,
+             one.first_seconds)
+            for one in found
+        ],
+    )  # fmt: skip
 
 
 def memory_table(rate: float, found: Sequence[Memory]) -> str:
-    lines = [f"{'until, s':>9}{'driver, MiB':>13}{'object store, MiB':>19}"]
-    for one in found:
-        lines.append(f"{one.until_seconds:>9.0f}{one.driver_bytes / MIB:>13.0f}{one.store_bytes / MIB:>19.0f}")
-    return "\n".join([*lines, f"{rate:.0f} rows a second"])
+    rows = [(one.until_seconds, one.driver_bytes / MIB, one.store_bytes / MIB) for one in found]
+    columns = {"until, s": "9.0f", "driver, MiB": "13.0f", "object store, MiB": "19.0f"}
+    return f"{table(columns, rows)}\n{rate:.0f} rows a second"

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from adafv.bench.confidence import disagrees
+from adafv.bench.exam import BATCHES, Contender, Examiner, Setting, chunks
 from adafv.bench.examples import Example, ExampleSource, Skipped
-from adafv.bench.signals import Survey, ask
+from adafv.bench.table import table
 from adafv.calibration.cascades import BudgetAnswers, Cascade, CascadeFamily, cheapest, family
 from adafv.calibration.demand import Demand
+from adafv.engine import Label
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
+from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bounds import Bounds
 
 BOUND_DRAWS = 2_000  # a fifth of a calibration's, of which there is one
@@ -91,11 +93,11 @@ class Promise:
 
 def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them."""
-    survey = ask(job, job.engine, Drawn(source, terms.rows, terms.seed), keeps)
-    rows = len(survey.ids)
+    clusters, looks = ask(job, Drawn(source, terms.rows, terms.seed), keeps)
+    rows = len(clusters)
     if rows <= terms.sample:
         raise UsageError(f"--sample is {terms.sample}; there are {rows} questions, and some must be left over")
-    looks, found = looks_of(survey), repeat(survey, terms)
+    found = repeat(clusters, looks, terms)
     curves = [_curve(look, looks[0]) for look in looks[1:]]
     figures = {"rows": rows, "promise": asdict(found), "curves": curves}
     title = f"{source.title}, {job.model}, {job.engine.strategy}: {rows} questions"
@@ -104,40 +106,60 @@ def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: T
 
 def summary(worlds: Sequence[dict[str, Any]]) -> str:
     """A line for each world."""
-    lines = [f"{'':<18}{'kept, %':>9}{'agreement':>11}{'least':>8}{'again, %':>10}{'prompt tokens, % of unpruned':>30}"]
-    for world in worlds:
-        found = world["promise"]
-        lines.append(
-            f"{world['world']:<18}{100 * found['kept'] / found['chosen']:>9.1f}{found['agreement']:>11.4f}"
-            f"{found['worst']:>8.4f}{100 * found['escalated_share']:>10.1f}"
-            f"{100 * found['prompt_tokens'] / found['unpruned']:>30.1f}"
-        )
-    return "\n".join(lines)
+    columns = {"": "<18", "kept, %": "9.1f", "agreement": "11.4f", "least": "8.4f", "again, %": "10.1f"}
+    columns |= {"prompt tokens, % of unpruned": "30.1f"}
+    found = [(world["world"], world["promise"]) for world in worlds]
+    return table(
+        columns,
+        [
+            (name, 100 * one["kept"] / one["chosen"], one["agreement"], one["worst"], 100 * one["escalated_share"],
+             100 * one["prompt_tokens"] / one["unpruned"])
+            for name, one in found
+        ],
+    )  # fmt: skip
 
 
-def looks_of(survey: Survey) -> list[BudgetAnswers]:
-    """The looks as a calibration has them, the unpruned one first."""
-    unpruned = survey.looks[0]
-    return [
-        BudgetAnswers(
-            keep=look.keep,
-            scores=1 - disagrees(look, unpruned),
-            agrees=1 - disagrees(look, unpruned),
-            right=None,
-            confidence=look.signals["mean_logprob"],
-            tokens=look.tokens,
-            prompt_tokens=look.prompt_tokens,
-            seconds=0.0,
-            again=0.0,
-        )
-        for look in survey.looks
-    ]
+def ask(job: JobOptions, source: ExampleSource, keeps: Sequence[float]) -> tuple[list[str], list[BudgetAnswers]]:
+    """The cluster of each question, and the looks as a calibration has them, the unpruned one first. Rows that can't be
+    asked are left out.
+
+    Raises UsageError as `exam.Setting.check` does.
+    """
+    contenders = [Contender("none", replace(job.engine, strategy="none", keep=1.0))]
+    contenders += [Contender(job.engine.strategy, replace(job.engine, keep=keep)) for keep in keeps]
+    setting = Setting.of(job, contenders, source.batch_size)
+    setting.check()
+    examiner = Examiner(setting)
+    clusters: list[str] = []
+    labels: list[list[Label]] = [[] for _ in contenders]
+    for chunk in chunks(source.examples(), BATCHES * setting.batch_size):
+        fit, found, _ = examiner.labels([one for one in chunk if isinstance(one, Example)])
+        clusters += [example.cluster for example in fit]
+        for known, more in zip(labels, found, strict=True):
+            known += more
+    return clusters, [look_of(keep, some, labels[0]) for keep, some in zip((1.0, *keeps), labels, strict=True)]
 
 
-def repeat(survey: Survey, terms: Terms) -> Promise:
-    """Calibrate again and again."""
-    looks, clusters = looks_of(survey), np.array(survey.clusters)
-    random, rows = np.random.default_rng(terms.seed), len(clusters)
+def look_of(keep: float, labels: Sequence[Label], unpruned: Sequence[Label]) -> BudgetAnswers:
+    agree = AGREEMENTS["normalised"]
+    agrees = np.array([agree(one.answer, other.answer) for one, other in zip(labels, unpruned, strict=True)])
+    prompts = np.array([label.prompt_tokens for label in labels])
+    return BudgetAnswers(
+        keep=keep,
+        scores=agrees,
+        agrees=agrees,
+        right=None,
+        confidence=np.array([label.mean_logprob for label in labels]),
+        tokens=prompts + np.array([label.output_tokens for label in labels]),
+        prompt_tokens=prompts,
+        seconds=0.0,
+        again=0.0,
+    )
+
+
+def repeat(questions: Sequence[str], looks: Sequence[BudgetAnswers], terms: Terms) -> Promise:
+    """Calibrate again and again. `questions`: the cluster of each."""
+    clusters, random, rows = np.array(questions), np.random.default_rng(terms.seed), len(questions)
     cascades: list[Cascade] = []
     values: list[tuple[float, float, float]] = []
     for number in range(terms.repeats):
@@ -201,14 +223,15 @@ def _curve(look: BudgetAnswers, unpruned: BudgetAnswers) -> dict[str, Any]:
 
 
 def _curve_lines(curves: Sequence[dict[str, Any]], unpruned: float) -> list[str]:
-    lines = [
-        f"agreement, % / prompt tokens a question ({unpruned:.0f} unpruned), by the share asked again unpruned",
-        f"{'kept':<8}" + "".join(f"{f'{100 * share:.0f} %':>14}" for share in SHARES),
+    columns = {"kept": "<8.3g"} | {f"{100 * share:.0f} %": "14" for share in SHARES}
+    cells = [
+        [f"{100 * point['agreement']:.1f} / {point['prompt_tokens']:.0f}" for point in curve["points"]]
+        for curve in curves
     ]
-    for curve in curves:
-        cells = [f"{100 * point['agreement']:.1f} / {point['prompt_tokens']:.0f}" for point in curve["points"]]
-        lines.append(f"{100 * curve['keep']:<8.3g}" + "".join(f"{cell:>14}" for cell in cells))
-    return lines
+    return [
+        f"agreement, % / prompt tokens a question ({unpruned:.0f} unpruned), by the share asked again unpruned",
+        table(columns, [(100 * curve["keep"], *some) for curve, some in zip(curves, cells, strict=True)]),
+    ]
 
 
 def _lines(found: Promise) -> list[str]:

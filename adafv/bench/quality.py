@@ -15,6 +15,7 @@ import numpy as np
 
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, HALLUCINATED, RECALLED, ExampleSource, Scenes
+from adafv.bench.table import table as text_table
 from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
@@ -253,14 +254,11 @@ def summary(comparisons: Sequence[Contest]) -> str:
     types, strategies, keeps, _ = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
     parts = []
     for type_ in (type_ for type_ in TABLES if type_ in types):
-        lines = [
-            f"{TITLES.get(type_, type_)}: points behind the best of each world: mean; worst, and where",
-            f"{'kept':<14}" + "".join(f"{keep:>32.3g} " for keep in keeps),
-        ]
-        for strategy in strategies:
-            cells = (_behind(points, type_, strategy, keep) for keep in keeps)
-            lines.append(f"{strategy:<14}" + "".join(f"{cell:>33}" for cell in cells))
-        parts.append("\n".join(lines))
+        rows = [(name, *(_behind(points, type_, name, keep) for keep in keeps)) for name in strategies]
+        shown = text_table([("kept", "<14"), *((f"{keep:.3g} ", "33") for keep in keeps)], rows)
+        parts.append(
+            f"{TITLES.get(type_, type_)}: points behind the best of each world: mean; worst, and where\n{shown}"
+        )
     return "\n\n".join([f"over {len(comparisons)} worlds", *parts])
 
 
@@ -280,14 +278,10 @@ def _by_budget(found: Sequence[Entry], measure: Measure) -> str:
     unpruned = found[0]
     title = f"{TITLES.get(unpruned.question_type, unpruned.question_type)}: {unpruned.n}"
     keeps = list(dict.fromkeys(entry.keep for entry in found[1:]))
-    lines = [
-        f"{title}; {measure(unpruned.question_type)}, % [95 % interval]; unpruned {_cell(unpruned).strip()}",
-        f"{'kept':<14}" + "".join(f"{keep:>20.3g} " for keep in keeps),
-    ]
-    for strategy in dict.fromkeys(entry.strategy for entry in found[1:]):
-        cells = {entry.keep: _cell(entry) for entry in found[1:] if entry.strategy == strategy}
-        lines.append(f"{strategy:<14}" + "".join(f"{cells[keep]:>21}" for keep in keeps))
-    return "\n".join(lines)
+    cells = {(entry.strategy, entry.keep): _cell(entry) for entry in found[1:]}
+    rows = [(name, *(cells[name, keep] for keep in keeps)) for name in dict.fromkeys(name for name, _ in cells)]
+    shown = text_table([("kept", "<14"), *((f"{keep:.3g} ", "21") for keep in keeps)], rows)
+    return f"{title}; {measure(unpruned.question_type)}, % [95 % interval]; unpruned {_cell(unpruned).strip()}\n{shown}"
 
 
 def _cell(entry: Entry) -> str:
@@ -298,14 +292,11 @@ def _cell(entry: Entry) -> str:
 def _by_type(found: Sequence[Entry], keep: float) -> str:
     """Strategies x types of questions, for one budget, the unpruned model above."""
     types = list(dict.fromkeys(entry.question_type for entry in found))
-    columns = "".join(f"{type_[:8]:>9}" for type_ in types)
-    lines = [
-        f"{100 * keep:.3g} % kept, by type of question",
-        f"{'':<14}{columns}{'agreement':>11}{'tokens':>8}{'select ms':>11}",
+    columns = [("", "<14"), *((type_[:8], "9.1f") for type_ in types)]
+    columns += [("agreement", "11.1f"), ("tokens", "8.1f"), ("select ms", "11.2f")]
+    by_strategy = {entry.strategy: [one for one in found if one.strategy == entry.strategy] for entry in found}
+    rows = [
+        (name, *(100 * one.accuracy for one in row), 100 * row[0].agreement, row[0].kept_tokens, row[0].select_ms)
+        for name, row in by_strategy.items()
     ]
-    for strategy in dict.fromkeys(entry.strategy for entry in found):
-        row = [entry for entry in found if entry.strategy == strategy]
-        cells = "".join(f"{100 * entry.accuracy:>9.1f}" for entry in row)
-        costs = f"{100 * row[0].agreement:>11.1f}{row[0].kept_tokens:>8.1f}{row[0].select_ms:>11.2f}"
-        lines.append(f"{strategy:<14}{cells}{costs}")
-    return "\n".join(lines)
+    return f"{100 * keep:.3g} % kept, by type of question\n{text_table(columns, rows)}"

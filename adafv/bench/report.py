@@ -8,7 +8,6 @@ report and its page, and nothing else, so that the memory is a report's.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from adafv.bench.process import apart, resident
+from adafv.bench.process import resident
+from adafv.bench.table import table as text_table
 from adafv.pipeline import schema
 from adafv.pipeline.outputs.sink import ROWS
 
@@ -47,17 +47,7 @@ class ReportTimes:
         return self.report_seconds + self.page_seconds
 
 
-def run(sizes: Sequence[int], folder: str | None) -> list[ReportTimes]:
-    """Measure each size, on data that is written under `folder` and removed again."""
-    found = []
-    for rows in sizes:
-        with tempfile.TemporaryDirectory(dir=folder) as data:
-            apart(write_output, Path(data), rows)
-            found.append(apart(measure, Path(data), rows))
-    return found
-
-
-def write_output(folder: Path, rows: int) -> None:
+def write_data(folder: Path, rows: int) -> None:
     """`rows` labels in folder/output, of pictures in folder/input."""
     for part in ("input", "output/labels", "output/rejects", "output/runs"):
         (folder / part).mkdir(parents=True)
@@ -162,7 +152,7 @@ def _run(name: str, number: int, rows: int, input: str) -> dict[str, Any]:
 
 
 def measure(folder: Path, rows: int) -> ReportTimes:
-    """Make the report of what `write_output` wrote, and its page. For a process of its own."""
+    """Make the report of what `write_data` wrote, and its page. For a process of its own."""
     from adafv.pipeline.store.storage import Storage
     from adafv.reporting.page import render
     from adafv.reporting.pictures import Access
@@ -179,10 +169,11 @@ def measure(folder: Path, rows: int) -> ReportTimes:
 
 
 def table(found: Sequence[ReportTimes]) -> str:
-    lines = [f"{'labels':>13}{'report s':>10}{'page s':>8}{'peak MiB':>10}{'page kB':>9}"]
-    for one in found:
-        lines.append(
-            f"{one.rows:>13,}{one.report_seconds:>10.1f}{one.page_seconds:>8.1f}{one.peak_bytes / MIB:>10.0f}"
-            f"{one.page_bytes / 1000:>9.0f}"
-        )
-    return "\n".join(lines)
+    columns = {"labels": "13,", "report s": "10.1f", "page s": "8.1f", "peak MiB": "10.0f", "page kB": "9.0f"}
+    return text_table(
+        columns,
+        [
+            (one.rows, one.report_seconds, one.page_seconds, one.peak_bytes / MIB, one.page_bytes / 1000)
+            for one in found
+        ],
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
@@ -24,7 +24,6 @@ from adafv.pipeline.images.decode import decode
 from adafv.pipeline.sources.rows import Row
 
 _ONE_CROP = ("llava", "llava_next")  # model types
-_STEPS = 64  # sizes that are tried, from the picture's own down
 
 Size = tuple[int, int]  # height and width, in pixels
 
@@ -65,13 +64,11 @@ class Resizer:
     def _sizes(self, sizes: Sequence[Size]) -> list[Size]:
         """Those that a row's pictures are to have."""
 
-        def tokens(size: Size) -> int:
-            return self._stock.geometry(size, len(sizes) == 1).visual_tokens
-
-        budgets = [self._budget(tokens(size)) for size in sizes]
+        single = len(sizes) == 1
+        budgets = [self._budget(self._stock.geometry(size, single).visual_tokens) for size in sizes]
         if self._is_one_crop:
             return [self._crop(min(budgets))] * len(sizes) if sizes else []
-        return [_largest(size, budget, tokens) for size, budget in zip(sizes, budgets, strict=True)]
+        return [self._stock.fitted(size, budget, single) for size, budget in zip(sizes, budgets, strict=True)]
 
     def _crop(self, budget: int) -> Size:
         """Of one crop, about a square as the model's own are, with as many patches as the budget and a crop hold."""
@@ -88,12 +85,6 @@ def of_one_shape(samples: Sequence[Sample], batches: Iterable[Sequence[int]]) ->
             shapes = {image.crops.shape[1:] for image in samples[place].images}
             parts.setdefault((number, *shapes), []).append(place)
     return list(parts.values())
-
-
-def _largest(size: Size, budget: int, tokens: Callable[[Size], int]) -> Size:
-    """The largest size of which the model sees no more than `budget` tokens, else the one of which it sees fewest."""
-    tried = [(max(1, size[0] * step // _STEPS), max(1, size[1] * step // _STEPS)) for step in range(_STEPS, 0, -1)]
-    return next((each for each in tried if tokens(each) <= budget), min(tried, key=tokens))
 
 
 def _of_patches(processing: Processing) -> Processing:

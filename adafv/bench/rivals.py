@@ -33,11 +33,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from adafv.bench.ceilings import synchronise
 from adafv.bench.shapes import BenchQuestion, Subject
 from adafv.counting import TokenCounts
-from adafv.engine import Engine, EngineOptions, Label, Preparer, Sample
+from adafv.engine import Engine, EngineOptions, Label, PreparedImage, Preparer, Sample
 from adafv.engine.faults import is_out_of_memory
 from adafv.engine.stopwatch import Stopwatch
 from adafv.hardware import keep_freed_memory
-from adafv.models import Adapter, Geometry, Processing
+from adafv.models import Adapter, GeneralAdapter, Geometry, Processing
+from adafv.models.general_processing import GeneralProcessing
+from adafv.models.probe import probe
 from adafv.pruning import mix_paper, text_similarity
 
 STAGES = ("encode", "prune", "prefill", "decode")
@@ -108,15 +110,13 @@ def engine_options(terms: EngineTerms, strategy: str, keep: float, backend: str 
     )
 
 
-def timed(
-    started: Started, batch: Any, device: torch.device, clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, BatchAnswers]:
-    """The seconds that a batch takes by a clock, and its answers."""
+def timed(started: Started, batch: Any, device: torch.device) -> tuple[float, BatchAnswers]:
+    """The seconds that a batch takes, and its answers."""
     synchronise(device)
-    start = clock()
+    start = time.perf_counter()
     answers = started.answer(batch)
     synchronise(device)
-    return clock() - start, answers
+    return time.perf_counter() - start, answers
 
 
 class Rival(ABC):
@@ -157,6 +157,31 @@ class Ours(Rival):
         return Engine(adapter, processing, self._options)
 
 
+class General(Ours):
+    """The engine with the adapter for types that have none of their own."""
+
+    def __init__(self, subject: Subject, options: EngineOptions, batch_size: int) -> None:
+        super().__init__(subject, options, batch_size)
+        self._processing = GeneralProcessing(
+            family=GeneralAdapter,
+            config=subject.model.config,
+            processor=subject.processor,
+            chat_template=subject.processor.chat_template,
+        )
+
+    def prepare(self, questions: Sequence[BenchQuestion]) -> list[Sample]:
+        return _samples(Preparer(self._processing, self._options), questions)
+
+    def start(self) -> Started:
+        keep_freed_memory()
+        adapter = GeneralAdapter(self._subject.fresh_model(), self._processing.normalisation())
+        probe(adapter, self._processing)
+        return Started(_Ours(self.engine(adapter, self._processing), self._crops), adapter.model)
+
+    def _crops(self, image: PreparedImage) -> int:
+        return self._subject.processing.geometry(image.size).crops
+
+
 class Again(Ours):
     """The engine, which asks a `share` of each batch again unpruned: the least sure, whatever their confidence is."""
 
@@ -184,14 +209,14 @@ def _samples(preparer: Preparer, questions: Sequence[BenchQuestion]) -> list[Sam
 
 
 class _Ours:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, crops: Callable[[PreparedImage], int] = lambda image: len(image.crops)) -> None:
+        self._engine, self._crops = engine, crops
         self._last = ""  # picture of the batch before's last question, which the engine still has
 
     def __call__(self, samples: Sequence[Sample]) -> BatchAnswers:
         labels = self._engine.label(samples)
         shown = [image for sample in samples for image in sample.images]
-        crops = {image.key: len(image.crops) for image in shown if image.key != self._last}
+        crops = {image.key: self._crops(image) for image in shown if image.key != self._last}
         self._last = shown[-1].key
         return BatchAnswers(
             [label.answer for label in labels],
@@ -210,7 +235,7 @@ def _counts(sample: Sample, label: Label) -> list[TokenCounts]:
         outputs=label.output_tokens,
         visual=label.visual_tokens,
         kept=label.kept_tokens,
-        words=len(sample.asked),
+        words=len(sample.question_places),
     )
     if label.first_kept_indices is None:
         return [answered]

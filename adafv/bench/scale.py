@@ -32,10 +32,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.bench.process import apart, resident
+from adafv.bench.table import table as text_table
 from adafv.pipeline import schema
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.workers import samples
-from adafv.pipeline.workers.label import KEPT, WorkerOptions
+from adafv.pipeline.workers.label import GIVEN, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
 
 # Variables of a node's environment: what its workers are called, samples a second, which share of them is slow.
@@ -93,7 +94,7 @@ class Simulated:
         count = table.num_rows
         if count not in self._made:
             self._made[count] = pa.Table.from_pylist([self._values | {"batch_size": count}] * count, schema.RESULTS)
-        given = {name: table.column(name) for name in KEPT if name in schema.RESULTS.names}
+        given = {name: table.column(name) for name in GIVEN if name in schema.RESULTS.names}
         given["labelled_at"] = pa.array([datetime.now(UTC)] * count, schema.TIME)
         result = self._made[count]
         for name, column in given.items():
@@ -116,7 +117,7 @@ class Unprepared:
             "pictures": [picture],
             "input_ids": [1] * 60,
         }
-        self._values = values | {"asked": [*range(1, 20)], "fits_unpruned": True}
+        self._values = values | {"question_places": [*range(1, 20)], "fits_unpruned": True}
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         return pa.table(
@@ -318,13 +319,18 @@ def table(found: Sequence[Scaled], load: Load) -> str:
     lines = [
         f"{load.workers} workers of {load.rate:g} samples/s on {load.nodes} nodes: at most "
         f"{load.workers * load.rate * (1 - load.slow * (1 - 1 / SLOWNESS)):,.0f} a second",
-        f"{'rows':>11}{'plan, s':>9}{'rows/s':>9}{'first, s':>10}{'killed':>8}{'driver, MiB':>13}",
+        text_table(
+            {
+                "rows": "11,",
+                "plan, s": "9.1f",
+                "rows/s": "9.0f",
+                "first, s": "10.1f",
+                "killed": "8",
+                "driver, MiB": "13.0f",
+            },
+            [(one.rows, one.plan_seconds, one.rate, one.first_label, one.killed, one.driver_mib) for one in found],
+        ),
     ]
-    for one in found:
-        lines.append(
-            f"{one.rows:>11,}{one.plan_seconds:>9.1f}{one.rate:>9.0f}{one.first_label:>10.1f}{one.killed:>8}"
-            f"{one.driver_mib:>13.0f}"
-        )
     lines.append(f"{'CPU time, us for each further row':<36}{'one core does, rows/s':>23}")
     for part, micros in sorted(per_row(found).items(), key=lambda item: -item[1]):
         limit = f"{1e6 / micros:,.0f}" if part in ALONE and micros > 0 else ""

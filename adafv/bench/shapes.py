@@ -37,6 +37,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from adafv.models import Processing
+from adafv.models.general_processing import photo_only
 from adafv.models.loading import FAMILIES
 
 UNKNOWN, BOS, EOS, IMAGE, PAD = "<unk>", "<s>", "</s>", "<image>", "<pad>"
@@ -94,6 +95,7 @@ VICUNA_13B = Stack(layers=40, hidden=5120, mlp=13_824, heads=40)
 
 PRESETS = {
     "cpu-small": Shape(tower=Stack(24, 128, 512, 2), language=Stack(32, 512, 1376, 8)),
+    "cpu-one-crop": Shape(family="llava", tower=Stack(24, 128, 512, 2), language=Stack(8, 512, 1376, 8)),
     "llava-next-7b": Shape(tower=CLIP_L, language=VICUNA_7B),
     "llava-next-13b": Shape(tower=CLIP_L, language=VICUNA_13B),
     "llava-1.5-7b": Shape(family="llava", tower=CLIP_L, language=VICUNA_7B),
@@ -115,7 +117,7 @@ class Subject:
     Attributes:
         model: as transformers builds it, never run.
         processing: its parts that need no weights, for the engine.
-        processor: transformers' own, for its `generate`.
+        processor: transformers' own, for its `generate` and for the general adapter.
     """
 
     model: PreTrainedModel
@@ -254,7 +256,7 @@ def _image_processor(shape: Shape) -> Any:
 
 
 def _processor(shape: Shape, images: Any, tokenizer: PreTrainedTokenizerFast) -> Any:
-    whole = LlavaProcessor if shape.family == "llava" else LlavaNextProcessor
+    whole = photo_only(LlavaProcessor if shape.family == "llava" else LlavaNextProcessor)
     return whole(
         image_processor=images,
         tokenizer=tokenizer,

@@ -26,7 +26,7 @@ from adafv.bench import ceilings
 from adafv.bench.ceilings import synchronise
 from adafv.bench.memory import PeakMemory
 from adafv.bench.process import apart
-from adafv.bench.rivals import Again, BatchAnswers, Ours, Reference, Rival, Stock, Vllm, engine_options
+from adafv.bench.rivals import Again, BatchAnswers, General, Ours, Reference, Rival, Stock, Vllm, engine_options
 from adafv.bench.shapes import PRESETS, BenchQuestion, Shape, Subject, ask
 from adafv.bench.speed_rows import STOCK, UNPRUNED, Entrant, RoundResult, median, row_of, table
 from adafv.pipeline.errors import UsageError
@@ -170,6 +170,8 @@ def _entrants(subject: Subject, folder: str, settings: Settings) -> Iterator[Ent
         yield Entrant(
             name, "transformers", strategy, keep, Ours(subject, engine_options(settings, strategy, keep), batch)
         )
+    general = General(subject, engine_options(settings, settings.strategy, LEAST), batch)
+    yield Entrant(f"ours-{LEAST}-general", "transformers", settings.strategy, LEAST, general)
     again = Again(subject, engine_options(settings, settings.strategy, LEAST), batch, settings.again)
     yield Entrant(f"ours-{LEAST}-again", "transformers", settings.strategy, LEAST, again)
     if _has_vllm():
@@ -253,12 +255,12 @@ def _turn(rival: Rival, prepared: Prepared, device: torch.device) -> RoundResult
     if device.type != "cpu" or (time.perf_counter() - start) * rival.batch_size < PATIENCE:
         started.answer(prepared.warm_up)
         synchronise(device)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     answered = [started.answer(batch) for batch in prepared.batches]
     synchronise(device)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     weights = sum(weight.nbytes for weight in started.model.parameters())
-    return RoundResult(seconds, answered, weights + memory.growth())
+    return RoundResult(seconds, answered, weights + memory.growth(), cpu)
 
 
 def _check(name: str, answered: Sequence[BatchAnswers], tokens: int) -> None:

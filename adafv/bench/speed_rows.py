@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,6 +12,7 @@ from adafv.bench import work
 from adafv.bench.ceilings import Ceilings
 from adafv.bench.rivals import STAGES, BatchAnswers, Rival
 from adafv.bench.shapes import Subject
+from adafv.bench.table import table as text_table
 from adafv.counting import Work
 
 STOCK, UNPRUNED = "stock-none", "ours-none"
@@ -37,11 +39,13 @@ class RoundResult:
         seconds: for all questions.
         answered: of each batch.
         peak: bytes of the shared weights, and the most that was taken beside them.
+        cpu_seconds: processor time for all questions, of all threads.
     """
 
     seconds: float
     answered: list[BatchAnswers]
     peak: int
+    cpu_seconds: float
 
     @property
     def samples_per_s(self) -> float:
@@ -62,6 +66,7 @@ class SpeedRow:
         padding_share: of the positions that prefill went through, those that held nothing.
         peak_bytes: the most memory that was taken, the model's weights included.
         encode_ms, prune_ms, prefill_ms, decode_ms, other_ms: the stages, and what lies between them.
+        cpu_ms: processor time, the median of the rounds; other work on the machine falsifies it less.
         prompt_tokens, kept_tokens, output_tokens: means; of both looks, where there were two.
         at_once: the most samples that were answered together.
         rounds: samples a second in each round.
@@ -86,6 +91,7 @@ class SpeedRow:
     prefill_ms: float
     decode_ms: float
     other_ms: float
+    cpu_ms: float
     prompt_tokens: float
     kept_tokens: float
     output_tokens: float
@@ -127,6 +133,7 @@ def row_of(
         peak_bytes=max(each.peak for each in turns),
         **times,
         other_ms=ms - sum(times.values()),
+        cpu_ms=1000 * statistics.median(each.cpu_seconds for each in turns) / samples,
         prompt_tokens=sum(one.positions for one in whole.counts) / samples,
         kept_tokens=sum(one.kept for one in whole.counts) / samples,
         output_tokens=sum(one.outputs for one in whole.counts) / samples,
@@ -138,19 +145,17 @@ def row_of(
 
 def table(rows: Sequence[SpeedRow]) -> str:
     """A line for each row. Times are milliseconds of a sample, shares are in %."""
-    lines = [
-        f"{'':18}{'samples/s':>10}{'x stock':>9}{'x none':>8}{'limit %':>9}{'encode':>9}{'prune':>8}{'prefill':>9}"
-        f"{'decode':>9}{'other':>8}{'prune %':>9}{'padding %':>11}{'GFLOP':>9}{'GB':>8}{'peak GiB':>10}"
-    ]
-    for row in rows:
-        lines.append(
-            f"{row.name:18}{row.samples_per_s:>10.3g}{_times(row.over_stock):>9}{_times(row.over_unpruned):>8}"
-            f"{100 * row.limit_share:>9.1f}{row.encode_ms:>9.1f}{row.prune_ms:>8.1f}{row.prefill_ms:>9.1f}"
-            f"{row.decode_ms:>9.1f}{row.other_ms:>8.1f}{100 * row.prune_share:>9.1f}{100 * row.padding_share:>11.1f}"
-            f"{row.operations / 1e9:>9.1f}{row.bytes / 1e9:>8.2f}{row.peak_bytes / 2**30:>10.2f}"
-        )
-    return "\n".join(lines)
+    columns = {"": "<18", "samples/s": "10.3g", "x stock": "9.2f", "x none": "8.2f", "limit %": "9.1f"}
+    columns |= {"encode": "9.1f", "prune": "8.1f", "prefill": "9.1f", "decode": "9.1f", "other": "8.1f", "cpu": "9.1f"}
+    columns |= {"prune %": "9.1f", "padding %": "11.1f", "GFLOP": "9.1f", "GB": "8.2f", "peak GiB": "10.2f"}
+    cells = [
+        (row.name, row.samples_per_s, _or_blank(row.over_stock), _or_blank(row.over_unpruned), 100 * row.limit_share,
+         row.encode_ms, row.prune_ms, row.prefill_ms, row.decode_ms, row.other_ms, row.cpu_ms, 100 * row.prune_share,
+         100 * row.padding_share, row.operations / 1e9, row.bytes / 1e9, row.peak_bytes / 2**30)
+        for row in rows
+    ]  # fmt: skip
+    return text_table(columns, cells)
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"
+def _or_blank(ratio: float | None) -> float | str:
+    return "" if ratio is None else ratio

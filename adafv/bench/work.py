@@ -24,6 +24,8 @@ def count(config: Any, item: int, strategy: str, crops: int, samples: Sequence[T
         crops: how many went through the tower.
     """
     sizes = sizes_of(config)
+    if sizes is None:
+        raise ValueError(f"what a {config.model_type} model takes is not counted")
     model = Model(sizes, item)
     return {
         "encode": model.encode(crops),

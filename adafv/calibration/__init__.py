@@ -1,14 +1,14 @@
-"""Which budget is safe on a user's own data: a sample of it, labelled unpruned and at each budget, by the job itself.
+"""Which budget is safe on a user's own data: the job labels a sample unpruned and at each budget.
 
-options      what is asked, and which candidates that makes
-calibration  labels the sample with every candidate and holds the answers against the unpruned ones
-answers      what a candidate answered, read back from its output
-demand       what answers are held to: agreement, accuracy, or how far that may fall
-truth        the right answers, where the data set has them
+options      what to calibrate, and the candidates
+calibration  labels the sample with every candidate and compares the answers with the unpruned ones
+answers      a candidate's answers, read from its output
+demand       what answers must reach: agreement, accuracy, or a largest loss of accuracy
+truth        the right answers, if the data set has them
 budgets      agreement, accuracy and cost of one candidate
-verdict      which budget is recommended, and what is not decided
-cascades     the cheapest pair of looks that is shown to agree; second_looks: the pairs that were labelled
-strata       thresholds of second looks that differ by question type or source
-summary      the text that is printed; command: the command line to run next
+verdict      which budget is recommended, and what is undecided
+cascades     the cheapest pair of keep ratios shown to meet the demand; second_looks: the labelled pairs
+strata       thresholds of second looks by question type or source
+summary      the printed text; command: the command line to run next
 page         one HTML file
 """

@@ -1,8 +1,5 @@
-"""What a candidate answered, and what that took, read back from its output.
-
-A worker's first batch takes longer than those that follow: caches are cold, and much is done for the first time. It is
-a twentieth of a small sample and nothing of a data set, so it isn't counted.
-"""
+"""A candidate's answers and costs, read from its output. Each worker's first batch is slower, since caches are cold.
+It is a twentieth of a small sample and nothing of a data set, so its time isn't counted."""
 
 from __future__ import annotations
 
@@ -29,8 +26,8 @@ class Answers:
 
     Attributes:
         rows: by id.
-        seconds: of a worker, a sample; None where nothing is labelled. `encode_seconds`: of these, to encode the image.
-        kept_tokens, visual_tokens: a sample, on average; `tokens`: that the language model takes, prompt and answer.
+        seconds: of a worker, per sample; None without labels. `encode_seconds`: of these, to encode the image.
+        kept_tokens, visual_tokens: per sample; `tokens`: those of the language model, prompt and answer.
     """
 
     rows: dict[str, dict[str, Any]]
@@ -41,8 +38,13 @@ class Answers:
     tokens: float
 
 
+def cost_per_1000(seconds: float, price_per_hour: float) -> float:
+    """USD for 1,000 samples of so many worker seconds."""
+    return 1000 * seconds * price_per_hour / 3600
+
+
 def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
-    """Those of the rows that are in the sample: an output may hold those of an earlier one, too."""
+    """The labels of drawn rows: an output may also hold those of an earlier sample."""
     rows: dict[str, dict[str, Any]] = {}
     for batch in read_labels(uri, COLUMNS, storage):
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
@@ -60,7 +62,7 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
 
 
 def _without_first_batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without the first batch of each worker, unless there is no other."""
+    """The rows without each worker's first batch, unless there is no other."""
     first: dict[tuple[str, str], datetime] = {}
     for row in rows:
         worker = row["run_id"], row["worker"]

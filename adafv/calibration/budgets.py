@@ -1,8 +1,6 @@
-"""How a candidate's answers agree with the unpruned ones, how right they are, and what they took.
-
-Rows are matched by id. A row that was rejected by either is left out, and counted. Questions about one picture stand
-and fall together, so intervals are drawn over pictures, by the names that the labels have for them.
-"""
+"""How far a candidate's answers agree with the unpruned ones, how right they are, and what they took. Rows are
+matched by id; a row that either side rejected is left out and counted. Questions about one image depend on each
+other, so intervals are drawn over images, by name."""
 
 from __future__ import annotations
 
@@ -13,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from adafv.calibration.answers import Answers
-from adafv.calibration.demand import accuracy
+from adafv.calibration.demand import LOSS, Demand, accuracy
 from adafv.calibration.options import CalibrationOptions, Candidate
 from adafv.calibration.truth import Truth
 from adafv.scoring.agreement import AGREEMENTS
-from adafv.scoring.bootstrap import Bootstrap, Estimate
+from adafv.scoring.bootstrap import Estimate
 from adafv.scoring.bounds import Bounds
 
 SEED = 0
@@ -26,7 +24,7 @@ EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Change:
-    """A row whose answer is another: what was asked, and what was said unpruned and pruned."""
+    """A row with another answer: the question, and the answers unpruned and pruned."""
 
     id: str
     question: str
@@ -36,15 +34,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Budget:
-    """A candidate, held against the unpruned model. Intervals hold 95 %.
+    """A candidate compared with the unpruned model. Intervals hold 95 %.
 
     Attributes:
-        compared: rows that both labelled; `left_out`: rows of the sample that one of them rejected, or both.
+        compared: rows that both labelled; `left_out`: rows of the sample that one of them rejected.
         agreements: with the unpruned answers, by measure.
-        demanded: what the demand is on (`Demand`).
-        best: what `demanded` would be if all answers were the unpruned ones: more can't be shown by this sample.
-        answered: rows whose right answer is known; `accuracy`: of these; `difference`: to the unpruned accuracy.
-        seconds: of a worker, a sample; `tokens`: that the language model takes, prompt and answer.
+        demanded: the figure that the demand is on (`Demand`).
+        best: `demanded` if all answers were the unpruned ones: this sample can't show more.
+        answered: rows with a known right answer; `accuracy`: theirs; `difference`: to the unpruned accuracy.
+        seconds: of a worker, per sample; `tokens`: those of the language model, prompt and answer.
         changes: some of the rows that agree least.
     """
 
@@ -71,24 +69,16 @@ class Budget:
     def keep(self) -> float:
         return self.candidate.keep
 
-    @property
-    def samples_per_s(self) -> float:
-        """Of one worker."""
-        return 1 / self.seconds
-
-    def cost_per_1000(self, price_per_hour: float | None) -> float | None:
-        return None if price_per_hour is None else 1000 * self.seconds * price_per_hour / 3600
-
 
 class Comparison:
-    """The unpruned answers, which all candidates are held against.
+    """The unpruned answers, with which all candidates are compared.
 
     Args:
-        drawn: how many rows the sample has.
+        drawn: rows in the sample.
 
     Attributes:
-        images: how many the unpruned answers are about.
-        accuracy: of the unpruned answers, where right ones are known.
+        images: how many images the unpruned answers are about.
+        accuracy: of the unpruned answers, if right ones are known.
     """
 
     def __init__(self, options: CalibrationOptions, unpruned: Answers, truth: Truth, drawn: int) -> None:
@@ -96,7 +86,7 @@ class Comparison:
         self._ids = sorted(unpruned.rows)
         clusters = [unpruned.rows[id]["image"] for id in self._ids]
         self.images = len(set(clusters))
-        self._bounds, self._bootstrap = Bounds(clusters, SEED), Bootstrap(clusters, SEED)
+        self._bounds = Bounds(clusters, SEED)
         self._references = [truth.get(id, ()) for id in self._ids]
         self._known = np.array([id in truth for id in self._ids], dtype=bool)
         self._points = self._scored(unpruned)
@@ -125,7 +115,7 @@ class Comparison:
             best=best,
             answered=int(known.sum()),
             accuracy=self._bounds.mean(points, known) if known.any() else None,
-            difference=self._bootstrap.difference(points, self._points, known) if known.any() else None,
+            difference=self._difference(points, known) if known.any() else None,
             seconds=answers.seconds,
             kept_tokens=answers.kept_tokens,
             visual_tokens=answers.visual_tokens,
@@ -133,14 +123,19 @@ class Comparison:
             changes=self._changes(values[self._options.agreement], answers),
         )
 
+    def _difference(self, points: np.ndarray, chosen: np.ndarray) -> Estimate:
+        """To the unpruned accuracy: no point, even if all answers are as right as before."""
+        scores = self._bounds.mean((1 + points - self._points) / 2, chosen)
+        return Demand(self._options.metric, 0.0, LOSS).estimate(scores)
+
     def _scored(self, answers: Answers) -> np.ndarray:
-        """float64 [R]: what the answers are worth, 0 where that isn't known."""
+        """float64 [R]: how right the answers are, 0 if unknown."""
         labelled = np.array([id in answers.rows for id in self._ids], dtype=bool)
         right = accuracy(self._options.metric, self._said(answers, labelled), self._references)
         return np.where(labelled, right, 0.0)
 
     def _said(self, answers: Answers, there: np.ndarray) -> list[str]:
-        """The answers, and nothing where there is none."""
+        """The answers, empty where there is none."""
         return [answers.rows[id]["answer"] if one else "" for id, one in zip(self._ids, there, strict=True)]
 
     def _changes(self, values: np.ndarray, answers: Answers) -> tuple[Change, ...]:

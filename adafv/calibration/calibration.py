@@ -1,16 +1,14 @@
-"""One calibration: the sample labelled by every candidate, through the job itself, and what came of it.
-
-The candidates' outputs are those of ordinary jobs, side by side under `--output`. So a calibration that was killed is
-resumed by the same command, and one with another budget, strategy or a larger sample labels only what is new.
-"""
+"""One calibration: every candidate labels the sample through the job itself. The candidates' outputs are ordinary
+job outputs side by side under `--output`, so the same command resumes a killed calibration, and one with another
+budget, strategy or larger sample labels only what is new."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from adafv.calibration.answers import Answers, read_answers
+from adafv.calibration.answers import Answers, cost_per_1000, read_answers
 from adafv.calibration.budgets import SEED, Budget, Comparison
 from adafv.calibration.cascades import Cascade, CascadeFamily, cheapest
 from adafv.calibration.command import command_line
@@ -31,15 +29,15 @@ LOG = logging.getLogger("adafv")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of each budget.
+    """The figures of each budget.
 
     Attributes:
-        drawn: rows in the sample; `labelled`: of these, by the unpruned model; `images`: that they are on.
-        unpruned: what labelling without pruning took a worker, in seconds a sample.
-        accuracy: the unpruned model's, where right answers are known.
-        unpruned_tokens: that the language model takes unpruned, a sample: prompt and answer.
-        families: cascades of two looks.
-        stratified: thresholds by stratum, where they are asked for and any stratum has its own.
+        drawn: rows in the sample; `labelled`: of these, by the unpruned model; `images`: of these rows.
+        unpruned: worker seconds per sample without pruning.
+        accuracy: the unpruned model's, if right answers are known.
+        unpruned_tokens: the language model's tokens per sample without pruning, prompt and answer.
+        families: cascades of two keep ratios.
+        stratified: thresholds by stratum, if asked for and any stratum has its own.
     """
 
     options: CalibrationOptions
@@ -63,35 +61,35 @@ class Calibration:
 
     @property
     def is_too_small(self) -> bool:
-        """Whether this sample could show of no budget that it meets the demand."""
+        """Whether this sample can't show of any budget that it meets the demand."""
         return all(is_beyond(budget, self.demand) for budget in self.budgets)
 
     @property
     def command(self) -> str | None:
-        """The command line to run next."""
+        """The command line for the recommended budget."""
         found = self.recommended
         return None if found is None else command_line(found.candidate.job)
 
     @property
     def cascade(self) -> Cascade | None:
-        """The cheapest cascade that is shown to meet the demand."""
+        """The cheapest cascade shown to meet the demand."""
         return cheapest(self.families)
 
     @property
     def cascade_command(self) -> str | None:
-        """The command line that labels with it."""
+        """The command line for the cascade."""
         found = self.cascade
         return None if found is None else command_line(self.options.cascade_job(found))
 
     @property
     def stratified_command(self) -> str | None:
-        """The command line that labels with thresholds by stratum."""
+        """The command line for thresholds by stratum."""
         found = self.stratified
         return None if found is None else command_line(self.options.cascade_job(found.common, found.thresholds))
 
     @property
     def next_command(self) -> str | None:
-        """The cheapest of these, by the tokens that the language model takes; None where unpruned is cheaper still."""
+        """The cheapest of these, by the language model's tokens; None if unpruned is cheaper still."""
         ways = [
             (found.tokens, command)
             for found, command in (
@@ -104,7 +102,7 @@ class Calibration:
         return min(ways)[1] if ways else None
 
     def as_json(self) -> dict[str, Any]:
-        options, found, price = self.options, self.recommended, self.options.job.price_per_hour
+        options, found = self.options, self.recommended
         return {
             "input": [redact(uri) for uri in options.job.input],
             "model": redact(options.job.model),
@@ -117,11 +115,11 @@ class Calibration:
             "agreement": options.agreement,
             "confidence": CONFIDENCE,
             "seed": SEED,
-            "price_per_hour": price,
+            "price_per_hour": options.job.price_per_hour,
             "unpruned": {
                 "labelled": self.labelled,
                 "accuracy": _interval(self.accuracy),
-                "cost_per_1000_usd": None if price is None else 1000 * self.unpruned * price / 3600,
+                **self._cost(self.unpruned),
                 "samples_per_s": 1 / self.unpruned,
                 "tokens": self.unpruned_tokens,
             },
@@ -149,50 +147,45 @@ class Calibration:
         return found | self._cascade(plan.cascade) | {"low": low}
 
     def _cascade(self, cascade: Cascade) -> dict[str, Any]:
-        return {
-            "keep": cascade.keep,
-            "escalate": cascade.escalate,
-            "threshold": cascade.threshold,
-            "agreement": cascade.agreement,
-            "low": cascade.low,
-            "escalated_share": cascade.escalated_share,
-            "cost_per_1000_usd": cascade.cost_per_1000(self.options.job.price_per_hour),
-        } | ({} if cascade.accuracy is None else {"accuracy": cascade.accuracy})
+        names = ("keep", "escalate", "threshold", "agreement", "low", "escalated_share")
+        found = {name: getattr(cascade, name) for name in names} | self._cost(cascade.seconds)
+        return found | ({} if cascade.accuracy is None else {"accuracy": cascade.accuracy})
 
     def _budget(self, budget: Budget) -> dict[str, Any]:
         agreement = budget.agreements[self.options.agreement]
+        counted = ("compared", "left_out", "answered", "kept_tokens", "visual_tokens", "tokens")
         return {
             "strategy": budget.strategy,
             "keep": budget.keep,
             "agreement": agreement.value,
             "low": agreement.low,
             "high": agreement.high,
-            "cost_per_1000_usd": budget.cost_per_1000(self.options.job.price_per_hour),
-            "samples_per_s": budget.samples_per_s,
-            "demanded": _interval(budget.demanded),
+            **self._cost(budget.seconds),
+            "samples_per_s": 1 / budget.seconds,
+            "demanded": asdict(budget.demanded),
             "verdict": judge(budget, self.demand),
-            "compared": budget.compared,
-            "left_out": budget.left_out,
-            "agreements": {name: _interval(each) for name, each in budget.agreements.items()},
-            "answered": budget.answered,
+            "agreements": {name: asdict(each) for name, each in budget.agreements.items()},
             "accuracy": _interval(budget.accuracy),
             "accuracy_difference": _interval(budget.difference),
-            "kept_tokens": budget.kept_tokens,
-            "visual_tokens": budget.visual_tokens,
-            "tokens": budget.tokens,
+            **{name: getattr(budget, name) for name in counted},
         }
+
+    def _cost(self, seconds: float) -> dict[str, float | None]:
+        """Of 1,000 samples."""
+        price = self.options.job.price_per_hour
+        return {"cost_per_1000_usd": None if price is None else cost_per_1000(seconds, price)}
 
 
 def _interval(estimate: Estimate | None) -> dict[str, float] | None:
-    return None if estimate is None else {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return None if estimate is None else asdict(estimate)
 
 
 def calibrate(options: CalibrationOptions) -> Calibration:
-    """Label the sample with every candidate, in one Ray session, and hold their answers against the unpruned ones.
+    """Label the sample with every candidate, in one Ray session, and compare the answers with the unpruned ones.
 
     Raises:
         UsageError: the options can't be carried out.
-        RunError: a run failed, or labelled nothing that could be compared.
+        RunError: a run failed, or labelled nothing to compare.
     """
     from adafv.pipeline.control.session import RaySession  # here, so that a wrong option doesn't wait for Ray
     from adafv.pipeline.setup import with_commit
@@ -211,7 +204,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         strata = {} if options.stratify is None else read_strata(options.job, options.stratify, sample, storage)
     answers = read_answers(unpruned.job.output, sample, storage)
     if answers.seconds is None:
-        raise RunError(f"not one row of the sample could be labelled: {unpruned.job.output}/rejects says why")
+        raise RunError(f"no row of the sample was labelled: see {unpruned.job.output}/rejects")
     if column is not None and not truth.keys() & answers.rows.keys():
         wanted = "a text, a list of texts, or a list of {'answer': text}"
         raise RunError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
@@ -234,7 +227,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
 
 
 def _label(candidate: Candidate, number: int, count: int) -> Ledger:
-    """Run the job; which rows are the sample."""
+    """Run the job; returns the drawn rows."""
     from adafv.pipeline.run import run
 
     name = UNPRUNED if candidate.strategy == UNPRUNED else f"{candidate.strategy} at {candidate.keep:g}"
@@ -248,5 +241,5 @@ def _read(candidate: Candidate, unpruned: Answers, sample: Ledger, storage: Stor
     answers = read_answers(candidate.job.output, sample, storage)
     if not answers.rows.keys() & unpruned.rows.keys():
         output = candidate.job.output
-        raise RunError(f"{output} has no row that is labelled unpruned, too: {output}/rejects says what went wrong")
+        raise RunError(f"{output} has no label whose row was also labelled unpruned: see {output}/rejects")
     return answers

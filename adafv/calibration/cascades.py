@@ -1,18 +1,15 @@
-"""Which cascade of two looks is the cheapest that is shown to meet the demand: keep ratios and threshold.
+"""The cheapest cascade of two keep ratios and a threshold that is shown to meet the demand.
 
-A cascade labels at a keep ratio and asks those answers again whose confidence is below a threshold (`--escalate`,
-`--escalate-below`). What it would have answered is known from the outputs of its two budgets, so nothing is labelled
-for it.
+A cascade labels at one keep ratio and asks again, at another, the answers whose confidence is below a threshold
+(`--escalate`, `--escalate-below`). Its answers follow from the outputs of its two budgets, so nothing more is labelled.
 
-The bound holds after choosing. A family is a first and a second keep ratio; its thresholds form a sequence that is
-fixed beforehand (`THRESHOLDS`, or `LEADS`), from asking everything again downwards. Each threshold's scores are held
-against the demand by a one-sided test, and the walk ends at the first that isn't shown to meet it. A false cascade can
-only be chosen if the first false one of the sequence passes its test. So one test's error holds for the whole walk,
-however many thresholds there are (fixed-sequence testing; Learn then Test, arXiv 2110.01052). Among F families the
-error is divided by F. Every row serves to choose and to test; a split sample would choose on one half and test on the
-other.
+The bound holds after choosing. A family is a pair of keep ratios; its thresholds form a fixed sequence (`THRESHOLDS`,
+or `LEADS`), from asking everything again downwards. Each is tested one-sided against the demand, and the walk ends at
+the first failure. A false cascade is chosen only if the first false one passes its test, so one test's error holds for
+the whole walk (fixed-sequence testing; Learn then Test, arXiv 2110.01052). With F families the error is divided by F.
+Every row serves both to choose and to test.
 
-Where the second look is unpruned, all that is asked again agrees, and the fewer are asked again, the fewer agree.
+If the second look is unpruned, all that is asked again agrees; the fewer are asked again, the fewer agree.
 """
 
 from __future__ import annotations
@@ -26,10 +23,10 @@ from adafv.calibration.demand import Demand
 from adafv.scoring.betting import Betting
 from adafv.scoring.bounds import Bounds
 
-ERROR = 0.05  # the probability that a cascade is chosen that doesn't meet the demand
+ERROR = 0.05  # the probability of choosing a cascade that doesn't meet the demand
 # Log-probabilities: log-odds from 12 to -6, of the geometric mean of an answer's tokens' probabilities.
 THRESHOLDS = tuple(float(f"{value:.4g}") for value in -np.logaddexp(0, -np.linspace(12, -6, 181)))
-# Of choices' answers the confidence is the best one's lead, from 0 to 1.
+# For choices the confidence is the best one's lead, from 0 to 1.
 LEADS = tuple(float(f"{value:.4g}") for value in np.linspace(1, 0, 201))
 
 
@@ -40,10 +37,10 @@ class BudgetAnswers:
     Attributes:
         scores: float64 [R], what the demand is on (`Demand.scores`).
         agrees: float64 [R], with the unpruned answers, from 0 to 1.
-        right: how right they are, NaN where that isn't known; None where it is of none.
+        right: float64 [R], how right they are, NaN if unknown; None if none is known.
         confidence: float64 [R].
-        tokens: [R], positions that the language model takes: prompt and answer; `prompt_tokens`, of the prompt.
-        seconds: of a worker, a sample; `again`: of these, what a second look takes, for which the image is encoded.
+        tokens: [R], the language model's positions: prompt and answer; `prompt_tokens`: the prompt's.
+        seconds: of a worker, per sample; `again`: of these, what a second look takes, without encoding the image.
     """
 
     keep: float
@@ -59,13 +56,13 @@ class BudgetAnswers:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Label at `keep`, ask again at `escalate` what is less sure than `threshold`.
+    """Label at `keep`; ask again at `escalate` if the confidence is below `threshold`.
 
     Attributes:
-        agreement: with the unpruned answers; `accuracy`, where right ones are known.
-        low: the lower bound of what is demanded (`Demand`).
+        agreement: with the unpruned answers; `accuracy`, if right ones are known.
+        low: the lower bound of the demanded figure (`Demand`).
         escalated_share: of the rows that are asked again.
-        seconds: of a worker, a sample, second looks included; likewise `tokens` and `prompt_tokens`.
+        seconds: of a worker, per sample, second looks included; likewise `tokens` and `prompt_tokens`.
     """
 
     strategy: str
@@ -80,15 +77,11 @@ class Cascade:
     tokens: float
     prompt_tokens: float
 
-    def cost_per_1000(self, price_per_hour: float | None) -> float | None:
-        return None if price_per_hour is None else 1000 * self.seconds * price_per_hour / 3600
-
 
 @dataclass(frozen=True)
 class CascadeFamily:
-    """All cascades of a strategy's two keep ratios, in the thresholds' order; `chosen`: the cheapest that is shown to
-    meet the demand, if any is.
-    """
+    """All cascades of a strategy's two keep ratios, in the thresholds' order; `chosen`: the cheapest shown to meet
+    the demand, if any."""
 
     strategy: str
     keep: float
@@ -110,11 +103,11 @@ def family(
     families: int,
     thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> CascadeFamily:
-    """Walk down the thresholds, while it is shown that the demand is met.
+    """Walk down the thresholds while the demand is shown to be met.
 
     Args:
         bounds: of the rows' clusters, for the demand's scores (`Demand.bounds`).
-        families: how many there are to choose among, by which the error is divided.
+        families: how many there are to choose from, by which the error is divided.
     """
     again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     low = bounds.lower_ends(np.where(again, second.scores, first.scores), ERROR / families)
@@ -144,7 +137,7 @@ def family(
 
 
 def cheapest(families: Iterable[CascadeFamily]) -> Cascade | None:
-    """The cascade that takes the language model through the fewest positions: that is what its cost goes by, and unlike
-    seconds it doesn't depend on what else the machine did."""
+    """The cascade with the fewest language model tokens. Unlike seconds, they don't depend on what else the machine
+    did."""
     chosen = [each.chosen for each in families if each.chosen is not None]
     return min(chosen, key=lambda cascade: cascade.tokens, default=None)

@@ -7,14 +7,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from adafv.pipeline.options import JobOptions, flag, option_fields
+from adafv.pipeline.options import JobOptions, option_fields, option_string
 from adafv.pipeline.redaction import redact
 
 PASSED_OVER = ("input", "output", "strategy", "keep", "sample", "sample_adjacent", "retry_rejects")
 
 
 def command_line(job: JobOptions) -> str:
-    """`job`, of which the sample's labels are made, but for all rows. Without secrets, which its URIs may hold."""
+    """The command for `job` on all rows, without secrets in URIs."""
     parts = [*_program(), "--input", *map(redact, job.input), "--output", redact(job.output)]
     parts += ["--strategy", job.engine.strategy]
     parts += [] if "keep" in job.engine.idle else ["--keep", f"{job.engine.keep:g}"]
@@ -31,12 +31,12 @@ def _program() -> list[str]:
 
 def _argument(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
-        return [flag(name) if value else flag(f"no_{name}")]
+        return [option_string(name) if value else option_string(f"no_{name}")]
     text = redact(json.dumps(value) if isinstance(value, tuple) else str(value))
-    return [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
+    return [f"{option_string(name)}={text}"] if text.startswith("-") else [option_string(name), text]
 
 
 def is_whole(job: JobOptions) -> bool:
-    """Whether the command line says all there is to say, no secret left out."""
+    """Whether the command line leaves out no secret."""
     texts = [*job.input, *(value for value in job.values().values() if isinstance(value, str))]
     return all(redact(text) == text for text in texts)

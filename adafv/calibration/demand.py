@@ -1,4 +1,4 @@
-"""What answers are held to: a mean over the rows, of scores from 0 to 1, that must reach a least value."""
+"""What answers must reach: a mean of scores from 0 to 1 over the rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.betting import Betting
 from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import Bounds, rows_to_show
+from adafv.scoring.bounds import TAIL, Bounds, floored, rows_to_show
 from adafv.scoring.metrics import METRICS
 
 AGREEMENT, ACCURACY, LOSS = "agreement", "accuracy", "loss"
-WHOLE = ("exact", "normalised", "contains")  # measures that give 0 or 1
+BINARY = ("exact", "normalised", "contains")  # measures that give 0 or 1
 
 
 @dataclass(frozen=True)
 class Demand:
-    """An agreement with the unpruned answers, or an accuracy, of at least `least`; or an accuracy that is at most
-    `least` away from the unpruned one: then `least` is that difference, negative.
+    """An agreement with the unpruned answers, or an accuracy, of at least `least`; or a largest loss of accuracy, with
+    `least` its negative.
 
     Attributes:
-        measure: by which two answers are compared (`AGREEMENTS`), or one with the right ones (`METRICS`).
+        measure: compares two answers (`AGREEMENTS`), or one with the right ones (`METRICS`).
         of: `AGREEMENT`, `ACCURACY` or `LOSS`.
     """
 
@@ -37,15 +37,14 @@ class Demand:
 
     @property
     def least_score(self) -> float:
-        """What the mean score must reach."""
+        """The mean score to reach."""
         return (1 + self.least) / 2 if self.of == LOSS else self.least
 
     def scores(
         self, answers: Sequence[str], unpruned: Sequence[str], references: Sequence[tuple[str, ...]]
     ) -> np.ndarray:
-        """float64 [R], from 0 to 1: of a loss, 0.5 where the answer is as right as the unpruned one. 0 where the right
-        answers, if they are needed, aren't known.
-        """
+        """float64 [R], from 0 to 1; for a loss, 0.5 if the answer is as right as the unpruned one. 0 if needed right
+        answers are unknown."""
         if self.of == AGREEMENT:
             agreement = AGREEMENTS[self.measure]
             return np.array([agreement(one, other) for one, other in zip(unpruned, answers, strict=True)])
@@ -53,25 +52,23 @@ class Demand:
         return right if self.of == ACCURACY else (1 + right - accuracy(self.measure, unpruned, references)) / 2
 
     def figure(self, score: float) -> float:
-        """What a mean score says: the agreement, the accuracy, or its difference to the unpruned one."""
+        """The agreement, accuracy, or difference in accuracy that a mean score stands for."""
         return 2 * score - 1 if self.of == LOSS else score
 
     def estimate(self, scores: Estimate) -> Estimate:
         return Estimate(*(self.figure(score) for score in (scores.value, scores.low, scores.high)))
 
     def bounds(self, clusters: Sequence[Hashable], seed: int) -> Bounds | Betting:
-        """Lower ends that hold for the scores: exact ones for 0 and 1, and proven ones for what is in between."""
-        whole = self.measure in WHOLE and self.of != LOSS
-        return Bounds(clusters, seed) if whole else Betting(clusters, seed)
+        """Lower bounds for the scores: exact for 0 and 1, proven for values in between."""
+        exact = self.measure in BINARY and self.of != LOSS
+        return Bounds(clusters, seed) if exact else Betting(clusters, seed)
 
-    def fewest_rows(self, tail: float | None = None) -> int | None:
-        """How many rows, each on an image of its own, could show it: if all answers were the unpruned ones. None where
-        that depends on how right these are.
-        """
+    def fewest_rows(self, tail: float = TAIL) -> int | None:
+        """How many rows, each on its own image, could show it if all answers were the unpruned ones. None if that
+        depends on how right these are."""
         if self.of == ACCURACY:
             return None
-        least = 1 + self.least if self.of == LOSS else self.least
-        return rows_to_show(least) if tail is None else rows_to_show(least, tail)
+        return rows_to_show(1 + self.least if self.of == LOSS else self.least, tail)
 
     def __str__(self) -> str:
         if self.of == AGREEMENT:
@@ -90,14 +87,9 @@ class Demand:
 
 
 def accuracy(metric: str, answers: Sequence[str], references: Sequence[tuple[str, ...]]) -> np.ndarray:
-    """float64 [R]: how right each answer is, 0 where the right ones aren't known."""
+    """float64 [R]: how right each answer is, 0 if unknown."""
     measure = METRICS[metric]
     return np.array([measure(one, right) if right else 0.0 for one, right in zip(answers, references, strict=True)])
-
-
-def floored(value: float) -> float:
-    """Rounded down to four digits, so that no bound looks better than it is."""
-    return float(np.floor(value * 10_000 + 1e-9) / 10_000)
 
 
 def share(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The calibration as one HTML file that needs nothing else, in the report's look. What came from data is escaped."""
+"""The calibration as one self-contained HTML file in the report's style. Text from data is escaped."""
 
 from __future__ import annotations
 
@@ -15,44 +15,25 @@ from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS
 from adafv.reporting import charts
 from adafv.scoring.bootstrap import Estimate
 
-SHARES = 10  # so many steps from no second look to one for every row
+SHARES = 10  # steps from no second look to one for every row
 
 
 def render(calibration: Calibration) -> str:
     """The page."""
     loader = ChoiceLoader([PackageLoader("adafv.calibration", "."), PackageLoader("adafv.reporting", ".")])
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("calibration.html")
-    strategies = _by_strategy(calibration.budgets)
     return template.render(
         headline=summary.headline(calibration),
         verdict=summary.verdict(calibration),
         command=calibration.next_command,
-        charts=_charts(calibration, strategies),
-        tables=_tables(calibration, strategies),
+        charts=_charts(calibration, summary.by_strategy(calibration)),
+        tables=summary.tables(calibration),
         changes=_changes(calibration),
     )
 
 
-def _tables(
-    calibration: Calibration, strategies: Sequence[tuple[str, Sequence[Budget]]]
-) -> list[tuple[str, list[str], list[list[str]]]]:
-    """A title, the names of the columns, and the rows of each table."""
-    columns = summary.columns(calibration)
-    tables = [(name, columns, summary.rows(calibration, budgets)) for name, budgets in strategies]
-    if cascades := summary.cascade_rows(calibration):
-        tables.append((summary.SECOND_LOOKS, summary.cascade_columns(calibration), cascades))
-    if strata := summary.stratum_rows(calibration):
-        tables.append((summary.BY_STRATUM, summary.stratum_columns(calibration), strata))
-    return tables
-
-
-def _by_strategy(budgets: Sequence[Budget]) -> list[tuple[str, list[Budget]]]:
-    names = dict.fromkeys(budget.strategy for budget in budgets)
-    return [(name, [budget for budget in budgets if budget.strategy == name]) for name in names]
-
-
 def _charts(calibration: Calibration, strategies: Sequence[tuple[str, Sequence[Budget]]]) -> list[tuple[str, Markup]]:
-    """Agreement over cost, and accuracy over cost where there is any."""
+    """Agreement over cost, and accuracy over cost if known."""
     options, accuracy = calibration.options, calibration.accuracy
     levels: dict[str, float] = {calibration.demand.of: calibration.demand.least}
     agreement = _curves(
@@ -83,7 +64,7 @@ def _curves(
 ) -> Markup:
     """Fixed budgets by `figure`, second looks by `figure_again`, and a line at the demand's `level`."""
     price = calibration.options.job.price_per_hour
-    unit, each = ("ms of a worker a sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
+    unit, each = ("worker ms per sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
     lines = [("unpruned", [_point(each * calibration.unpruned, unpruned, "all")])]
     for name, budgets in strategies:
         figures = [(budget, found) for budget in budgets if (found := figure(budget)) is not None]
@@ -97,9 +78,8 @@ def _curves(
 
 
 def _spread(family: CascadeFamily, best: Cascade | None) -> list[tuple[Cascade, str]]:
-    """Some of the cascades, evenly by the share that is asked again, up to the chosen one, with what they are called:
-    only the best is.
-    """
+    """Some of the cascades, evenly by the share asked again, up to the chosen one, with labels: only the best has
+    one."""
     most = 1.0 if family.chosen is None else family.chosen.escalated_share
     found: dict[int, tuple[Cascade, str]] = {}
     for one in (each for each in family.cascades if each.escalated_share <= most):
@@ -115,7 +95,7 @@ def _point(x: float, estimate: Estimate, label: str) -> charts.Point:
 
 
 def _changes(calibration: Calibration) -> Budget | None:
-    """The budget whose changed answers are shown: the recommended one, or that which agrees most."""
+    """The budget whose changed answers are shown: the recommended one, or the one that agrees most."""
     most = max(calibration.budgets, key=lambda budget: budget.demanded.value)
     found = calibration.recommended or most
     return found if found.changes else None

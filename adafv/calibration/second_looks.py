@@ -1,8 +1,5 @@
-"""Every pair of keep ratios that a calibration has labelled, as families of cascades.
-
-A pair is compared on the rows that the unpruned model and both of its looks labelled, of whose first answer the
-confidence is known, and, where the demand is on accuracy, of which the right answer is.
-"""
+"""Every labelled pair of keep ratios, as families of cascades. A pair is compared on the rows that the unpruned
+model and both looks labelled, with a known first confidence and, for a demand on accuracy, a known right answer."""
 
 from __future__ import annotations
 
@@ -29,10 +26,10 @@ def families(
     only: Collection[str] | None = None,
     strata: int = 1,
 ) -> tuple[CascadeFamily, ...]:
-    """All pairs of a first keep ratio and a larger second one, of each strategy.
+    """All pairs of a first keep ratio and a larger second one, for each strategy.
 
     Args:
-        only: ids of the rows to go by, where not all; `strata`: in how many of such parts the promise is to hold.
+        only: ids of the rows to use, if not all; `strata`: in how many such parts the promise must hold.
     """
     demand, rows = options.demand, unpruned.rows if only is None else only
     pairs = [(first, again) for first in labelled for again in options.escalates if first[1] < again]

@@ -1,11 +1,11 @@
-"""Thresholds that differ by stratum: by what a column of the input says of a row, such as the type of its question.
+"""Thresholds by stratum, the value of an input column such as the question type.
 
-Both keep ratios are the same for all rows, so that a batch is pruned and answered together; what differs is the
-threshold of second looks. Each stratum that has enough rows walks down the thresholds by itself, on its own rows. The
-error is divided by the pairs of keep ratios and by the strata, so that the promise holds in all of these strata at
-once. The other rows get the threshold that is shown for all rows together: that promises nothing for them alone.
+Keep ratios are the same for all rows, so that a batch is pruned together; only the threshold of second looks differs.
+Each stratum with enough rows walks down the thresholds on its own rows. The error is divided by the pairs of keep
+ratios and by the strata, so the promise holds in all of them at once. Other rows get the threshold shown for all rows
+together, which promises nothing for them alone.
 
-Whether there are enough rows is decided by their number alone, before anybody looks at the answers.
+Whether there are enough rows is decided by their number alone, before looking at the answers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from adafv.calibration.options import CalibrationOptions
 from adafv.calibration.second_looks import Labelled, families
 from adafv.calibration.truth import Truth
 
-FEWEST = 30  # rows of a stratum, where the demand doesn't say how many it takes
+FEWEST = 30  # rows of a stratum, if the demand doesn't say
 
 
 @dataclass(frozen=True)
 class StratumPlan:
-    """What is done with one stratum's rows.
+    """What to do with one stratum's rows.
 
     Attributes:
-        cascade: with what came of it in the stratum.
-        own: whether the threshold is shown for the stratum; otherwise it is the one for all rows.
+        cascade: with its figures in the stratum.
+        own: whether the threshold is shown for the stratum, or is the one for all rows.
     """
 
     stratum: str
@@ -42,7 +42,7 @@ class StratumPlan:
 
 @dataclass(frozen=True)
 class Stratified:
-    """Plans by stratum, the largest first; `common`: what rows of no or another stratum get."""
+    """Plans by stratum, the largest first; `common`: for rows of no or another stratum."""
 
     column: str
     plans: tuple[StratumPlan, ...]
@@ -50,16 +50,12 @@ class Stratified:
 
     @property
     def tokens(self) -> float:
-        """That the language model takes, a sample: prompt and answer."""
+        """The language model's tokens per sample, prompt and answer."""
         return self._mean([plan.cascade.tokens for plan in self.plans])
 
     @property
     def escalated_share(self) -> float:
         return self._mean([plan.cascade.escalated_share for plan in self.plans])
-
-    @property
-    def agreement(self) -> float:
-        return self._mean([plan.cascade.agreement for plan in self.plans])
 
     def _mean(self, values: Sequence[float]) -> float:
         rows = [plan.rows for plan in self.plans]
@@ -79,10 +75,10 @@ def stratify(
     strata: Mapping[str, str],
     common: Sequence[CascadeFamily],
 ) -> Stratified | None:
-    """The plans of that pair of keep ratios whose looks take the fewest tokens; None where no stratum has its own.
+    """The plans of the pair of keep ratios with the fewest tokens; None if no stratum has its own threshold.
 
     Args:
-        strata: of which one each row is, by id.
+        strata: each row's stratum, by id.
         common: the families on all rows.
     """
     assert options.stratify is not None
@@ -104,7 +100,7 @@ def stratify(
 
 
 def _large_enough(sizes: Sequence[int], demand: Demand, pairs: int) -> int:
-    """How many of the strata, the largest, have the rows that it takes to show the demand in so many of them."""
+    """How many of the largest strata have the rows to show the demand in all of them."""
     largest = sorted(sizes, reverse=True)
     needed = [demand.fewest_rows(ERROR / (pairs * many)) or FEWEST for many in range(1, len(largest) + 1)]
     return max((many for many, least in enumerate(needed, 1) if largest[many - 1] >= least), default=0)

@@ -1,9 +1,10 @@
-"""What is printed: a table for each strategy, and the verdict."""
+"""The printed text: a table per strategy, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from adafv.calibration.answers import cost_per_1000
 from adafv.calibration.budgets import Budget
 from adafv.calibration.calibration import Calibration
 from adafv.calibration.cascades import Cascade
@@ -15,23 +16,90 @@ from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 
-SECOND_LOOKS, BY_STRATUM = "second looks", "second looks by stratum"
-
 
 def summary(calibration: Calibration) -> str:
     """The text."""
-    strategies = dict.fromkeys(budget.strategy for budget in calibration.budgets)
-    tables = [
-        _table(calibration, strategy, [each for each in calibration.budgets if each.strategy == strategy])
-        for strategy in strategies
-    ]
-    if found := cascade_rows(calibration):
-        tables.append(_aligned(SECOND_LOOKS, [cascade_columns(calibration), *found]))
-    if by_stratum := stratum_rows(calibration):
-        tables.append(_aligned(BY_STRATUM, [stratum_columns(calibration), *by_stratum]))
+    aligned = [_aligned(title, [names, *cells]) for title, names, cells in tables(calibration)]
     command = calibration.next_command
-    parts = ["\n".join(headline(calibration)), *tables, "\n".join(verdict(calibration))]
+    parts = ["\n".join(headline(calibration)), *aligned, "\n".join(verdict(calibration))]
     return "\n\n".join([*parts, *([f"next:\n{command}"] if command else [])])
+
+
+Row = list[tuple[str, str]]  # column names and cells
+
+
+def tables(calibration: Calibration) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, column names and rows of each table."""
+    column, stratified = str(calibration.options.stratify), calibration.stratified
+    found: list[tuple[str, list[Row]]] = [
+        (strategy, [_budget(calibration, each) for each in (None, *budgets)])
+        for strategy, budgets in by_strategy(calibration)
+    ]
+    chosen = [each.chosen for each in calibration.families if each.chosen is not None]
+    found.append(("second looks", [_cascade(calibration, each) for each in chosen]))
+    strata = [
+        [
+            (column, plan.stratum),
+            ("rows", f"{plan.rows:,}"),
+            *_cascade(calibration, plan.cascade, plan.own),
+            ("", "" if plan.own else "the common threshold"),
+        ]
+        for plan in ([] if stratified is None else stratified.plans)
+    ]
+    found.append(("second looks by stratum", strata))
+    return [
+        (title, [name for name, _ in rows[0]], [[cell for _, cell in row] for row in rows])
+        for title, rows in found
+        if rows
+    ]
+
+
+def _budget(calibration: Calibration, budget: Budget | None) -> Row:
+    """A budget's row; the unpruned model's for None."""
+    options, price = calibration.options, calibration.options.job.price_per_hour
+    accuracy, seconds = calibration.accuracy, calibration.unpruned
+    agreements: dict[str, str] = dict.fromkeys(AGREEMENTS, "")
+    interval = judged = change = ""
+    if budget is not None:
+        accuracy, seconds, change = budget.accuracy, budget.seconds, _change(budget.difference)
+        agreements = {name: _share(each.value) for name, each in budget.agreements.items()}
+        low, high = budget.agreements[options.agreement].low, budget.agreements[options.agreement].high
+        interval, judged = f"{_share(low)} - {_share(high)}", judge(budget, calibration.demand)
+    row = [
+        ("kept", "all" if budget is None else f"{budget.keep:g}"),
+        (options.agreement, agreements.pop(options.agreement)),
+        ("95 % interval", interval),
+        ("", judged),
+        *agreements.items(),
+    ]
+    if options.answer_column is not None:
+        row += [("accuracy", "" if accuracy is None else f"{accuracy.value:.1%}"), ("to unpruned", change)]
+    row += [("ms", f"{1000 * seconds:,.1f}"), ("samples/s", f"{1 / seconds:,.1f}")]
+    return row if price is None else [*row, ("USD/1,000", _usd(cost_per_1000(seconds, price)))]
+
+
+def _cascade(calibration: Calibration, found: Cascade, promised: bool = True) -> Row:
+    """The row of a cascade; without its lower bound unless that is `promised`."""
+    options, price = calibration.options, calibration.options.job.price_per_hour
+    low = {AGREEMENT: "at least", ACCURACY: "accuracy at least", LOSS: "to unpruned at least"}[calibration.demand.of]
+    row = [
+        ("kept", f"{found.strategy} {found.keep:g}" if len(options.strategies) > 1 else f"{found.keep:g}"),
+        ("then", "all" if found.escalate == 1 else f"{found.escalate:g}"),
+        ("below", f"{found.threshold:g}"),
+        ("asked again", f"{found.escalated_share:.1%}"),
+        (options.agreement, _share(found.agreement)),
+    ]
+    if options.answer_column is not None:
+        row.append(("accuracy", "" if found.accuracy is None else f"{found.accuracy:.1%}"))
+    row += [(low, _share(found.low) if promised else ""), ("tokens", f"{found.tokens:,.1f}")]
+    row.append(("ms", f"{1000 * found.seconds:,.1f}"))
+    return row if price is None else [*row, ("USD/1,000", _usd(cost_per_1000(found.seconds, price)))]
+
+
+def by_strategy(calibration: Calibration) -> list[tuple[str, list[Budget]]]:
+    """The budgets of each strategy."""
+    names = dict.fromkeys(budget.strategy for budget in calibration.budgets)
+    return [(name, [budget for budget in calibration.budgets if budget.strategy == name]) for name in names]
 
 
 def headline(calibration: Calibration) -> list[str]:
@@ -39,102 +107,16 @@ def headline(calibration: Calibration) -> list[str]:
     options = calibration.options
     lines = [
         f"{calibration.drawn:,} rows drawn from {redact(', '.join(options.job.input))}: {calibration.labelled:,} "
-        f"labelled unpruned, on {calibration.images:,} images",
-        f"demanded: {calibration.demand}",
+        f"labelled unpruned, {calibration.images:,} images",
+        f"target: {calibration.demand}",
     ]
     if calibration.drawn < (options.job.sample or 0):
-        lines.append(f"the input has no more rows; --sample is {options.job.sample:,}")
+        lines.append(f"the input has no more rows for --sample {options.job.sample:,}")
     return lines
-
-
-def columns(calibration: Calibration) -> list[str]:
-    """The names of a table's columns."""
-    options = calibration.options
-    rest = [name for name in AGREEMENTS if name != options.agreement]
-    right = ["accuracy", "to unpruned"] if options.answer_column is not None else []
-    cost = ["USD/1,000"] if options.job.price_per_hour is not None else []
-    return ["kept", options.agreement, "95 % interval", "", *rest, *right, "ms", "samples/s", *cost]
-
-
-def rows(calibration: Calibration, budgets: Sequence[Budget]) -> list[list[str]]:
-    """The cells of a table: the unpruned model, then the budgets."""
-    options, demand, seconds = calibration.options, calibration.demand, calibration.unpruned
-    price = options.job.price_per_hour
-    others = [name for name in AGREEMENTS if name != options.agreement]
-    table = [["all", "", "", "", *("" for _ in others)]]
-    table[0] += [_percent(calibration.accuracy), ""] if options.answer_column is not None else []
-    table[0] += _costs(seconds, price)
-    for budget in budgets:
-        agreement = budget.agreements[options.agreement]
-        cells = [f"{budget.keep:g}", _share(agreement.value), f"{_share(agreement.low)} - {_share(agreement.high)}"]
-        cells += [judge(budget, demand), *(_share(budget.agreements[name].value) for name in others)]
-        if options.answer_column is not None:
-            cells += [_percent(budget.accuracy), _change(budget.difference)]
-        table.append([*cells, *_costs(budget.seconds, price)])
-    return table
-
-
-def cascade_columns(calibration: Calibration) -> list[str]:
-    """The names of the columns of cascades."""
-    cost = ["USD/1,000"] if calibration.options.job.price_per_hour is not None else []
-    options, of = calibration.options, calibration.demand.of
-    right = ["accuracy"] if options.answer_column is not None else []
-    low = {AGREEMENT: "at least", ACCURACY: "accuracy at least", LOSS: "to unpruned at least"}[of]
-    return ["kept", "then", "below", "asked again", options.agreement, *right, low, "tokens", "ms", *cost]
-
-
-def cascade_rows(calibration: Calibration) -> list[list[str]]:
-    """The cells of their table: of each pair of keep ratios the cheapest that meets the demand."""
-    return [_cascade_cells(calibration, each.chosen) for each in calibration.families if each.chosen is not None]
-
-
-def _cascade_cells(calibration: Calibration, found: Cascade) -> list[str]:
-    several, cost = len(calibration.options.strategies) > 1, found.cost_per_1000(calibration.options.job.price_per_hour)
-    return [
-        f"{found.strategy} {found.keep:g}" if several else f"{found.keep:g}",
-        "all" if found.escalate == 1 else f"{found.escalate:g}",
-        f"{found.threshold:g}",
-        f"{found.escalated_share:.1%}",
-        _share(found.agreement),
-        *([] if calibration.options.answer_column is None else [_right(found.accuracy)]),
-        _share(found.low),
-        f"{found.tokens:,.1f}",
-        f"{1000 * found.seconds:,.1f}",
-        *([] if cost is None else [_usd(cost)]),
-    ]
-
-
-def stratum_columns(calibration: Calibration) -> list[str]:
-    """The names of the columns of plans by stratum."""
-    kept, then, *rest = cascade_columns(calibration)
-    return [str(calibration.options.stratify), "rows", kept, then, *rest, ""]
-
-
-def stratum_rows(calibration: Calibration) -> list[list[str]]:
-    """The cells of their table."""
-    if calibration.stratified is None:
-        return []
-    low = cascade_columns(calibration).index("tokens") - 1
-    table = []
-    for plan in calibration.stratified.plans:
-        cells = _cascade_cells(calibration, plan.cascade)
-        if not plan.own:
-            cells[low] = ""
-        table.append([plan.stratum, f"{plan.rows:,}", *cells, "" if plan.own else "the common threshold"])
-    return table
-
-
-def _costs(seconds: float, price: float | None) -> list[str]:
-    cost = [] if price is None else [_usd(1000 * seconds * price / 3600)]
-    return [f"{1000 * seconds:,.1f}", f"{1 / seconds:,.1f}", *cost]
 
 
 def _usd(value: float) -> str:
     return f"{value:,.4f}" if value >= 0.1 else f"{value:.3g}"
-
-
-def _table(calibration: Calibration, strategy: str, budgets: Sequence[Budget]) -> str:
-    return _aligned(strategy, [columns(calibration), *rows(calibration, budgets)])
 
 
 def _aligned(title: str, table: Sequence[Sequence[str]]) -> str:
@@ -153,8 +135,8 @@ def verdict(calibration: Calibration) -> list[str]:
     ]
     lines += _left_out(calibration)
     lines.append(
-        "ms are of a worker for a sample, as labels account for it (gpu_seconds), without each worker's first batch. "
-        "Start-up and idle time come on top: `adafv report` has them."
+        "ms: a worker's time per sample (gpu_seconds of the labels), without each worker's first batch. `adafv report` "
+        "adds start-up and idle time."
     )
     return lines
 
@@ -163,30 +145,30 @@ def _recommendation(calibration: Calibration) -> list[str]:
     found, demand = calibration.recommended, calibration.demand
     if found is not None:
         lines = [
-            f"Recommended: {found.strategy} with --keep {found.keep:g}, the cheapest that meets the demand. "
+            f"Recommended: {found.strategy} with --keep {found.keep:g}, the cheapest that meets the target. "
             f"{demand.promise(found.demanded.low)}."
         ]
         saved = 1 - found.seconds / calibration.unpruned
         if saved > 0:
-            return [*lines, f"It takes {saved:.0%} less of a worker's time a sample than the unpruned model."]
-        return [*lines, "But it takes no less of a worker's time a sample than the unpruned model, as measured here."]
+            return [*lines, f"It takes {saved:.0%} less of a worker's time per sample than the unpruned model."]
+        return [*lines, "But as measured here, it takes no less of a worker's time than the unpruned model."]
     if calibration.cascade is not None and calibration.cascade.tokens < calibration.unpruned_tokens:
-        return ["No fixed budget is shown to meet the demand."]
+        return ["No fixed budget is shown to meet the target."]
     if calibration.is_too_small:
         needed, best = demand.fewest_rows(), max(budget.best.low for budget in calibration.budgets)
-        rows = "" if needed is None else f" That takes {needed:,} rows at least, on as many images."
+        rows = "" if needed is None else f" You need at least {needed:,} rows, each on its own image."
         return [
-            f"The sample is too small to decide. If all its answers were the unpruned ones, that would show "
-            f"{_share(best)} or more, and {demand.least:g} is demanded.{rows} Give a larger --sample, or demand less."
+            f"The sample is too small to decide: even if all its answers agreed, it would show only {_share(best)} or "
+            f"more, and the target is {demand.least:g}.{rows} Give a larger --sample, or a lower target."
         ]
     return [
-        "No budget is shown to meet the demand, so none is recommended: label unpruned, with --strategy none, or give "
-        "a larger --keep, or demand less."
+        "No budget is shown to meet the target, so none is recommended. Label unpruned (--strategy none), or try a "
+        "larger --keep or a lower target."
     ]
 
 
 def _undecided(calibration: Calibration) -> list[str]:
-    """Budgets that would be cheaper than what is recommended, if they could be shown to meet the demand."""
+    """Budgets cheaper than the recommended one that might meet the demand."""
     if calibration.is_too_small:
         return []
     demand, found = calibration.demand, calibration.recommended
@@ -197,37 +179,37 @@ def _undecided(calibration: Calibration) -> list[str]:
             continue
         rows = rows_needed(budget, demand)
         more = (
-            "it falls short in this sample, though it may not in the data"
+            "it misses the target in this sample, but may meet it in the data"
             if rows is None
-            else f"a --sample of about {_rounded(rows):,} may show that it does"
+            else f"a --sample of about {_rounded(rows):,} may show it"
         )
-        lines.append(f"Not decided: whether {budget.strategy} with --keep {budget.keep:g} meets the demand; {more}.")
+        lines.append(f"Undecided: whether {budget.strategy} with --keep {budget.keep:g} meets the target; {more}.")
     return lines
 
 
 def _second_looks(calibration: Calibration) -> list[str]:
-    """What the cheapest cascade promises and costs, beside the unpruned model and fixed budgets."""
+    """What the cheapest cascade promises and costs, compared with the unpruned model and fixed budgets."""
     found, whole, fixed = calibration.cascade, calibration.unpruned_tokens, calibration.recommended
     if found is None:
-        return ["No threshold for second looks is shown to meet the demand."] if calibration.families else []
+        return ["No threshold for second looks is shown to meet the target."] if calibration.families else []
     tokens = "all tokens" if found.escalate == 1 else f"{found.escalate:g} of the tokens"
     promise, pairs = calibration.demand.promise(found.low), len(calibration.families)
     lines = [
-        f"With second looks: {found.strategy} with --keep {found.keep:g}, and the least sure "
-        f"{found.escalated_share:.1%} of the answers asked again with {tokens}. {promise}, with 95 % confidence, also "
-        f"after choosing among {pairs} pairs of keep ratios."
+        f"With second looks: {found.strategy} with --keep {found.keep:g}, asking the least sure "
+        f"{found.escalated_share:.1%} again with {tokens}. {promise}, with 95 % confidence, even after choosing among "
+        f"{pairs} pairs of keep ratios."
     ]
     if found.tokens >= whole:
         return [
             *lines,
-            f"But the language model takes {found.tokens:,.0f} tokens a sample then; unpruned, {whole:,.0f}.",
+            f"But then the language model takes {found.tokens:,.0f} tokens per sample, unpruned {whole:,.0f}.",
         ]
     beside = ""
     if fixed is not None:
-        beside = f" and {fixed.tokens:,.0f} of the cheapest fixed budget that meets the demand"
+        beside = f" and {fixed.tokens:,.0f} with the cheapest fixed budget that meets the target"
     return [
         *lines,
-        f"The language model takes {found.tokens:,.0f} tokens a sample, {1 - found.tokens / whole:.0%} less than the "
+        f"The language model takes {found.tokens:,.0f} tokens per sample, {1 - found.tokens / whole:.0%} less than the "
         f"{whole:,.0f} unpruned{beside}. A worker takes {1000 * found.seconds:,.1f} ms, unpruned "
         f"{1000 * calibration.unpruned:,.1f} ms.",
     ]
@@ -239,18 +221,18 @@ def _by_stratum(calibration: Calibration) -> list[str]:
     if column is None:
         return []
     if found is None:
-        return [f"No {column} has the rows that a threshold of its own takes: give a larger --sample."]
+        return [f"No {column} has enough rows for its own threshold: give a larger --sample."]
     own = [plan for plan in found.plans if plan.own]
     lines = [
-        f"By {column}: {len(own)} of {len(found.plans)} have a threshold of their own, and the promise holds in each "
-        f"of these, all at once, with 95 % confidence. Then {found.escalated_share:.1%} of the answers are asked "
-        f"again, and the language model takes {found.tokens:,.0f} tokens a sample."
+        f"By {column}: {len(own)} of {len(found.plans)} have their own threshold, and the target holds in all of these "
+        f"at once, with 95 % confidence. Then {found.escalated_share:.1%} of the answers are asked again, and the "
+        f"language model takes {found.tokens:,.0f} tokens per sample."
     ]
     if len(own) < len(found.plans):
         rows = sum(plan.rows for plan in found.plans if not plan.own)
         lines.append(
-            f"The others have too few rows ({rows:,} together) and get the common threshold: what that promises is of "
-            "all rows, not of theirs."
+            f"The others have too few rows ({rows:,} together) and get the common threshold, whose promise covers all "
+            "rows together, not theirs alone."
         )
     return lines
 
@@ -261,14 +243,14 @@ def _left_out(calibration: Calibration) -> list[str]:
     most = max(calibration.budgets, key=lambda budget: budget.left_out)
     if most.left_out:
         lines.append(
-            f"Left out, since they were rejected unpruned or pruned: up to {most.left_out:,} rows; "
-            f"{redact(most.candidate.job.output)}/rejects says why."
+            f"Left out because they were rejected, unpruned or pruned: up to {most.left_out:,} rows (see "
+            f"{redact(most.candidate.job.output)}/rejects)."
         )
     unanswered = max(budget.compared - budget.answered for budget in calibration.budgets)
     if calibration.options.answer_column is not None and unanswered:
-        lines.append(f"Accuracy leaves out {unanswered:,} rows that have no answer.")
+        lines.append(f"Accuracy leaves out {unanswered:,} rows without a right answer.")
     if calibration.next_command is not None and not is_whole(calibration.options.job):
-        lines.append("The command line lacks what may be a secret: put it back, or in the environment.")
+        lines.append("The command leaves out what may be a secret: add it, or set it in the environment.")
     return lines
 
 
@@ -276,14 +258,6 @@ def _rounded(rows: int) -> int:
     """To two digits, upwards."""
     step = 10 ** max(0, len(str(rows)) - 2)
     return -(-rows // step) * step
-
-
-def _percent(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.1%}"
-
-
-def _right(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{accuracy:.1%}"
 
 
 def _change(estimate: Estimate | None) -> str:

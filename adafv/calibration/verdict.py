@@ -1,8 +1,8 @@
 """Which budget is recommended.
 
-A budget meets the demand when the lower end of its interval does. Of a strategy's budgets that meet it,
-the smallest is the cheapest: fewer tokens take less time, and a measurement that says otherwise is of a small sample,
-or of a machine with other work. Of several strategies, that is the cheapest whose budget took a worker the least time.
+A budget meets the demand if the lower end of its interval does. The smallest such budget of a strategy is its cheapest:
+fewer tokens take less time, and measurements of a small sample are noisy. Among strategies, the one whose budget took a
+worker the least time is recommended.
 """
 
 from __future__ import annotations
@@ -17,24 +17,20 @@ MEETS, FAILS, UNDECIDED = "meets", "fails", "undecided"
 
 
 def judge(budget: Budget, demand: Demand) -> str:
-    """`meets`, `fails`, or `undecided` where the interval holds values of either kind."""
+    """`meets`, `fails`, or `undecided` if the interval holds values of both kinds."""
     if budget.demanded.low >= demand.least:
         return MEETS
     return FAILS if budget.demanded.high < demand.least else UNDECIDED
 
 
 def is_beyond(budget: Budget, demand: Demand) -> bool:
-    """Whether the sample is too small to show it of any budget: even if all answers were the unpruned ones."""
+    """Whether the sample is too small to show it even if all answers were the unpruned ones."""
     return budget.best.low < demand.least
 
 
 def rows_needed(budget: Budget, demand: Demand) -> int | None:
-    """About how many rows would show it, if these are like those and each is on a picture of its own; None if no
-    number would.
-
-    An interval's width falls with the root of the rows, but no fewer show it than if all answers were the unpruned
-    ones.
-    """
+    """About how many rows would show it, each on its own image; None if no number would. The interval's width falls
+    with the root of the rows, but no fewer show it than if all answers were the unpruned ones."""
     found = budget.demanded
     if found.value <= demand.least:
         return None

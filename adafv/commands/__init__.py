@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 
 from adafv import __version__
 
+DONE, FAILED, USAGE = 0, 1, 2  # exit status
 DESCRIPTION = "`adafv`: label image data sets with vision-language models whose visual tokens are pruned."
 COMMANDS = {
-    "label": "label a data set of images and questions, or plan what that takes and costs",
+    "label": "label a data set of images and questions, or plan the run and its cost",
     "calibrate": "find the keep ratio that is safe on your data, before you label all of it",
-    "report": "what a labelling job cost, where the time went, which answers deserve a look",
-    "export": "write labels as JSON lines, COCO captions, LLaVA's format or Label Studio's tasks",
-    "bench": "measure this machine, in a checkout of the repository",
+    "report": "print what a job cost, where the time went, and which answers to check",
+    "export": "write labels as JSON lines, captions beside images, COCO, LLaVA, Label Studio or to the Hub",
+    "bench": "measure this machine (in a checkout of the repository)",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names with the others; its exit status. Only that command is imported."""
+    """Run the command that the first argument names; its exit status. Only that command is imported."""
     given = sys.argv[1:] if arguments is None else arguments
     name = _parser().parse_args(given[:1]).command
     return import_module(f"adafv.commands.{name}").main(given[1:], prog=f"adafv {name}")
+
+
+def set_up_job() -> None:
+    """Log progress, and let SIGTERM end a job as Ctrl-C does: it writes what is labelled first."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("adafv").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

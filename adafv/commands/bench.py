@@ -1,4 +1,4 @@
-"""The benchmarks, which stand in the repository beside what is installed."""
+"""The benchmarks, which are in the repository only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-USAGE = 2
+from adafv.commands import USAGE
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "bench.py") -> int:

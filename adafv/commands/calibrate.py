@@ -4,32 +4,29 @@
     adafv calibrate --input s3://bucket/vqa/ --output s3://bucket/calibration --answer-column answers \
         --metric vqa --min-agreement 0.95 --price-per-hour 2.50 --html calibration.html
 
-Labels a random sample of the input, the same one in every run, without pruning and at each budget. Says how far the
-answers agree, what each budget costs, which one is the cheapest of those that are shown to agree as much as demanded,
-and the command line that labels everything with it. A calibration that was ended is resumed by the same command.
+Labels a random sample of the input, the same in every run, without pruning and at each budget. Prints how far the
+answers agree, what each budget costs, the cheapest budget that is shown to agree as much as demanded, and the command
+line that labels everything with it. The same command resumes an interrupted calibration.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from adafv.calibration.options import DECIDED, parse_command
+from adafv.commands import DONE, FAILED, USAGE, set_up_job
 from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import RunError, UsageError
 
-DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = f"""\
 exit status:
-  0  done, whether a budget is recommended or none
+  0  done, whether or not it recommends a budget
   1  a run failed; the same command resumes it
-  2  usage
+  2  wrong option, input or model
 
---config takes the file of the job to be calibrated; what a calibration decides by itself counts for nothing in it:
+--config takes the job's own file. A calibration ignores what it decides itself:
 {", ".join(name.replace("_", "-") for name in DECIDED)}.
 Environment variables are those of adafv label.
 """
@@ -37,9 +34,7 @@ Environment variables are those of adafv label.
 
 def main(arguments: Sequence[str] | None = None, prog: str = "calibrate.py") -> int:
     """Calibrate; the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("adafv").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
+    set_up_job()
     try:
         texts = as_called(__doc__, prog), as_called(EPILOG, prog)
         command = parse_command(sys.argv[1:] if arguments is None else arguments, *texts, prog)
@@ -64,8 +59,3 @@ def main(arguments: Sequence[str] | None = None, prog: str = "calibrate.py") -> 
         print(f"{prog}: interrupted; running the same command again resumes it", file=sys.stderr)
         return FAILED
     return DONE
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends it as Ctrl-C does: what is labelled is written first."""
-    raise KeyboardInterrupt

@@ -1,13 +1,15 @@
-"""Write an output's labels in the format of whoever uses them.
+"""Write labels in another tool's format.
 
     adafv export out/ --format jsonl --to labels.jsonl
     adafv export s3://bucket/captions --format coco-captions --image-root s3://bucket/images --to captions.json
     adafv export out/ --format llava --image-root photos/ --to train.json
     adafv export out/ --format label-studio --image-root photos/ --to review.json
+    adafv export out/ --format coco-detections --image-root photos/ --to boxes.json
     adafv export out/ --format txt --to photos/
+    adafv export out/ --format webdataset --to captioned
     adafv export out/ --format hub --to OWNER/NAME
 
-Labels are streamed, and the output isn't changed. docs/export.md describes the formats.
+Streams the labels and doesn't change the output.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adafv.commands import DONE, FAILED, USAGE
 from adafv.exporting.captions import EXISTING, Texts
+from adafv.exporting.detections import CONVENTIONS
 from adafv.exporting.export import FORMATS, export
 from adafv.exporting.formats import Exported, Labels
 from adafv.exporting.hub import push
 from adafv.exporting.images import Images
+from adafv.exporting.shards import SHARD_BYTES, webdataset
 from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.card import card
 from adafv.reporting.report import make_report
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int:
@@ -39,15 +42,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int
         exported = _exported(options, Storage.from_environment(options.s3_endpoint))
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --to: {error}")
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
-        return USAGE
-    except OSError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return FAILED
+        return USAGE if isinstance(error, UsageError) else FAILED
     print(f"{options.to}: {exported.rows:,} labels")
     if exported.left_out:
         print(f"{exported.left_out:,} labels were left out: {exported.reason}")
+    for line in exported.listed:
+        print(f"  {line}")
     return DONE
 
 
@@ -58,7 +60,10 @@ def _exported(options: argparse.Namespace, storage: Storage) -> Exported:
     if options.format == "txt":
         texts = Texts(_folder(options.to), options.existing, options.prefix, options.suffix)
         return texts.export(Labels(options.output, storage), Images.of(options.image_root or [options.to]))
-    return export(options.output, options.format, new_file(options.to), options.image_root, storage)
+    if options.format == "webdataset":
+        labels, images = Labels(options.output, storage), Images.of(options.image_root)
+        return webdataset(labels, images, Path(options.to), options.shard_bytes, options.input)
+    return export(options.output, options.format, new_file(options.to), options.image_root, storage, options.boxes)
 
 
 def _folder(text: str) -> Path:
@@ -72,32 +77,54 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=as_called(__doc__, prog), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    given = as_called("what adafv label was given as --output: a folder or s3://", prog)
+    given = as_called("the --output of adafv label: a local folder or s3://", prog)
     parser.add_argument("output", metavar="OUTPUT", help=given)
-    parser.add_argument("--format", required=True, choices=[*FORMATS, "txt", "hub"])
+    parser.add_argument(
+        "--format", required=True, choices=[*FORMATS, "txt", "webdataset", "hub"], help="format to write"
+    )
     parser.add_argument(
         "--to",
         required=True,
         metavar="FILE",
-        help="where to write, replaced if there; of txt the folder of the images, or another to be laid out alike; of "
-        "hub the data set, OWNER/NAME",
+        help="file to write or replace; txt: the images' folder, or another; webdataset: a new folder; hub: OWNER/NAME",
     )
     parser.add_argument(
         "--image-root",
         action="append",
         default=[],
         metavar="URI",
-        help="a folder or prefix that images lie under: they are named relative to it; repeatable. For label-studio, "
-        "the folder that Label Studio serves",
+        help="name images relative to this; repeatable; webdataset with --input: the first is also where they are now",
     )
     parser.add_argument(
-        "--existing", choices=EXISTING, default="skip", help="txt: what is done where there is a text (default: skip)"
+        "--existing", choices=EXISTING, default="skip", help="txt: what happens to an existing text (default: skip)"
     )
     parser.add_argument("--prefix", default="", metavar="TEXT", help="txt: before each caption")
-    parser.add_argument("--suffix", default="", metavar="TEXT", help="txt: behind each caption")
-    parser.add_argument("--public", action="store_true", help="hub: a data set that isn't there yet is public")
+    parser.add_argument("--suffix", default="", metavar="TEXT", help="txt: after each caption")
     parser.add_argument(
-        "--price-per-hour", type=float, metavar="USD", help="hub: what a worker cost, where the runs don't say"
+        "--boxes", choices=CONVENTIONS, help="coco-detections: how answers give boxes (default: by the model's name)"
     )
-    parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
+    parser.add_argument(
+        "--shard-bytes",
+        type=int,
+        default=SHARD_BYTES,
+        metavar="N",
+        help=f"webdataset: start another tar after this many (default: {SHARD_BYTES})",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="webdataset: where the images are now (default: where the run found them); repeatable",
+    )
+    parser.add_argument("--public", action="store_true", help="hub: make a new data set public")
+    parser.add_argument(
+        "--price-per-hour",
+        type=float,
+        metavar="USD",
+        help="hub: USD per hour of one worker, for runs without a price",
+    )
+    parser.add_argument(
+        "--s3-endpoint", metavar="URL", help="URL of an S3-compatible store (default: AWS_ENDPOINT_URL)"
+    )
     return parser

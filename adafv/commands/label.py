@@ -3,51 +3,46 @@
     adafv label --input photos/ --prompt 'Describe the image.' --output out/
     adafv label --input s3://bucket/vqa.parquet --output s3://bucket/labels --model llava-hf/... --keep 0.1
 
-The labels, the rows that were rejected with their reasons, and a record of each run are Parquet and JSON under
---output. Running the same command again resumes it, or labels what the input has gained. With --plan it only says what
-that would take and cost.
+Labels, rejected rows with their reasons, and a record of each run go to --output. The same command again resumes the
+run, or labels rows that the input has gained. --plan only says what that would take and cost.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from adafv.commands import DONE, FAILED, USAGE, set_up_job
 from adafv.pipeline.arguments import as_called, job_options, make_parser, parse_arguments
 from adafv.pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from adafv.pipeline.record.run_record import RunRecord
 
-DONE, FAILED, USAGE = 0, 1, 2
 EPILOG = """\
 exit status:
-  0  done          1  the run failed; the same command resumes it
-  2  usage         3  more rejects than --max-reject-rate, or nothing but rejects,
-                    or with --audit-fails less agreement than --min-agreement
-  4  stopped by --max-cost or --max-hours: all that was labelled is written, and the same command labels the rest
+  0  done
+  1  the run failed; the same command resumes it
+  2  wrong option, input or model
+  3  more rejects than --max-reject-rate, nothing but rejects, or with --audit-fails less agreement than --min-agreement
+  4  stopped by --max-cost or --max-hours; what was labelled is written, and the same command labels the rest
 
 S3 keys and region come from the standard AWS environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL), or from the machine's own role. RAY_ADDRESS names the Ray cluster to
-run on; without it, the job starts Ray on this machine.
+AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL) or the machine's role. RAY_ADDRESS names the Ray cluster to run on;
+without it, the job starts Ray on this machine.
 """
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
     """Run the job; the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("adafv").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
+    set_up_job()
     try:
         values = parse_arguments(command_parser(prog), sys.argv[1:] if arguments is None else arguments)
         options = job_options(values)
         if values["measured"] is not None and not values["plan"]:
-            raise UsageError("--measured says where --plan finds what was measured; a run has no use for it")
+            raise UsageError("--measured is only for --plan; give --plan too, or leave it out")
         from adafv.pipeline.planning.plan import plan, summary
         from adafv.pipeline.run import run  # here, so that --help and a wrong option don't wait for Ray
 
@@ -71,22 +66,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
         print(f"{prog}: {_too_little(result.run, options.min_agreement)}", file=sys.stderr)
     if result.run.stopped_by is not None:
         print(
-            f"{prog}: --{result.run.stopped_by} is reached; {result.run.left:,} rows are left, and the same command "
-            "labels them",
+            f"{prog}: --{result.run.stopped_by} is reached; {result.run.left:,} rows are left; the same command labels "
+            "them",
             file=sys.stderr,
         )
     return result.status
 
 
 def _too_many(run: RunRecord, most: float | None) -> str:
-    """What is said of a run with too many rejects, and of what they have in common."""
+    """The message for too many rejects, with what they have in common."""
     share = f"{run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {most}"
-    every = "every row was rejected (--max-reject-rate 1 would end with status 0 all the same)"
+    every = "every row was rejected (with --max-reject-rate 1 the exit status is 0 all the same)"
     return "\n  ".join([every if most is None else share, *run.tally.reasons.lines()])
 
 
 def _too_little(run: RunRecord, least: float | None) -> str:
-    """What is said of a run whose audited rows agree too little."""
+    """The message for too little agreement of the audited rows."""
     found = run.tally.audit.estimate()
     assert found is not None  # or they would not agree too little
     return (
@@ -96,20 +91,13 @@ def _too_little(run: RunRecord, least: float | None) -> str:
 
 
 def command_parser(prog: str = "label.py") -> argparse.ArgumentParser:
-    """A parser of a job's options and of the two that only plan it."""
+    """A parser for a job's options, --plan and --measured."""
     parser = make_parser(as_called(__doc__, prog), EPILOG)
     parser.prog = prog
     group = parser.add_argument_group("planning")
-    group.add_argument(
-        "--plan", action="store_true", help="say how many rows are to do, and what that takes and costs; write nothing"
-    )
+    group.add_argument("--plan", action="store_true", help="say what the remaining rows take and cost; write nothing")
     group.add_argument(
         "--measured", metavar="URI",
-        help="where --plan finds what a row takes: an output, or that of a calibration (default: --output)",
+        help="output whose measurements --plan uses (default: --output)",
     )  # fmt: skip
     return parser
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the run as Ctrl-C does: what is labelled is written first."""
-    raise KeyboardInterrupt

@@ -1,10 +1,10 @@
-"""What did a labelling job cost, where did the time go, and which answers deserve a look?
+"""Print what a labelling job cost, where the time went, and which answers to check.
 
     adafv report out/ --price-per-hour 1.006
     adafv report out/ --prices cluster/prices.yaml --price-kind spot
     adafv report s3://bucket/labels --json report.json --compare s3://bucket/labels-unpruned
 
-Reads an output, however many runs it took, and prints a summary. Nothing is changed.
+Summarises an output over all its runs, and changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adafv.commands import DONE, FAILED, USAGE
 from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import PRICE_KINDS
@@ -23,8 +24,6 @@ from adafv.pipeline.record.prices import read_prices
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.report import make_report, summary
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "report.py") -> int:
@@ -40,12 +39,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "report.py") -> int
         )
         report = report.compared_with(others[0]) if others else report
         comparison = compare(report, others[0], storage) if others else None
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
-        return USAGE
-    except OSError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return FAILED
+        return USAGE if isinstance(error, UsageError) else FAILED
     print(summary(report))
     if comparison is not None:
         print(f"\n{comparison_table(comparison)}")
@@ -66,38 +62,38 @@ def make_parser(prog: str = "report.py") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=as_called(__doc__, prog), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    given = as_called("what adafv label was given as --output: a folder or s3://", prog)
+    given = as_called("the --output of adafv label: a local folder or s3://", prog)
     parser.add_argument("output", metavar="OUTPUT", help=given)
-    parser.add_argument("--html", type=new_file, metavar="FILE", help="write a page with charts to FILE")
+    parser.add_argument("--html", type=new_file, metavar="FILE", help="write a page with charts and images")
     images = parser.add_argument_group("images on the page")
-    images.add_argument("--no-images", action="store_true", help="leave them out")
-    images.add_argument(
-        "--input", nargs="+", metavar="URI", help="where the job's input is now, if it was moved (default: as it was)"
-    )
-    images.add_argument("--image-root", metavar="URI", help="likewise, what relative image paths are relative to")
+    images.add_argument("--no-images", action="store_true", help="leave images out")
+    images.add_argument("--input", nargs="+", metavar="URI", help="where the input is now, if it moved")
+    images.add_argument("--image-root", metavar="URI", help="likewise")
     images.add_argument("--allow-http", action="store_true", help="fetch http(s) images, from public addresses only")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures to FILE")
-    parser.add_argument("--compare", metavar="OUTPUT2", help="another output of the same rows, to put beside it")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures")
+    parser.add_argument("--compare", metavar="OUTPUT2", help="second output to compare with, row by row")
     price = parser.add_mutually_exclusive_group()
     price.add_argument(
         "--price-per-hour",
         type=_price,
         metavar="USD",
-        help="of a worker: a GPU, or a CPU worker. Without it each run's own --price-per-hour counts",
+        help="USD per hour of one worker, for all runs (default: each run's own price)",
     )
     price.add_argument(
         "--prices",
         type=Path,
         metavar="FILE",
-        help="YAML with prices of machines, such as cluster/prices.yaml, for runs that were given none",
+        help="YAML file with prices by machine and GPU, for runs without a price",
     )
     parser.add_argument(
         "--price-kind",
         choices=PRICE_KINDS,
         default=PRICE_KINDS[0],
-        help="which of the prices in --prices (default: %(default)s)",
+        help="prices to take from --prices (default: %(default)s)",
     )
-    parser.add_argument("--s3-endpoint", metavar="URL", help="endpoint of an S3-compatible store (AWS_ENDPOINT_URL)")
+    parser.add_argument(
+        "--s3-endpoint", metavar="URL", help="URL of an S3-compatible store (default: AWS_ENDPOINT_URL)"
+    )
     return parser
 
 

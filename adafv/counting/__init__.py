@@ -1,6 +1,6 @@
-"""How much work a model makes of a sample, counted from its sizes. Needs nothing, not even torch.
+"""A model's work on a sample, counted from its sizes. Needs nothing else, not even torch.
 
-sizes  the handful of numbers that the count needs of a model
+sizes  the sizes of a model that the count needs
 work   floating-point operations and bytes, by stage
 """
 

@@ -1,7 +1,4 @@
-"""The handful of numbers that decide how much work a model makes.
-
-They are read from a model's configuration (`of`), and stand in a run's record, where whoever has no model reads them.
-"""
+"""The sizes that decide how much work a model does. They are read from its configuration and kept in a run's record."""
 
 from __future__ import annotations
 
@@ -15,14 +12,13 @@ class Sizes:
     """The sizes of the vision tower, the projector and the language model.
 
     Attributes:
-        patches: of a crop. Where some are merged into one visual token, the projector's first layer takes as much work
-            as if none were; what its second takes is counted too high. None where images aren't cut to one size: their
-            number doesn't tell how much work encoding is then.
+        patches: per crop. If some are merged into one visual token, the projector's second layer is counted too high.
+            None for models whose images vary in size, since encoding isn't counted then.
         patch_values: numbers in a patch of pixels.
-        tower_layers: those that are run; none behind the feature layer is.
-        features: how many of their outputs the projector takes side by side.
-        width: D, of the projected tokens and of the language model.
-        queries, keys: all heads' together; of keys there may be fewer heads.
+        tower_layers: layers up to the feature layer.
+        features: how many of their outputs the projector concatenates.
+        width: D, of the projected tokens and the language model.
+        queries, keys: of all heads together; keys may have fewer heads.
     """
 
     patches: int | None
@@ -40,7 +36,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Any, depths: Sequence[int]) -> Sizes:
-        """The sizes in a model's configuration, and the `depths` of its tower's layers that feed the projector."""
+        """The sizes in a model's configuration; `depths`: the tower layers that feed the projector."""
         vision, text = config.vision_config, config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         size = getattr(vision, "image_size", None)
@@ -62,14 +58,14 @@ class Sizes:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Sizes:
-        """What `as_json` made. Raises KeyError or ValueError where it isn't that."""
+        """From `as_json`. Raises KeyError or ValueError for anything else."""
         numbers: dict[str, Any] = {each.name: values[each.name] for each in fields(cls)}
         patches = numbers.pop("patches")
         return cls(patches=None if patches is None else int(patches), **{name: int(n) for name, n in numbers.items()})
 
     @property
     def language_weights(self) -> int:
-        """Numbers in the language model's matrices, its embeddings left out."""
+        """Numbers in the language model's matrices, without embeddings."""
         attention = self.width * (self.queries + 2 * self.keys) + self.queries * self.width
         return self.layers * (attention + 3 * self.width * self.mlp) + self.width * self.vocabulary
 
@@ -78,7 +74,7 @@ class Sizes:
 
 
 def _tower_mlp(vision: Any) -> int:
-    """How wide the tower's MLPs of two products are. DINOv2 gives a ratio, and its gated MLP has a third product."""
+    """The width of the tower's MLPs with two products. DINOv2 gives a ratio, and its gated MLP has three products."""
     if getattr(vision, "mlp_ratio", None) is None:
         return int(vision.intermediate_size)
     width = int(vision.hidden_size * vision.mlp_ratio)
@@ -86,5 +82,5 @@ def _tower_mlp(vision: Any) -> int:
 
 
 def _side(size: int | Sequence[int]) -> int:
-    """A square's, which some configurations give by both sides."""
+    """A square's side, which some configurations give twice."""
     return size if isinstance(size, int) else size[0]

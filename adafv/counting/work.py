@@ -1,13 +1,12 @@
-"""What labelling takes at least: floating-point operations and bytes, counted from a model's sizes.
+"""The least work that labelling takes: floating-point operations and bytes, counted from a model's sizes.
 
-Operations are those of matrix products, two for each multiplication and addition; softmax, norms and activations count
-nothing. Attention counts the pairs that there are: all of a crop's in the tower, those that come before in the language
-model. Only what an answer needs is counted, whoever does more: no layer behind the feature layer, no padding, one
-position's scores of a prompt.
+Operations are those of matrix products, two per multiply-add; softmax, norms and activations count nothing. Attention
+counts existing pairs: all of a crop's in the tower, earlier positions in the language model. Only what an answer needs
+is counted: no layer behind the feature layer, no padding, one position's logits per prompt.
 
-Bytes are what each matrix product reads and writes if nothing stays in a cache: its weights once for the whole batch,
-its inputs and outputs once for each token. Attention reads queries, keys and values and writes what it found, its
-matrix is never in memory; a step of decoding reads the keys and values of all positions before it.
+Bytes are what each matrix product reads and writes without caches: weights once per batch, inputs and outputs once per
+token. Attention reads queries, keys and values and writes its output; its matrix is never in memory. A decoding step
+reads the keys and values of all earlier positions.
 """
 
 from __future__ import annotations
@@ -20,14 +19,13 @@ from adafv.counting.sizes import Sizes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCounts:
-    """How many tokens of each kind one sample has.
+    """The tokens of one sample.
 
     Attributes:
-        positions: how many positions its prompt had, without padding.
-        padded: how many with padding.
+        positions: of its prompt, without padding; `padded`: with it.
         outputs: tokens generated.
         visual, kept: N and K.
-        words: how many tokens the text cue saw.
+        words: tokens that the text cue saw.
     """
 
     positions: int
@@ -52,21 +50,21 @@ class Work:
         return Work(self.operations * count, self.bytes * count)
 
     def seconds(self, operations_per_s: float, bytes_per_s: float) -> float:
-        """The least time it can take where both go on at once."""
+        """The least time, with computing and memory traffic in parallel."""
         return max(self.operations / operations_per_s, self.bytes / bytes_per_s)
 
 
 class Model:
-    """The matrix products of a model with numbers of `item` bytes."""
+    """The matrix products of a model whose numbers have `item` bytes."""
 
     def __init__(self, sizes: Sizes, item: int) -> None:
         self._sizes, self._item = sizes, item
 
     def encode(self, crops: int) -> Work:
-        """Tower and projector; nothing where all pictures are known already.
+        """Tower and projector; nothing if all images are known already.
 
         Raises:
-            ValueError: the model doesn't cut images to one size.
+            ValueError: the model's images vary in size.
         """
         if crops == 0:
             return Work()
@@ -85,13 +83,13 @@ class Model:
         )
 
     def prefill(self, samples: Sequence[TokenCounts]) -> Work:
-        """All prompts, together."""
+        """All prompts together."""
         lengths = [sample.positions for sample in samples]
         pairs = sum(length * (length + 1) // 2 for length in lengths)
         return self._layers(sum(lengths), pairs, sum(lengths)) + self._head(len(lengths))
 
     def decode(self, samples: Sequence[TokenCounts]) -> Work:
-        """All tokens but the first, which prefill gives; a step for all samples that aren't done."""
+        """All tokens but the first, which prefill gives; a step covers all unfinished samples."""
         work = Work()
         for step in range(1, max(sample.outputs for sample in samples)):
             seen = [sample.positions + step for sample in samples if sample.outputs > step]
@@ -99,9 +97,7 @@ class Model:
         return work
 
     def _layers(self, tokens: int, pairs: int, keys: int) -> Work:
-        """The language model's layers: new tokens, pairs of one of them and one that it attends to, and how many keys
-        are read.
-        """
+        """The language model's layers: new tokens, attended pairs, and keys read."""
         size = self._sizes
         layer = self._linear(tokens, size.width, size.queries) + self._linear(tokens, size.width, size.keys) * 2
         layer += self._attention(pairs, tokens, size.queries, keys, size.keys)

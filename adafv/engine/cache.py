@@ -7,19 +7,25 @@ rows whose answers have ended are dropped.
 No part refers back to the whole: a cycle would keep a batch's keys and values, hundreds of MB, until Python's next
 collection of cycles, and the next batch would be given memory that has to be faulted in page by page.
 
-A sequence begins at the first column. Generated tokens go to columns behind the longest sequence of the batch, so that
+A sequence begins at the first column. Generated tokens go to columns after the longest sequence of the batch, so that
 there are columns between a shorter one and its answer that `BatchCache.mask` leaves out.
+
+Some layers keep states of other kinds (of convolutions, of linear attention). Their models have transformers' own cache
+for each row (`RowCaches`).
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
+
+from adafv.models import Adapter
 
 
 @dataclass
@@ -43,15 +49,22 @@ class BatchCache(Cache):
         self._rows, self._at = rows, _Place(slice(0, rows))
         self._width, self._lengths = 0, torch.empty(0, dtype=torch.int64)
         self._next = self._lengths
+        self._branches: Tensor | None = None
         self._parts = [_Layer(rows, columns, self._at) for _ in range(depth)]
         super().__init__(layers=[*self._parts])
+
+    def forward(
+        self, adapter: Adapter, embeds: Tensor, positions: Tensor, mask: Tensor | None, *others: Tensor | None
+    ) -> Tensor:
+        """`Adapter.forward` of the rows that are expected."""
+        return adapter.forward(embeds, positions, mask, self, *others)
 
     def begin_prefill(self, first: int, count: int, length: int) -> None:
         """Expect the prompts, `length` positions each, of `count` rows from `first` on."""
         self._at.rows, self._at.start, self._at.end = slice(first, first + count), 0, length
 
     def repeat(self, times: int) -> None:
-        """Have so many rows of each one, one behind the other. Called behind prefill."""
+        """Have so many rows of each one, one after the other. Called after prefill."""
         self._rows *= times
         for layer in self._parts:
             layer.repeat(times)
@@ -73,8 +86,13 @@ class BatchCache(Cache):
         self._at.start, self._at.end = self._at.end, self._at.end + 1
         return self._next[:, None] + (self._at.start - self._width)
 
-    def begin_branches(self, width: int, length: int) -> None:
-        """Expect so many tokens of every row behind its prompt's L = `width` positions, in the place of any before."""
+    def begin_branches(self, width: int, length: int, places: Tensor) -> None:
+        """Expect so many tokens of every row after its prompt's L = `width` positions, in the place of any before.
+
+        Args:
+            places: int64 [B, length], how many tokens stand before each of them.
+        """
+        self._width, self._branches = width, places
         self._at.rows, self._at.start, self._at.end = slice(0, self._rows), width, width + length
 
     def mask(self) -> Tensor:
@@ -82,11 +100,65 @@ class BatchCache(Cache):
         column = torch.arange(self._at.end, device=self._lengths.device)
         return ((column < self._lengths[:, None]) | (column >= self._width))[:, None, None]
 
+    def within(self, window: int) -> Tensor:
+        """bool [B, 1, T, columns]: which columns lie so near before each of the newest tokens."""
+        columns = torch.arange(
+            self._at.end, device=(self._branches if self._branches is not None else self._lengths).device
+        )
+        if self._branches is not None:
+            after = self._branches
+        else:
+            after = self._lengths[:, None] + columns[: self._at.end - self._width]
+        places = torch.cat([columns[: self._width].expand(len(after), -1), after], dim=1)
+        return (places[:, self._at.start :, None] - places[:, None] < window)[:, None]
+
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but `rows`, int64 [b], ascending."""
         self._lengths, self._next, self._at.rows = self._lengths[rows], self._next[rows], slice(0, len(rows))
         for layer in self._parts:
             layer.keep(rows)
+
+
+class RowCaches(BatchCache):
+    """A cache of transformers' for each row, for models with `Adapter.states`. Rows take each step one by one."""
+
+    def __init__(self, adapter: Adapter, rows: int, columns: int) -> None:
+        super().__init__(0, rows, columns)
+        self._config = adapter.model.config.get_text_config()
+        self._all: list[DynamicCache] = []  # and of those the ones that are expected
+        self._now = self._all
+
+    def forward(
+        self, adapter: Adapter, embeds: Tensor, positions: Tensor, mask: Tensor | None, *others: Tensor | None
+    ) -> Tensor:
+        rows = zip(embeds.split(1), positions.split(1, dim=-2), self._now, strict=True)
+        return torch.cat([adapter.forward(*row[:2], None, row[2], *others) for row in rows])
+
+    def begin_prefill(self, first: int, count: int, length: int) -> None:
+        super().begin_prefill(first, count, length)
+        self._now = [DynamicCache(config=self._config) for _ in range(count)]
+        self._all += self._now
+
+    def repeat(self, times: int) -> None:
+        super().repeat(times)
+        self._all = [copy.deepcopy(row) for row in self._all for _ in range(times)]
+
+    def begin_decode(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
+        super().begin_decode(width, lengths, following)
+        self._now = self._all
+
+    def begin_branches(self, width: int, length: int, places: Tensor) -> None:
+        super().begin_branches(width, length, places)
+        self._now = copy.deepcopy(self._all)
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self._now = self._all = [self._all[row] for row in rows.tolist()]
+
+
+def cache_for(adapter: Adapter, rows: int, columns: int) -> BatchCache:
+    """A cache of so many rows and columns for an adapter's language model."""
+    return RowCaches(adapter, rows, columns) if adapter.states else BatchCache(adapter.depth, rows, columns)
 
 
 class _Layer(CacheLayerMixin):
@@ -113,7 +185,7 @@ class _Layer(CacheLayerMixin):
         self.keys[at.rows, :, at.start : at.end] = key_states
         self.values[at.rows, :, at.start : at.end] = value_states
         if at.start == 0:  # a prompt sees nothing but itself
-            # The columns behind it are masked: they get attention of 0, and 0 · NaN is NaN.
+            # The columns after it are masked: they get attention of 0, and 0 · NaN is NaN.
             self.values[at.rows, :, at.end :] = 0
             self.keys[at.rows, :, at.end :] = 0
             return key_states, value_states

@@ -1,13 +1,13 @@
 """Answers out of given choices: how probable the model finds each of them, exactly, and without decoding.
 
-A choice's probability is that of its tokens behind the prompt. Of a choice with which another one begins, it is that
-the answer ends there. Over the choices these are then made to sum to 1. What the model's generation config asks of
+A choice's probability is that of its tokens after the prompt; if the choice is a prefix of another one, with the answer
+ending there. The probabilities are then normalised to sum to 1. What the model's generation config asks of
 decoding has no part in it.
 
 The choices' tokens form a tree in which shared beginnings stand once. Prefill gives the scores at its root; each other
-token that is followed by one goes once through the language model, behind the prompt's keys and values, and sees those
-before it in the tree only (`_Chunk`). Single tokens take nothing but prefill. A large tree goes through in chunks: in
-the order of a walk through it all that comes before a node is in its chunk, or before the chunk's first node, too.
+token that is followed by one goes once through the language model, after the prompt's keys and values, and sees those
+before it in the tree only (`_Chunk`). Single tokens take nothing but prefill. A large tree goes through in chunks,
+depth-first: a node's ancestors are in its chunk, or are ancestors of the chunk's first node.
 
 On a CPU each row is scored by itself, so that its probabilities are the same bits in every batch.
 """
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adafv.engine.cache import BatchCache
-from adafv.engine.generation import Answer, end_tokens, prefill
+from adafv.engine.controls import end_tokens
+from adafv.engine.generation import Answer, Prefilled, prefill
 from adafv.engine.sequence import Prompts
 from adafv.models import Adapter, Processing
 from adafv.uploading import uploaded
@@ -34,7 +34,7 @@ _NODES_PER_PASS, _NODES_OF_A_ROW, _NODES_PER_SCORE = 8192, 1024, 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
-    """Inner nodes of a tree that pass through the language model together: some in the order of the walk, behind those
+    """Inner nodes of a tree that pass through the language model together: some in the order of the walk, after those
     that lead to the first of them.
 
     Attributes:
@@ -191,8 +191,7 @@ class ChoiceScorer:
 
     def __init__(self, adapter: Adapter, processing: Processing, prefix: str = "") -> None:
         self._adapter, self._device = adapter, adapter.model.device
-        config = adapter.model.generation_config
-        ends = sorted(end_tokens(config))
+        ends = end_tokens(adapter.model.generation_config)
         self._tree = lru_cache(maxsize=64)(lambda choices: ChoiceTree(choice_tokens(processing, choices, prefix), ends))
 
     @torch.inference_mode()
@@ -227,27 +226,15 @@ class ChoiceScorer:
         rows = [row for group in groups for row in group.rows]
         trees = [self._tree(choices[row]) for row in rows]
         most = max(1, min(_NODES_OF_A_ROW, _NODES_PER_PASS // len(rows)))
+        if self._adapter.states:  # a state is of one way through the tree
+            most = 1
         widest = max(min(most, len(tree) - 1) + tree.depth for tree in trees)
-        width = max(group.embeds.shape[1] for group in groups)
-        cache = BatchCache(self._adapter.depth, len(rows), width + widest)
-        scores = prefill(self._adapter, groups, cache, on_step)
-        lengths = torch.cat([group.lengths for group in groups])
-        following = [group.following for group in groups if group.following is not None]
-        return _Part(
-            rows=rows,
-            trees=trees,
-            most=most,
-            cache=cache,
-            width=width,
-            lengths=lengths,
-            following=torch.cat(following) if following else lengths,
-            scores=scores,
-        )
+        return _Part(rows, trees, most, prefill(self._adapter, groups, widest, on_step))
 
     def _score(self, part: _Part, on_step: Callable[[], None]) -> list[Tensor]:
         """float32 [E] each: the log-probabilities of the edges of the part's trees."""
         found = []
-        for tree, scores in zip(part.trees, part.scores, strict=True):
+        for tree, scores in zip(part.trees, part.prompts.scores, strict=True):
             tokens = tree.edge_tokens[: tree.first_edges]
             found.append([_logprobs(scores[None], np.zeros_like(tokens), tokens)])
         waiting = [tree.chunks(part.most) for tree in part.trees]
@@ -269,13 +256,14 @@ class ChoiceScorer:
                 length = len(chunk.tokens)
                 tokens[row, :length], depths[row, :length] = chunk.tokens, chunk.depths - 1
                 sees[row, :length, :length] = chunk.sees
-        part.cache.begin_branches(part.width, longest)
-        column = torch.arange(part.width, device=self._device)
-        prompt = (column < part.lengths[:, None])[:, None, None].expand(-1, 1, longest, -1)
+        deep, prompts = uploaded(torch.from_numpy(depths), self._device), part.prompts
+        prompts.cache.begin_branches(prompts.width, longest, prompts.lengths[:, None] + deep)
+        column = torch.arange(prompts.width, device=self._device)
+        prompt = (column < prompts.lengths[:, None])[:, None, None].expand(-1, 1, longest, -1)
         own = uploaded(torch.from_numpy(sees), self._device)[:, None]
-        positions = part.following[:, None] + uploaded(torch.from_numpy(depths), self._device)
         embeds = self._adapter.embed(uploaded(torch.from_numpy(tokens), self._device))
-        return self._adapter.forward(embeds, positions, torch.cat([prompt, own], dim=3), part.cache)
+        mask = torch.cat([prompt, own], dim=3)
+        return prompts.cache.forward(self._adapter, embeds, prompts.following[:, None] + deep, mask)
 
     def _edges(self, hidden: Tensor, chunk: _Chunk, tokens: np.ndarray) -> Iterator[Tensor]:
         """The log-probabilities of a chunk's edges, by hidden states [T, D], a few nodes at a time."""
@@ -285,30 +273,23 @@ class ChoiceScorer:
             yield _logprobs(scores, chunk.nodes[some] - first, tokens[some])
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Rows of a batch that are scored together, behind their prefill.
+    """Rows of a batch that are scored together.
 
     Attributes:
         rows, trees: which of the batch's, and the choices of each.
         most: nodes of each that pass through the language model together.
-        cache: the prompts' keys and values, in the first `width` columns; `lengths`, `following`: int64 [b], see
-            `Prompts`.
-        scores: [b, V], behind the prompts.
     """
 
     rows: list[int]
     trees: list[ChoiceTree]
     most: int
-    cache: BatchCache
-    width: int
-    lengths: Tensor
-    following: Tensor
-    scores: Tensor
+    prompts: Prefilled
 
 
 def choice_tokens(processing: Processing, choices: Sequence[str], prefix: str = "") -> list[tuple[int, ...]]:
-    """The tokens of each choice as an answer, behind what all answers begin with.
+    """The tokens of each choice as an answer, after what all answers begin with.
 
     Raises:
         ValueError: the model has no token for a part of one, or the same tokens for two.
@@ -325,7 +306,7 @@ def choice_tokens(processing: Processing, choices: Sequence[str], prefix: str = 
 
 
 def _logprobs(scores: Tensor, nodes: np.ndarray, tokens: np.ndarray) -> Tensor:
-    """float32 [e]: the log-probabilities of tokens behind nodes, whose scores are [n, V]."""
+    """float32 [e]: the log-probabilities of tokens after nodes, whose scores are [n, V]."""
     scores = scores.float()
     rows, columns = (uploaded(torch.from_numpy(each), scores.device) for each in (nodes, tokens))
     return scores[rows, columns] - scores.logsumexp(dim=1)[rows]

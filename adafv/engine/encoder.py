@@ -5,8 +5,8 @@ in both. So the images of a batch's last sample are kept for the next.
 
 On a CPU each image goes through the tower by itself, since matrix products of other shapes round differently: so the
 same bits come out of every batch. On an accelerator the crops of all images go through together, in passes of few
-different shapes, each filled up with blank crops: a shape that comes again finds its kernels chosen and its memory at
-hand. Images of families that don't cut them to one size go through together as they are.
+different shapes, each filled up with blank crops: repeated shapes reuse tuned kernels and cached memory. Images of
+families that don't cut them to one size go through together as they are.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Encoder:
         passes = []
         for crops in torch.from_numpy(np.concatenate(images)).split(_MOST):
             blank = -len(crops) % _STEP
-            passes.append(self._pass(F.pad(crops, (0, 0, 0, 0, 0, 0, 0, blank))).first(len(crops)))
+            passes.append(self._pass(F.pad(crops, (0, 0, 0, 0, 0, 0, 0, blank))).some(slice(len(crops))))
             on_progress()
         whole = Encoded.joined(passes)
         ends = np.cumsum([len(crops) for crops in images]).tolist()
@@ -95,4 +95,4 @@ class Encoder:
         return self._adapter.encode(self._moved(crops), also=self._needs)
 
     def _moved(self, pixels: Tensor) -> Tensor:
-        return uploaded(pixels, self._adapter.model.device)
+        return pixels if self._adapter.on_host else uploaded(pixels, self._adapter.model.device)

@@ -27,10 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from adafv.engine.choices import ChoiceScorer, ScoredAnswer
+from adafv.engine.controls import Stops, end_tokens
 from adafv.engine.encoder import Encoder
 from adafv.engine.faults import BatchSplitter
 from adafv.engine.flags import flags_of
-from adafv.engine.generation import Answer, Generator, Stops, end_tokens, generation_config
+from adafv.engine.generation import Answer, Generator
 from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.prepare import Preparer
@@ -41,13 +42,24 @@ from adafv.engine.sequence import Prompts, grouped, lay_out
 from adafv.engine.stopwatch import Stopwatch
 from adafv.engine.vllm import VllmGenerator, check_family
 from adafv.hardware import cpu_name
-from adafv.models import Adapter, Encoded, Processing, best_attention, load_adapter, load_processing, load_text_tower
+from adafv.models import (
+    Adapter,
+    Encoded,
+    Geometry,
+    Processing,
+    best_attention,
+    load_adapter,
+    load_processing,
+    load_text_tower,
+)
 from adafv.pruning import Selection, Strategy
 from adafv.uploading import uploaded
 
 # Positions that pass through the language model together in prefill, on a CPU and on an accelerator: enough to fill it,
 # few enough to bound its activations.
 _POSITIONS_PER_PASS = (1024, 32768)
+
+_Kept = tuple[Geometry, np.ndarray, np.ndarray]  # of an image: where its tokens lie, the kept ones, and their cues
 
 _AMPERE = (8, 0)  # the compute capability of the first GPUs that have bfloat16
 
@@ -66,7 +78,7 @@ def load_model(model: str, options: EngineOptions) -> tuple[Adapter, Processing]
     if device.type == "cuda":
         # On an H100 torch's first choice. It plans anew for each shape, and decoding has a new one at every step.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    processing = load_processing(model)
+    processing = load_processing(model, options.image_settings)
     ours = options.backend == "transformers"
     if not ours:
         check_family(processing)
@@ -116,13 +128,10 @@ class Engine:
         self._audit = self._look(options.unpruned, None) if options.audit else None
         if generator is None and options.backend != "transformers":
             raise ValueError(f"backend {options.backend!r} needs a generator; `Engine.load` makes one")
-        self._grammar = generator.grammar if isinstance(generator, Generator) else None
-        if options.has_grammar and self._grammar is None:
-            ends = sorted(end_tokens(generation_config(adapter, options)))
-            self._grammar = Grammar(processing, options, ends, adapter.vocabulary)
-        self._generator = generator or Generator(adapter, options, processing, self._grammar)
+        self._generator = generator or Generator(adapter, options, processing, _grammar(adapter, processing, options))
+        self._grammar = self._generator.grammar
         self._scorer = ChoiceScorer(adapter, processing, options.answer_prefix or "")
-        self._stops = None if options.stop is None else Stops(options.stop, processing)
+        self._stops = None if options.stop is None else Stops(options, processing)
 
     def _look(self, options: EngineOptions, strategy: Strategy | None) -> _Look:
         rule = strategy or options.rule
@@ -135,7 +144,9 @@ class Engine:
         ValueError where vLLM is asked for and can't be had (see `VllmGenerator`).
         """
         adapter, processing = load_model(model, options)
-        generator = VllmGenerator(model, adapter, options) if options.backend == "vllm" else None
+        generator = None
+        if options.backend == "vllm":
+            generator = VllmGenerator(model, adapter, options, processing, _grammar(adapter, processing, options))
         return cls(adapter, processing, options, generator=generator)
 
     @property
@@ -263,7 +274,8 @@ class Engine:
         choices = [sample.choices or self._options.choices or () for sample in samples]
         scored = any(choices)
         selection, shown = look.pruner(images, tables)
-        groups = self._assemble(samples, images, shown, selection.mask, alone=scored and not self._batched)
+        alone = self._adapter.states or (scored and not self._batched)
+        groups = self._assemble(samples, images, shown, selection.mask, alone=alone)
         watch.lap("prune")
         queued: dict[str, Any] = {"on_prefilled": lambda: watch.lap("prefill"), "on_step": on_progress}
         found: Sequence[Answer]
@@ -320,13 +332,10 @@ class Engine:
         return {"answer": "", "confidence": confidence, "problem": problem, "error": "answer_incomplete"}
 
     def _text(self, ids: list[int]) -> str:
+        if self._stops is not None:
+            return self._stops.text(ids)
         prefix = self._options.answer_prefix
-        begun = [] if prefix is None else self._processing.answer_ids(prefix)
-        text = self._processing.decode(begun + ids)
-        if self._stops is None:
-            return text
-        said = text.removeprefix(prefix or "")
-        return text[: len(text) - len(said)] + self._stops.before(said).rstrip()
+        return self._processing.decode([*([] if prefix is None else self._processing.answer_ids(prefix)), *ids])
 
     def _without_answer(self, label: Label) -> Label:
         wider = "" if self._adapter.model.dtype == torch.float32 else "; bfloat16 or float32 may hold them (--dtype)"
@@ -367,6 +376,8 @@ class Engine:
             newlines=self._options.newlines,
             kept=[self._options.positions == "kept" and sample.fits_unpruned for sample in samples],
             device=self._device,
+            placed=self._placed(samples, images),
+            bidirectional=self._adapter.bidirectional,
         )
         by_sample: list[list[Encoded]] = [[] for _ in samples]
         for image, table in zip(images, encoded, strict=True):
@@ -374,7 +385,29 @@ class Engine:
         visual = [_joined([table.tokens for table in own], text) for own in by_sample]
         stays, deepstack = layout.stays(mask), _deepstack(by_sample)
         groups = grouped(layout.lengths, 0 if alone else _POSITIONS_PER_PASS[self._batched])
-        return [layout.assemble(stays, visual=visual, text=text, rows=rows, deepstack=deepstack) for rows in groups]
+        prompts = [layout.assemble(stays, visual=visual, text=text, rows=rows, deepstack=deepstack) for rows in groups]
+        # Padding would go into a model's states. Some strategies keep fewer tokens than the budget allows.
+        return [one.unpadded() for one in prompts] if self._adapter.states else prompts
+
+    def _placed(self, samples: Sequence[Sample], images: Sequence[PromptImage]) -> list[tuple[np.ndarray, int]] | None:
+        """Of each prompt its positions, unpruned, and the one after, where the adapter tells them."""
+        if not self._adapter.own_positions:
+            return None
+        shown: list[list[Geometry]] = [[] for _ in samples]
+        for image in images:
+            shown[image.sample].append(image.geometry)
+        return [
+            self._adapter.positions(
+                self._processing.expanded(sample.input_ids, geometries), [image.crops for image in sample.images]
+            )
+            for sample, geometries in zip(samples, shown, strict=True)
+        ]
+
+
+def _grammar(adapter: Adapter, processing: Processing, options: EngineOptions) -> Grammar | None:
+    if not options.has_grammar:
+        return None
+    return Grammar(processing, options, end_tokens(adapter.model.generation_config), adapter.vocabulary)
 
 
 def _sampled(answer: Answer, said: dict[str, Any]) -> SampledAnswer:
@@ -410,13 +443,10 @@ def _labels(
     """Copy the batch's results to the host and put each sample's label together."""
     mask = selection.mask.cpu().numpy()
     cues = (selection.by_text.to(torch.int8) + 2 * selection.by_saliency.to(torch.int8)).cpu().numpy()
-    counts = zip(selection.from_text.tolist(), selection.from_saliency.tolist(), strict=True)
     by_sample: list[list[_Kept]] = [[] for _ in samples]
-    for image, row, row_cues, (from_text, from_saliency) in zip(images, mask, cues, counts, strict=True):
+    for image, row, row_cues in zip(images, mask, cues, strict=True):
         kept = np.flatnonzero(row).astype(np.int32)
-        by_sample[image.sample].append(
-            _Kept(image=image, tokens=kept, cues=row_cues[kept], from_text=from_text, from_saliency=from_saliency)
-        )
+        by_sample[image.sample].append((image.geometry, kept, row_cues[kept]))
     prompt_tokens = {row: n for group in groups for row, n in zip(group.rows, group.lengths.tolist(), strict=True)}
     padded = {row: group.embeds.shape[1] for group in groups for row in group.rows}
     return [
@@ -433,34 +463,24 @@ def _labels(
     ]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Kept:
-    """What is kept of an image: `tokens` and `cues` [kept_tokens], and how many for either cue."""
-
-    image: PromptImage
-    tokens: np.ndarray
-    cues: np.ndarray
-    from_text: int
-    from_saliency: int
-
-
 def _kept(images: Sequence[_Kept]) -> dict[str, Any]:
     """What a label says of the visual tokens of its sample's images."""
-    counts = [each.image.geometry.visual_tokens for each in images]
-    starts = np.cumsum([0, *counts], dtype=np.int32)[:-1]
-    panels = [each.image.geometry.panels for each in images]
-    nothing = np.empty(0, np.int32)
+    counts = [geometry.visual_tokens for geometry, *_ in images]
+    starts = np.cumsum([0, *counts], dtype=np.int32)
+    places = [tokens + start for (_, tokens, _), start in zip(images, starts, strict=False)]
+    cues = np.concatenate([np.empty(0, np.int8), *(cues for *_, cues in images)])
     return {
         "visual_tokens": sum(counts),
-        "kept_tokens": sum(len(each.tokens) for each in images),
-        "kept_indices": np.concatenate(
-            [nothing, *(each.tokens + start for each, start in zip(images, starts, strict=True))]
+        "kept_tokens": len(cues),
+        "kept_indices": np.concatenate([np.empty(0, np.int32), *places]),
+        "kept_cues": cues,
+        "from_text": int(np.count_nonzero(cues & 1)),
+        "from_saliency": int(np.count_nonzero(cues & 2)),
+        "grid": tuple(panel for geometry, *_ in images for panel in geometry.panels),
+        "parts": tuple(
+            Part(len(geometry.panels), count, len(kept))
+            for (geometry, kept, _), count in zip(images, counts, strict=True)
         ),
-        "kept_cues": np.concatenate([nothing.astype(np.int8), *(each.cues for each in images)]),
-        "from_text": sum(each.from_text for each in images),
-        "from_saliency": sum(each.from_saliency for each in images),
-        "grid": tuple(panel for each in panels for panel in each),
-        "parts": tuple(Part(len(p), n, len(each.tokens)) for p, n, each in zip(panels, counts, images, strict=True)),
     }
 
 

@@ -29,7 +29,7 @@ def flags_of(answer: str, finish_reason: str) -> tuple[str, ...]:
 
 
 def _repeats(words: list[str]) -> bool:
-    """Whether some words stand there again and again, one time right behind the other."""
+    """Whether some words stand there again and again, one time right after the other."""
     for length in range(1, min(_LONGEST, len(words) // _TIMES) + 1):
         same = 0
         for place in range(length, len(words)):

@@ -3,7 +3,7 @@
 The library is llguidance (`adafv[schema]`): 3 MB, needs no torch, one wheel for every Python, and its masks take
 microseconds, so that nothing is compiled for minutes first. It is imported where it is used.
 
-JSON is written as Python writes it, with one space behind colons and commas. Where the chat template doesn't end in
+JSON is written as Python writes it, with one space after colons and commas. Where the chat template doesn't end in
 white space, an answer begins with a space, which isn't part of its text.
 """
 
@@ -35,7 +35,7 @@ def check_grammar(options: EngineOptions) -> None:
     try:
         from llguidance import LLMatcher
     except ModuleNotFoundError as error:
-        raise OptionError(name, value, "left out without llguidance: pip install 'adafv[schema]'") from error
+        raise OptionError(name, value, "unset without llguidance: pip install 'adafv[schema]'") from error
     wrong, said = LLMatcher.validate_grammar_with_warnings(_lark(options, ""))
     if wrong:
         first, *more = said[0].splitlines()
@@ -49,6 +49,9 @@ class Grammar:
     Args:
         ends: tokens that end an answer.
         vocabulary: V, how many scores the model gives.
+
+    Attributes:
+        vocabulary, ends: those.
 
     Raises:
         ValueError: the model's tokens can't write any text, or nothing ends an answer.
@@ -67,7 +70,7 @@ class Grammar:
         if self._tokens.decode_bytes(known).strip() != _SAMPLE.encode():
             raise ValueError("the model's tokenizer has no tokens for JSON, so that no grammar can be held to")
         self._lead = "" if processing.ends_in_space else " "
-        self.vocabulary, self._ends = vocabulary, frozenset(ends)
+        self.vocabulary, self.ends = vocabulary, frozenset(ends)
         self._matcher = self._new(_lark(options, self._lead))
 
     def _new(self, lark: str) -> Any:
@@ -84,7 +87,7 @@ class Grammar:
 
     def text(self, ids: list[int]) -> tuple[str, bool]:
         """The text of an answer's tokens, and whether it fulfils the grammar."""
-        said = [token for token in ids if token not in self._ends]
+        said = [token for token in ids if token not in self.ends]
         matcher = self.begin()
         fulfilled = matcher.consume_tokens(said) and matcher.is_accepting()
         text = self._tokens.decode_bytes(said).decode("utf-8", "replace")
@@ -92,19 +95,21 @@ class Grammar:
 
 
 def _lark(options: EngineOptions, lead: str) -> str:
-    """The grammar in llguidance's language."""
+    """The grammar in llguidance's language. Without forcing, its masks allow every spelling that its parser takes, not
+    only the tokenizer's own where the text is certain."""
     if options.schema is not None:
         schema = json.loads(options.schema)
         body = "%json " + json.dumps(schema | {"x-guidance": _STYLE} if isinstance(schema, dict) else schema)
     else:
         body = f"/{_escaped(options.regex or '')}/"
-    return f"start: {json.dumps(lead) + ' ' if lead else ''}body\nbody: {body}\n"
+    start = f"{json.dumps(lead)} body" if lead else "body"
+    return f'%llguidance {{"no_forcing": true}}\nstart: {start}\nbody: {body}\n'
 
 
 def _escaped(expression: str) -> str:
-    """A regular expression as it stands between slashes: those of its own behind a backslash, and in one line."""
-    out, escaped = [], False
+    """A regular expression as it stands between slashes: those of its own after a backslash, and in one line."""
+    out, escaped, special = [], False, {"/": "\\/", "\n": "\\n"}
     for letter in expression:
-        out.append("\\/" if letter == "/" and not escaped else "\\n" if letter == "\n" else letter)
+        out.append(special[letter][escaped:] if letter in special else letter)  # has it a backslash, it needs no other
         escaped = letter == "\\" and not escaped
     return "".join(out)

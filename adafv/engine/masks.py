@@ -1,49 +1,54 @@
-"""Which tokens a grammar allows next, for the rows of a batch: made beside an accelerator's work.
+"""Which tokens a grammar allows next, for the rows of a batch.
 
-When a step's tokens are chosen, the host has them fetched, moves each row's matcher on and makes the next masks, in a
-thread, while the device is at the next step (`BatchMasks.advance`). So masks are there when its scores are. On a CPU
-they are made at once: they take some microseconds a row, and a thread's turns with Python's lock take more.
+Sampling needs a mask over all tokens. Greedy decoding on a CPU doesn't: if the grammar accepts the most probable token,
+no mask can change the choice. So there the host asks for that token first, which takes a few microseconds, and makes
+a mask only for rows whose token is refused.
+
+An accelerator would have to wait for that. So there the masks are made beside its work: when a step's tokens are
+chosen, a thread fetches them, moves each row's matcher on and makes the next masks, while the device is at the next
+step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from adafv.engine.grammar import Grammar
 from adafv.uploading import uploaded
 
 
-class BatchMasks(LogitsProcessor):
-    """Leaves only those tokens a chance that the grammar allows."""
+class BatchMasks:
+    """Rows of answers that a grammar constrains.
 
-    def __init__(self, grammar: Grammar) -> None:
-        from llguidance import LLExecutor
+    Args:
+        rows: how many answers begin.
+        device: of their scores.
+    """
 
-        self._grammar, self._executor = grammar, LLExecutor()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
-        self._matchers: list[Any] = []
-        self._next: Future[np.ndarray] | np.ndarray | None = None
+    def __init__(self, grammar: Grammar, rows: int, device: torch.device) -> None:
+        self._grammar = grammar
+        self._matchers = [grammar.begin() for _ in range(rows)]
+        beside = device.type == "cuda"
+        self._next = _threads()[0].submit(self._made, range(rows), _threads()[1]) if beside else None
+        self._taken = False  # whether the newest tokens have been
 
-    def begin(self, rows: int) -> None:
-        """Begin so many answers."""
-        self._matchers = [self._grammar.begin() for _ in range(rows)]
-        self._next = self._make()
-
-    def keep(self, flags: Sequence[bool]) -> None:
-        """Drop the rows whose flag is false. Called before `advance`."""
-        self._matchers = [one for one, stays in zip(self._matchers, flags, strict=True) if stays]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these. Called before `advance`."""
+        self._matchers = [self._matchers[row] for row in rows]
 
     def advance(self, chosen: Tensor) -> None:
-        """Begin with the masks behind the rows' next tokens, int64 [b]."""
+        """Take the rows' next tokens, int64 [b]."""
         if chosen.device.type != "cuda":
-            self._next = self._make(chosen.tolist(), together=False)
+            if not self._taken:
+                self._consume(chosen.tolist())
+            self._taken, self._next = False, None
             return
         copied = torch.empty(chosen.shape, dtype=chosen.dtype, pin_memory=True).copy_(chosen, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -51,33 +56,65 @@ class BatchMasks(LogitsProcessor):
 
         def make() -> np.ndarray:
             arrived.synchronize()
-            return self._make(copied.tolist())
+            self._consume(copied.tolist())
+            return self._made(range(len(self._matchers)), _threads()[1])
 
-        self._next = self._thread.submit(make)
+        self._next = _threads()[0].submit(make)
 
-    def _make(self, tokens: Sequence[int] = (), together: bool = True) -> np.ndarray:
-        """int32 [b, W]: the next masks, a bit for each token, the lowest first. All is allowed behind an end.
+    def masked(self, scores: Tensor) -> Tensor:
+        """The scores [b, V], with -inf for tokens that the grammar refuses. All is allowed after an end token."""
+        masks = self._made(range(len(self._matchers))) if self._next is None else self._next.result()
+        return scores.masked_fill(_refused(masks, scores), -torch.inf)
 
-        Args:
-            together: in several threads.
+    def choose(self, scores: Tensor) -> Tensor:
+        """int64 [b]: the allowed token of the highest score [b, V] in each row, of equals the first."""
+        if scores.device.type != "cpu":
+            return self.masked(scores).argmax(dim=1)
+        best = scores.numpy()  # some small operations on a step's few rows: NumPy begins each in a tenth of the time
+        chosen = best.argmax(axis=1)
+        refused = [row for row, token in enumerate(chosen.tolist()) if not self._accepts(row, token)]
+        if refused:
+            allowed = _bits(self._made(refused), best.shape[1])
+            again = np.where(allowed, best[refused], -np.inf).argmax(axis=1)
+            chosen[refused] = again
+            self._consume(again.tolist(), refused)
+        self._taken = True
+        return torch.from_numpy(chosen)
+
+    def _accepts(self, row: int, token: int) -> bool:
+        """Whether the grammar allows the row's next token, which it then takes."""
+        matcher = self._matchers[row]
+        if matcher.is_stopped():
+            return token in self._grammar.ends or _has_ended(matcher)
+        return matcher.try_consume_tokens([token]) == 1
+
+    def _consume(self, tokens: Sequence[int], rows: Sequence[int] | None = None) -> None:
+        for row, token in zip(range(len(tokens)) if rows is None else rows, tokens, strict=True):
+            if not self._matchers[row].is_stopped():
+                self._matchers[row].consume_token(token)
+
+    def _made(self, rows: Sequence[int], executor: Any = None) -> np.ndarray:
+        """int32 [r, W]: the masks of some rows, a bit for each token, the lowest first; by several threads if there is
+        an executor.
         """
-        masks = np.full((len(self._matchers), (self._grammar.vocabulary + 31) // 32), -1, dtype=np.int32)
-        for matcher, token in zip(self._matchers, tokens, strict=False):
-            if not matcher.is_stopped():
-                matcher.consume_token(token)
-        going = [(matcher, row) for row, matcher in enumerate(self._matchers) if not _has_ended(matcher)]
+        masks = np.full((len(rows), (self._grammar.vocabulary + 31) // 32), -1, dtype=np.int32)
         first, size = masks.ctypes.data, masks.strides[0]
-        if together and going:
-            self._executor.unsafe_compute_mask_ptr(going, first, size, len(masks))
-        elif going:
-            for matcher, row in going:
-                matcher.unsafe_compute_mask_ptr(first + row * size, size)
+        matchers = [(self._matchers[row], place) for place, row in enumerate(rows)]
+        going = [(matcher, place) for matcher, place in matchers if not _has_ended(matcher)]
+        if executor is not None and going:
+            executor.unsafe_compute_mask_ptr(going, first, size, len(masks))
+        else:
+            for matcher, place in going:
+                matcher.unsafe_compute_mask_ptr(first + place * size, size)
         return masks
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        assert self._next is not None  # there is a batch
-        masks = self._next if isinstance(self._next, np.ndarray) else self._next.result()
-        return scores.masked_fill(_unpacked(~masks, scores), -torch.inf)
+
+@cache
+def _threads() -> tuple[ThreadPoolExecutor, Any]:
+    """The thread that makes masks, and llguidance's for the rows of a batch."""
+    from llguidance import LLExecutor
+
+    return ThreadPoolExecutor(1, thread_name_prefix="masks"), LLExecutor()
 
 
 def _has_ended(matcher: Any) -> bool:
@@ -85,11 +122,15 @@ def _has_ended(matcher: Any) -> bool:
     return matcher.is_stopped() and (matcher.is_error() or matcher.stop_reason() == "EndOfSentence")
 
 
-def _unpacked(masks: np.ndarray, scores: Tensor) -> Tensor:
-    """bool [b, V], like the scores, of masks [b, W]."""
+def _refused(masks: np.ndarray, scores: Tensor) -> Tensor:
+    """bool [b, V], like the scores, by masks [b, W] of what is allowed."""
     if scores.device.type == "cpu":
-        bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little", count=scores.shape[1])
-        return torch.from_numpy(bits.view(np.bool_))
-    there = uploaded(torch.from_numpy(masks), scores.device)
+        return torch.from_numpy(_bits(~masks, scores.shape[1]))
+    there = uploaded(torch.from_numpy(~masks), scores.device)
     places = torch.arange(32, dtype=torch.int32, device=scores.device)
     return ((there[:, :, None] >> places) & 1).bool().flatten(1)[:, : scores.shape[1]]
+
+
+def _bits(masks: np.ndarray, count: int) -> np.ndarray:
+    """bool [b, count]: the bits of int32 [b, W], the lowest first."""
+    return np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little", count=count).view(np.bool_)

@@ -19,9 +19,11 @@ from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.sample import PreparedImage, Sample
 from adafv.engine.vllm import check_family
-from adafv.models import Geometry, Processing, check_quantization, check_text_tower, load_processing, sizes_of
-from adafv.option import OptionError
+from adafv.models import Geometry, Processing, View, check_quantization, check_text_tower, load_processing, sizes_of
+from adafv.option import OptionError, require
 from adafv.turn import Turn
+
+_SIDE = 1024  # pixels of the square that says whether the model can be shown few enough tokens
 
 
 class PrepareError(ValueError):
@@ -30,8 +32,9 @@ class PrepareError(ValueError):
     Attributes:
         error: `prompt_empty` (no token is left of it), `prompt_encoding` (it is no valid Unicode),
             `prompt_placeholder` (it contains the model's image placeholder), `prompt_too_long` (with the images and the
-            answer it exceeds the model's context), or `bad_row` (the model can't tell the row's own choices apart, or
-            has no place for a system turn).
+            answer it exceeds the model's context), `image_unsupported` (no image of its shape has so few tokens as
+            `max_image_tokens` allows), or `bad_row` (the model can't tell the row's own choices apart, or has no place
+            for a system turn).
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -65,7 +68,7 @@ class Preparer:
         where the back end or a grammar can't do the model, and an OptionError where the model can't tell the choices
         apart: what can be known without weights is known before they are loaded anywhere.
         """
-        processing = load_processing(model)
+        processing = _loaded(model, options)
         if options.backend == "vllm":
             check_family(processing)
         if options.text_tower is not None:
@@ -75,6 +78,11 @@ class Preparer:
         if options.has_grammar:
             tokenizer = processing.tokenizer
             Grammar(processing, options, [tokenizer.eos_token_id or 0], len(tokenizer))
+        if options.max_image_tokens is not None:
+            square = processing.fitted((_SIDE, _SIDE), options.max_image_tokens)
+            least = processing.geometry(square).visual_tokens
+            demand = f"at least {least}, as many as the model sees of the smallest square"
+            require(least <= options.max_image_tokens, "max_image_tokens", options.max_image_tokens, demand)
         preparer = cls(processing, options)
         preparer.generation = _generation(model)
         return preparer
@@ -85,8 +93,8 @@ class Preparer:
         return self._processing.takes_system()
 
     @property
-    def sizes(self) -> Sizes:
-        """What decides how much work the model makes."""
+    def sizes(self) -> Sizes | None:
+        """What decides how much work the model makes; None where nobody has counted it."""
         return sizes_of(self._processing.config)
 
     def prepare(self, id: str, image: Image.Image, prompt: str) -> Sample:
@@ -113,23 +121,27 @@ class Preparer:
         if any(_is_surrogate(letter) for turn in turns for part in turn.parts for letter in part or ""):
             raise PrepareError("prompt_encoding", "the prompt contains an unpaired surrogate, which no tokenizer reads")
         single = len(images) == 1
-        geometries = [self._processing.geometry((image.height, image.width), single) for image in images]
+        smaller = [self._fitted(image, single) for image in images]
+        views = [self._processing.view(image, single) for image in smaller]
+        geometries = [view.geometry for view in views]
         own = sum((part or "").count(self._processing.placeholder) for turn in turns for part in turn.parts)
         if turns[0].role == "system" and not self.takes_system:
             raise PrepareError("bad_row", "the model's chat template has no place for a system turn")
         prompt = self._processing.conversation(turns, geometries, self._prefix)
-        if own or prompt.placeholders != sum(geometry.runs for geometry in geometries):
+        if own:
             raise PrepareError("prompt_placeholder", f"the prompt contains {own} image placeholder(s) of its own")
-        if not len(prompt.asked):
+        if prompt.placeholders != sum(geometry.runs for geometry in geometries):
+            raise PrepareError("prompt_placeholder", f"the chat template doesn't write {shown} image(s) for the prompt")
+        if not len(prompt.question_places):
             raise PrepareError("prompt_empty", "the prompt is empty")
         answer = self._longest_choice(choices) if choices else self._answer_length
         fits_unpruned = self._check_length(len(prompt.input_ids) - prompt.placeholders, geometries, answer)
-        prepared = tuple(self._prepared(*each, single) for each in zip(images, geometries, strict=True))
+        prepared = tuple(_prepared(*each) for each in zip(images, smaller, views, strict=True))
         return Sample(
             id=id,
             images=prepared,
             input_ids=prompt.input_ids,
-            asked=prompt.asked,
+            question_places=prompt.question_places,
             choices=choices,
             fits_unpruned=fits_unpruned,
         )
@@ -140,12 +152,21 @@ class Preparer:
         except ValueError as error:
             raise PrepareError("bad_row", str(error)) from error
 
-    def _prepared(self, image: Image.Image, geometry: Geometry, single: bool) -> PreparedImage:
-        size, crops = (image.height, image.width), self._processing.crops(image, single)
-        if len(crops) != geometry.crops:
-            raise ValueError(f"the processor made {len(crops)} crops and the model expects {geometry.crops}")
-        key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
-        return PreparedImage(crops=crops, size=size, key=key, visual_tokens=geometry.visual_tokens)
+    def _fitted(self, image: Image.Image, single: bool) -> Image.Image:
+        """The image, so small that the model sees as few tokens of it as the options say."""
+        most = self._options.max_image_tokens
+        if most is None:
+            return image
+        size = self._processing.fitted((image.height, image.width), most, single)
+        least = self._processing.geometry(size, single).visual_tokens
+        if least > most:
+            raise PrepareError(
+                "image_unsupported",
+                f"{image.width} x {image.height}: the model sees at least {least} visual tokens of it; "
+                f"max_image_tokens is {most}",
+            )
+        same = size == (image.height, image.width)
+        return image if same else image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
     def _check_length(self, text: int, geometries: Sequence[Geometry], answer: int) -> bool:
         """Raise a PrepareError if so many tokens of text, the images and the answer exceed the model's context. Returns
@@ -169,6 +190,30 @@ class Preparer:
         pruned = keep < geometry.visual_tokens and self._options.newlines == "drop"
         kept = keep if pruned else len(geometry.source)
         return kept if geometry.positions is None else max(kept, geometry.extent)
+
+
+def _prepared(whole: Image.Image, image: Image.Image, view: View) -> PreparedImage:
+    """`image` is the `whole` one or what it was shrunk to."""
+    size, crops, geometry = (image.height, image.width), view.crops(), view.geometry
+    if crops.ndim > 1 and len(crops) != geometry.crops:
+        raise ValueError(f"the processor made {len(crops)} crops and the model expects {geometry.crops}")
+    key = hashlib.blake2b(crops.tobytes() + repr(size).encode(), digest_size=16).hexdigest()
+    shown = (whole.height, whole.width)
+    return PreparedImage(crops=crops, size=size, key=key, visual_tokens=geometry.visual_tokens, whole=shown)
+
+
+def _loaded(model: str, options: EngineOptions) -> Processing:
+    """The model's processing. Raises an OptionError where the image processor can't work with `image_options`."""
+    if options.image_options is None:
+        return load_processing(model)
+    try:
+        processing = load_processing(model, options.image_settings)
+        processing.view(Image.new("RGB", (64, 64), "grey")).crops()
+        processing.normalisation()
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        demand = f"settings that the image processor can work with ({type(error).__name__}: {error})"
+        raise OptionError("image_options", options.image_options, demand) from error
+    return processing
 
 
 def _generation(model: str) -> dict[str, Any]:

@@ -43,10 +43,10 @@ def prompt_images(samples: Sequence[Sample], processing: Processing, options: En
 def _of_sample(number: int, sample: Sample, processing: Processing, options: EngineOptions) -> Iterator[PromptImage]:
     places, first = processing.image_places(sample.input_ids), 0
     for count, image in enumerate(sample.images):
-        geometry = processing.geometry(image.size, single=len(sample.images) == 1)
+        geometry = processing.geometry_of(image.crops, image.size, single=len(sample.images) == 1)
         last = first + geometry.runs
         if options.text_scope == "question":
-            text = sample.input_ids[sample.asked]
+            text = sample.input_ids[sample.question_places]
         else:
             text = np.delete(sample.input_ids, places)[places[last - 1] + 1 - last :]
         yield PromptImage(

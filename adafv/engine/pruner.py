@@ -87,7 +87,7 @@ class Pruner:
         tokens = self._adapter.project(merged.hidden)  # [B, C, D]
         out = []
         for table, at, targets, new in zip(encoded, self._sources(images), merged.targets, tokens, strict=True):
-            # What has no target goes to a row behind the table's, which is cut off.
+            # What has no target goes to a row after the table's, which is cut off.
             place = torch.where(targets < 0, len(table.tokens), at[targets.clamp_min(0)])
             changed = torch.cat([table.tokens, new[:1]]).index_copy(0, place, new)[:-1]
             out.append(Encoded(tokens=changed, saliency=table.saliency, deepstack=table.deepstack))
@@ -120,8 +120,8 @@ class Pruner:
             words = [each.words for each in features]
             cues["clip_words"] = padded(words)
             cues["clip_words_valid"] = padded([torch.ones_like(row[:, 0], dtype=torch.bool) for row in words])
-        for name in needs & {"neighbours", "places"}:
-            cues[name] = padded([self._table(image.geometry, name) for image in images], -1)
+        if "neighbours" in needs:
+            cues["neighbours"] = padded([self._table(image.geometry, "neighbours") for image in images], -1)
         if "seeds" in needs:
             cues["seeds"] = uploaded(torch.tensor([image.seed for image in images]), self._device)
         return Cues(**cues)

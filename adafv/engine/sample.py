@@ -12,6 +12,7 @@ divided over the batch's samples, so that sums over labels are true totals.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,15 +28,22 @@ class PreparedImage:
 
     Attributes:
         crops: uint8 [C, 3, H, W], the image as the model's processor crops and resizes it, not yet normalised.
-        size: (height, width) of the whole image in pixels.
+        size: (height, width) of the whole image in pixels, as the processor got it.
         key: equal for the same pixels; such images are encoded once per batch.
         visual_tokens: N, how many visual tokens the model would see unpruned (newline embeddings not counted).
+        whole: (height, width) before it was shrunk to `EngineOptions.max_image_tokens`; `size` where it wasn't.
     """
 
     crops: np.ndarray
     size: tuple[int, int]
     key: str
     visual_tokens: int
+    whole: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """By how much the image was shrunk before; 1 where it wasn't."""
+        return math.sqrt(math.prod(self.size) / math.prod(self.whole))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -46,7 +54,7 @@ class Sample:
         id: the row's id; seeds the strategy `random`.
         images: those that the prompt shows, in its order; none where it is only text.
         input_ids: int32 [T], the templated prompt with a placeholder for each run of each image's visual tokens.
-        asked: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
+        question_places: int32 [Q], where in `input_ids` the question itself stands, without the template, what was said
             before it, and placeholders.
         stratum: of which kind the row is, where `EngineOptions.thresholds` differ by kind.
         choices: its own, of which the answer is one; empty where it has none but `EngineOptions.choices`.
@@ -56,7 +64,7 @@ class Sample:
     id: str
     images: tuple[PreparedImage, ...]
     input_ids: np.ndarray
-    asked: np.ndarray
+    question_places: np.ndarray
     stratum: str | None = None
     choices: tuple[str, ...] = ()
     fits_unpruned: bool = True

@@ -15,7 +15,7 @@ no token can see it, since each sees only those before it, and prefill needs no 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,7 +43,9 @@ class Prompts:
         lengths: int64 [G], on the device: how long each is. At least one is of length L, or the host couldn't tell.
         positions: int64 [G, L], or [3, G, L] in M-RoPE's three dimensions, where they aren't 0, 1, 2, ...; and
             `following`, int64 [G], that of the first token of the answer.
-        deepstack: [S, G, L, D], what is added behind each of the language model's first S layers, if anything is.
+        deepstack: [S, G, L, D], what is added after each of the language model's first S layers, if anything is.
+        blocks: int64 [G, L], positions with the same number see each other in both directions; -1 for those that don't.
+            None where all is causal.
     """
 
     rows: list[int]
@@ -52,6 +54,18 @@ class Prompts:
     positions: Tensor | None = None
     following: Tensor | None = None
     deepstack: Tensor | None = None
+    blocks: Tensor | None = None
+
+    def unpadded(self) -> Prompts:
+        """The same without padding, of one sequence (G = 1). Waits for the device."""
+        length = int(self.lengths)
+        return replace(
+            self,
+            embeds=self.embeds[:, :length],
+            positions=None if self.positions is None else self.positions[..., :length],
+            deepstack=None if self.deepstack is None else self.deepstack[:, :, :length],
+            blocks=None if self.blocks is None else self.blocks[:, :length],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,8 +80,9 @@ class Layout:
         newlines: how many newlines the batch has.
         lengths: of each sample: its sequence can't be longer after pruning.
         positions: int64 [A, B, S], each slot's in one dimension or in M-RoPE's three, which it keeps whatever is pruned
-            before it, and `following`, int64 [B], the one behind a sequence; None where positions count what is left.
+            before it, and `following`, int64 [B], the one after a sequence; None where positions count what is left.
         anew: bool [B], the samples whose positions do count what is left, where others' don't.
+        blocks: int64 [B, S], see `Prompts`.
     """
 
     source: Tensor
@@ -78,6 +93,7 @@ class Layout:
     positions: Tensor | None
     following: Tensor | None
     anew: Tensor | None = None
+    blocks: Tensor | None = None
 
     def stays(self, mask: Tensor) -> Tensor:
         """bool [B, S]: which slots stay, by the kept visual tokens, bool [V, N]."""
@@ -100,7 +116,7 @@ class Layout:
         Args:
             stays: bool [B, S].
             visual: [R, D] each, the visual tokens of each of the B samples; no row where it has no image.
-            text: [R, D], the embeddings of all prompts, and the newline's behind them.
+            text: [R, D], the embeddings of all prompts, and the newline's after them.
             rows: which samples.
             deepstack: [R, S, D] each, what goes with the visual tokens of each of the B samples, if anything does.
         """
@@ -123,6 +139,7 @@ class Layout:
             positions=positions,
             following=following,
             deepstack=torch.stack(added).movedim(2, 0) * shown if added else None,
+            blocks=None if self.blocks is None else self.blocks[at].gather(1, slots).where(present, -1),
         )
 
     def _positions(self, at: Tensor, slots: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -180,17 +197,21 @@ def lay_out(
     newlines: str,
     kept: Sequence[bool],
     device: torch.device,
+    placed: Sequence[tuple[np.ndarray, int]] | None = None,
+    bidirectional: str = "",
 ) -> Layout:
     """Lay out a batch on the host.
 
     Args:
         lengths: of each of the B prompts, placeholders not expanded. Their embeddings stand one after the other, and
-            behind them the newline's.
+            after them the newline's.
         places: where in each its placeholders stand, whose places its images' runs take in turn.
         images: the samples' images, one after the other.
         table_lengths: how many rows each image has as encoded.
         newlines: `drop` or `rows`, see `EngineOptions`. An image that is not pruned keeps all of them.
         kept: of each prompt, whether what is left of it keeps its positions; of families whose positions are plain.
+        placed: of each prompt its positions, int64 [A, S], and the one after, where the model's own code tells them.
+        bidirectional: see `Adapter`.
     """
     width = max((image.geometry.visual_tokens for image in images), default=0)
     count = sum(image.geometry.newlines for image in images)
@@ -202,28 +223,33 @@ def lay_out(
         policy = "all" if image.keep == geometry.visual_tokens else newlines
         first = _FIRST_TOKEN + number * width, _FIRST_TOKEN + len(images) * width + newline
         source = np.where(geometry.is_token, geometry.source + tables[row], -1 - sum(lengths))
-        slots = np.stack([source, _flags(geometry, *first, policy)])  # [2, L]
+        begun = np.isin(np.arange(len(source)), geometry.cuts)
+        block = len(lengths) + sum(map(len, runs)) + np.cumsum(begun)  # no other run of the batch has the number
+        slots = np.stack([source, _flags(geometry, *first, policy), block])  # [3, L]
         runs[row] += np.split(slots, geometry.cuts, axis=1)
         owners.append(_newline_owners(geometry, newline, count))
         tables[row] += rows
         newline += geometry.newlines
         longest[row] += image.keep
         longest[row] += {"all": geometry.newlines, "rows": min(geometry.newlines, image.keep), "drop": 0}[policy]
-    texts = np.stack([-1 - np.arange(sum(lengths)), np.full(sum(lengths), _ALWAYS)])
+    texts = np.stack([-1 - np.arange(sum(lengths)), np.full(sum(lengths), _ALWAYS), np.full(sum(lengths), -1)])
     prompts = np.split(texts, np.cumsum(lengths)[:-1], axis=1)
     whole = [_spliced(*each) for each in zip(prompts, places, runs, strict=True)]
-    plain = all(image.geometry.positions is None for image in images)
+    plain = placed is None and all(image.geometry.positions is None for image in images)
+    given = _stacked_positions([row for row, _ in placed], [at for _, at in placed], device) if placed else None
     keeps = _plain_positions([each.shape[1] for each in whole], device) if plain and any(kept) else None
-    own, following = keeps or _positions(lengths, places, images, device)
+    own, following = given or keeps or _positions(lengths, places, images, device)
+    blocks = [np.zeros_like(block) if bidirectional == "prompt" else block for _, _, block in whole]
     return Layout(
-        source=uploaded(_stacked([source for source, _ in whole], 0), device),
-        flag=uploaded(_stacked([flag for _, flag in whole], _NEVER), device),
+        source=uploaded(_stacked([source for source, _, _ in whole], 0), device),
+        flag=uploaded(_stacked([flag for _, flag, _ in whole], _NEVER), device),
         newline_of=uploaded(_stacked(owners, count), device),
         newlines=count,
         lengths=tuple(longest),
         positions=own,
         following=following,
         anew=None if not plain or all(kept) else ~uploaded(torch.tensor(kept), device),
+        blocks=uploaded(_stacked(blocks, -1), device) if bidirectional else None,
     )
 
 
@@ -236,7 +262,7 @@ def _plain_positions(lengths: Sequence[int], device: torch.device) -> tuple[Tens
 def _positions(
     lengths: Sequence[int], places: Sequence[np.ndarray], images: Sequence[PromptImage], device: torch.device
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """`positions` and `following` of a `Layout`. An image says where its own places lie, and what follows comes behind
+    """`positions` and `following` of a `Layout`. An image says where its own places lie, and what follows comes after
     its extent. Arguments as for `lay_out`; an image is one run.
     """
     if all(image.geometry.positions is None for image in images):
@@ -255,15 +281,22 @@ def _positions(
                 start += geometry.extent
         rows.append(np.concatenate(row, axis=1))
         following.append(start)
-    positions = torch.stack([_stacked([row[axis] for row in rows], 0) for axis in range(3)])
+    return _stacked_positions(rows, following, device)
+
+
+def _stacked_positions(
+    rows: Sequence[np.ndarray], following: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`positions` and `following` of a `Layout`, of the rows' own [A, S]."""
+    positions = torch.stack([_stacked([row[axis] for row in rows], 0) for axis in range(len(rows[0]))])
     return uploaded(positions, device), uploaded(torch.tensor(following), device)
 
 
 def _spliced(text: np.ndarray, places: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
-    """int64 [2, S]: the slots of `text` [2, T] with those of a run in each of the `places`."""
+    """int64 [3, S]: the slots of `text` [3, T] with those of a run in each of the `places`."""
     before, *pieces = np.split(text, places, axis=1)
-    behind = (part for run, piece in zip(runs, pieces, strict=True) for part in (run, piece[:, 1:]))
-    return np.concatenate([before, *behind], axis=1)
+    after = (part for run, piece in zip(runs, pieces, strict=True) for part in (run, piece[:, 1:]))
+    return np.concatenate([before, *after], axis=1)
 
 
 def _flags(geometry: Geometry, token: int, newline: int, policy: str) -> np.ndarray:
@@ -282,6 +315,8 @@ def _newline_owners(geometry: Geometry, first: int, no_newline: int) -> np.ndarr
     """int64 [N]: which newline ends each visual token's row, the image's being counted from `first` on; `no_newline`
     for the base crop, whose rows have none."""
     before = np.cumsum(~geometry.is_token)[geometry.is_token]
+    if not geometry.newlines:
+        return np.full(len(before), no_newline)
     last = geometry.panels[-1]
     in_last_panel = np.arange(len(before)) >= len(before) - last.rows * last.columns
     ended = in_last_panel & (before < geometry.newlines)

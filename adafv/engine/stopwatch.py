@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[str, float | torch.cuda.Event]] = [("", self._now())]
+        self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def lap(self, stage: str) -> None:
         """All since the last lap belongs to `stage`."""
@@ -29,19 +30,13 @@ class Stopwatch:
             torch.cuda.synchronize()
         totals: dict[str, float] = defaultdict(float)
         for (_, start), (stage, end) in zip(self._marks, self._marks[1:], strict=False):
-            totals[stage] += _between(start, end)
+            totals[stage] += start.elapsed_time(end) if self._cuda else (end - start) * 1e3
         return totals
 
-    def _now(self) -> float | torch.cuda.Event:
+    def _now(self) -> Any:
+        """An event of CUDA's, or seconds."""
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-
-def _between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
-    if isinstance(start, float) and isinstance(end, float):
-        return (end - start) * 1e3
-    assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)
-    return start.elapsed_time(end)

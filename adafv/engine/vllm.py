@@ -19,27 +19,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    GenerationConfig,
-    LogitsProcessor,
-    PretrainedConfig,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from adafv.engine.generation import Answer, end_tokens, generation_config, processors
+from adafv.engine.controls import Controls, Stops
+from adafv.engine.generation import Answer, cut
+from adafv.engine.grammar import Grammar
 from adafv.engine.options import EngineOptions
 from adafv.engine.sequence import Prompts
-from adafv.models import Adapter, Processing
+from adafv.models import Adapter, GeneralAdapter, Processing
 
 # What vLLM takes from the environment when it starts. A job sends no usage statistics, and opens no port to others.
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
-_PENALTY = RepetitionPenaltyLogitsProcessor.__name__
+# Models whose positions have three dimensions, and what their language model is called by itself.
+_PLACED = {"qwen2_5_vl": "qwen2"}
+_COMPILED_PLACED = ("qwen2", "qwen3")  # language models that vLLM compiles for positions of several dimensions, too
 
 # On a GPU vLLM takes so much of what the tower left free; the rest is for encoding and pruning.
 _GPU_SHARE = 0.8
@@ -50,10 +45,16 @@ _CPU_CONTEXTS, _CPU_SHARE = 16, 0.25
 
 def check_family(processing: Processing) -> None:
     """Raise a ValueError for a model that vLLM can't run on embeddings only. Needs neither weights nor vLLM."""
-    if not processing.family.plain_positions:
+    kind = processing.config.model_type
+    if processing.family is GeneralAdapter:
         raise ValueError(
-            f"backend 'vllm' counts the positions of embeddings one by one, and a {processing.config.model_type} "
-            "model's have three dimensions; give backend 'transformers'"
+            f"backend 'vllm' takes models with an adapter of their own, and a {kind} model has none; give backend "
+            "'transformers'"
+        )
+    if not processing.family.plain_positions and kind not in _PLACED:
+        raise ValueError(
+            f"backend 'vllm' can't add a {kind} model's deepstack features after its layers, or place its tokens in "
+            "three dimensions; give backend 'transformers'"
         )
 
 
@@ -68,19 +69,28 @@ class VllmGenerator:
         path: the checkpoint, a folder or hub id.
         adapter: its loaded front part (see `load_adapter`), on the device that vLLM is to use.
         options: how to decode.
+        processing, grammar: as for `Generator`.
         memory_share: how much of the device's free memory vLLM may take: on a GPU for the language model's weights and
             the cache of keys and values, by default 0.8; on a CPU for the cache only, by default what 16 whole
             contexts need, but at most 0.25.
 
     Raises:
-        ValueError: vLLM isn't installed, or not for this device; it can't run the language model; the model's
-            generation config asks for what vLLM doesn't do; or there is too little memory.
+        ValueError: vLLM isn't installed, or not for this device; it can't run the language model; with
+            `tensor_parallel` above 1, scores are to be changed; or there is too little memory.
     """
 
-    def __init__(self, path: str, adapter: Adapter, options: EngineOptions, memory_share: float | None = None) -> None:
-        self._adapter = adapter
+    def __init__(
+        self,
+        path: str,
+        adapter: Adapter,
+        options: EngineOptions,
+        processing: Processing | None = None,
+        grammar: Grammar | None = None,
+        memory_share: float | None = None,
+    ) -> None:
+        self._adapter, self._processing, self.grammar = adapter, processing, grammar
         self._decode_by(options)
-        self._engine = _start(path, adapter.model.device, adapter.model.dtype, memory_share, options.tensor_parallel)
+        self._engine = _start(path, adapter.model, memory_share, options, self._controls.change_scores)
 
     def with_options(self, options: EngineOptions) -> VllmGenerator:
         """The same engine, decoding by other options."""
@@ -89,9 +99,14 @@ class VllmGenerator:
         return other
 
     def _decode_by(self, options: EngineOptions) -> None:
-        config = generation_config(self._adapter, options)
-        _refuse_processors(self._adapter, config)
-        self._ends, self._options = end_tokens(config), options
+        self._options = options
+        self._controls = Controls(self._adapter, options, self._processing, self.grammar)
+        if self._controls.change_scores and options.tensor_parallel > 1:
+            raise ValueError(
+                "with tensor_parallel above 1 vLLM's processes can't change scores here, as an option or the model's "
+                "generation config asks; give tensor_parallel 1"
+            )
+        self._stops = None if options.stop is None else Stops(options, self._processing)
 
     @torch.inference_mode()
     def __call__(
@@ -103,40 +118,60 @@ class VllmGenerator:
         prompt_ids: Sequence[np.ndarray] = (),
     ) -> list[Answer]:
         """Answer a batch. Arguments and answers as for `Generator`, but `on_prefilled` is called when the last of the
-        prompts has its first token: vLLM's prefill of some prompts overlaps with the decoding of others. `prompt_ids`
-        are not used, since penalties are refused.
+        prompts has its first token: vLLM's prefill of some prompts overlaps with the decoding of others. Several
+        answers to a prompt don't share its prefill.
         """
-        tokens: list[list[int]] = [[] for _ in seeds]
-        logprobs: list[list[float]] = [[] for _ in seeds]
+        found: list[tuple[list[int], list[float]]] = [([], []) for _ in seeds]
         prefilling = True
         try:
-            self._ask(groups, seeds)
+            own = self._ask(groups, seeds, prompt_ids)
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     row, (new,) = int(output.request_id), output.outputs
                     if new.finish_reason not in (None, "stop", "length"):
                         raise RuntimeError(f"vLLM ended an answer with {new.finish_reason!r}")
-                    tokens[row] += new.token_ids
-                    chosen = zip(new.token_ids, new.logprobs, strict=True)
-                    logprobs[row] += [known[token].logprob for token, known in chosen]
+                    ids, logprobs = found[row]
+                    for token, known in zip(new.token_ids, new.logprobs, strict=True):
+                        ids.append(token)
+                        logprobs.append(known[token].logprob if own is None else own[row].logprob(token))
+                    if new.finish_reason is None and self._stops is not None and self._stops.length(ids) is not None:
+                        self._engine.abort_request([output.request_id])
                 on_step()
-                if prefilling and all(tokens):
+                if prefilling and all(ids for ids, _ in found):
                     prefilling = False
                     on_prefilled()
         finally:
             if self._engine.has_unfinished_requests():  # after an error: the next batch is to find the engine idle
                 self._engine.abort_request([str(row) for row in range(len(seeds))])
-        return [self._answer(*found) for found in zip(tokens, logprobs, strict=True)]
+        return [cut(*each, self._controls.ends, self._stops) for each in found]
 
-    def _ask(self, groups: Sequence[Prompts], seeds: Sequence[int]) -> None:
-        """Hand the prompts over. vLLM takes them on the host, and without padding."""
+    def _ask(self, groups: Sequence[Prompts], seeds: Sequence[int], prompt_ids: Sequence[np.ndarray]) -> Any:
+        """Hand the prompts over. vLLM takes them on the host, and without padding. Returns each answer's
+        `RequestControls`, by its place; None where scores aren't changed.
+        """
         from vllm.inputs.engine import embeds_input
 
-        for group in groups:
-            for row, length, prompt in zip(group.rows, group.lengths.tolist(), group.embeds.cpu(), strict=True):
-                self._engine.add_request(str(row), embeds_input(prompt[:length]), self._sampling(seeds[row]))
+        each = len(seeds) // sum(len(group.rows) for group in groups)
+        own: Any = None
+        if self._controls.change_scores:
+            from adafv.engine import vllm_controls
 
-    def _sampling(self, seed: int) -> Any:
+            own = vllm_controls.REQUESTS
+            own.clear()
+            for number in range(len(seeds)):
+                text = prompt_ids[number // each : number // each + 1]
+                own[number] = vllm_controls.RequestControls(self._controls, text)
+        for group in groups:
+            for row, length, prompt, ids in zip(
+                group.rows, group.lengths.tolist(), group.embeds.cpu(), _position_ids(group), strict=True
+            ):
+                given = {} if ids is None else {"prompt_token_ids": ids, "is_token_ids": [False] * length}
+                for number in range(row * each, (row + 1) * each):
+                    sampling = self._sampling(seeds[number], None if own is None else number)
+                    self._engine.add_request(str(number), embeds_input(prompt[:length], **given), sampling)
+        return own
+
+    def _sampling(self, seed: int, request: int | None) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -146,33 +181,33 @@ class VllmGenerator:
             temperature=self._options.temperature,
             **(drawing if options.temperature > 0 else {}),
             max_tokens=self._options.max_new_tokens,
-            stop_token_ids=sorted(self._ends),
+            stop_token_ids=self._controls.ends,
+            extra_args=None if request is None else {"adafv": request},  # for `vllm_controls`
             ignore_eos=True,  # which vLLM would take from the language model's configuration
             logprobs=0,  # of the chosen token only, before any warping
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
 
-    def _answer(self, tokens: list[int], logprobs: list[float]) -> Answer:
-        reason = "stop" if tokens[-1] in self._ends else "length"
-        return Answer(tokens, reason, logprobs)
+
+def _position_ids(group: Prompts) -> list[list[int] | None]:
+    """For each prompt the ids that say where its tokens stand; None where they stand at 0, 1, 2, ..."""
+    if group.positions is None or group.following is None:
+        return [None] * len(group.rows)
+    from adafv.engine.vllm_positions import ids_of
+
+    positions, following = group.positions.cpu(), group.following.tolist()
+    positions = positions.expand(3, *positions.shape[-2:])
+    return [
+        ids_of(positions[:, place, :length], following[place]) for place, length in enumerate(group.lengths.tolist())
+    ]
 
 
-def _refuse_processors(adapter: Adapter, config: GenerationConfig) -> None:
-    """Raise a ValueError if `config` changes scores in a way that vLLM's sampling doesn't."""
-    done = {LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper, TopKLogitsWarper}
-    asked = [type(one).__name__ for one in processors(adapter, config, [LogitsProcessor()]) if type(one) not in done]
-    if asked:
-        without = " or, to do without the penalty, repetition_penalty 1" if asked == [_PENALTY] else ""
-        raise ValueError(
-            f"the model's generation config asks for {', '.join(asked)}, which the vLLM back end doesn't do; give "
-            f"backend 'transformers'{without}"
-        )
-
-
-def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: float | None, gpus: int) -> Any:
-    """vLLM's engine, in this process, with the language model of the checkpoint; spread over `gpus` of them, each of
-    which then has a process of its own."""
+def _start(path: str, front: Any, memory_share: float | None, options: EngineOptions, change_scores: bool) -> Any:
+    """vLLM's engine, in this process, with the language model of the checkpoint, on the device and in the dtype of its
+    `front` part. Spread over several GPUs, each has a process of its own. `change_scores`: see `Controls`.
+    """
+    device, dtype, gpus = front.device, front.dtype, options.tensor_parallel
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -186,7 +221,7 @@ def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: fl
             "machine without a GPU"
         ) from error
     _check_device(device, gpus)
-    text = _language_model(path)
+    text, placed = _language_model(path, device, options.positions == "kept")
     if device.type == "cpu":
         _check_head_size(text)
         share = _CPU_SHARE if memory_share is None else memory_share
@@ -195,11 +230,26 @@ def _start(path: str, device: torch.device, dtype: torch.dtype, memory_share: fl
         sizes = {"gpu_memory_utilization": _utilisation(device, _GPU_SHARE if memory_share is None else memory_share)}
     from adafv.engine.vllm_weights import EXTENSION, LOAD_FORMAT
 
+    extension = EXTENSION
+    if placed or change_scores:
+        # vLLM's newer model runner hands a class of ours no ids, and takes no processors of scores of this kind.
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if placed:
+        from adafv.engine import vllm_positions
+
+        [architecture] = text.architectures or ["?"]
+        text.architectures = [vllm_positions.placed(architecture)]
+        extension = f"{vllm_positions.__name__}.{vllm_positions.Extension.__name__}"
     if gpus > 1:
         # By vLLM's own processes: it would take Ray where it finds it. These don't know our load format until they
         # import it, which they do for the sake of an extension.
-        spread = {"distributed_executor_backend": "mp", "worker_extension_cls": EXTENSION}
+        spread = {"distributed_executor_backend": "mp", "worker_extension_cls": extension}
         sizes |= {"tensor_parallel_size": gpus, **spread}
+    if change_scores:
+        from adafv.engine.vllm_controls import Processor
+
+        # Its default has the next step begun before this one's tokens are known.
+        sizes |= {"logits_processors": [Processor], "async_scheduling": False}
     with TemporaryDirectory(prefix="adafv-") as folder:
         text.save_pretrained(folder)
         return vllm.LLMEngine.from_engine_args(
@@ -235,13 +285,31 @@ def _check_device(device: torch.device, gpus: int) -> None:
         )
 
 
-def _language_model(path: str) -> PretrainedConfig:
-    """The configuration of the checkpoint's language model, as a checkpoint of only that model would have it."""
+def _language_model(path: str, device: torch.device, kept: bool) -> tuple[PretrainedConfig, bool]:
+    """The configuration of the checkpoint's language model, as a checkpoint of only that model would have it; and
+    whether prompts say where their tokens stand."""
     whole = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    text = whole.get_text_config()
+    text, placed = whole.get_text_config(), kept or whole.model_type in _PLACED
+    if whole.model_type in _PLACED:
+        fields = {name: value for name, value in text.to_dict().items() if name != "model_type"}
+        text = AutoConfig.for_model(_PLACED[whole.model_type], **fields)
+    elif kept:
+        text.rope_parameters = _in_three_dimensions(text, device)
     text.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text.model_type]]
     text.tie_word_embeddings = whole.tie_word_embeddings  # what transformers goes by
-    return text
+    return text, placed
+
+
+def _in_three_dimensions(text: PretrainedConfig, device: torch.device) -> dict[str, Any]:
+    """The parameters of a language model's rotary embedding, for positions of three dimensions that are equal: so it
+    is the same, but vLLM asks for them."""
+    rope = dict(text.rope_parameters)
+    if rope["rope_type"] != "default" or (device.type != "cpu" and text.model_type not in _COMPILED_PLACED):
+        raise ValueError(
+            f"backend 'vllm' can't keep the positions of a {text.model_type} language model with {rope['rope_type']} "
+            f"rotary embeddings on {device}; give positions 'compact' or backend 'transformers'"
+        )
+    return rope | {"mrope_section": [_head_size(text) // 2, 0, 0]}
 
 
 def _head_size(text: PretrainedConfig) -> int:

@@ -16,14 +16,15 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 LOAD_FORMAT = "adafv-language-model"
 EXTENSION = "adafv.engine.vllm_weights.Extension"
 
-# How the names begin in a LLaVA checkpoint, as published and as newer transformers saves it, in one of Idefics3, and
-# how vLLM has them.
+# How the names begin in a LLaVA checkpoint, as published and as newer transformers saves it, in one of Idefics3, in a
+# published one of Qwen2.5-VL, and how vLLM has them.
 _NAMES = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
     "model.language_model.": "model.",
     "model.text_model.": "model.",
     "lm_head.": "lm_head.",
+    **{f"model.{part}.": f"model.{part}." for part in ("embed_tokens", "layers", "norm")},
 }
 
 

@@ -1,33 +1,33 @@
-"""Captions as trainers read them: one for each image, in a text file beside it or in one file for a folder.
-
-An image that several labels are about has the first of them, as they stand in labels/; the others are left out.
-"""
+"""Captions as trainers read them: one per image, in a text file beside it or in one file. If several labels are
+about an image, the first in labels/ counts."""
 
 from __future__ import annotations
 
+import csv
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, write_list
-from adafv.exporting.images import Images, Shown
+from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, replacing, write_list
+from adafv.exporting.images import Images, LabelImage
 
+METADATA = ("file_name", "text", "id", "prompt", "finish_reason")
 EXISTING = ("skip", "append", "prepend", "replace")
 OTHERS = "they are of no image or of several, another label has their image, or their image lies elsewhere"
 
 
 class Captions:
-    """The labels that are their images' captions, with the images' names. Takes about 100 bytes for each.
+    """The labels that are captions of their images, with the images' names. Takes about 100 bytes per label.
 
     Args:
-        extension: put in the place of the images' own, so that 1.jpg and 1.png have one name.
+        extension: replaces the images' own, so that 1.jpg and 1.png have one name.
 
     Attributes:
-        left_out: how many labels so far are none.
+        left_out: how many labels so far are no captions.
     """
 
     def __init__(self, labels: Labels, images: Images, extension: str | None = None) -> None:
@@ -37,7 +37,7 @@ class Captions:
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         seen: set[bytes] = set()
         for row in self._labels.rows([*WHICH, "id", "prompt", "answer", "finish_reason"]):
-            shown = Shown.of(row)
+            shown = LabelImage.of(row)
             name = self._images.relative(shown[0]) if len(shown) == 1 else ""
             within = name and "#" not in name and "://" not in name and name[0] != "/" and ".." not in name.split("/")
             if self._extension is not None:
@@ -51,17 +51,28 @@ class Captions:
 
 
 def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:
-    """metadata.jsonl, by which `datasets` reads a folder of images with texts."""
+    """metadata.jsonl, as `datasets` reads a folder of images with texts."""
+    return _metadata(labels, images, lambda row: write(as_json(row) + "\n"))
+
+
+def imagefolder_csv(labels: Labels, images: Images, write: Write) -> Exported:
+    """metadata.csv, with the same columns."""
+    rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n")
+    rows.writeheader()
+    return _metadata(labels, images, rows.writerow)
+
+
+def _metadata(labels: Labels, images: Images, write_row: Callable[[dict[str, Any]], object]) -> Exported:
     captions, count = Captions(labels, images), 0
     for name, row in captions:
         count += 1
-        texts = {"text": row["answer"]} | {key: row[key] for key in ("id", "prompt", "finish_reason")}
-        write(as_json({"file_name": name} | texts) + "\n")
+        values = (name, row["answer"], row["id"], row["prompt"], row["finish_reason"])
+        write_row(dict(zip(METADATA, values, strict=True)))
     return Exported(count, captions.left_out, OTHERS)
 
 
 def kohya(labels: Labels, images: Images, write: Write) -> Exported:
-    """An object with a caption for each image, as sd-scripts' `in_json` has it."""
+    """An object with a caption per image, as sd-scripts' `in_json` has it."""
     captions = Captions(labels, images)
     entries = (f"{as_json(name)}: {as_json({'caption': row['answer']})}" for name, row in captions)
     count = write_list(entries, write, "{}")
@@ -70,12 +81,12 @@ def kohya(labels: Labels, images: Images, write: Write) -> Exported:
 
 @dataclass(frozen=True)
 class Texts:
-    """A text file for each image, in a folder that is laid out as the images are.
+    """A text file per image, in a folder laid out like the images.
 
     Attributes:
-        existing: what becomes of a text that is there: it stays alone (`skip`), before or behind the caption
-            (`append`, `prepend`), or not at all (`replace`).
-        prefix, suffix: around each caption. Where there is none between a caption and a text, a space is.
+        existing: what to do with an existing text: keep it (`skip`), put it before or after the caption (`append`,
+            `prepend`), or replace it.
+        prefix, suffix: around each caption. Without one, a space separates caption and text.
     """
 
     folder: Path
@@ -84,10 +95,7 @@ class Texts:
     suffix: str = ""
 
     def export(self, labels: Labels, images: Images) -> Exported:
-        """Write the files, each whole or not at all.
-
-        Raises OSError where one can't be written.
-        """
+        """Write the files, each whole or not at all. Raises OSError if one can't be written."""
         captions, count, held = Captions(labels, images, ".txt"), 0, 0
         for name, row in captions:
             if self._write(self.folder / name, row["answer"].strip()):
@@ -101,18 +109,18 @@ class Texts:
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise OSError(f"{path} leads out of {self.folder}: a folder in it is a link")
         text = self.prefix + answer + self.suffix
-        held = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-        if held and self.existing == "skip":
+        data = path.read_bytes().strip() if path.exists() and self.existing != "replace" else b""
+        if data and self.existing == "skip":
             return False
+        try:
+            held = data.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise OSError(f"{path} isn't UTF-8: convert it, or give --existing skip or replace") from error
         if held and self.existing == "append":
             text = held + ("" if self.prefix else " ") + text
         elif held and self.existing == "prepend":
             text = text + ("" if self.suffix else " ") + held
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(text)
         return True

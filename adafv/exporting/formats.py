@@ -1,34 +1,39 @@
-"""The formats: each writes the labels of an output as text, row by row, and says how many rows it wrote.
+"""The formats: each writes an output's labels as text, row by row, and counts them.
 
-docs/export.md shows what comes out. In all of them a number that JSON doesn't know (NaN) is null, and text is written
-as it is but for three characters that some take for the end of a line.
+docs/export.md shows the results. In all of them NaN is null, and text is unchanged except for three characters that
+some readers take for line ends.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import adafv
-from adafv.exporting.images import Images, Shown
+from adafv.exporting.images import Images, LabelImage
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.ledger import DIGEST
 from adafv.pipeline.outputs.reader import read_labels
 from adafv.pipeline.store.storage import Storage
 
-WHICH = ["image", "image_uri", "images"]  # columns that say which images a label is about
+LISTED = 10  # labels left out whose reasons are shown
+WHICH = ["image", "image_uri", "images"]  # columns that name a label's images
 PLACEHOLDER = "<image>"  # where LLaVA's loader puts the image
-# Columns that only make sense together, and are longer than all others.
+# Long columns that only make sense together.
 LISTS = ("kept_indices", "kept_cues", "grid", "first_kept_indices")
 
 Write = Callable[[str], object]
@@ -42,11 +47,11 @@ class Labels:
     storage: Storage
 
     def batches(self, columns: list[str], whole: bool = False) -> Iterator[pa.RecordBatch]:
-        """`whole`: with those that a job adds: the input's, and properties of answers."""
+        """`whole`: with the columns that a job adds: carried-over input and properties of answers."""
         return read_labels(self.uri, columns, self.storage, whole=whole)
 
     def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Those of one image."""
+        """The labels with exactly one image."""
         for batch in self.batches(list(dict.fromkeys([*columns, "images"]))):
             several = pc.not_equal(pc.list_value_length(batch.column("images")), 1)
             yield batch.filter(pc.invert(pc.fill_null(several, False)))  # null in old labels, which have one each
@@ -57,40 +62,43 @@ class Labels:
 
 @dataclass(frozen=True)
 class Exported:
-    """How many rows were written, and how many were left out, and why."""
+    """How many rows were written, how many left out, and why; `listed`: some ids, each with its own reason."""
 
     rows: int
     left_out: int = 0
     reason: str = ""
+    listed: tuple[str, ...] = ()
 
 
 MANY = "they are of no image or of several, and the format has one for each"
 
 
 def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
-    """JSON lines: a label a line, with all columns but `LISTS`, and the properties of its answer."""
+    """JSON lines: a label per line, with all columns except `LISTS`, and the properties of its answer."""
     count = 0
-    columns = [name for name in schema.LABELS.names if name not in LISTS]
-    for row in labels.rows(columns, whole=True):
-        names = [images.relative(image) for image in Shown.of(row)]
-        first = names[0] if names else row["image"]
-        shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
-        shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
-        row |= {"image": first, "images": shown, "choice_probabilities": shares}
-        ordered = {name: row.pop(name) for name in columns}  # in this order, whatever a file lacks
-        write(as_json(ordered | row) + "\n")
+    for row in shown_rows(labels, images):
+        write(as_json(row) + "\n")
         count += 1
     return Exported(count)
 
 
-def llava(labels: Labels, images: Images, write: Write) -> Exported:
-    """A conversation of one question and its answer for each label. Several images are a list, before the question.
+def shown_rows(labels: Labels, images: Images) -> Iterator[dict[str, Any]]:
+    """The labels with all columns except `LISTS` in a fixed order, then the properties of answers."""
+    columns = [name for name in schema.LABELS.names if name not in LISTS]
+    for row in labels.rows(columns, whole=True):
+        names = [images.relative(image) for image in LabelImage.of(row)]
+        first = names[0] if names else row["image"]
+        shown = row["images"] and [each | {"image": name} for each, name in zip(row["images"], names, strict=True)]
+        shares = row["choice_probabilities"] and dict(row["choice_probabilities"])
+        row |= {"image": first, "images": shown, "choice_probabilities": shares}
+        yield {name: row.pop(name) for name in columns} | row
 
-    LLaVA's loader puts an image wherever a text says so, also in the midst of an answer: a row whose texts do is left
-    out, as no other way of writing it would be the same text.
-    """
+
+def llava(labels: Labels, images: Images, write: Write) -> Exported:
+    """A conversation of one question and answer per label. Several images are a list, before the question. LLaVA
+    puts an image wherever a text has the placeholder, so a row whose texts contain it is left out."""
     left_out = 0
-    images = images.knowing(_shown(batch) for batch in labels.batches(WHICH))
+    images = images.with_shared_names(images_of(batch) for batch in labels.batches(WHICH))
 
     def entries() -> Iterator[str]:
         nonlocal left_out
@@ -98,7 +106,7 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
             if PLACEHOLDER in row["prompt"] + row["answer"]:
                 left_out += 1
                 continue
-            shown = [images.relative(image) for image in Shown.of(row)]
+            shown = [images.relative(image) for image in LabelImage.of(row)]
             turns = [("human", f"{PLACEHOLDER}\n" * len(shown) + row["prompt"]), ("gpt", row["answer"])]
             entry = {
                 "id": row["id"],
@@ -113,19 +121,14 @@ def llava(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
-    """COCO's captions: each distinct image once, each label as an annotation of its image. What is said of several
-    images at once is a caption of none, and left out.
+    """COCO captions: each distinct image once, each label as an annotation of its image. Labels of several images are
+    left out.
 
-    The images are counted first, as digests: 16 bytes for each row. Then they are written, and then the annotations.
+    The images are counted first, as digests of 16 bytes per row; then they are written, and then the annotations.
     """
-    known = _Numbers(_digests(batch) for batch in labels.singles(WHICH))
-    images = images.knowing(_shown(batch) for batch in labels.singles(WHICH))
-    info = {
-        "description": f"labels of {labels.uri}",
-        "version": adafv.__version__,
-        "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write('{"info": ' + as_json(info) + ',\n"licenses": [],\n"images": ')
+    known = Numbers(_digests(batch) for batch in labels.singles(WHICH))
+    images = images.with_shared_names(images_of(batch) for batch in labels.singles(WHICH))
+    write('{"info": ' + as_json(coco_info(f"labels of {labels.uri}")) + ',\n"licenses": [],\n"images": ')
     write_list(_coco_images(labels, images, known), write)
     write(',\n"annotations": ')
     count = write_list(_coco_annotations(labels, known), write)
@@ -133,16 +136,22 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
     return Exported(count, _rows(labels) - count, MANY)
 
 
-def _coco_images(labels: Labels, images: Images, known: _Numbers) -> Iterator[str]:
+def coco_info(description: str) -> dict[str, str]:
+    """The `info` of a COCO file."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"description": description, "version": adafv.__version__, "date_created": now}
+
+
+def _coco_images(labels: Labels, images: Images, known: Numbers) -> Iterator[str]:
     written = 0
     for batch in labels.singles(WHICH):
-        for number, image in zip(known.of(_digests(batch)), _shown(batch), strict=True):
+        for number, image in zip(known.of(_digests(batch)), images_of(batch), strict=True):
             if number > written:  # numbers are given in the order in which the images are first seen
                 written += 1
                 yield as_json({"id": int(number), "file_name": images.relative(image)})
 
 
-def _coco_annotations(labels: Labels, known: _Numbers) -> Iterator[str]:
+def _coco_annotations(labels: Labels, known: Numbers) -> Iterator[str]:
     count = 0
     for batch in labels.singles([*WHICH, "id", "answer", "finish_reason"]):
         for number, row in zip(known.of(_digests(batch)), batch.to_pylist(), strict=True):
@@ -155,8 +164,8 @@ def _rows(labels: Labels) -> int:
     return sum(batch.num_rows for batch in labels.batches(["finish_reason"]))
 
 
-class _Numbers:
-    """A number from 1 on for each distinct digest, in the order in which they come."""
+class Numbers:
+    """Numbers distinct digests from 1 in order of appearance."""
 
     def __init__(self, digests: Iterable[np.ndarray]) -> None:
         seen = np.concatenate([np.empty(0, DIGEST), *digests])
@@ -173,21 +182,19 @@ class _Numbers:
 
 
 def _digests(batch: pa.RecordBatch) -> np.ndarray:
-    """DIGEST [N], of the images."""
-    return np.frombuffer(b"".join(image.identity for image in _shown(batch)), DIGEST)
+    """DIGEST [N] of the images."""
+    return np.frombuffer(b"".join(image.identity for image in images_of(batch)), DIGEST)
 
 
-def _shown(batch: pa.RecordBatch) -> list[Shown]:
-    """The images of all the labels of a batch."""
-    return [image for row in batch.select(WHICH).to_pylist() for image in Shown.of(row)]
+def images_of(batch: pa.RecordBatch) -> list[LabelImage]:
+    """The images of all labels in a batch."""
+    return [image for row in batch.select(WHICH).to_pylist() for image in LabelImage.of(row)]
 
 
 def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
-    """Tasks with the answers as predictions, the least confident first. Those of several images, or of none, are left
-    out.
+    """Tasks with the answers as predictions, the least confident first. Labels of no or several images are left out.
 
-    They are written to a file without a name beside which only a score and a place are kept, 12 bytes for each row, and
-    copied from it in order.
+    They are written to an unnamed file, with 12 bytes per row kept in memory, and copied from it in order.
     """
     columns = [*WHICH, "id", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
     scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
@@ -202,7 +209,7 @@ def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def _by_score(tasks: BinaryIO, scores: np.ndarray, places: np.ndarray) -> Iterator[str]:
-    """The texts in `tasks`, each from one of the `places` to the next; those of which the score isn't known first."""
+    """The texts in `tasks`, each between two adjacent `places`; those without a score first."""
     for row in np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable"):
         tasks.seek(places[row])
         yield tasks.read(places[row + 1] - places[row]).decode()
@@ -216,15 +223,31 @@ def _task(row: dict[str, Any], images: Images) -> dict[str, Any]:
         "score": None if score is None else math.exp(score),
         "result": [{"id": "answer"} | answer],
     }
-    data = {"id": row["id"], "image": images.url(Shown.of(row)[0]), "question": row["prompt"]}
+    data = {"id": row["id"], "image": images.url(LabelImage.of(row)[0]), "question": row["prompt"]}
     return {
         "data": data | {"finish_reason": row["finish_reason"], "run_id": row["run_id"]},
         "predictions": [prediction],
     }
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `path` when it is complete; after an error nothing has changed."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        file = temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_list(entries: Iterable[str], write: Write, brackets: str = "[]") -> int:
-    """A JSON list of entries, one on a line, or with other brackets an object; how many."""
+    """A JSON list of entries, one per line, or with other brackets an object; how many."""
     count = 0
     for count, entry in enumerate(entries, 1):
         write((f"{brackets[0]}\n" if count == 1 else ",\n") + entry)
@@ -233,12 +256,12 @@ def write_list(entries: Iterable[str], write: Write, brackets: str = "[]") -> in
 
 
 def as_json(value: Any) -> str:
-    """On one line, as every reader of JSON takes it."""
+    """JSON on one line, for any reader."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows of what Arrow does."""
+    """Arrow's Python values as JSON's."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -248,5 +271,5 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# Beside \n and \r, which JSON escapes, `str.splitlines` knows these. They can only stand in strings.
+# Line ends for `str.splitlines` that JSON doesn't escape. They only occur in strings.
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}

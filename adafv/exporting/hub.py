@@ -22,15 +22,15 @@ SHARD = 2**28  # bytes of a file, before it is compressed
 
 
 def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, private: bool = True) -> Exported:
-    """Make the labels of the output at `uri` the data set `name` on the Hub, in the place of those that it had.
+    """Make the labels of the output at `uri` the data set `name` on the Hub, replacing its current ones.
 
-    All columns are pushed but `LISTS`. The labels are streamed to a temporary folder first.
+    All columns except `LISTS` are pushed. The labels are first streamed to a temporary folder.
 
     Args:
-        private: whether a data set that isn't there yet is to be private.
+        private: whether a new data set is private.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no labels.
         OSError: the labels can't be read, or the Hub refuses or can't be reached.
     """
     from huggingface_hub import HfApi
@@ -55,7 +55,7 @@ def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, pr
 
 
 def _write(output: Output, folder: Path) -> Iterator[int]:
-    """Write the labels in files of about `SHARD` bytes; how many stand in each."""
+    """Write the labels in files of about `SHARD` bytes; yields the rows of each."""
     files = ds.dataset(output.parquet_files("labels"), filesystem=output.filesystem, format="parquet")
     schema = pa.unify_schemas([one.physical_schema for one in files.get_fragments()], promote_options="permissive")
     columns = [column for column in schema.names if column not in LISTS]

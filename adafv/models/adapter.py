@@ -48,23 +48,24 @@ class Encoded:
 
     def patches(self, crops: slice) -> Encoded:
         """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
-        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in self._given().items()})
+        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in self.given().items()})
 
-    def first(self, crops: int) -> Encoded:
-        """The first `crops` crops, [crops, P, …]."""
-        return Encoded(**{name: value[:crops] for name, value in self._given().items()})
+    def some(self, crops: slice) -> Encoded:
+        """Some of the crops."""
+        return Encoded(**{name: value[crops] for name, value in self.given().items()})
 
     def copied(self) -> Encoded:
         """The same in memory of its own."""
-        return Encoded(**{name: value.clone() for name, value in self._given().items()})
+        return Encoded(**{name: value.clone() for name, value in self.given().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
         """The crops of all `parts`, one after the other."""
-        given = [part._given() for part in parts]
+        given = [part.given() for part in parts]
         return cls(**{name: torch.cat([each[name] for each in given]) for name in given[0]})
 
-    def _given(self) -> dict[str, Tensor]:
+    def given(self) -> dict[str, Tensor]:
+        """By name, what isn't None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -79,12 +80,20 @@ class Adapter(ABC):
 
     Attributes:
         text_tower: the text tower that belongs to the model's vision tower, where it was loaded as well.
+        bidirectional: what sees itself in both directions in prefill: `image`, each run of visual tokens; `prompt`, all
+            of it; `window`, as `image`, but within layers' window only; by default nothing.
+        own_positions: whether `positions` tells those of whole prompts.
+        states: whether layers keep states beside keys and values, so that each row has a cache of transformers'.
     """
 
     image_processors: ClassVar[tuple[Any, ...]]  # transformers' PIL image processors that the family's models name
     sizes_vary: ClassVar[bool] = False  # whether crops of two images may differ in size; then there is `encode_packed`
+    on_host: ClassVar[bool] = False  # whether crops are encoded from the host's memory
     plain_positions: ClassVar[bool] = True  # whether each place of a sequence is one further than the place before
     image_arguments: ClassVar[Mapping[str, Any]] = {}  # what the family's processor always tells its image processor
+    bidirectional: str = ""
+    own_positions: bool = False
+    states: bool = False
     _projector: nn.Module  # makes visual tokens of hidden states
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
@@ -92,6 +101,11 @@ class Adapter(ABC):
         self.text_tower: TextTower | None = None
         self._normalisation = normalisation.to(model.device)
         use_attention(model.get_decoder(), best_attention(model.device, model.dtype))
+
+    @classmethod
+    def takes(cls, config: PretrainedConfig) -> bool:
+        """Whether the family's adapter knows how the model is put together; else the general one may."""
+        return True
 
     @classmethod
     @abstractmethod
@@ -147,7 +161,7 @@ class Adapter(ABC):
         """
 
     def encode_packed(self, images: Sequence[Tensor], also: Collection[str] = ()) -> list[Encoded]:
-        """`encode` of several images that differ in size, in one pass. Only families where `sizes_vary` have it."""
+        """`encode` of several images that may differ in size. Only families where `sizes_vary` have it."""
         raise NotImplementedError(f"{type(self).__name__} encodes crops of one size")
 
     @torch.inference_mode()
@@ -187,8 +201,23 @@ class Adapter(ABC):
         """V, how many scores `score` gives."""
         return self.model.config.get_text_config().vocab_size
 
+    def positions(self, ids: np.ndarray, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+        """int64 [A, S], the positions of a whole prompt's tokens, and the one behind, of models with `own_positions`.
+
+        Args:
+            ids: int64 [S], the prompt with all its visual tokens.
+            images: its images' crops.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has positions that geometries tell")
+
     def forward(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache, deepstack: Tensor | None = None
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: Cache,
+        deepstack: Tensor | None = None,
+        blocks: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D]: the language model's last hidden states of new positions, whose keys and values go into `cache`.
 
@@ -197,6 +226,8 @@ class Adapter(ABC):
             positions: int64 [B, T], their places in their sequences; [3, B, T] where positions aren't plain.
             mask: bool [B, 1, T, columns of the cache], True where a position attends; None where all are causal.
             deepstack: [S, B, T, D], what is added behind each of the first S layers, if anything is.
+            blocks: int64 [B, T], in prefill of what is `bidirectional`: positions with the same number, unless it is
+                -1, see each other.
         """
         added = {} if deepstack is None else {"deepstack_visual_embeds": [*deepstack]}
         return self.language_model(

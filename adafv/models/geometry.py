@@ -40,10 +40,11 @@ class Geometry:
         crops: C, how many crops the image is cut into.
         source: int64 [L], for each place of the packed sequence the patch that stands there, as crop * P + patch, or
             -1 for a newline embedding. Where the family arranges patches anew, the row of the table that it makes.
-        panels: where the N visual tokens lie on the image.
+        panels: where the N visual tokens lie on the image; none where nobody knows.
         cuts: before which places of the packed sequence the prompt has text in between; none in most families.
         positions: int64 [3, L], of families that count positions in three dimensions (M-RoPE): each place's, counted
             from where the image begins. None where each place is one further than the place before.
+        text: what the model's processor writes for the image, where that isn't told by the family.
     """
 
     crops: int
@@ -51,6 +52,7 @@ class Geometry:
     panels: tuple[Panel, ...]
     cuts: tuple[int, ...] = ()
     positions: np.ndarray | None = None
+    text: str = ""
 
     @property
     def runs(self) -> int:
@@ -78,12 +80,6 @@ class Geometry:
         return len(self.source) if self.positions is None else int(self.positions.max()) + 1
 
     @property
-    def places(self) -> np.ndarray:
-        """int64 [N, 2]: for each visual token which crop it is a patch of, and which patch of it."""
-        base = self.panels[0]  # of every family one whole crop
-        return np.stack(np.divmod(self.patches, base.rows * base.columns), axis=-1)
-
-    @property
     def patches(self) -> np.ndarray:
         """int64 [N]: `source` of each visual token."""
         return self.source[self.is_token]
@@ -91,8 +87,12 @@ class Geometry:
     @property
     def neighbours(self) -> np.ndarray:
         """int64 [N, 9]: for each visual token those in the 3 × 3 window around it, row by row, itself in the middle; -1
-        where its panel ends.
+        where its panel ends. Tokens whose places nobody knows have none around them.
         """
+        if not self.panels:
+            alone = np.full((self.visual_tokens, 9), -1)
+            alone[:, 4] = np.arange(self.visual_tokens)
+            return alone
         return _neighbours(tuple((panel.rows, panel.columns) for panel in self.panels))
 
 

@@ -33,7 +33,6 @@ class InternVLAdapter(TowerAdapter):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
-        refuse_unsupported(model.config)
         inner = cast(Any, model).model
         self._projector = inner.multi_modal_projector
         layers = model.config.vision_config.num_hidden_layers
@@ -50,8 +49,11 @@ class InternVLAdapter(TowerAdapter):
         pack(model)
 
     @classmethod
+    def takes(cls, config: PretrainedConfig) -> bool:
+        return config.vision_feature_select_strategy == "default" and isinstance(config.vision_feature_layer, int)
+
+    @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
-        refuse_unsupported(config)
         columns = rows = 1
         if image_processor.max_patches > 1:
             tile = image_processor.size.height, image_processor.size.width
@@ -68,17 +70,6 @@ class InternVLAdapter(TowerAdapter):
     def image_text(cls, config: PretrainedConfig, tokenizer: Any, geometry: Geometry) -> str:
         placeholder = super().image_text(config, tokenizer, geometry)
         return f"{tokenizer.start_image_token}{placeholder}{tokenizer.end_image_token}"
-
-
-def refuse_unsupported(config: PretrainedConfig) -> None:
-    """Raise a ValueError for a configuration whose visual tokens are not whole squares of one layer's patches."""
-    if config.vision_feature_select_strategy != "default":
-        raise ValueError(
-            f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}, which leaves [CLS], which "
-            "has no place on the image, among the patches; supported is 'default'"
-        )
-    if not isinstance(config.vision_feature_layer, int):
-        raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}; InternVL models have one")
 
 
 def _shuffled(config: PretrainedConfig, patches: Tensor) -> Tensor:

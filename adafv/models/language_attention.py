@@ -50,7 +50,7 @@ def _by_onednn(
     _, heads, length, width = query.shape
     if length == 1:
         return _step(query, key, value, attention_mask, kwargs["scaling"]), None
-    if attention_mask is None and length >= _LONG and heads * width >= _WIDE:
+    if attention_mask is None and length >= _LONG and heads * width >= _WIDE and value.shape[3] == width:
         return causal_attention(query, key, value, kwargs["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -70,7 +70,7 @@ def _step(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
     weights = scores.softmax(dim=3).reshape(-1, columns)
     table, apart = _table(value)
     places = _places(rows * shared, heads // shared, apart, columns)
-    return F.embedding_bag(places, table, per_sample_weights=weights, mode="sum").view(rows, 1, heads, width)
+    return F.embedding_bag(places, table, per_sample_weights=weights, mode="sum").view(rows, 1, heads, -1)
 
 
 def _table(values: Tensor) -> tuple[Tensor, int]:

@@ -7,6 +7,7 @@ question's input embeddings and the projected patches: the projector was trained
 
 `vision_feature_select_strategy` says whether the first position is left out (`default`) or not (`full`). It is [CLS]
 in CLIP and DINOv2, and the first patch in SigLIP, so that CLIP and DINOv2 go with `default` and SigLIP with `full`.
+Others, as Pixtral's tower, are for the general adapter.
 
 A DINOv2 tower interpolates its positions, so its crops may have another size than `image_size`, the one it was trained
 at: they are what the image processor makes them.
@@ -54,7 +55,6 @@ class LlavaAdapter(TowerAdapter):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         super().__init__(model, normalisation)
-        refuse_unsupported(model.config)
         inner = cast(Any, model).model
         self._projector = inner.multi_modal_projector
         tower = model.config.vision_config.model_type
@@ -62,8 +62,11 @@ class LlavaAdapter(TowerAdapter):
         pack(model)
 
     @classmethod
+    def takes(cls, config: PretrainedConfig) -> bool:
+        return _STRATEGY.get(config.vision_config.model_type) == config.vision_feature_select_strategy
+
+    @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
-        refuse_unsupported(config)
         side, share = patches_per_side(config), patch_coverage(config)
         if config.vision_config.model_type == DINOV2:
             side, share = _interpolated(config, image_processor)
@@ -83,19 +86,6 @@ class LlavaAdapter(TowerAdapter):
         if config.vision_config.model_type != CLIP:
             return super().feature_width(config)
         return config.vision_config.hidden_size * len(feature_depths(config))
-
-
-def refuse_unsupported(config: PretrainedConfig) -> None:
-    """Raise a ValueError for a tower that isn't supported, or visual tokens that are not its patches."""
-    tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
-    if tower not in _STRATEGY:
-        raise ValueError(f"the vision tower is {tower!r}; supported are {', '.join(map(repr, _STRATEGY))}")
-    if strategy != _STRATEGY[tower]:
-        first = "the first patch out of" if tower == SIGLIP else "[CLS], which has no place on the image, among"
-        raise ValueError(
-            f"vision_feature_select_strategy is {strategy!r}, which leaves {first} the visual tokens of a {tower!r}; "
-            f"supported is {_STRATEGY[tower]!r}"
-        )
 
 
 def _interpolated(config: PretrainedConfig, image_processor: Any) -> tuple[int, float]:

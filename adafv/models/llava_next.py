@@ -19,7 +19,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, image_size_to_num_patches
 
 from adafv.models.geometry import Geometry, Panel
-from adafv.models.llava import LlavaAdapter, refuse_unsupported
+from adafv.models.llava import LlavaAdapter
 from adafv.models.tower import patch_coverage, patches_per_side
 
 NEWLINE = -1  # what stands for one in a `Geometry.source`
@@ -32,7 +32,6 @@ class LlavaNextAdapter(LlavaAdapter):
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
-        refuse_unsupported(config)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
         side = patches_per_side(config)
         source = _pack(config, torch.arange(crops * side * side).view(crops, side * side, 1), image_size)

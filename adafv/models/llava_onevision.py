@@ -32,7 +32,6 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 
 from adafv.models.adapter import Encoded
 from adafv.models.geometry import Geometry
-from adafv.models.llava import refuse_unsupported
 from adafv.models.llava_next import NEWLINE, LlavaNextAdapter, base_panel, tiles_panel
 from adafv.models.tower import patches_per_side
 
@@ -44,7 +43,6 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
-        refuse_unsupported(config)
         if isinstance(image_processor, _MultiImageProcessor):
             return _padded_to_square(config, image_size)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)

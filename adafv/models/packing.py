@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -47,24 +49,61 @@ class PackedQuickGeluMlp(nn.Module):
         return self._second(onednn_linear(x, self._first, self._bias, "swish"))
 
 
-def pack(model: nn.Module) -> None:
+def pack(model: nn.Module, only: Collection[nn.Module] | None = None) -> None:
     """Replace the linear layers of `model`, where it is on an x86 CPU in a dtype that oneDNN has kernels for; those of
-    CLIP's MLPs together.
+    CLIP's MLPs together. Where `only` is given, none but these.
     """
     for name, child in [*model.named_children()]:
-        packed = _packed(child)
+        packed = _packed(child, only)
         if packed is None:
-            pack(child)
+            pack(child, only)
         else:
             setattr(model, name, packed)
 
 
-def _packed(module: nn.Module) -> nn.Module | None:
+@contextmanager
+def noting_calls(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """A set of the layers of `model` that may be packed: those that are called meanwhile, and whose weights no code but
+    their own reads.
+    """
+    layers = [module for module in model.modules() if _is_packable(module)]
+    called: set[nn.Module] = set()
+    read: set[nn.Module] = set()
+    running: list[nn.Module] = []
+
+    class Noted(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            called.add(self)
+            running.append(self)
+            output = super().forward(input)
+            running.pop()
+            return output
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("weight", "bias") and self not in running:
+                read.add(self)
+            return super().__getattribute__(name)
+
+    for layer in layers:
+        layer.__class__ = Noted
+    try:
+        yield called
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.Linear
+        called -= read
+
+
+def _packed(module: nn.Module, only: Collection[nn.Module] | None) -> nn.Module | None:
     """What takes the place of `module`, if anything does."""
-    if _is_packable(module):
+
+    def may(each: nn.Module) -> TypeGuard[nn.Linear]:
+        return _is_packable(each) and (only is None or each in only)
+
+    if may(module):
         return PackedLinear(module)
     parts: dict[str, Any] = dict(module.named_children())
-    is_mlp = parts.keys() == {"activation_fn", "fc1", "fc2"} and _is_packable(parts["fc1"])
+    is_mlp = parts.keys() == {"activation_fn", "fc1", "fc2"} and may(parts["fc1"]) and may(parts["fc2"])
     if is_mlp and isinstance(parts["activation_fn"], QuickGELUActivation):
         return PackedQuickGeluMlp(parts["fc1"], parts["fc2"])
     return None

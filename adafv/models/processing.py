@@ -11,10 +11,10 @@ with one placeholder for each run of visual tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from adafv.turn import Turn
 # A private-use character in the place of each text of the question while the template's own text around is found out.
 _MARKER = "\ue000"
 
+_SIZES = 64  # that are tried, from an image's own down
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
@@ -37,13 +39,20 @@ class Prompt:
 
     Attributes:
         input_ids: int32 [T], with a placeholder for each run of visual tokens, not yet as many as there are tokens.
-        asked: int32 [Q], where in `input_ids` the tokens of the last turn's texts stand, ascending.
+        question_places: int32 [Q], where in `input_ids` the tokens of the last turn's texts stand, ascending.
         placeholders: how many there are; more than the images have runs where a text brings its own.
     """
 
     input_ids: np.ndarray
-    asked: np.ndarray
+    question_places: np.ndarray
     placeholders: int
+
+
+class View(NamedTuple):
+    """An image for the model: where its visual tokens lie, and what makes its crops."""
+
+    geometry: Geometry
+    crops: Callable[[], np.ndarray]
 
 
 class Processing:
@@ -72,11 +81,18 @@ class Processing:
         self.family, self.config, self.tokenizer = family, config, tokenizer
         self._image_processor, self._template = image_processor, chat_template
         self._multi_image_processor = family.multi_image_processor(image_processor)
-        self.placeholder: str = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self._takes_strings = False
+        self._takes_strings = chat_template is not None and not self._writes_parts()
+        self.placeholder = self.find_placeholder()
         self._frame = lru_cache(maxsize=16)(self._render)
         if self._frame((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
             raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
+        self.fitted = lru_cache(maxsize=4096)(self._fitted)
+
+    def find_placeholder(self) -> str:
+        """What the chat template writes for an image."""
+        return self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
 
     @property
     def context_length(self) -> int:
@@ -98,6 +114,18 @@ class Processing:
         if crops.dtype != np.uint8:
             raise ValueError(f"the image processor returned {crops.dtype} pixels; uint8 was expected before rescaling")
         return np.ascontiguousarray(crops)
+
+    def view(self, image: Image.Image, single: bool = True) -> View:
+        """An image for the model; its crops are made when they are asked for."""
+        return View(self.geometry((image.height, image.width), single), lambda: self.crops(image, single))
+
+    def geometry_of(self, crops: np.ndarray, image_size: tuple[int, int], single: bool = True) -> Geometry:
+        """The geometry of an image of (height, width) pixels that `crops` are made of."""
+        return self.geometry(image_size, single)
+
+    def image_text(self, geometry: Geometry) -> str:
+        """What is written where the chat template has an image, with a placeholder for each run of visual tokens."""
+        return self.family.image_text(self.config, self.tokenizer, geometry)
 
     def normalisation(self) -> Tensor:
         """float32 [3, 256]: what the processor makes of each uint8 value of each channel."""
@@ -124,7 +152,7 @@ class Processing:
         asked = Turn(last.role, tuple(None if part is None else _MARKER for part in last.parts))
         text, frame = self._render(turns), self._frame((*earlier, asked))
         if text.count(self.placeholder) == len(images):  # else a text brings its own, which the caller refuses
-            texts = [self.family.image_text(self.config, self.tokenizer, geometry) for geometry in images]
+            texts = [self.image_text(geometry) for geometry in images]
             text, frame = (_with_texts(each, self.placeholder, texts) for each in (text, frame))
         text, frame = (each + self._begun(prefix) for each in (text, frame))
         bos = self.tokenizer.bos_token
@@ -144,6 +172,13 @@ class Processing:
     def image_places(self, input_ids: np.ndarray) -> np.ndarray:
         """int64 [R]: where in a prompt [T] the placeholders stand."""
         return np.flatnonzero(input_ids == self.config.image_token_id)
+
+    def expanded(self, ids: np.ndarray, geometries: Sequence[Geometry]) -> np.ndarray:
+        """int64 [S]: a prompt [T] with as many tokens as its images have, in the places of their placeholders."""
+        counts = np.ones(len(ids), np.int64)
+        runs = [len(run) for one in geometries for run in np.split(one.source, one.cuts)]
+        counts[self.image_places(ids)] = runs
+        return np.repeat(ids.astype(np.int64), counts)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens left out, stripped."""
@@ -185,10 +220,22 @@ class Processing:
         if self._template is None:
             lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)
             return "\n".join(lines)
-        messages = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in turns]
+        messages = [{"role": turn.role, "content": self._content(turn)} for turn in turns]
         return self.tokenizer.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
         )
+
+    def _writes_parts(self) -> bool:
+        """Whether the chat template takes a turn as a list of parts. Some take its text, and put an image before it."""
+        try:
+            return _MARKER in self._render((Turn.asking(_MARKER),))
+        except (TemplateError, TypeError):
+            return False
+
+    def _content(self, turn: Turn) -> str | list[dict[str, str]]:
+        if self._takes_strings:
+            return "".join(part for part in turn.parts if part is not None)
+        return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
 
     def _processor(self, single: bool) -> Any:
         return self._image_processor if single else self._multi_image_processor
@@ -197,9 +244,24 @@ class Processing:
         """The geometry of an image of (height, width) pixels; `single` if the prompt shows no other."""
         return self.family.geometry(self.config, self._processor(single), image_size)
 
+    def _fitted(self, image_size: tuple[int, int], most: int, single: bool = True) -> tuple[int, int]:
+        """(height, width): the largest size that an image of (height, width) pixels can be shrunk to, of which the
+        model sees no more than `most` visual tokens; the one of which it sees fewest where none is small enough. Sizes
+        are tried in steps of an eighth first, then in those between.
+        """
 
-def _content(part: str | None) -> dict[str, str]:
-    return {"type": "image"} if part is None else {"type": "text", "text": part}
+        def size(step: int) -> tuple[int, int]:  # rounded up, so that a narrow image isn't narrower than it was
+            return -(-image_size[0] * step // _SIZES), -(-image_size[1] * step // _SIZES)
+
+        def tokens(step: int) -> int:
+            return self.geometry(size(step), single).visual_tokens
+
+        coarse = [*range(_SIZES, 0, -_SIZES // 8), 1]
+        fits = next((step for step in coarse if tokens(step) <= most), None)
+        if fits is None:
+            return size(min(coarse, key=tokens))
+        above = min((step for step in coarse if step > fits), default=fits)
+        return size(next((step for step in range(above - 1, fits, -1) if tokens(step) <= most), fits))
 
 
 def _with_texts(text: str, placeholder: str, texts: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Attention on x86 CPUs: products, scaling, mask and softmax as one kernel, which oneDNN compiles.
 
-It takes half the time of torch's SDPA, which hands products to MKL piece by piece. torch leads to oneDNN's compiler by
-TorchScript alone. A kernel is for one shape, and costs some 20 ms and 1.6 MB that are never given back: there must be
+On AMD's processors it takes half the time of torch's SDPA, which hands products to MKL piece by piece. On Intel's own,
+which MKL is written for, it takes up to twice as long, and isn't used. torch leads to oneDNN's compiler by TorchScript
+alone. A kernel is for one shape, and costs some 20 ms and 1.6 MB that are never given back: there must be
 few. So queries go in blocks of few heights, and keys are filled up to a whole number of blocks. Where all calls have
 the same shape, as in a vision tower for crops of one size, that shape gets a kernel of its own.
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adafv.hardware import is_intel
 from adafv.onednn.products import has_kernels
 
 # Of q [B, H, M, D], k and v [B, H, N, D], scaling, and what is added before softmax [M, N]; makes [B, H, M, D].
@@ -34,8 +36,9 @@ _MASKS = 32
 
 
 def has_attention(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there may be kernels for attention: where oneDNN has any, in float32."""
-    return dtype == torch.float32 and has_kernels(device, dtype)
+    """Whether oneDNN's attention is worth taking: in float32, where oneDNN has kernels, and MKL isn't at home."""
+    at_home = torch.backends.mkl.is_available() and is_intel()
+    return dtype == torch.float32 and not at_home and has_kernels(device, dtype)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, one_shape: bool = False) -> Tensor:

@@ -1,27 +1,27 @@
-"""The labelling job on Ray Data: rows in, Parquet out, nothing lost.
+"""The labelling job on Ray Data: rows in, Parquet out, no row lost.
 
-A row's way: a source reads it, `fetch` gets its image's bytes, `prepare` decodes the image and makes a sample (CPU
-tasks), a `worker` labels batches of samples (an actor on each GPU), and the `sink`, in the driver, writes whole files.
-What goes wrong with a row is a `Reject` that travels with it; the stages raise nothing.
+A source reads a row, `fetch` gets its image bytes, and `prepare` decodes the image and makes a sample (CPU tasks). A
+worker labels batches of samples (one actor per GPU), and the `sink` in the driver writes whole files. A row that fails
+carries a `Reject` through the stages; stages raise nothing.
 
-From the top down; imports point downwards only (tests/test_layers.py):
+From top to bottom; imports only point downwards (tests/test_layers.py):
 
-    run         one run, its parts put together; arguments: its options from a command line; result: how it ended
-    collector   results as they come out: written, counted, held against limits; config: options from YAML
-    stream      the stages, from the worklist's tasks to results; limits: --max-cost and --max-hours
-    planning/   which rows are to be labelled, and what that would take (--plan)
-    setup       what the options name: input, output, who does the work
-    workers/    the CPU stage, prepare, and the GPU stage, label; where a model's files are
-    isolation/  child processes for what may kill or hang one, and which row it was
-    images/     an image's bytes, and its pixels
-    outputs/    labels/ and rejects/: written by one job at a time; the ledger: what is done
-    sources/    what stands under --input, and the row that travels, as an Arrow table between stages
+    run         one run from start to end; arguments: options from the command line; result: how the run ended
+    collector   writes and counts results, and checks limits; config: options from YAML
+    stream      the Ray Data stages; limits: --max-cost and --max-hours
+    planning/   which rows to label, and what that would take (--plan)
+    setup       opens what the options name: input, output, resources
+    workers/    the CPU stage (prepare) and the GPU stage (label); where a model's files are
+    isolation/  child processes for work that may crash or hang, and which row caused it
+    images/     image bytes and pixels
+    outputs/    labels/ and rejects/, the lease on them, and the ledger of done rows
+    sources/    the input formats, and the row that travels between stages as an Arrow table
     record/     counts, costs, runs/<run_id>.json, progress, metrics
-    control/    Ray's session, resources, the workers that are there
-    store/      S3 and files
-    options     what the job is asked to do
-    rejects     the closed list of reasons why a row has no label; schema: the columns of labels and rejects
-    fields      the columns of what answers in JSON hold
-    passed      what an input shows and no row is made of
-    errors      how a whole job fails; uris, redaction: names and texts that may be shown
+    control/    the Ray session, resources, worker status
+    store/      S3, the Hub and local files
+    options     the job's options
+    rejects     the closed list of reject reasons; schema: the columns of labels and rejects
+    fields      columns for JSON answers and carried-over input columns; where: the --where expression
+    passed      input that makes no row
+    errors      how a whole job fails; uris, redaction: names and texts that are safe to show
 """

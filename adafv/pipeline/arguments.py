@@ -1,4 +1,4 @@
-"""A job's options from a command line, with those of the YAML file that `--config` names (`config`) underneath."""
+"""A job's options from the command line, on top of the YAML file that `--config` names."""
 
 from __future__ import annotations
 
@@ -12,30 +12,24 @@ from typing import Any
 
 from adafv.pipeline.config import config_arguments
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import GROUPS, JobOptions, flag, option_fields
+from adafv.pipeline.options import GROUPS, JobOptions, option_fields, option_string
 
 # How help texts name the commands; see `as_called`.
 _EXAMPLE = re.compile(r"^    adafv (label|calibrate|report|export|bench)\b", re.MULTILINE)
 _MENTION = re.compile(r"\badafv (label|calibrate|report|export|bench)\b")
 
 
-def parse_options(arguments: Sequence[str], description: str, epilog: str) -> JobOptions:
-    """The options of a command line, with those of its `--config` file underneath.
-
-    Raises UsageError for wrong values; argparse itself exits, with status 2, for arguments that it doesn't know.
-    """
-    return job_options(parse_arguments(make_parser(description, epilog), arguments))
-
-
 def parse_arguments(
     parser: argparse.ArgumentParser, arguments: Sequence[str], decided: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The values of a command line by name, with those of its `--config` file underneath.
+    """The values of a command line by name, on top of its `--config` file.
 
     Args:
-        decided: names of options in the file that count for nothing, since the command decides them.
+        decided: options that the command sets itself, and so ignores in the file.
     """
-    known, _ = _config_parser().parse_known_args(arguments)
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    known, _ = config.parse_known_args(arguments)
     under = config_arguments(Path(known.config), _named(arguments), decided) if known.config else []
     values = vars(parser.parse_args([*under, *arguments]))
     del values["config"]
@@ -45,28 +39,26 @@ def parse_arguments(
 
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
-    """The job's part of a command line's values."""
+    """The job's options among a command line's values."""
     return JobOptions.of(**{name: values[name] for name in option_fields() if name in values})
 
 
 def _named(arguments: Sequence[str]) -> set[str]:
-    """The names of the options that stand on the command line."""
+    """The names of the options given on the command line."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
     return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
-def _config_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser
-
-
 def make_parser(description: str, epilog: str, without: Collection[str] = ()) -> argparse.ArgumentParser:
-    """A parser of a job's options, but those named in `without`."""
+    """A parser for a job's options, except those in `without`."""
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="a file with any of these options, by the same names")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        help="YAML file with these options",
+    )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, item in option_fields().items():
         if name not in without:
@@ -75,12 +67,12 @@ def make_parser(description: str, epilog: str, without: Collection[str] = ()) ->
 
 
 def add_option(parser: argparse._ActionsContainer, item: Field[Any], shown: str = "(default: {})") -> None:
-    """Add the option of a field (`option_fields`). `shown`: how its help tells the default."""
-    parser.add_argument(flag(item.name), **_argument(item, shown))
+    """Add the option of a field (`option_fields`). `shown` formats the default in its help."""
+    parser.add_argument(option_string(item.name), **_argument(item, shown))
 
 
 def new_file(text: str) -> Path:
-    """An option's file, to be written when the work is done: its folder is there, or that would be lost."""
+    """A file to write at the end: check now that its folder exists and is writable."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it")
@@ -92,7 +84,7 @@ def new_file(text: str) -> Path:
 
 
 def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
-    """What argparse is to know of a field."""
+    """The arguments for `add_argument`."""
     kind, default = item.metadata["type"], None if item.default is MISSING else item.default
     text = item.metadata["help"].replace("%", "%%")
     if item.name == "input":
@@ -104,10 +96,10 @@ def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
 
 
 def parse_strategies(text: str, also: Sequence[str] = ()) -> list[str]:
-    """Names of strategies, comma-separated, in the registry's order; `all` for all of them. `none` is always there.
+    """Strategy names, comma-separated or `all`, in the registry's order and without `none`, which is always there.
 
     Args:
-        also: what counts as strategies besides.
+        also: further names to accept.
     """
     from adafv.pruning import STRATEGIES  # here: it imports torch
 
@@ -119,7 +111,7 @@ def parse_strategies(text: str, also: Sequence[str] = ()) -> list[str]:
 
 
 def parse_keeps(text: str) -> list[float]:
-    """Fractions to keep, comma-separated, as they stand, each once."""
+    """Keep ratios, comma-separated, each once."""
     try:
         keeps = [float(part) for part in text.split(",")]
     except ValueError:
@@ -130,11 +122,11 @@ def parse_keeps(text: str) -> list[float]:
 
 
 def as_called(text: str | None, prog: str) -> str:
-    """`text`, which names commands as `adafv label`; for the scripts of jobs/ as `python jobs/label.py` in an example
-    and as `jobs/label.py` elsewhere.
+    """`text`, which names commands as `adafv label`; for the scripts of jobs/ it says `python jobs/label.py` in
+    examples and `jobs/label.py` elsewhere.
 
     Args:
-        prog: what runs: "adafv label", or "label.py".
+        prog: the program that runs: "adafv label", or "label.py".
     """
     if prog.startswith("adafv "):
         return text or ""

@@ -1,4 +1,4 @@
-"""What comes out of the stream, as it comes: written, counted, shown, and held against the limits of the run."""
+"""Takes results as they come out of the stream: writes, counts and shows them, and checks the run's limits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LOG = logging.getLogger("adafv")
 
 
 class Collector:
-    """Takes the results of one run, and notes in its record when they came, what they cost and what stopped them.
+    """Takes the results of one run and notes in its record when they came, what they cost and what stopped the run.
 
     Args:
-        began: when the run did, on the monotonic clock: its limits count from there.
-        gate: what a limit closes; None where there is none.
+        began: when the run began, on the monotonic clock; limits count from there.
+        gate: closed when a limit is reached; None without limits.
     """
 
     def __init__(
@@ -38,18 +38,30 @@ class Collector:
         self._setup, self._record, self._worklist, self._sink = setup, record, worklist, sink
         self._gate, self._began = gate, began
         self._metrics = Metrics(record.run_id, setup.engine.strategy, worklist.to_do)
-        LOG.info("metrics: %s", address() or "none, Ray collects none here")
+        LOG.info("metrics: %s", address() or "none: Ray has metrics turned off")
+        self._roster = Roster(
+            setup.resources.worker_gpus, LabelWorker.__name__, lambda: sink.tally.actors.copy().values()
+        )
+        self._progress = Progress(
+            tally=sink.tally,
+            write_due=sink.write_due,
+            metrics=self._metrics,
+            to_do=worklist.to_do,
+            tariff=setup.tariff,
+            roster=self._roster,
+        )
 
     def collect(self, results: ray.data.Dataset) -> None:
-        """Take all of them.
+        """Take all results.
 
         Raises:
-            RayError: the stream has failed; S3_ERRORS, OSError: the output can't be written; RunError: another job has
-                taken the output over.
+            RayError: the stream failed.
+            S3_ERRORS, OSError: the output can't be written.
+            RunError: another job has taken over the output.
         """
         start, self._record.since = time.monotonic(), time.time()
         try:
-            with self._beside():
+            with self._progress, self._limited():
                 for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
                     self._take(table, time.monotonic() - start)
         finally:
@@ -57,23 +69,6 @@ class Collector:
                 self._sink.close()
             finally:  # what is on record of a run whose last file can't be written
                 self._account(time.monotonic() - start)
-
-    @contextlib.contextmanager
-    def _beside(self) -> Iterator[None]:
-        """What runs alongside: the progress line, and the watch over limits if there are any."""
-        roster = Roster(
-            self._setup.resources.worker_gpus, LabelWorker.__name__, lambda: self._sink.tally.actors.copy().values()
-        )
-        self._progress = Progress(
-            tally=self._sink.tally,
-            write_due=self._sink.write_due,
-            metrics=self._metrics,
-            to_do=self._worklist.to_do,
-            tariff=self._setup.tariff,
-            roster=roster,
-        )
-        with self._progress, self._limited(roster):
-            yield
 
     def _take(self, table: pa.Table, seconds: float) -> None:
         tally, record = self._sink.tally, self._record
@@ -84,8 +79,8 @@ class Collector:
         self._progress.check()
 
     @contextlib.contextmanager
-    def _limited(self, roster: Roster) -> Iterator[None]:
-        """Notes what stopped the run. A limit that was reached when all rows were in hand has stopped nothing."""
+    def _limited(self) -> Iterator[None]:
+        """Notes what stopped the run. A limit that is reached after the last row has stopped nothing."""
         if self._gate is None:
             yield
             return
@@ -94,7 +89,7 @@ class Collector:
             tally=self._sink.tally,
             gate=self._gate,
             began=self._began,
-            roster=roster,
+            roster=self._roster,
         )
         try:
             with watch:

@@ -1,7 +1,7 @@
-"""The YAML file that `--config` names: a job's options, by the same names as on the command line.
+"""The YAML file that `--config` names: a job's options under their command-line names.
 
-The file is turned into arguments that stand before those of the command line, so that both go through the same checks
-and the command line wins.
+The file becomes arguments that precede those of the command line, so both get the same checks and the command line
+wins.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 import yaml
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import flag, option_fields
+from adafv.pipeline.options import option_fields, option_string
 
-NESTED = {"schema", "prompts"}  # what else stands in a file of its own
-BUDGET = {"keep", "keep_tokens"}  # one of these on the command line stands for both
+NESTED = {"schema", "prompts"}  # otherwise files of their own
+BUDGET = {"keep", "keep_tokens"}  # one on the command line overrides both
 
 
 def config_arguments(path: Path, named: Collection[str], decided: Collection[str]) -> list[str]:
     """The YAML file as arguments.
 
     Args:
-        named: names of the options that stand on the command line and override those of the file.
-        decided: names of options that count for nothing here.
+        named: options given on the command line, which override the file.
+        decided: options to ignore.
 
     Raises:
-        UsageError: the file can't be read, or has an option that there isn't, or a value of the wrong type.
+        UsageError: the file can't be read, an option is unknown, or a value has the wrong type.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def config_arguments(path: Path, named: Collection[str], decided: Collection[str
     unknown = [str(name) for name in values if str(name).replace("-", "_") not in known]
     if unknown:
         names = ", ".join(name.replace("_", "-") for name in known)
-        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; there are {names}")
+        raise UsageError(f"--config {path} has unknown options: {', '.join(unknown)}; known ones are {names}")
     overridden = {*named, *decided, *(BUDGET if BUDGET & {*named} else ())}
     arguments: list[str] = []
     for name, value in values.items():
@@ -52,9 +52,9 @@ def config_arguments(path: Path, named: Collection[str], decided: Collection[str
 
 
 def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
-    name = flag(item.name)
+    name = option_string(item.name)
     if item.metadata["type"] is bool and isinstance(value, bool):
-        return [name if value else flag(f"no_{item.name}")]
+        return [name if value else option_string(f"no_{item.name}")]
     if item.name == "input" and isinstance(value, list) and value:
         return [name, *(str(uri) for uri in value)]
     mapping = item.metadata["metavar"] == "JSON" and isinstance(value, dict)
@@ -63,5 +63,5 @@ def _config_argument(item: Field[Any], value: Any, path: Path) -> list[str]:
     if mapping or texts or nested:
         return [f"{name}={json.dumps(value)}"]
     if item.metadata["type"] is bool or isinstance(value, bool | list | dict):
-        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which is of the wrong type")
+        raise UsageError(f"--config {path}: {item.name.replace('_', '-')} is {value!r}, which has the wrong type")
     return [f"{name}={value}"]

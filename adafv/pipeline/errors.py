@@ -1,4 +1,4 @@
-"""The two ways in which a job as a whole can fail; what is wrong with one row is a `Reject` instead."""
+"""The two ways a whole job can fail. A single bad row is a `Reject` instead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from adafv.pipeline.redaction import redact
 
 
 class JobError(Exception):
-    """Its message is without the secrets that options and other errors' messages may hold."""
+    """Base class; the message is redacted, since options and other errors may hold secrets."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
@@ -17,4 +17,4 @@ class UsageError(JobError):
 
 
 class RunError(JobError):
-    """The run could not be begun or finished (exit status 1). Running the same command again resumes it."""
+    """The run couldn't start or finish (exit status 1). Running the same command again resumes it."""

@@ -1,8 +1,7 @@
-"""Columns that a job adds to the labels: those of the input that it carries over, as texts, and what answers in JSON
-hold, the properties of a schema's object, with their types.
+"""Extra label columns: input columns carried over as text, and the properties of JSON answers with their types.
 
-One named like a column of the labels gets `input_` or `answer_` before its name. What has no type of its own, such as a
-number or a text, is JSON in a text column.
+A name that labels already use gets the prefix `input_` or `answer_`. A property without a single Arrow type is JSON in
+a text column.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from typing import Any
 import pyarrow as pa
 
 _PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-_DEEPEST = 8  # objects and lists in one another; what lies deeper is text
+_DEEPEST = 8  # nesting; deeper values are text
 _PROPERTY = b"property"  # of a field's metadata
 
 
 def properties_in(columns: pa.Schema) -> pa.Schema:
-    """Those of a file's columns that are properties of its answers."""
+    """The columns of a file that hold properties of its answers."""
     return pa.schema([field for field in columns if _PROPERTY in (field.metadata or {})])
 
 
 def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...]:
-    """The columns of a JSON schema's properties; none where it isn't an object's.
+    """The columns for a JSON schema's properties; none if the schema isn't for an object.
 
     Args:
         taken: names of the other columns.
@@ -38,7 +37,7 @@ def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...
 
 
 def carried_fields(names: Sequence[str], taken: Collection[str]) -> tuple[pa.Field, ...]:
-    """The columns of what is carried over, in order; `taken` as for `fields_of`."""
+    """The columns for carried-over input, in order; `taken` as for `fields_of`."""
     fields: list[pa.Field] = []
     for name in names:
         fields.append(pa.field(_free(name, "input_", taken, fields), pa.string(), metadata={_PROPERTY: name.encode()}))
@@ -53,7 +52,7 @@ def _free(name: str, prefix: str, taken: Collection[str], others: Sequence[pa.Fi
 
 
 def values_of(answer: str, fields: Sequence[pa.Field]) -> dict[str, Any]:
-    """The columns of an answer that fulfils the schema. A whole number that doesn't fit 64 bits is null."""
+    """The columns of an answer that matches the schema. An integer beyond 64 bits is null."""
     if not fields:
         return {}
     said = json.loads(answer)
@@ -70,7 +69,7 @@ def _properties(part: Any, whole: Any) -> dict[str, Any]:
 
 
 def _resolved(part: Any, whole: Any) -> Any:
-    """A part of a schema, or what it refers to within the whole."""
+    """A part of a schema, with `$ref` resolved."""
     for _ in range(_DEEPEST):
         reference = part.get("$ref") if isinstance(part, dict) else None
         if not isinstance(reference, str) or not reference.startswith("#"):
@@ -103,7 +102,7 @@ def _type(part: Any, whole: Any, depth: int) -> pa.DataType:
 
 
 def _common(values: Sequence[Any]) -> pa.DataType:
-    """The type of constants."""
+    """The type of a set of constants."""
     kinds = {type(value) for value in values if value is not None}
     for known, column in ((({bool}), pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
         if kinds and kinds <= known:
@@ -134,5 +133,5 @@ def _value(value: Any, type: pa.DataType) -> Any:
 def _float(value: Any) -> float | None:
     try:
         return float(value)
-    except OverflowError:  # of a whole number with hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         return None

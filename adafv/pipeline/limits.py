@@ -1,8 +1,8 @@
-"""What a run may cost and how long it may take, and its end when a limit is reached.
+"""What a run may cost, how long it may take, and how it ends when a limit is reached.
 
-A batch that has begun is finished, for it is paid for. So a run stops a little early: when what is left of its limit
-is what the batches in hand will take, by the mean of those before. Cost is counted as the run's record counts it, each
-worker from its start, idle or not; a worker's start is known once it has delivered a row.
+Batches in progress are finished, since they are paid for. So a run stops early: when what is left of the limit is what
+the batches in progress will take, going by the mean so far. Cost is counted as in the run's record: each worker from
+its start, idle or not. A worker's start is known once it has delivered a row.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from adafv.pipeline.record.tally import Tally
 
 LOG = logging.getLogger("adafv")
 EVERY = 1.0  # seconds between checks of the tally
-PATIENCE = 5  # checks that fail, one after the other; and such without any worker, once the run is to end
-STILL = 600.0  # seconds without a row or a worker, once the run is to end, where Ray doesn't say that any is wanted
+PATIENCE = 5  # failed checks in a row; and checks without any worker, once the run is to end
+STILL = 600.0  # seconds without a row or a worker, once the run is to end and Ray wants no worker
 AGAIN = 10.0  # seconds between two interruptions of the main thread
-INTERRUPT = signal.SIGRTMIN + 5  # not SIGINT, which a job started by `&` in a script ignores
+INTERRUPT = signal.SIGRTMIN + 5  # not SIGINT, which a background job of a script ignores
 BATCHES_IN_HAND = 2  # of each worker, at most: one with the model, one that waits for its turn
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one run, each None where there is none: USD, and hours. One in USD comes with what workers cost."""
+    """The limits of one run in USD and hours, each None if not set, and what workers cost."""
 
     max_cost: float | None
     max_hours: float | None
@@ -56,7 +56,7 @@ class Limits:
         last = BATCHES_IN_HAND * (tally.totals["gpu_seconds"] / tally.batches if tally.batches else 0.0)
         if self.max_cost is not None:
             usd = tally.usd(now + last, self.tariff)
-            if usd is None or usd >= self.max_cost:  # what can't be counted can't be kept within a budget
+            if usd is None or usd >= self.max_cost:  # an unknown cost can't be kept within the limit
                 return "max-cost"
         if self.max_hours is not None and seconds + last >= 3600 * self.max_hours:
             return "max-hours"
@@ -64,17 +64,17 @@ class Limits:
 
 
 class LimitWatch:
-    """Runs alongside, as a context: closes the gate when a limit is reached.
+    """A context that watches the limits in a thread and closes the gate when one is reached.
+
+    Enter it in the main thread, the only one that gets signals.
 
     Args:
-        began: when the run did, on the monotonic clock.
+        began: when the run began, on the monotonic clock.
 
     Attributes:
         stopped_by: the option whose limit was reached.
-        gave_up: whether there was no worker then that could take what is under way, as where no GPU has come yet. The
-            main thread is interrupted in that case, as by Ctrl-C: the stream would never run dry.
-
-    Enter it in the main thread, the only one that signals reach.
+        gave_up: whether there was no worker left to finish what is in progress, for example because no GPU has come
+            yet. The stream would never end then, so the main thread is interrupted as by Ctrl-C.
     """
 
     def __init__(
@@ -103,35 +103,35 @@ class LimitWatch:
             try:
                 self.stopped_by = self._limits.spent(self._tally, time.monotonic() - self._began, time.time())
                 failures = 0
-            except Exception as error:  # whatever it is, the limit holds: what can't be counted can't be kept within it
+            except Exception as error:  # an unknown cost can't be kept within the limit
                 failures += 1
-                LOG.warning("the run's limits can't be checked: %s: %s", type(error).__name__, error)
+                LOG.warning("can't check the run's limits: %s: %s", type(error).__name__, error)
                 if failures == PATIENCE:
                     self.stopped_by = "max-hours" if self._limits.max_cost is None else "max-cost"
         if self.stopped_by is None:
             return
-        LOG.info("--%s is reached: batches in hand are finished, then the run ends", self.stopped_by)
+        LOG.info("--%s is reached: the run finishes the current batches and ends", self.stopped_by)
         try:
             self._gate.close()
-        except ray.exceptions.RayError as error:  # the stages ask in vain then, too, which ends the run
-            LOG.warning("the stages can't be told to stop: %s", type(error).__name__)
+        except ray.exceptions.RayError as error:  # then the stages can't ask either, which ends the run
+            LOG.warning("can't tell the stages to stop: %s", type(error).__name__)
         self._give_up_without_workers()
 
     def _give_up_without_workers(self) -> None:
         alone, rows, moved = 0, self._tally.rows, time.monotonic()
         while not self._over.wait(self._every):
-            seen = self._roster.attendance()
+            seen = self._roster.status()
             if seen.alive or self._tally.rows > rows:
                 rows, moved = self._tally.rows, time.monotonic()
-            nobody = not seen.alive and (seen.wanted or time.monotonic() - moved >= STILL)
-            alone = alone + 1 if nobody else 0
+            no_worker = not seen.alive and (seen.wanted or time.monotonic() - moved >= STILL)
+            alone = alone + 1 if no_worker else 0
             if alone == PATIENCE:
                 self.gave_up = True
                 self._interrupt()
                 return
 
     def _interrupt(self) -> None:
-        """Again and again, until the main thread is out of the stream: what is raised in a callback of Ray is lost."""
+        """Repeat until the main thread has left the stream: an exception raised inside a Ray callback is lost."""
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, INTERRUPT)

@@ -1,10 +1,9 @@
-"""What a source shows and no row is made of: counted by what it is and why, so that nothing is left out in silence."""
+"""Input that makes no row, counted by kind and reason, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from adafv.pipeline.redaction import clean, public_uri, shorten
 
@@ -13,12 +12,12 @@ EXAMPLE_LIMIT = 300  # characters
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Things of one sort that were passed over for one reason.
+    """Items of one kind, passed over for one reason.
 
     Attributes:
-        what: such as files, in the plural.
-        why: a clause that follows "because".
-        example: where the first of them is, without secrets.
+        what: a plural noun, such as "files".
+        why: a clause to follow "because".
+        example: the first item, without secrets.
     """
 
     what: str
@@ -30,12 +29,9 @@ class Passed:
         what = self.what if self.count != 1 else self.what.removesuffix("s")
         return f"{self.count:,} {what}, because {self.why} (such as {self.example})"
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class PassedOver:
-    """Counts of what was passed over."""
+    """Counts of passed-over items."""
 
     def __init__(self, entries: Iterable[Passed] = ()) -> None:
         self._entries: dict[tuple[str, str], Passed] = {}
@@ -45,7 +41,7 @@ class PassedOver:
         return iter(self._entries.values())
 
     def add(self, what: str, why: str, example: str, count: int = 1) -> None:
-        """Count so many more. `example`: where the first is, as it stands in the input."""
+        """Count items. `example`: the first one, as it stands in the input."""
         held = self._entries.get((what, why))
         if held is None:
             shown = "".join(c if c.isprintable() else " " for c in public_uri(clean(example)))
@@ -57,5 +53,5 @@ class PassedOver:
             self.add(entry.what, entry.why, entry.example, entry.count)
 
     def total(self, what: str | None = None) -> int:
-        """How many were passed over, of one sort or of all."""
+        """How many items were passed over, of one kind or in all."""
         return sum(entry.count for entry in self if what in (None, entry.what))

@@ -1,7 +1,7 @@
-"""Texts that may be shown: without secrets, short, and of characters that Parquet and terminals can hold.
+"""Texts that are safe to show: without secrets, short, and with characters that Parquet and terminals can hold.
 
-Messages end up in files that people share, so they carry no credentials: the query of a presigned URL, user names and
-passwords before an `@`, the values of signatures and keys.
+People share messages, so these carry no credentials: no query of a presigned URL, no user name or password before an
+`@`, no values of signatures and keys.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ MESSAGE_LIMIT = 500  # characters
 
 
 def safe_message(text: str) -> str:
-    """`text` without credentials, of characters that can be shown, cut to `MESSAGE_LIMIT` of them."""
+    """`text` redacted, printable, and cut to `MESSAGE_LIMIT` characters."""
     return "".join(character if character.isprintable() else " " for character in shorten(redact(text), MESSAGE_LIMIT))
 
 
 def redact(text: str) -> str:
-    """`text` without secrets: the user information, query and fragment of every URI, the values of signatures and keys.
-
-    Takes time in proportion to the text, whatever it is: it may come from a data set.
-    """
+    """`text` without the user info, query and fragment of URIs, and without signatures and keys. Linear time: the text
+    may be hostile."""
     return _SECRET.sub(r"\1…", _URI.sub(lambda m: m["scheme"] + m["rest"] + ("?…" if m["query"] else ""), text))
 
 
 def public_uri(uri: str) -> str:
-    """`uri`, as a whole one, without user information and query, which may sign it. In S3's keys, as in the names of
-    files, a question mark is a character like others; so is `#`, but in http."""
+    """`uri` without user info and query, which may sign it. In S3 keys and file names `?` and `#` are ordinary
+    characters."""
     scheme, mark, _ = uri.partition("://")
     marks = {"http": "?#", "https": "?#", "s3": "", "file": ""}.get(scheme.lower(), "?") if mark else ""
     end = min((at for mark in marks if (at := uri.find(mark)) >= 0), default=len(uri))
@@ -43,8 +41,8 @@ def shorten(text: str, limit: int) -> str:
 
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-# A password may hold a slash, as AWS's secret keys do, unless what stands before that slash looks like a port. In texts
-# it is sought within bounds, lest a hostile one take long.
+# A password may contain a slash, as AWS secret keys do, unless the part before it looks like a port. The search is
+# bounded, so that a hostile text can't take long.
 _SCHEME, _USER_INFO = r"[A-Za-z0-9+.-]+://", r"[^\s/?#@:'\"]*(?::(?!\d{1,5}/)[^\s?#]{0,300})?@"
 _URI = re.compile(
     rf"(?<![A-Za-z0-9+.-])(?P<scheme>{_SCHEME})(?:{_USER_INFO})?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"

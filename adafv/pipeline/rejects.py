@@ -1,7 +1,7 @@
-"""Why a row could not be labelled: a short closed list of errors, and `Reject`, which carries one through the stages.
+"""Why a row has no label: a short closed list of errors, and `Reject`, which carries one through the stages.
 
-A bad row is a value, never an exception: Ray Data loses a whole block to an exception, or hides the loss. So each
-stage fills in a row's reject and passes the row on, and the sink writes it to `rejects/` with its reason.
+A bad row is a value, never an exception: Ray Data loses a whole block to an exception. Each stage fills in the row's
+reject and passes the row on, and the sink writes it to `rejects/`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from adafv.pipeline.redaction import safe_message
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorClass:
-    """One entry of the list: the stage that finds it, whether the same command may succeed later, and what helps where
-    all rows end so."""
+class RejectKind:
+    """A kind of reject: the stage that finds it, whether a retry may succeed, and what to do if all rows fail so."""
 
     stage: str
     meaning: str
@@ -22,79 +21,69 @@ class ErrorClass:
     advice: str = ""
 
 
-ERRORS: dict[str, ErrorClass] = {
-    "missing_id": ErrorClass(
+ERRORS: dict[str, RejectKind] = {
+    "missing_id": RejectKind(
         "source",
-        "the row's id is null, empty or absent, or neither a text nor a whole number",
-        advice="--id-column names the column that tells rows apart",
+        "the id is null, empty, absent, or neither text nor a whole number",
+        advice="--id-column names the column with a unique id per row",
     ),
-    "duplicate_id": ErrorClass(
+    "duplicate_id": RejectKind(
         "source",
         "an earlier row of the input has the same id",
-        advice="--id-column must name a column that tells rows apart",
+        advice="--id-column must name a column with a unique id per row",
     ),
-    "bad_row": ErrorClass("source", "the row can't be parsed, or a column has the wrong type"),
-    "source_unreadable": ErrorClass("source", "an input file, or the rest of it, can't be read", retryable=True),
-    "image_missing": ErrorClass(
+    "bad_row": RejectKind("source", "the row can't be parsed, or a column has the wrong type"),
+    "source_unreadable": RejectKind("source", "an input file, or the rest of it, can't be read", retryable=True),
+    "image_missing": RejectKind(
+        "source", "the row has no image", advice="--image-column names the column of the images"
+    ),
+    "prompt_incomplete": RejectKind(
         "source",
-        "the row has no image",
-        advice="--image-column names the column of the images",
+        "a column named in --prompt is null or absent",
+        advice="--prompt names columns, such as '{question}', or is a fixed text such as 'Describe the image.'",
     ),
-    "prompt_incomplete": ErrorClass(
-        "source",
-        "a column that --prompt names is null or absent",
-        advice="--prompt names the columns that are asked, such as '{question}', or is a fixed text",
+    "image_refused": RejectKind("fetch", "the job isn't allowed to open the image's path or URI"),
+    "image_not_found": RejectKind(
+        "fetch", "nothing exists at the image's path or URI", advice="--image-root is the base of relative paths"
     ),
-    "image_refused": ErrorClass("fetch", "the image's path or URI is one that the job must not open"),
-    "image_not_found": ErrorClass(
-        "fetch",
-        "there is nothing at the image's path or URI",
-        advice="--image-root names the folder that relative paths are relative to",
+    "image_forbidden": RejectKind(
+        "fetch", "the store denies access to the image", advice="give the job credentials that may read the images"
     ),
-    "image_forbidden": ErrorClass(
-        "fetch",
-        "the store denies access to the image",
-        advice="the job's credentials must be allowed to read the images",
+    "image_too_large": RejectKind(
+        "fetch", "the image has more bytes than --max-image-bytes", advice="raise --max-image-bytes"
     ),
-    "image_too_large": ErrorClass(
-        "fetch",
-        "the image has more bytes than --max-image-bytes",
-        advice="--max-image-bytes is the limit",
+    "image_fetch_failed": RejectKind("fetch", "the image could not be fetched, after retries", retryable=True),
+    "image_empty": RejectKind("decode", "the image has no bytes"),
+    "image_format": RejectKind("decode", "the bytes aren't an image in a supported format"),
+    "image_too_many_pixels": RejectKind(
+        "decode", "the image has more pixels than --max-image-pixels", advice="raise --max-image-pixels"
     ),
-    "image_fetch_failed": ErrorClass("fetch", "the image could not be fetched, after retries", retryable=True),
-    "image_empty": ErrorClass("decode", "the image has no bytes"),
-    "image_format": ErrorClass("decode", "the bytes are no image of a format that is allowed"),
-    "image_too_many_pixels": ErrorClass(
-        "decode",
-        "the image has more pixels than --max-image-pixels",
-        advice="--max-image-pixels is the limit",
+    "image_corrupt": RejectKind("decode", "the image is truncated or damaged"),
+    "image_unsupported": RejectKind("prepare", "the model's processor can't handle an image of this shape"),
+    "prompt_empty": RejectKind("prepare", "the prompt is empty"),
+    "prompt_encoding": RejectKind("prepare", "the prompt isn't valid Unicode"),
+    "prompt_placeholder": RejectKind("prepare", "the prompt contains the model's image placeholder"),
+    "prompt_too_long": RejectKind("prepare", "prompt, image and answer together exceed the model's context"),
+    "prepare_died": RejectKind(
+        "prepare", "decoding the image killed its process or exceeded --image-timeout", advice="raise --image-timeout"
     ),
-    "image_corrupt": ErrorClass("decode", "the image can't be decoded: truncated or damaged"),
-    "image_unsupported": ErrorClass("prepare", "the model's processor can't handle an image of this shape"),
-    "prompt_empty": ErrorClass("prepare", "nothing is left of the prompt"),
-    "prompt_encoding": ErrorClass("prepare", "the prompt is no valid Unicode"),
-    "prompt_placeholder": ErrorClass("prepare", "the prompt contains the model's image placeholder"),
-    "prompt_too_long": ErrorClass("prepare", "prompt, image and answer exceed the model's context"),
-    "prepare_died": ErrorClass(
-        "prepare",
-        "decoding the image killed its process, or took over --image-timeout",
-        advice="--image-timeout is the limit",
-    ),
-    "out_of_memory": ErrorClass("label", "the device has too little memory for this row alone"),
-    "label_failed": ErrorClass("label", "the model raised an error on this row, or its scores were NaN or infinite"),
-    "answer_incomplete": ErrorClass(
+    "out_of_memory": RejectKind("label", "the device hasn't enough memory for this row alone"),
+    "label_failed": RejectKind("label", "the model failed on this row, or its scores were NaN or infinite"),
+    "answer_incomplete": RejectKind(
         "label",
-        "--max-new-tokens cut the answer off before it was what --schema or --regex asks for",
+        "--max-new-tokens cut the answer off before it matched --schema or --regex",
         retryable=True,
-        advice="--max-new-tokens is the limit; with another one --allow-mixed goes on in the same output",
+        advice="raise --max-new-tokens, with --allow-mixed for the same output",
     ),
-    "worker_died": ErrorClass("label", "the row killed the model's process, or hung it for --batch-timeout, each time"),
+    "worker_died": RejectKind(
+        "label", "the row killed the model's process, or hung it for --batch-timeout, every time"
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Why a row could not be labelled. `error` is a key of `ERRORS`; `message` is safe to show."""
+    """Why a row has no label. `error` is a key of `ERRORS`; `message` is safe to show."""
 
     error: str
     message: str

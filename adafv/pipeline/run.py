@@ -1,6 +1,6 @@
 """One run of the job: plan it, stream the rows through Ray Data, write what comes out.
 
-What the sink has written is done, and a rerun of the same command plans only the rest.
+What the sink has written is done: a rerun of the same command plans only the rest.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
+from adafv.hardware import computes_bfloat16
 from adafv.option import OptionError, require
 from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
@@ -27,7 +28,7 @@ from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.session import cause_of, is_ours_alone
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
-from adafv.pipeline.isolation import Handler
+from adafv.pipeline.isolation import Handler, RefusedError
 from adafv.pipeline.limits import Limits
 from adafv.pipeline.options import JobOptions, usage_error
 from adafv.pipeline.outputs.lease import Lease
@@ -41,20 +42,21 @@ from adafv.pipeline.result import DONE, STOPPED, TOO_MANY_REJECTS, RunResult
 from adafv.pipeline.setup import Setup, set_up, unwritable, with_commit
 from adafv.pipeline.store.s3 import S3_ERRORS, store_error
 from adafv.pipeline.stream import Reading, rows_per_block, stream
-from adafv.pipeline.workers.label import DUPLICATE, Labelling, WorkerOptions, added_fields
+from adafv.pipeline.workers.label import Labelling, WorkerOptions, added_fields
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
+from adafv.pipeline.workers.repeats import DUPLICATE, KnownLabels
 
 LOG = logging.getLogger("adafv")
 
 
 def label(options: JobOptions) -> RunResult:
-    """Label a data set, as `adafv label` does, from Python: `adafv.label(...)` in a notebook or a scheduler's task.
+    """Label a data set from Python, as `adafv label` does: for a notebook or a scheduler's task.
 
-    The call returns when the run has ended; calling it again with the same options resumes or extends it. It prints
-    nothing: progress goes to the logger `adafv`, at INFO, which is the caller's to show. It never exits the process,
-    and leaves signals, log handlers and Ray as they are: a Ray that is initialised is used and stays; otherwise Ray is
-    started, or the cluster that RAY_ADDRESS names is joined, for the time of the call.
+    Returns when the run has ended; calling it again with the same options resumes or extends the run. It prints
+    nothing: progress goes to the logger `adafv` at INFO. It never exits the process, and leaves signals and log
+    handlers alone. It uses a Ray that is already initialised; otherwise it starts Ray, or joins the cluster that
+    RAY_ADDRESS names, for the time of the call.
 
     Raises:
         UsageError: the options can't be carried out; the message says what to change.
@@ -69,15 +71,14 @@ def run(
     handler: Callable[[WorkerOptions], Handler] | None = None,
     preparing: Callable[[Preparation], Handler] | None = None,
 ) -> RunResult:
-    """Carry out a job. Its workers label with what `handler` makes of their options: a model, if it is left out; and
-    rows are prepared likewise with what `preparing` makes. Errors as for `label`.
-    """
+    """Carry out a job. Tests may replace the model's work (`handler`) and the preparation (`preparing`). Errors as for
+    `label`."""
     hook = None if options.on_finish is None else open_hook(options.on_finish)
     options = with_commit(options)
     with contextlib.ExitStack() as stack, set_up(options, writing=True) as setup:
         _log_resources(setup)
         job = Job(setup=setup, handler=handler or Labelling, preparing=preparing or Preparing)
-        if hook is not None:  # when workers and lease are free again, so that a slow one keeps nobody waiting
+        if hook is not None:  # after workers and lease are freed, so that a slow hook blocks nobody
             stack.callback(lambda: job.ended is None or hook(job.ended))
         return job.run()
 
@@ -87,15 +88,19 @@ def _log_resources(setup: Setup) -> None:
     low, high = resources.workers
     many = f"{low:,}" if low == high else f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
     LOG.info("device %s, %s workers, batches of %d", resources.device, many, resources.batch_size)
-    if setup.options.engine.device == "auto" and resources.device == "cpu" and not is_ours_alone():
-        LOG.warning("the cluster has no GPU at the moment, so CPUs do the work; --device cuda waits for GPUs")
+    if resources.device != "cpu":
+        return
+    if setup.options.engine.device == "auto" and not is_ours_alone():
+        LOG.warning("the cluster has no GPU now, so this run uses CPUs; --device cuda waits for GPUs")
+    if setup.options.engine.dtype == "auto" and is_ours_alone() and computes_bfloat16():
+        LOG.info("labels are made in float32; --dtype bfloat16 is faster on this processor")
 
 
 class Job:
-    """The course of a run.
+    """One run, from its start to its end.
 
     Attributes:
-        ended: the run's record, when it has begun and ended.
+        ended: the run's record once it has ended.
     """
 
     def __init__(
@@ -110,7 +115,7 @@ class Job:
         self._model, self._engine = options.model, setup.engine
         self._limits, self._began = Limits.of(options, setup.tariff), time.monotonic()
         if self._limits.is_limited and threading.current_thread() is not threading.main_thread():
-            raise UsageError("--max-cost and --max-hours interrupt the main thread: call this from there")
+            raise UsageError("--max-cost and --max-hours interrupt the main thread: call this from that thread")
         run_id = options.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._run = RunRecord(
             run_id=run_id,
@@ -141,10 +146,8 @@ class Job:
                 self._engine = replace(self._engine, text_tower=at_version(tower, storage))
             preparer = load_preparer(self._model, self._engine, storage)
             self._run.sizes, self._run.generation = preparer.sizes, preparer.generation
-            places = options.system is None or preparer.takes_system
-            require(
-                places, "system", options.system, f"left out: the chat template of {options.model} has no place for it"
-            )
+            takes = options.system is None or preparer.takes_system
+            require(takes, "system", options.system, f"unset: the chat template of {options.model} has no system turn")
         except OptionError as error:
             raise usage_error(error) from error
         except (OSError, ValueError, *S3_ERRORS) as error:
@@ -152,7 +155,7 @@ class Job:
             raise store_error(f"{named} can't be loaded", error) from error
 
     def _run_alone(self) -> RunResult:
-        """The run, with the lease in hand: the ledger can't change between reading it and adding to it."""
+        """The run with the lease held: nobody else adds to the ledger meanwhile."""
         self._setup.output.sweep()
         worklist = self._plan()
         self._begin()
@@ -162,6 +165,11 @@ class Job:
         finally:
             self._end(failure)
         if failure is not None:
+            refusal = f"{RefusedError.__module__}.{RefusedError.__name__}: "
+            if failure.startswith(refusal) and not self._run.tally.labelled:
+                raise UsageError(
+                    f"--model {self._setup.options.model} can't be loaded: {failure.removeprefix(refusal)}"
+                )
             raise RunError(failure)
         return RunResult(status=self._status(), run=self._run, sample=worklist.sample)
 
@@ -188,12 +196,11 @@ class Job:
             raise unwritable(self._setup.output, error) from error
 
     def _stream(self, worklist: Worklist) -> str | None:
-        """Label what there is to do; why that failed, if it did."""
+        """Label what there is to do. Returns why it failed, or None."""
         options = self._setup.options
         carried, fields = added_fields(self._engine, self._setup.columns.carried)
-        several = options.engine.samples is not None
         reused = [DUPLICATE] if options.duplicates == "reuse" else []
-        labels = schema.labels_schema([*reused, *carried, *fields], choices=options.chooses, samples=several)
+        labels = schema.labels_schema([*reused, *carried, *fields], options.optional_columns)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally
         sink.tally.audit.measure = options.agreement_measure()
@@ -205,16 +212,16 @@ class Job:
             LOG.error("%s", redact(str(error)))
             failure = safe_message(cause_of(error))
         except (*S3_ERRORS, OSError) as error:
-            failure = safe_message(f"the output can't be written: {error}")
+            failure = safe_message(f"can't write the output: {error}")
         except RunError as error:  # the lease is lost
             failure = str(error)
         else:
             came, went = f"{sink.tally.rows:,}", f"{worklist.to_do:,}"
             if self._run.stopped_by is not None:
                 return None
-            return None if came == went else f"{went} rows went in and {came} came out; did the input change?"
-        # The frames of Ray's exception hold on to the actors, and with them to their CPUs and GPUs, until the garbage
-        # collector finds them: the next run in this process would wait for these for ever.
+            return None if came == went else f"{went} rows went in but {came} came out; did the input change?"
+        # Ray's exception keeps the actors, and so their CPUs and GPUs, alive until the garbage collector runs: the next
+        # run in this process would wait for them for ever.
         gc.collect()
         return failure
 
@@ -226,7 +233,7 @@ class Job:
         collector.collect(self._results(worklist, gate))
 
     def _results(self, worklist: Worklist, gate: Gate | None) -> ray.data.Dataset:
-        """The stages: nothing runs yet."""
+        """The stages; nothing runs yet."""
         options, storage, resources = self._setup.options, self._setup.storage, self._setup.resources
         low, high = resources.workers
         many = rows_per_block(worklist.to_do, high or low, resources.batch_size)
@@ -249,7 +256,7 @@ class Job:
                 batch_timeout=options.batch_timeout,
                 handler=self._handler,
                 carried=self._setup.columns.carried,
-                reuses=options.duplicates == "reuse",
+                known=KnownLabels() if options.duplicates == "reuse" else None,
                 gate=gate,
             ),
             resources=resources,
@@ -263,7 +270,7 @@ class Job:
         try:
             self._run.write(self._setup.output)
         except (*S3_ERRORS, OSError, RunError) as error:
-            problem = safe_message(f"the run's record can't be written: {error}")
+            problem = safe_message(f"can't write the run's record: {error}")
             if failure is None:
                 raise RunError(problem) from error
             LOG.warning("%s", problem)

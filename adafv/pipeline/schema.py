@@ -1,21 +1,21 @@
-"""The columns of `labels/` and `rejects/`: the contract with whoever reads them."""
+"""The columns of `labels/` and `rejects/`: the contract with their readers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
 
-# A label says of each, in a column such as `encode_ms`, what its row took.
+# Each has a label column with the row's time, such as `encode_ms`.
 STAGES = ("fetch", "preprocess", "encode", "prune", "prefill", "decode")
 
-# What a worker does before it can label: have the model's files here, load them, answer a trial sample.
+# A worker's start-up: download the model's files, load them, answer a trial sample.
 STARTING = ("download", "load", "trial")
 
-# Where the visual tokens lie on the image: per panel its token rows and columns, and its place in fractions of the
-# image. A sample's tokens are its panels' one after the other, row by row, so `kept_indices` can be drawn.
+# Where the visual tokens lie: each panel's token rows and columns, and its box in fractions of the image. A sample's
+# tokens run panel by panel, row by row, so `kept_indices` can be drawn.
 GRID = pa.list_(
     pa.struct(
         [
@@ -29,8 +29,8 @@ GRID = pa.list_(
     )
 )
 
-# The images that a label is about, in the prompt's order: the first has the first so many panels of the grid and the
-# first so many visual tokens, and so on. `key` is the same for the same pixels.
+# A label's images, in the prompt's order, each with its number of panels and visual tokens. `key` is equal for equal
+# pixels; `width` and `height` are pixels of the upright image, before anything shrinks it.
 IMAGES = pa.list_(
     pa.struct(
         [
@@ -40,11 +40,13 @@ IMAGES = pa.list_(
             ("kept_tokens", pa.int32()),
             ("uri", pa.string()),
             ("key", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
         ]
     )
 )
 
-# The answers that were sampled for a row; one that was cut off before it was what a schema asks for is null.
+# The answers sampled for a row. One that was cut off before it matched the schema is null.
 SAMPLES = pa.list_(pa.struct([("answer", pa.string()), ("mean_logprob", pa.float32()), ("output_tokens", pa.int32())]))
 
 LABELS = pa.schema(
@@ -76,6 +78,7 @@ LABELS = pa.schema(
         ("from_saliency", pa.int32()),
         ("grid", GRID),
         ("images", IMAGES),
+        ("image_scales", pa.list_(pa.float32())),
         ("image_uri", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
@@ -95,17 +98,18 @@ LABELS = pa.schema(
 )
 
 
-def labels_schema(fields: Iterable[pa.Field] = (), *, choices: bool = False, samples: bool = False) -> pa.Schema:
-    """The columns of a run's labels: `LABELS` and `fields`. Where there are no choices, no column has their
-    probabilities: it is a map, and Hugging Face's datasets can't read labels that have one. Nor has one the samples
-    where an answer is one.
-    """
-    absent = {name for name, there in {"choice_probabilities": choices, "samples": samples}.items() if not there}
+# Columns that labels have only if an option asks for them. The first is a map, which Hugging Face datasets can't read.
+OPTIONAL = ("choice_probabilities", "samples", "image_scales")
+
+
+def labels_schema(fields: Iterable[pa.Field] = (), optional: Collection[str] = ()) -> pa.Schema:
+    """The columns of a run's labels: `LABELS` with the given `optional` ones only, then `fields`."""
+    absent = {*OPTIONAL} - {*optional}
     own = [column for column in LABELS if column.name not in absent]
     return pa.schema([*own, *fields])
 
 
-# Columns that labels written before there were these don't have; they read as nulls.
+# Columns that older labels lack; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
 LATER = (
     "images",
@@ -116,8 +120,7 @@ LATER = (
     *FIRST_LOOK,
     "audit_answer",
     "flags",
-    "choice_probabilities",
-    "samples",
+    *OPTIONAL,
 )
 
 REJECTS = pa.schema(
@@ -135,7 +138,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# What the workers hand to the sink: labels and rejects in one table, told apart by `error`.
+# What workers send to the sink: labels and rejects in one table; `error` is null for labels.
 RESULTS = pa.unify_schemas(
     [
         LABELS,

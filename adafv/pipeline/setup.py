@@ -1,4 +1,4 @@
-"""What a job's options name, found once, before anything is labelled: the input, the output, and who does the work."""
+"""Opens what a job's options name before anything is labelled: input, output, and Ray's resources."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import ray
 
 from adafv.engine.grammar import check_grammar
 from adafv.engine.options import EngineOptions
-from adafv.option import OptionError
 from adafv.pipeline.control.resources import Resources, allot
 from adafv.pipeline.control.session import RaySession, is_ours_alone
 from adafv.pipeline.errors import JobError, UsageError
-from adafv.pipeline.options import JobOptions, usage_error
+from adafv.pipeline.options import JobOptions, as_usage_error
 from adafv.pipeline.record.prices import Tariff, read_prices
 from adafv.pipeline.sources.discovery import Source, check_roots, open_sources
 from adafv.pipeline.sources.records import Columns
@@ -27,8 +26,8 @@ from adafv.pipeline.uris import is_s3
 from adafv.pipeline.workers.hub import commit_of, is_hub_id
 from adafv.pipeline.workers.model import at_version
 
-TRIAL = ".tmp/trial"  # a file that is written to see whether one can be
-PATIENCE = 15.0  # seconds for which that is tried again
+TRIAL = ".tmp/trial"  # a file written to test the output
+PATIENCE = 15.0  # seconds to retry that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,8 @@ class Setup:
     """A job's options and what they name.
 
     Attributes:
-        source: the input's units, in order; `columns`: which of a record's columns mean what.
-        engine: its options, for the device that the cluster has.
+        source: the input's units, in order; `columns`: what a record's columns mean.
+        engine: the engine's options for the cluster's device.
         tariff: what a worker costs.
     """
 
@@ -53,19 +52,19 @@ class Setup:
 
 @contextlib.contextmanager
 def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
-    """The setup of a job, and Ray for as long as it is in use. What can be found without Ray is found before that is
-    started.
+    """A job's setup, with Ray running while it is in use. Checks that don't need Ray come before Ray starts.
 
     Args:
-        writing: whether the output will be written to.
+        writing: whether to check that the output can be written.
 
     Raises:
-        UsageError: the options name what isn't there, or can't be carried out here.
+        UsageError: something the options name isn't there, or the options can't be carried out here.
         RunError: the store or the cluster fails.
     """
     storage = Storage.from_environment(options.s3_endpoint)
     _check_models(options, storage)
-    _check_grammar(options)
+    with as_usage_error():
+        check_grammar(options.engine)
     output, columns = open_output(options.output, storage), Columns.of(options)
     check_roots(columns.image_root, options.allow_local, storage)
     source = open_sources(options.input, storage, columns, output.uri)
@@ -88,16 +87,16 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
 
 
 def with_commit(options: JobOptions) -> JobOptions:
-    """`options` with the commit of the hub's model as their revision, and data sets of the Hub at their commits.
+    """`options` with Hub models and data sets pinned to their current commits.
 
     Raises:
-        UsageError: there is no such model, revision or data set, or the model is none of the hub's and has a revision.
+        UsageError: there is no such model, revision or data set, or a model that isn't on the Hub has a revision.
         RunError: the Hub can't be reached for a data set.
     """
     options = replace(options, input=pin(options.input))
     if not is_hub_id(options.model):
         if options.revision is not None:
-            raise UsageError(f"--revision is {options.revision!r}, and --model {options.model} is no hub id")
+            raise UsageError(f"--revision is {options.revision!r}, but --model {options.model} isn't a hub id")
         return options
     try:
         return replace(options, revision=commit_of(options.model, options.revision))
@@ -106,7 +105,7 @@ def with_commit(options: JobOptions) -> JobOptions:
 
 
 def _check_models(options: JobOptions, storage: Storage) -> None:
-    """Raise a UsageError where a model should be a folder and isn't there; stores and the hub are asked later."""
+    """Raise UsageError if a local model folder is missing. Stores and the Hub are asked later."""
     for option, name in (("model", options.model), ("text-tower", options.engine.text_tower)):
         if name is not None and not is_s3(name) and not is_hub_id(name):
             try:
@@ -115,23 +114,16 @@ def _check_models(options: JobOptions, storage: Storage) -> None:
                 raise UsageError(f"--{option} {name} can't be loaded: {error}") from error
 
 
-def _check_grammar(options: JobOptions) -> None:
-    try:
-        check_grammar(options.engine)
-    except OptionError as error:
-        raise usage_error(error) from error
-
-
 def _check_writable(output: Output) -> None:
-    """Write a file and remove it again, so that nobody waits for Ray and a model first, to learn that it can't be."""
+    """Write and delete a file, so that a read-only output fails before Ray and the model are loaded."""
     try:
         output.put(TRIAL, b"", PATIENCE)
     except (*S3_ERRORS, OSError) as error:
         raise unwritable(output, error) from error
-    with contextlib.suppress(*S3_ERRORS, OSError):  # who may write need not be allowed to delete
+    with contextlib.suppress(*S3_ERRORS, OSError):  # a writer need not be allowed to delete
         output.delete(TRIAL)
 
 
 def unwritable(output: Output, error: Exception) -> JobError:
-    """What a job says whose output can't be written when it begins."""
+    """The error for an output that can't be written at the start."""
     return store_error(f"--output {output.uri} can't be written", error)

@@ -1,8 +1,8 @@
-"""The stages that rows go through in Ray Data, from a worklist's tasks to results.
+"""The Ray Data stages, from the worklist's tasks to results.
 
     read (a task per unit) -> fetch and prepare (CPU tasks) -> label (actors)
 
-None keeps state, so whatever Ray runs again does no harm.
+Stages keep no state that a row's result depends on, so Ray may run any of them again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import ray.data
 from adafv.internals import set_last_stage_cpus
 from adafv.pipeline.control.gate import Gate
 from adafv.pipeline.control.resources import Resources
-from adafv.pipeline.control.session import settle
+from adafv.pipeline.control.session import configure_ray_data
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.planning.worklist import DONE, REPEATED, UNDRAWN, UNREAD, Task, Worklist
 from adafv.pipeline.rejects import Reject
@@ -28,11 +28,11 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.label import LabelWorker, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
 
-# What one task takes. What it costs the driver doesn't depend on its rows, so of many there are more in each: but few
-# enough to spread over workers, and for what they decode to fit the memory.
+# Rows per block. A block costs the driver the same whatever its size, so large inputs get larger ones: small enough to
+# spread over the workers, and for the decoded images to fit into memory.
 LEAST_ROWS, MOST_ROWS, BLOCKS_PER_WORKER = 32, 128, 32
-CALLS_PER_WORKER = 2  # one has the model, the next one's table is at hand when it is done; a third is on its way
-GROW_AT = 2.5  # calls that each worker has on average when another is started: most of them have a third on its way
+CALLS_PER_WORKER = 2  # one has the model, the next is ready; a third is on its way
+GROW_AT = 2.5  # mean calls per worker at which another worker is started
 
 
 def stream(
@@ -44,8 +44,8 @@ def stream(
     worker: WorkerOptions,
     resources: Resources,
 ) -> ray.data.Dataset:
-    """What comes of the rows of `worklist`: labels and rejects (`schema.RESULTS`), in any order."""
-    settle(GROW_AT / CALLS_PER_WORKER)
+    """Labels and rejects (`schema.RESULTS`) for the rows of `worklist`, in any order."""
+    configure_ray_data(GROW_AT / CALLS_PER_WORKER)
     low, high = resources.workers
     tasks = [{"task": pickle.dumps(task)} for task in worklist.tasks]
     blocks = (
@@ -53,8 +53,8 @@ def stream(
         .map_batches(reading.__call__, batch_size=1, batch_format="pyarrow", num_cpus=resources.read_cpus)
         .repartition(target_num_rows_per_block=reading.rows_per_block)
     )
-    # Cutting into blocks would be a stage of its own, for which Ray reserves a whole CPU, and which starves where
-    # workers leave less. With the reservation of the reading stage it becomes a part of it. Ray has no option.
+    # Repartitioning would be a stage of its own with a whole CPU reserved, and starve if workers leave less. With the
+    # reading stage's reservation Ray fuses it into that stage. There is no option for it.
     set_last_stage_cpus(blocks, resources.read_cpus)
     return (
         blocks
@@ -79,14 +79,14 @@ def stream(
 
 
 def rows_per_block(rows: int, workers: int, batch_size: int) -> int:
-    """How many rows travel together: whole batches, where that is possible."""
+    """How many rows travel in one block: whole batches, if possible."""
     many = min(MOST_ROWS, rows // (BLOCKS_PER_WORKER * workers))
     return max(LEAST_ROWS, many - many % batch_size)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The reading stage: the records of a task's unit that the worklist has a use for."""
+    """The reading stage: the records of a task's unit that need work."""
 
     storage: Storage
     columns: Columns
@@ -111,13 +111,13 @@ class Reading:
 
     def _rows(self, task: Task) -> Iterator[Row]:
         idle = np.isin(task.verdicts, (DONE, UNDRAWN)).tolist()
-        records = formats.read(task.unit, self.storage, self.columns, idle=idle)
+        records = formats.read_unit(task.unit, self.storage, self.columns, idle=idle)
         for unneeded, verdict, record in zip(idle, task.verdicts, records, strict=False):
             if unneeded:
                 continue
             row = row_of(record, self.columns)
             if verdict == UNREAD and row.reject is None:
-                message = f"{record.place} could not be read when the run was planned"
+                message = f"{record.place} could not be read while the run was planned"
                 row = row.rejected(Reject("source_unreadable", message))
             if verdict == REPEATED:
                 row = row.rejected(Reject("duplicate_id", f"an earlier row than {record.place} has the same id"))

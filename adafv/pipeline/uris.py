@@ -1,4 +1,4 @@
-"""What a URI or path names: where it lies, and the parts of an s3:// one."""
+"""Parsing and joining URIs and paths."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def is_hub(uri: str) -> bool:
 
 
 def join(root: str, path: str) -> str:
-    """Where `path` lies, which may be relative to `root`: its URI, or a local path in full.
+    """The URI, or absolute local path, of `path`, which may be relative to `root`.
 
-    In an object's key nothing has a meaning but a ./ that a path may begin with: a//b and a/../b are names of their
-    own.
+    In object keys only a leading ./ has a meaning: a//b and a/../b are keys of their own.
     """
     if has_scheme(path) and not path.startswith("file://"):
         return path
@@ -38,12 +37,17 @@ def join(root: str, path: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """A path as such, also where it is given as a file:// URI."""
+    """A local path, also from a file:// URI."""
     return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
 
 
+def as_root(root: str) -> str:
+    """A folder's URI without its trailing slash, or its absolute local path, for `join`."""
+    return root.removesuffix("/") if has_scheme(root) else os.path.abspath(root)
+
+
 def folder_of(uri: str) -> str:
-    """What stands before the last slash: of an S3 object, every other slash is a part of its key."""
+    """Everything before the last slash. In S3 keys all other slashes are part of the key."""
     return uri.rpartition("/")[0] if has_scheme(uri) else posixpath.dirname(uri)
 
 

@@ -1,8 +1,8 @@
-"""`--where`: which rows are labelled, as an expression over their columns, such as `width >= 512 and split != 'test'`.
+"""`--where`: which rows to label, as an expression over their columns, such as `width >= 512 and split != 'test'`.
 
 The grammar is a small part of Python's: `and`, `or`, `not`, comparisons, `in`, `is None`, names, texts, numbers and
-lists of these. Anything else is refused before it is evaluated, so an expression can't do more than compare. What is
-compared with a missing value is neither true nor false, as in SQL, but for `is None`; so is `not` of it.
+lists. Anything else is refused before evaluation, so an expression can only compare. As in SQL, comparing with a
+missing value is neither true nor false, and neither is `not` of it; `is None` tests for one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 DEMAND = (
-    "an expression of column names, texts, numbers, lists, comparisons, in, is None, and, or and not, such as "
-    "\"width >= 512 and license in ['cc0', 'cc-by']\"; other names of columns stand in backquotes"
+    "an expression of column names, strings, numbers, lists, comparisons, in, is None, and, or and not, such as "
+    "\"width >= 512 and license in ['cc0', 'cc-by']\"; put column names with other characters in backquotes"
 )
 _ALLOWED = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop),
@@ -31,10 +31,7 @@ _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]+)`""")  # 
 
 @lru_cache(maxsize=8)
 def parse_where(text: str) -> tuple[ast.expr, dict[str, str]]:
-    """An expression, and its columns, by the names that they have in there.
-
-    Raises ValueError where it is none.
-    """
+    """The expression, and its columns by the names they have in it. Raises ValueError if it can't be parsed."""
     quoted: dict[str, str] = {}
     plain = _QUOTED.sub(lambda found: found[1] or quoted.setdefault(found[2], f"_column{len(quoted)}"), text)
     try:
@@ -50,7 +47,7 @@ def parse_where(text: str) -> tuple[ast.expr, dict[str, str]]:
 
 
 def _is_plain(node: ast.AST) -> bool:
-    """Whether a constant is of a kind that rows have, and `is` asks for None."""
+    """Whether a constant is of a type that rows have, and `is` compares with None."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, _VALUES)
     if isinstance(node, ast.Compare) and any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
@@ -66,16 +63,14 @@ def columns_where(text: str | None) -> tuple[str, ...]:
 
 
 def holds(text: str, values: Mapping[str, Any]) -> bool:
-    """Whether the expression holds for a row. Dates and times are texts, such as 2026-11-29.
-
-    Raises TypeError where it compares what can't be compared, such as a text with a number.
-    """
+    """Whether the expression holds for a row. Dates and times are texts such as 2026-11-29. Raises TypeError for values
+    that can't be compared, such as a text with a number."""
     tree, columns = parse_where(text)
     return bool(_truth(tree, {name: _plain(values.get(column)) for name, column in columns.items()}))
 
 
 def _truth(node: ast.expr, row: Mapping[str, Any]) -> bool | None:
-    """None where it hangs on a missing value."""
+    """True, False, or None if it depends on a missing value."""
     if isinstance(node, ast.BoolOp):
         decisive = isinstance(node.op, ast.Or)
         found = [_truth(each, row) for each in node.values]
@@ -111,15 +106,15 @@ def _compared(how: ast.cmpop, left: Any, right: Any) -> bool | None:
         return None
     if isinstance(how, ast.In | ast.NotIn):
         if isinstance(right, list) and right and all(_differ(left, each) for each in right):
-            raise TypeError(f"{left!r} isn't of the kind of {right!r}")
+            raise TypeError(f"{left!r} can't be compared with {right!r}")
         return (left in right) == isinstance(how, ast.In)
     if _differ(left, right):
-        raise TypeError(f"{left!r} isn't of the kind of {right!r}")
+        raise TypeError(f"{left!r} can't be compared with {right!r}")
     return bool(_ORDER[type(how)](left, right))
 
 
 def _differ(left: Any, right: Any) -> bool:
-    """Whether one is a text and the other one isn't."""
+    """Whether exactly one of the two is a text."""
     return isinstance(left, str) != isinstance(right, str)
 
 

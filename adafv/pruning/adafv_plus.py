@@ -49,7 +49,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adafv.pruning.directions import Directions
-from adafv.pruning.greedy import score_errors, token_budget
+from adafv.pruning.greedy import token_budget
 from adafv.pruning.relevance import blur
 from adafv.pruning.selection import Selection, TokenBudget, filled, without_cues
 
@@ -104,8 +104,7 @@ def coverage(
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     visual = Directions.of(visual)
-    budget, errors = token_budget(visual, keep, valid)
-    errors = errors | score_errors(presence, budget, "presence") | score_errors(question, budget, "question")
+    budget, errors = token_budget(visual, keep, valid, presence=presence, question=question)
     presence, question = (filled(each.float(), budget.valid, 0.0) for each in (presence, question))
     if presence.device.type != "cpu":
         mask, asked = _in_rounds(visual, presence, question, budget, constants)
@@ -145,7 +144,8 @@ def _schedule(budget: TokenBudget) -> Tensor:
     keep = budget.keep[:, None]
     rounds = keep.add(_AT_ONCE - 1).div(_AT_ONCE, rounding_mode="floor").clamp_min(_ROUNDS)
     done = torch.arange(most + 1, device=keep.device).minimum(rounds) * keep // rounds  # [B, R + 1]
-    places = torch.arange(-(-budget.bound // most), device=keep.device)
+    # The row with the most rounds need not be the one that keeps the most in a round.
+    places = torch.arange(min(-(-budget.bound // _ROUNDS), _AT_ONCE), device=keep.device)
     return (places < done.diff(dim=1)[:, :, None]).transpose(0, 1)
 
 

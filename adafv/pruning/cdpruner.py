@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adafv.pruning.greedy import Picks, cosines, row, score_errors, token_budget
+from adafv.pruning.greedy import Picks, cosines, row, token_budget
 from adafv.pruning.relevance import min_max
 from adafv.pruning.selection import Selection, without_cues
 
@@ -44,8 +44,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, errors = token_budget(visual, keep, valid)
-    errors = errors | score_errors(relevance, budget, "relevance")
+    budget, errors = token_budget(visual, keep, valid, relevance=relevance)
     scaled = min_max(relevance, budget.valid)
     similarity = cosines(visual, budget.valid)
     rows, tokens = relevance.shape

@@ -25,7 +25,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from adafv.pruning.cues import text_cosines
-from adafv.pruning.greedy import cosines, facility_location, score_errors, token_budget
+from adafv.pruning.greedy import cosines, facility_location, token_budget
 from adafv.pruning.relevance import blur, focused_cosine, min_max
 from adafv.pruning.selection import Selection, filled, without_cues
 
@@ -83,8 +83,7 @@ def eadp(
     Raises:
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
-    budget, errors = token_budget(visual, keep, valid)
-    errors = errors | score_errors(relevance, budget, "relevance")
+    budget, errors = token_budget(visual, keep, valid, relevance=relevance)
     if neighbours.shape != (*visual.shape[:2], 9):
         raise ValueError(
             f"neighbours is {list(neighbours.shape)}; it must be [B, N, 9], with visual {list(visual.shape)}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adafv.pruning.directions import Directions
-from adafv.pruning.selection import TokenBudget, value_errors
+from adafv.pruning.selection import TokenBudget
 
 
 class Picks:
@@ -69,35 +69,19 @@ def facility_location(
 
 
 def token_budget(
-    visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None, name: str = "visual"
+    visual: Tensor | Directions, keep: int | Tensor, valid: Tensor | None, name: str = "visual", **scores: Tensor
 ) -> tuple[TokenBudget, Tensor]:
-    """The budget, and what is wrong [B] with `keep` and with `visual`, float [B, N, D] or the directions, which errors
-    call by `name`.
+    """The budget, and what is wrong [B] with `keep`, with `visual`, float [B, N, D] or the directions, which errors
+    call by `name`, and with `scores`, float [B, N], by their names.
 
     Raises:
         ValueError: shapes that don't fit.
     """
     directions = Directions.of(visual)
-    visual = directions.vectors
-    if visual.dim() != 3:
-        raise ValueError(f"{name} is {list(visual.shape)}; it must be [B, N, D]")
-    if valid is None:
-        valid = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
-    if valid.shape != visual.shape[:2]:
-        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(visual.shape[:2])}, one for each token")
-    budget = TokenBudget.of(keep, valid)
-    return budget, budget.errors() | value_errors(directions.length, valid, name)
-
-
-def score_errors(score: Tensor, budget: TokenBudget, name: str) -> Tensor:
-    """int64 [B]: what is wrong with the scores of that `name`, float [B, N], a number for each token.
-
-    Raises:
-        ValueError: another shape.
-    """
-    if score.shape != budget.valid.shape:
-        raise ValueError(f"{name} is {list(score.shape)}; it must be {list(budget.valid.shape)}, one for each token")
-    return value_errors(score, budget.valid, name)
+    if directions.vectors.dim() != 3:
+        raise ValueError(f"{name} is {list(directions.vectors.shape)}; it must be [B, N, D]")
+    budget = TokenBudget.of(keep, valid, directions.length)
+    return budget, budget.errors(**{name: directions.length}, **scores)
 
 
 def cosines(visual: Tensor, valid: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.pruning.selection import Order, Selection, TokenBudget, cue_errors, prefix_sums
+from adafv.pruning.selection import Order, Selection, TokenBudget, prefix_sums
 
 
 def mix(
@@ -137,12 +137,7 @@ def _checked(
     """The budget, and what is wrong [B] with the values, which only the device knows."""
     if saliency.dim() != 2 or saliency.shape != similarity.shape:
         raise ValueError(f"saliency {list(saliency.shape)} and similarity {list(similarity.shape)} must both be [B, N]")
-    if valid is None:
-        valid = torch.ones_like(saliency, dtype=torch.bool)
-    if valid.shape != saliency.shape:
-        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(saliency.shape)} like the cues")
     if not 0 <= reserve <= 0.5:
         raise ValueError(f"reserve is {reserve}; it must lie in [0, 0.5], since each of two cues gets it")
-    budget = TokenBudget.of(keep, valid)
-    errors = budget.errors() | cue_errors(saliency, valid, "saliency") | cue_errors(similarity, valid, "similarity")
-    return budget, errors
+    budget = TokenBudget.of(keep, valid, saliency)
+    return budget, budget.errors(saliency=saliency, similarity=similarity)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adafv.pruning.greedy import cosines, facility_location, token_budget
-from adafv.pruning.selection import Selection, cue_errors, filled, without_cues
+from adafv.pruning.selection import Selection, filled, without_cues
 
 
 def scope(hidden: Tensor, saliency: Tensor, keep: int | Tensor, valid: Tensor | None = None) -> Selection:
@@ -30,12 +30,7 @@ def scope(hidden: Tensor, saliency: Tensor, keep: int | Tensor, valid: Tensor | 
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
             values.
     """
-    budget, errors = token_budget(hidden, keep, valid, name="hidden")
-    if saliency.shape != budget.valid.shape:
-        raise ValueError(
-            f"saliency is {list(saliency.shape)}; it must be {list(budget.valid.shape)}, one for each token"
-        )
-    errors = errors | cue_errors(saliency, budget.valid, "saliency")
+    budget, errors = token_budget(hidden, keep, valid, "hidden", saliency=saliency)
     salient = filled(saliency.float(), budget.valid, 0.0)
     alike = cosines(hidden, budget.valid)
     mask = facility_location(alike, torch.ones_like(salient), budget, least=0.0, favour=salient)

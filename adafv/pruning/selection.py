@@ -16,19 +16,13 @@ from torch import Tensor
 from adafv.uploading import uploaded
 
 # Bit i of `Selection.errors` is set where sentence i holds.
+_CUES = ("saliency", "similarity")
+_VALUES = (*_CUES, "visual", "relevance", "keys", "hidden", "presence", "question")
 _ERRORS = (
-    "saliency is NaN or infinite",
-    "similarity is NaN or infinite",
-    "saliency is negative",
-    "similarity is negative",
+    *(f"{name} is NaN or infinite" for name in _VALUES),
+    *(f"{name} is negative" for name in _CUES),
     "keep is under 1",
     "keep is over the number of valid tokens",
-    "visual is NaN or infinite",
-    "relevance is NaN or infinite",
-    "keys is NaN or infinite",
-    "hidden is NaN or infinite",
-    "presence is NaN or infinite",
-    "question is NaN or infinite",
 )
 
 
@@ -106,14 +100,21 @@ class TokenBudget:
     valid: Tensor
 
     @classmethod
-    def of(cls, keep: int | Tensor, valid: Tensor) -> TokenBudget:
-        """Bring `keep`, an int or an int tensor [B] on any device, to the device of `valid`, bool [B, N].
+    def of(cls, keep: int | Tensor, valid: Tensor | None, values: Tensor | None = None) -> TokenBudget:
+        """Bring `keep`, an int or an int tensor [B] on any device, to the device of `valid`, bool [B, N], all True if
+        left out; then there are `values` of the tokens, [B, N, ...].
 
         Raises:
-            ValueError: `valid` isn't a bool matrix, or `keep` isn't an int or an int tensor of shape [B].
+            ValueError: `valid` isn't a bool matrix as large as the values, or `keep` isn't an int or an int tensor of
+                shape [B].
         """
+        if valid is None:
+            assert values is not None
+            valid = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         if valid.dim() != 2 or valid.dtype != torch.bool:
             raise ValueError(f"valid is {valid.dtype} {list(valid.shape)}; it must be bool [B, N]")
+        if values is not None and valid.shape != values.shape[:2]:
+            raise ValueError(f"valid is {list(valid.shape)}; it must be {list(values.shape[:2])}, one for each token")
         rows, tokens = valid.shape
         if isinstance(keep, Tensor):
             if keep.shape != (rows,) or keep.is_floating_point() or keep.dtype == torch.bool:
@@ -128,9 +129,34 @@ class TokenBudget:
         full = torch.full((rows,), keep, dtype=torch.int64, device=valid.device)
         return cls(full, min(max(keep, 0), tokens), valid)
 
-    def errors(self) -> Tensor:
-        """int64 [B]: what is wrong with `keep` itself."""
-        return (self.keep < 1).long() << 4 | (self.keep > self.valid.sum(dim=1)).long() << 5
+    def errors(self, **values: Tensor) -> Tensor:
+        """int64 [B]: what is wrong with `keep`, and with valid tokens' values, [B, N] or [B, N, D], by their names.
+
+        Raises:
+            ValueError: another shape.
+        """
+        least, most = self.keep < 1, self.keep > self.valid.sum(dim=1)
+        wrong = least.long() << _ERRORS.index("keep is under 1")
+        wrong = wrong | most.long() << _ERRORS.index("keep is over the number of valid tokens")
+        for name, each in values.items():
+            wrong = wrong | value_errors(each, self.valid, name)
+        return wrong
+
+
+def value_errors(values: Tensor, valid: Tensor, name: str) -> Tensor:
+    """int64 [B]: what is wrong with the values of that `name`, [B, N] or [B, N, D], where `valid`.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if values.shape[:2] != valid.shape:
+        raise ValueError(f"{name} is {list(values.shape)}; it must be {list(valid.shape)}, one for each token")
+    summed = values.sum(dim=2, dtype=torch.float32) if values.dim() == 3 else values  # a fifth of isfinite's time
+    unbounded = (summed.isfinite().logical_not() & valid).any(dim=1)
+    wrong = unbounded.long() << _ERRORS.index(f"{name} is NaN or infinite")
+    if name not in _CUES:
+        return wrong
+    return wrong | ((values < 0) & valid).any(dim=1).long() << _ERRORS.index(f"{name} is negative")
 
 
 def filled(values: Tensor, valid: Tensor, fill: float) -> Tensor:
@@ -144,25 +170,6 @@ def without_cues(mask: Tensor, budget: TokenBudget, errors: Tensor) -> Selection
     """The tokens of `mask`, bool [B, N], kept by a rule that doesn't say which cue a token is kept for."""
     nothing = torch.zeros_like(mask)
     return Selection(mask=mask & budget.valid, by_text=nothing, by_saliency=nothing, errors=errors).checked_if_cheap()
-
-
-def cue_errors(cue: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: what is wrong with `saliency` or `similarity` (`name`), float [B, N], where `valid`."""
-    shift = ("saliency", "similarity").index(name)
-    negative = ((cue < 0) & valid).any(dim=1)
-    return _unbounded(cue, valid).long() << shift | negative.long() << (shift + 2)
-
-
-def value_errors(values: Tensor, valid: Tensor, name: str) -> Tensor:
-    """int64 [B]: what is wrong with the values of that `name`, [B, N] or [B, N, D], where `valid`."""
-    shift = 6 + ("visual", "relevance", "keys", "hidden", "presence", "question").index(name)
-    return _unbounded(values, valid).long() << shift
-
-
-def _unbounded(values: Tensor, valid: Tensor) -> Tensor:
-    """bool [B]: whether a valid token's value, or one of its channels, is NaN or infinite."""
-    summed = values.sum(dim=2, dtype=torch.float32) if values.dim() == 3 else values  # a fifth of isfinite's time
-    return (summed.isfinite().logical_not() & valid).any(dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,21 +2,7 @@
 
 A strategy says which cues it `needs`, so that the engine computes no other. `STRATEGIES` is the registry, and
 `WITH_TEXT_TOWER` holds those of the same names that take their relevance from CLIP's text tower, where there is one.
-
-    none         every token
-    random       K at random, the same for the same sample id wherever and whenever it runs
-    uniform      K at a regular stride over the packed sequence
-    saliency     the K with the most [CLS] attention (FasterVLM, arXiv 2412.01818)
-    text         the K most similar to the question
-    adafv        the adaptive mixture of both, corrected: exactly K tokens
-    adafv-paper  the mixture as published: duplicates count against the budget
-    visionzip    the most salient, and a few that the others are merged into (arXiv 2412.04467)
-    divprune     the K that lie furthest from each other (arXiv 2503.02175)
-    cdpruner     a determinantal point process: relevant, and unlike each other (arXiv 2506.10967)
-    eadp         facility location: the K that best represent what is relevant (arXiv 2607.02484)
-    eadp-code    the same as its authors' code does it without a text tower
-    scope        the K that are salient and cover what no other covers (arXiv 2510.24214)
-    adafv-plus   proportional coverage of what is asked for, salient, or merely there: a rule of ours
+docs/algorithm.md says what each keeps.
 """
 
 from __future__ import annotations
@@ -24,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +24,15 @@ from adafv.pruning.eadp import CODE_POWER, eadp, guidance, guidance_of_code
 from adafv.pruning.mixture import mix, mix_paper
 from adafv.pruning.relevance import mean_cosine, opposed_cosine
 from adafv.pruning.scope import scope
-from adafv.pruning.selection import Order, Selection, TokenBudget, cue_errors, without_cues
+from adafv.pruning.selection import Order, Selection, TokenBudget, value_errors, without_cues
 from adafv.pruning.visionzip import visionzip
+
+_NOT_NEEDED: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Cues:
-    """What strategies select by; a cue that the strategy doesn't need may be None.
+    """What strategies select by; a cue that the strategy doesn't need may be left out.
 
     Attributes:
         valid: bool [B, N], False where padded.
@@ -56,7 +45,6 @@ class Cues:
         keys: [B, N, E], the vision encoder's keys at the feature layer, averaged over the heads.
         hidden: [B, N, D], its hidden states there, before the projector.
         neighbours: int64 [B, N, 9], the tokens around each token on the image, see `relevance.blur`.
-        places: int64 [B, N, 2], the crop that each token is a patch of, and which patch of it; -1 where padded.
         clip_visual: float32 [B, N, E], the patches in CLIP's space.
         clip_text: float32 [B, E], the question there, as its text tower sums it up.
         clip_words: float32 [B, T, E], its words there, which are other tokens than those of `text`.
@@ -64,29 +52,42 @@ class Cues:
     """
 
     valid: Tensor
-    saliency: Tensor | None = None
-    similarity: Tensor | None = None
-    seeds: Tensor | None = None
-    visual: Tensor | None = None
-    text: Tensor | None = None
+    saliency: Tensor = _NOT_NEEDED
+    similarity: Tensor = _NOT_NEEDED
+    seeds: Tensor = _NOT_NEEDED
+    visual: Tensor = _NOT_NEEDED
+    text: Tensor = _NOT_NEEDED
     text_valid: Tensor | None = None
-    keys: Tensor | None = None
-    hidden: Tensor | None = None
-    neighbours: Tensor | None = None
-    places: Tensor | None = None
-    clip_visual: Tensor | None = None
-    clip_text: Tensor | None = None
-    clip_words: Tensor | None = None
+    keys: Tensor = _NOT_NEEDED
+    hidden: Tensor = _NOT_NEEDED
+    neighbours: Tensor = _NOT_NEEDED
+    clip_visual: Tensor = _NOT_NEEDED
+    clip_text: Tensor = _NOT_NEEDED
+    clip_words: Tensor = _NOT_NEEDED
     clip_words_valid: Tensor | None = None
+
+
+Rule = Callable[[Cues, int | Tensor], Selection]
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A named rule: `select(cues, keep)`, with `keep` an int or an int tensor [B], gives a `Selection`."""
+    """A named rule, and the cues that it needs."""
 
     name: str
-    select: Callable[[Cues, int | Tensor], Selection]
+    rule: Rule
     needs: frozenset[str] = frozenset()
+
+    def select(self, cues: Cues, keep: int | Tensor) -> Selection:
+        """The kept tokens; `keep` is an int or an int tensor [B].
+
+        Raises:
+            ValueError: a cue that the strategy needs is missing, and what the rule raises.
+        """
+        for name in self.needs:
+            if getattr(cues, name) is None:
+                raise ValueError(f"strategy {self.name!r} needs {name}, and it was not given")
+        return self.rule(cues, keep)
 
 
 def _none(cues: Cues, keep: int | Tensor) -> Selection:
@@ -97,7 +98,7 @@ def _none(cues: Cues, keep: int | Tensor) -> Selection:
 
 def _random(cues: Cues, keep: int | Tensor) -> Selection:
     budget = TokenBudget.of(keep, cues.valid)
-    noise = _hash(_needed(cues.seeds, "seeds")[:, None] + _position(cues.valid))
+    noise = _hash(cues.seeds[:, None] + _position(cues.valid))
     return without_cues(Order.of(noise, cues.valid).top(budget.keep), budget, budget.errors())
 
 
@@ -112,73 +113,66 @@ def _uniform(cues: Cues, keep: int | Tensor) -> Selection:
 
 def _top(name: str, cues: Cues, keep: int | Tensor) -> Selection:
     """The K tokens with the most `saliency`, or `similarity`."""
-    cue, budget = _needed(getattr(cues, name), name), TokenBudget.of(keep, cues.valid)
-    if cue.shape != cues.valid.shape:
-        raise ValueError(f"the cue is {list(cue.shape)}; it must be {list(cues.valid.shape)} like valid")
+    cue, budget = getattr(cues, name), TokenBudget.of(keep, cues.valid)
+    errors = budget.errors(**{name: cue})
     mask = Order.of(cue, cues.valid).top(budget.keep) & cues.valid
-    nothing, errors = torch.zeros_like(mask), budget.errors() | cue_errors(cue, cues.valid, name)
+    nothing = torch.zeros_like(mask)
     by_text, by_saliency = (mask, nothing) if name == "similarity" else (nothing, mask)
     return Selection(mask=mask, by_text=by_text, by_saliency=by_saliency, errors=errors).checked_if_cheap()
 
 
 def _mixed(rule: Callable[..., Selection], cues: Cues, keep: int | Tensor) -> Selection:
     """By `mix` or `mix_paper`."""
-    return rule(_needed(cues.saliency, "saliency"), _needed(cues.similarity, "similarity"), keep, cues.valid)
+    return rule(cues.saliency, cues.similarity, keep, cues.valid)
 
 
 def _visionzip(cues: Cues, keep: int | Tensor) -> Selection:
-    saliency, keys = _needed(cues.saliency, "saliency"), _needed(cues.keys, "keys")
-    return visionzip(saliency, keys, _needed(cues.hidden, "hidden"), keep, cues.valid)
+    return visionzip(cues.saliency, cues.keys, cues.hidden, keep, cues.valid)
 
 
 def _divprune(cues: Cues, keep: int | Tensor) -> Selection:
-    return divprune(_needed(cues.visual, "visual"), keep, cues.valid)
+    return divprune(cues.visual, keep, cues.valid)
 
 
 def _cdpruner(cues: Cues, keep: int | Tensor) -> Selection:
-    visual = _needed(cues.visual, "visual")
-    cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
-    return cdpruner(visual, mean_cosine(cosine, cues.text_valid), keep, cues.valid)
+    cosine = text_cosines(cues.text, cues.visual, cues.text_valid, cues.valid)
+    return cdpruner(cues.visual, mean_cosine(cosine, cues.text_valid), keep, cues.valid)
 
 
 def _cdpruner_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
-    relevance = opposed_cosine(_needed(cues.clip_text, "clip_text"), _needed(cues.clip_visual, "clip_visual"))
-    return cdpruner(_needed(cues.visual, "visual"), relevance, keep, cues.valid)
+    return cdpruner(cues.visual, opposed_cosine(cues.clip_text, cues.clip_visual), keep, cues.valid)
 
 
 def _eadp(cues: Cues, keep: int | Tensor) -> Selection:
-    visual = _needed(cues.visual, "visual")
-    cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
+    cosine = text_cosines(cues.text, cues.visual, cues.text_valid, cues.valid)
     relevance = guidance(mean_cosine(cosine, cues.text_valid), cosine, cues.valid, cues.text_valid)
-    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
+    return eadp(cues.visual, relevance, cues.neighbours, keep, cues.valid)
 
 
 def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
-    visual, patches = _needed(cues.visual, "visual"), _needed(cues.clip_visual, "clip_visual")
-    cosine = -text_cosines(_needed(cues.clip_words, "clip_words"), patches, cues.clip_words_valid, cues.valid)
-    whole = opposed_cosine(_needed(cues.clip_text, "clip_text"), patches)
+    cosine = -text_cosines(cues.clip_words, cues.clip_visual, cues.clip_words_valid, cues.valid)
+    whole = opposed_cosine(cues.clip_text, cues.clip_visual)
     relevance = guidance(whole, cosine, cues.valid, cues.clip_words_valid)
-    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid)
+    return eadp(cues.visual, relevance, cues.neighbours, keep, cues.valid)
 
 
 def _eadp_code(cues: Cues, keep: int | Tensor) -> Selection:
-    visual = _needed(cues.visual, "visual")
-    relevance = guidance_of_code(_needed(cues.text, "text"), visual, cues.valid, cues.text_valid)
-    return eadp(visual, relevance, _needed(cues.neighbours, "neighbours"), keep, cues.valid, CODE_POWER)
+    relevance = guidance_of_code(cues.text, cues.visual, cues.valid, cues.text_valid)
+    return eadp(cues.visual, relevance, cues.neighbours, keep, cues.valid, CODE_POWER)
 
 
 def _scope(cues: Cues, keep: int | Tensor) -> Selection:
-    return scope(_needed(cues.hidden, "hidden"), _needed(cues.saliency, "saliency"), keep, cues.valid)
+    return scope(cues.hidden, cues.saliency, keep, cues.valid)
 
 
 def adafv_plus(cues: Cues, keep: int | Tensor, constants: Constants = DEFAULT) -> Selection:
     """The strategy `adafv-plus`, or with other constants."""
-    visual, saliency = Directions.of(_needed(cues.visual, "visual")), _needed(cues.saliency, "saliency")
-    cosine = text_cosines(_needed(cues.text, "text"), visual, cues.text_valid, cues.valid)
-    neighbours = _needed(cues.neighbours, "neighbours")
-    asked = question(cosine, neighbours, cues.valid, cues.text_valid, constants)
-    selection = coverage(visual, presence(saliency, cues.valid, constants), asked, keep, cues.valid, constants)
-    return replace(selection, errors=selection.errors | cue_errors(saliency, cues.valid, "saliency")).checked_if_cheap()
+    visual, valid = Directions.of(cues.visual), cues.valid
+    cosine = text_cosines(cues.text, visual, cues.text_valid, valid)
+    asked = question(cosine, cues.neighbours, valid, cues.text_valid, constants)
+    selection = coverage(visual, presence(cues.saliency, valid, constants), asked, keep, valid, constants)
+    errors = selection.errors | value_errors(cues.saliency, valid, "saliency")
+    return replace(selection, errors=errors).checked_if_cheap()
 
 
 def _position(valid: Tensor) -> Tensor:
@@ -197,12 +191,6 @@ def _hash(x: Tensor) -> Tensor:
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64: the arithmetic one, with the copies of the sign bit cleared."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _needed(cue: Tensor | None, name: str) -> Tensor:
-    if cue is None:
-        raise ValueError(f"this strategy needs {name}, and it was not given")
-    return cue
 
 
 STRATEGIES: dict[str, Strategy] = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adafv.pruning.selection import Merged, Order, Selection, TokenBudget, cue_errors, value_errors
+from adafv.pruning.selection import Merged, Order, Selection, TokenBudget
 
 _Count = TypeVar("_Count", int, Tensor)
 
@@ -42,18 +42,13 @@ def visionzip(
         ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
             values.
     """
-    if saliency.dim() != 2 or any(each.dim() != 3 or each.shape[:2] != saliency.shape for each in (keys, hidden)):
+    if (saliency.dim(), keys.dim(), hidden.dim()) != (2, 3, 3):
         raise ValueError(
             f"saliency {list(saliency.shape)}, keys {list(keys.shape)} and hidden {list(hidden.shape)} must be "
             "[B, N], [B, N, E] and [B, N, D]"
         )
-    if valid is None:
-        valid = torch.ones_like(saliency, dtype=torch.bool)
-    if valid.shape != saliency.shape:
-        raise ValueError(f"valid is {list(valid.shape)}; it must be {list(saliency.shape)} like saliency")
-    budget = TokenBudget.of(keep, valid)
-    errors = budget.errors() | cue_errors(saliency, valid, "saliency") | value_errors(keys, valid, "keys")
-    errors = errors | value_errors(hidden, valid, "hidden")
+    budget = TokenBudget.of(keep, valid, saliency)
+    errors, valid = budget.errors(saliency=saliency, keys=keys, hidden=hidden), budget.valid
     contextual = _contextual(budget.keep)
     dominant = Order.of(saliency, valid).top(budget.keep - contextual) & valid
     rest = valid & ~dominant

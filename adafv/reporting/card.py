@@ -1,4 +1,4 @@
-"""The card of labels that are published: what they were made with, how far they can be trusted, and what they cost."""
+"""The card of published labels: how they were made, how far they can be trusted, and what they cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAN = ("escalate", "escalate_below", "escalate_flags", "thresholds", "max_new_t
 
 
 def card(report: Report, name: str) -> str:
-    """Markdown with the front matter that the Hub reads. It names no path of the machines that labelled."""
+    """Markdown with the Hub's front matter. It names no local path."""
     configs = [held.run.config for held in report.held if held.run.labelled or not held.run.is_known]
     kept, seen = report.labels.totals["kept_tokens"], report.labels.totals["visual_tokens"]
     plan = [f"{key.replace('_', '-')} {_one(value)}" for key in PLAN for value in _values(configs, key)]
@@ -39,13 +39,13 @@ def card(report: Report, name: str) -> str:
 
 
 def _values(configs: Sequence[dict[str, Any]], name: str) -> list[Any]:
-    """What an option was in the runs, each value once; not where it was left out."""
+    """The values of an option in the runs, each once, without empty ones."""
     found = {json.dumps(config.get(name), sort_keys=True): config.get(name) for config in configs}
     return [value for value in found.values() if value not in (None, [], ())]
 
 
 def _model(config: dict[str, Any]) -> str:
-    """A model's name: of one in a folder or bucket the last part."""
+    """A model's name; for a folder or bucket its last part."""
     name = str(config.get("model"))
     name = posixpath.basename(name.rstrip("/")) if has_scheme(name) or name.count("/") != 1 else name
     return name if config.get("revision") is None else f"{name} at {config['revision']}"

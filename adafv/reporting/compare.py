@@ -1,8 +1,5 @@
-"""Two outputs side by side: what the same rows were answered, and what that cost.
-
-The answers of the one are held in memory as digests, 16 bytes for each id and 8 for each answer, sorted by id; those of
-the other are streamed past them.
-"""
+"""Two outputs side by side: the answers to the same rows, and the cost. One output's answers are held as digests, 16
+bytes per id and 8 per answer; the other's are streamed."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ EXAMPLES = 10
 
 @dataclass
 class OutputComparison:
-    """Of two outputs, `first` and `second`.
+    """Compares two outputs, `first` and `second`.
 
     Attributes:
         both: ids that both have labelled.
-        changed: those of them whose answers differ.
-        examples: some of these: id, question and the answer of the second.
+        changed: those of them with different answers.
+        examples: some of these: id, question and the second answer.
     """
 
     first: Report
@@ -41,12 +38,12 @@ class OutputComparison:
 
     @property
     def agreement(self) -> float | None:
-        """The share of the ids of both that have the same answer."""
+        """The share of the common ids with the same answer."""
         return 1 - self.changed / self.both if self.both else None
 
     @property
     def speed_ratio(self) -> float | None:
-        """How many times as many gpu-seconds a sample of the first took as one of the second."""
+        """Gpu-seconds per sample of the first, divided by those of the second."""
         one, other = (_seconds_a_sample(report) for report in (self.first, self.second))
         return one / other if one and other else None
 
@@ -64,7 +61,7 @@ class OutputComparison:
 
 
 def compare(first: Report, second: Report, storage: Storage | None = None) -> OutputComparison:
-    """Answers are the same where they are equal as written."""
+    """Answers are the same if they are equal as written."""
     storage = storage or Storage.from_environment()
     known = _answers(first.uri, storage)
     comparison = OutputComparison(first, second)
@@ -111,7 +108,7 @@ def comparison_table(comparison: OutputComparison) -> str:
     lines = [
         ("labelled by both", f"{comparison.both:,}"),
         ("answers changed", f"{comparison.changed:,}" + ("" if agreement is None else f" ({1 - agreement:.2%})")),
-        ("ms of a worker a sample", f"{_ms(first)} -> {_ms(second)}" + ("" if ratio is None else f" ({ratio:.2f}x)")),
+        ("worker ms per sample", f"{_ms(first)} -> {_ms(second)}" + ("" if ratio is None else f" ({ratio:.2f}x)")),
         ("USD per 1,000 samples", f"{_usd(first)} -> {_usd(second)}"),
     ]
     return format_table(f"{first.uri} -> {second.uri}", lines)

@@ -1,9 +1,6 @@
-"""What the model looked at: an image with the tokens that were kept of it, as SVG.
-
-Where no token was kept the image is dim. A kept token has the colour of the cue that it was kept for. Of a model that
-sees an image twice, small and whole and then in crops, the tokens of the small picture are outlines: they cover the
-same places as those of the crops.
-"""
+"""What the model looked at: an image with its kept tokens, as SVG. Elsewhere the image is dimmed. A token has the
+colour of the cue it was kept for. If a model sees an image both whole and in crops, the tokens of the whole image
+are outlines, since they cover the same places."""
 
 from __future__ import annotations
 
@@ -16,16 +13,17 @@ from typing import Any
 from markupsafe import Markup
 
 from adafv.boxes import token_box
+from adafv.reporting.svg import canvas, element
 
 CUES = ("neither", "text", "saliency", "both")  # by number, as in the labels' column `kept_cues`
-UNKNOWN = "kept"  # where the labels don't say for which
-WIDTH = 480  # units of a drawing without a picture
-TALLEST = 4.0  # times as tall as it is wide, and the other way round
+UNKNOWN = "kept"  # the cue is unknown
+WIDTH = 480  # units of a drawing without an image
+TALLEST = 4.0  # the most extreme proportion
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in small, as JPEG."""
+    """A thumbnail, as JPEG."""
 
     data: bytes
     width: int
@@ -36,30 +34,28 @@ def draw(picture: Picture | None, row: Mapping[str, Any], name: str) -> Markup:
     """The drawing of a label, or of a reject, which kept nothing.
 
     Args:
-        row: has `kept_indices`, `kept_cues`, `grid` and `images`, which may be null; of several images the first is
+        row: has `kept_indices`, `kept_cues`, `grid` and `images`, which may be null. The first of several images is
             drawn.
-        name: of the drawing, unlike any other's on the page.
+        name: unique on the page.
     """
     row = _first(row)
     grid = row.get("grid") or []
     width, height = (picture.width, picture.height) if picture else _size(grid)
-    parts = [Markup('<rect class="nothing" width="{}" height="{}"/>').format(width, height)]
+    parts = [element("rect", class_="nothing", width=width, height=height)]
     if picture is not None:
-        data = b64encode(picture.data).decode()
-        parts = [Markup('<image width="{}" height="{}" href="data:image/jpeg;base64,{}"/>').format(width, height, data)]
+        data = f"data:image/jpeg;base64,{b64encode(picture.data).decode()}"
+        parts = [element("image", width=width, height=height, href=data)]
     paths = _paths(row, grid, width, height)
     if paths:
         seen = [(shape, whole) for (_, whole), shape in sorted(paths.items())]
         parts.append(_dimmed(seen, width, height, f"{name}-seen"))
         parts.append(_marks(paths))
     label = f"{len(row.get('kept_indices') or [])} kept tokens over the image" if paths else "the image"
-    return Markup('<svg class="drawing" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, label, Markup("").join(parts)
-    )
+    return canvas(width, height, label, *parts, class_="drawing")
 
 
 def first_look(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a row that was asked twice says of the first look: for which cues its tokens were kept isn't known."""
+    """The row as its first look kept tokens; their cues are unknown."""
     kept, start, images = row["first_kept_indices"] or [], 0, []
     for image in row.get("images") or []:
         end = start + image["visual_tokens"]
@@ -69,7 +65,7 @@ def first_look(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _first(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a row says of the first of its images."""
+    """The row with its first image only."""
     first, *others = row.get("images") or [None]
     if not others:
         return row
@@ -78,7 +74,7 @@ def _first(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def counts(row: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """How many tokens were kept for what; nothing that none was kept for."""
+    """How many tokens were kept for each cue, without zeros."""
     found: dict[str, int] = defaultdict(int)
     for _, cue in _kept(row):
         found[cue] += 1
@@ -94,7 +90,7 @@ def _kept(row: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 
 def _paths(row: Mapping[str, Any], grid: list[dict[str, Any]], width: int, height: int) -> dict[tuple[str, bool], str]:
-    """The outlines of the kept tokens, by cue and by whether they are of the small picture."""
+    """The outlines of the kept tokens, by cue and by whether they belong to the whole image."""
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for index, cue in _kept(row):
         place = token_box(grid, index)
@@ -111,28 +107,26 @@ def _paths(row: Mapping[str, Any], grid: list[dict[str, Any]], width: int, heigh
 
 
 def _dimmed(seen: list[tuple[str, bool]], width: int, height: int, name: str) -> Markup:
-    """What hides the image where no token was kept, and half where one of the small picture was."""
-    holes = Markup("").join(
-        Markup('<path d="{}" fill="{}"/>').format(shape, "#777" if whole else "#000")
+    """Hides the image where no token was kept, and half hides it where one of the whole image was."""
+    holes = [
+        element("path", d=shape, fill="#777" if whole else "#000")
         for shape, whole in sorted(seen, key=lambda each: not each[1])
-    )
-    return Markup(
-        '<mask id="{0}"><rect width="{1}" height="{2}" fill="#fff"/>{3}</mask>'
-        '<rect class="dim" width="{1}" height="{2}" mask="url(#{0})"/>'
-    ).format(name, width, height, holes)
+    ]
+    mask = element("mask", element("rect", width=width, height=height, fill="#fff"), *holes, id=name)
+    return mask + element("rect", class_="dim", width=width, height=height, mask=f"url(#{name})")
 
 
 def _marks(paths: Mapping[tuple[str, bool], str]) -> Markup:
-    """The tokens' outlines, those of the small picture below."""
-    marks = Markup("").join(
-        Markup('<path class="{}" d="{}"/>').format(f"{cue} whole" if whole else cue, shape)
+    """The tokens' outlines, those of the whole image below."""
+    marks = [
+        element("path", class_=f"{cue} whole" if whole else cue, d=shape)
         for (cue, whole), shape in sorted(paths.items(), key=lambda item: not item[0][1])
-    )
-    return Markup('<g class="marks">{}</g>').format(marks)
+    ]
+    return element("g", *marks, class_="marks")
 
 
 def _size(grid: list[dict[str, Any]]) -> tuple[int, int]:
-    """The size of a drawing without a picture: as the image was, for a token is as wide as high."""
+    """The size of a drawing without an image, in the image's proportions: tokens are square."""
     if not grid:
         return WIDTH, WIDTH * 5 // 8
     panel = grid[-1]

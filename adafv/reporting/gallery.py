@@ -1,7 +1,5 @@
-"""The rows that the page shows, each as a card: its image with the kept tokens, question and answer beside it.
-
-A row that stands out in more than one way has one card.
-"""
+"""The rows that the page shows, each as a card with its image and kept tokens, question and answer. A row that
+stands out in several ways has one card."""
 
 from __future__ import annotations
 
@@ -20,14 +18,14 @@ from adafv.reporting.pictures import Access, Found, find_pictures
 from adafv.reporting.report import Report
 
 KINDS = {
-    "spread": "a spread",
+    "spread": "random",
     "unsure": "least confident",
     "slow": "slowest",
     "revised": "changed by a second look",
     "reject": "rejects",
 }
 LONGEST = 2000  # characters of a question, an answer or a path
-# Of what was refused, damaged or never read no image is opened; nor of what killed its decoder.
+# No image is opened that was refused, damaged or never read, or that killed its decoder.
 OPENED = ("prepare", "label")
 DEADLY = "prepare_died"
 
@@ -37,10 +35,10 @@ class Card:
     """A row.
 
     Attributes:
-        anchor: the card's, which links to it name.
+        anchor: the target of links to the card.
         row: a label's or a reject's columns.
-        image: the drawing; None where images are left out, and of rejects that have none.
-        first_image: the same with what the first of two looks kept.
+        image: the drawing; None without images, and for rejects that have none.
+        first_image: the same with the tokens of the first of two looks.
         problem: why the drawing has no picture.
         kinds: keys of `KINDS`.
     """
@@ -57,14 +55,14 @@ class Card:
         return "error" in self.row
 
     def text(self, name: str) -> str:
-        """A column that may be long or null, fit to be shown."""
+        """A column that may be long or null, cut for display."""
         text = self.row[name] or ""
         more = f" … ({len(text):,} characters)" if len(text) > LONGEST else ""
         return text[:LONGEST] + more
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What is known of a label besides, by name; of a reject, where it failed."""
+        """Further facts about a label by name; for a reject, where it failed."""
         row = self.row
         if self.is_reject:
             return [
@@ -99,12 +97,12 @@ class Card:
 
     @property
     def counts(self) -> list[tuple[str, int]]:
-        """How many tokens were kept for what."""
+        """How many tokens were kept for each cue."""
         return drawing.counts(self.row)
 
 
 def make_gallery(report: Report, access: Access | None) -> list[Card]:
-    """The cards. Images are taken from `access`; None leaves them out."""
+    """The cards. Images are fetched with `access`; None leaves them out."""
     cards: dict[str, Card] = {}
     for kind, rows in shown(report).items():
         for row in rows:
@@ -130,8 +128,7 @@ def shown(report: Report) -> dict[str, list[dict[str, Any]]]:
 
 
 def anchor_of(id: str | None, place: str | None, reject: bool = False) -> str:
-    """What a link to the card of a row names: the id itself where that is plain, else a digest of it, or of the row's
-    place where it has no id."""
+    """The anchor of a row's card: the id if it is plain, else a digest of the id, or of the place if there is no id."""
     plain = id is not None and re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", id) is not None
     named = f"place {place}" if id is None else f"id {id}"
     name = id if plain else "~" + blake2b(named.encode("utf-8", "replace"), digest_size=12).hexdigest()

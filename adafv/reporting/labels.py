@@ -1,8 +1,5 @@
-"""The labels of an output, streamed into sums, distributions and a few rows that stand out.
-
-What is kept doesn't grow with the output: sums for each minute of a run, and bins. All rows are read in their light
-columns only; of the few that are shown, the rest is read afterwards.
-"""
+"""The labels of an output, streamed into sums, distributions and a few rows that stand out. Memory doesn't grow with
+the output. All rows are read with light columns only; the few shown rows are read in full afterwards."""
 
 from __future__ import annotations
 
@@ -19,53 +16,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_labels
-from adafv.pipeline.outputs.reader import Place, pick_labels, read_labels
+from adafv.pipeline.outputs.reader import FileRow, pick_labels, read_labels
 from adafv.pipeline.record import tally
 from adafv.pipeline.store.storage import Storage
-from adafv.reporting.outstanding import Outstanding, spread_keys
 from adafv.reporting.timeline import Timeline
+from adafv.reporting.top_rows import TopRows, spread_keys
 
-SUMMED = ("batch_size", *(name for name in tally.SUMMED if name != "cost_usd"))  # costs are worked out anew
-# Read of all rows, and of those that stand out: what JSON has of them, and what the page draws besides.
+SUMMED = ("batch_size", *(name for name in tally.SUMMED if name != "cost_usd"))  # costs are recomputed
+# Columns read for all rows; and for those that stand out: the JSON's, and the page's besides.
 READ = (
-    "id",
-    *SUMMED,
-    "mean_logprob",
-    "finish_reason",
-    "flags",
-    "strategy",
-    "run_id",
-    "labelled_at",
-    "from_text",
-    "from_saliency",
-    "looks",
-    "answer",
-    "first_answer",
-)
+    "id", *SUMMED, "mean_logprob", "finish_reason", "flags", "strategy", "run_id", "labelled_at", "from_text",
+    "from_saliency", "looks", "answer", "first_answer",
+)  # fmt: skip
 SHOWN = ("id", "image", "question", "answer", "mean_logprob", "gpu_seconds", "kept_tokens", "visual_tokens")
 DRAWN = (
-    *SHOWN,
-    "finish_reason",
-    "output_tokens",
-    "strategy",
-    "run_id",
-    "kept_indices",
-    "kept_cues",
-    "grid",
-    "images",
+    *SHOWN, "finish_reason", "output_tokens", "strategy", "run_id", "kept_indices", "kept_cues", "grid", "images",
     "image_uri",
-)
+)  # fmt: skip
 SECOND_LOOK = ("keep", "looks", "first_answer", "first_confidence", "first_kept_indices")
 
 SECOND = 1_000_000  # microseconds
 BINS = 20  # of confidence, and of the text cue's share
-RATIOS = 100  # bins of the share of tokens that is kept
-DECADES, PER_DECADE = (-4, 4), 6  # of a sample's time in seconds
+RATIOS = 100  # bins of the share of tokens kept
+DECADES, PER_DECADE = (-4, 4), 6  # bins of a sample's seconds
 
 
 @dataclass
-class Minute:
-    """What was labelled in a minute of a run."""
+class Subtotal:
+    """Labels and gpu-seconds of a minute of a run, or of a strategy."""
 
     rows: int = 0
     gpu_seconds: float = 0.0
@@ -76,20 +54,20 @@ class Minute:
 
 
 class SecondLooks:
-    """What asking unsure answers again took and changed.
+    """What second looks took and changed.
 
     Attributes:
-        rows: how many were asked again; `changed`: of these, whose answer is another than the first.
+        rows: how many rows had one; `changed`: how many of them got another answer.
         revised: a uniform sample of those, each with its `file` and `row`.
     """
 
     def __init__(self) -> None:
         self.rows = self.changed = 0
-        self.revised = Outstanding(["file", "row"])
-        self._once, self._seconds = Minute(), 0.0
+        self.revised = TopRows(["file", "row"])
+        self._once, self._seconds = Subtotal(), 0.0
 
     def add(self, batch: pa.RecordBatch, seconds: np.ndarray, keys: np.ndarray) -> None:
-        """`batch` has the columns `READ`; `keys`: float64 [N], of which the least are kept."""
+        """`batch` has the columns `READ`; `keys`: float64 [N], the smallest are sampled."""
         again = pc.equal(batch.column("looks"), 2).fill_null(False).to_numpy(zero_copy_only=False)
         other = pc.not_equal(batch.column("answer"), batch.column("first_answer")).fill_null(False)
         changed = again & other.to_numpy(zero_copy_only=False)
@@ -101,46 +79,45 @@ class SecondLooks:
 
     @property
     def seconds(self) -> float | None:
-        """Of workers, about: what these rows took more than as many that were asked once. None where all were asked
-        again.
-        """
+        """About how many worker seconds these rows took beyond rows with one look. None if all rows had a second
+        look."""
         if not self._once.rows:
             return None if self.rows else 0.0
         return self._seconds - self.rows * self._once.gpu_seconds / self._once.rows
 
 
 class LabelFigures:
-    """What is known of all labels that were added.
+    """Figures of all labels that were added.
 
     Attributes:
         rows: how many.
         totals: sums of `SUMMED`.
         minutes: by run, and by minute since 1970.
         timeline: when they were made.
-        strategies: by strategy, how many labels and gpu-seconds.
-        finished: how many answers ended for which reason; `flags`: how many have which.
-        confidence: how many answers have a mean token probability in each of `BINS` equal bins from 0 to 1.
-        latency: how many took how long: `PER_DECADE` bins for each power of ten from `DECADES[0]` on.
-        split: int64 [RATIOS, BINS]: how many kept which share of their tokens, and owe which share of what both cues
-            picked to the text cue; in equal bins from 0 to 1.
-        second_looks: what asking again took and changed.
-        unsure, slow, spread: the answers with the least mean log-probability, those that took longest, and a uniform
-            sample by a hash of the ids: each with its `file` and `row`.
+        strategies: labels and gpu-seconds by strategy.
+        finished: answers by finish reason; `flags`: answers by flag.
+        confidence: answers by mean token probability, in `BINS` equal bins from 0 to 1.
+        latency: labels by seconds: `PER_DECADE` bins per power of ten from `DECADES[0]` on.
+        split: int64 [RATIOS, BINS]: labels by the share of tokens kept, and by the text cue's share of what both cues
+            picked; in equal bins from 0 to 1.
+        second_looks: what second looks took and changed.
+        unsure, slow, spread: the least confident answers, the slowest, and a uniform sample by a hash of the ids; each
+            row with its `file` and `row`.
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
         self.rows = 0
         self.totals = dict.fromkeys(SUMMED, 0.0)
-        self.minutes: dict[str, dict[int, Minute]] = defaultdict(lambda: defaultdict(Minute))
+        self.minutes: dict[str, dict[int, Subtotal]] = defaultdict(lambda: defaultdict(Subtotal))
         self.timeline = Timeline()
-        self.strategies: dict[str, Minute] = defaultdict(Minute)
+        self.strategies: dict[str, Subtotal] = defaultdict(Subtotal)
         self.finished: dict[str, int] = defaultdict(int)
         self.flags: Counter[str] = Counter()
         self.confidence = np.zeros(BINS, dtype=np.int64)
         self.latency = np.zeros(PER_DECADE * (DECADES[1] - DECADES[0]), dtype=np.int64)
         self.split = np.zeros((RATIOS, BINS), dtype=np.int64)
         self.second_looks = SecondLooks()
-        self.unsure, self.slow, self.spread = (Outstanding(["file", "row"]) for _ in range(3))
+        self.unsure, self.slow, self.spread = (TopRows(["file", "row"]) for _ in range(3))
         for batch in batches:
             self.add(batch)
 
@@ -166,7 +143,7 @@ class LabelFigures:
         self.second_looks.add(batch, np.nan_to_num(seconds), keys)
 
     def _group(self, batch: pa.RecordBatch, seconds: np.ndarray) -> None:
-        """Add to the sums by run and minute, by strategy and by how answers ended."""
+        """Add to the sums by run and minute, by strategy and by finish reason."""
         times = batch.column("labelled_at").cast(pa.int64())
         self.timeline.add(times.drop_null().to_numpy() // SECOND)
         minutes = pc.divide(times, 60 * SECOND)
@@ -180,7 +157,8 @@ class LabelFigures:
             self.finished[reason] += rows
 
     def last_label(self, run_id: str, start: datetime, end: datetime | None) -> datetime | None:
-        """The end of the last minute, from that of `start` to before that of `end`, in which the run labelled any."""
+        """The end of the last minute, from that of `start` to before that of `end`, in which the run labelled
+        anything."""
         first, last = _minute(start), None if end is None else _minute(end)
         found = [m for m in self.minutes.get(run_id, ()) if m >= first and (last is None or m < last)]
         return datetime.fromtimestamp(60 * (max(found) + 1), UTC) if found else None
@@ -190,9 +168,8 @@ class LabelFigures:
 
 
 def read_figures(uri: str | os.PathLike[str], storage: Storage) -> LabelFigures:
-    """Those of all labels of an output; the rows that stand out have the columns `DRAWN` and
-    `SECOND_LOOK`."""
-    figures = LabelFigures(read_labels(uri, READ, storage, places=True))
+    """The figures of an output's labels; rows that stand out have the columns `DRAWN` and `SECOND_LOOK`."""
+    figures = LabelFigures(read_labels(uri, READ, storage, numbered=True))
     kinds = (figures.unsure, figures.slow, figures.spread, figures.second_looks.revised)
     rows = [row for kind in kinds for row in kind.rows]
     found = pick_labels(uri, map(_place, rows), (*DRAWN, *SECOND_LOOK), storage)
@@ -202,22 +179,22 @@ def read_figures(uri: str | os.PathLike[str], storage: Storage) -> LabelFigures:
 
 
 def _finite(value: Any) -> Any:
-    """`value`, but None for a number that is none."""
+    """`value`, but None for NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _place(row: dict[str, Any]) -> Place:
+def _place(row: dict[str, Any]) -> FileRow:
     return row["file"], row["row"]
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    """float64 [N]: a column, with NaN for what is null or infinite."""
+    """float64 [N]: a column, with NaN for null and infinity."""
     values = batch.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _counted(shares: np.ndarray, bins: int) -> np.ndarray:
-    """int64 [bins]: how many of the shares, from 0 to 1, lie in each of so many equal bins. NaN lies in none."""
+    """int64 [bins]: a histogram of shares from 0 to 1, without NaN."""
     return np.bincount(_bin(shares[~np.isnan(shares)], bins), minlength=bins)
 
 
@@ -239,7 +216,7 @@ def _minute(time: datetime) -> int:
 
 
 def _grouped(table: pa.Table, *names: str) -> Iterator[tuple[tuple[Any, ...], int, float]]:
-    """By the values of some columns: how many rows there are, and the sum of their seconds."""
+    """By the values of some columns: how many rows, and the sum of their seconds."""
     sums = table.group_by(names, use_threads=False).aggregate([([], "count_all"), ("seconds", "sum")])
     for row in sums.to_pylist():
         yield tuple(row[name] for name in names), row["count_all"], row["seconds_sum"]

@@ -1,8 +1,5 @@
-"""The report as one HTML file that needs nothing else: no network, no script.
-
-Everything in it that came from data or a model is escaped, by the templates, by `charts` and by `drawing`; and the page
-forbids scripts and whatever lies elsewhere, should anything slip through.
-"""
+"""The report as one self-contained HTML file: no network, no script. Text from data or a model is escaped by the
+templates, `charts` and `drawing`, and the page's policy forbids scripts and outside content."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from adafv.reporting.gallery import KINDS, make_gallery
 from adafv.reporting.labels import BINS, DECADES, PER_DECADE, RATIOS
 from adafv.reporting.pictures import Access
 from adafv.reporting.report import Cost, Report, verdict
+from adafv.scoring.bounds import floored
 
 COLUMNS = 60  # at most, of labels over time
 CELLS = 24  # at most, of the share of tokens kept
@@ -27,7 +25,7 @@ Chart = tuple[str, Markup, str]  # title, drawing, note
 
 
 def render(report: Report, access: Access | None = None) -> str:
-    """The page. Images are taken from `access`; None leaves them out."""
+    """The page. Images are fetched with `access`; None leaves them out."""
     template = Environment(
         loader=PackageLoader("adafv.reporting", "."), autoescape=True, undefined=StrictUndefined
     ).get_template("page.html")
@@ -41,14 +39,14 @@ def render(report: Report, access: Access | None = None) -> str:
         charts=[chart for chart in _charts(report) if chart[1]],
         kinds=kinds,
         cards=cards,
-        outstanding={
+        standouts={
             kind: [card for card in cards if kind in card.kinds] for kind in ("unsure", "slow") if kind in kinds
         },
     )
 
 
 def _mood(report: Report) -> str:
-    """How the verdict is to be taken: `bad`, `open` where something is still to do, or well."""
+    """The verdict's style: `bad`, `open` if something is still to do, or empty."""
     if report.count.duplicates:
         return "bad"
     return "" if report.labelled + report.rejected == report.input else "open"
@@ -62,7 +60,7 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
         ("labelled", f"{report.labelled:,}", f"of {report.input:,} rows"),
         ("rejected", f"{report.rejected:,}", f"{report.count.superseded:,} more are superseded"),
         ("duplicates", f"{report.count.duplicates:,}", "must be 0"),
-        ("samples/s", "-" if rate is None else f"{rate:,.2f}", f"{_lasting(report.seconds)} in all"),
+        ("samples/s", "-" if rate is None else f"{rate:,.2f}", f"in {_lasting(report.seconds)}"),
         ("USD", "-" if cost is None else _usd(cost.true), _bound(cost)),
         ("USD per 1,000 labels", "-" if per_1000 is None else f"{per_1000:,.4f}", _idle(cost)),
         *_saved(report),
@@ -79,15 +77,15 @@ def _usd(amount: float) -> str:
 def _bound(cost: Cost | None) -> str:
     if cost is None:
         return "give --price-per-hour or --prices"
-    return "what workers were held for" if cost.exact else "at least: a run was killed"
+    return "workers' whole time" if cost.exact else "at least (a run was killed)"
 
 
 def _idle(cost: Cost | None) -> str:
-    return f"{cost.idle / cost.true:.1%} of it idle time" if cost is not None and cost.true else ""
+    return f"{cost.idle / cost.true:.1%} of it idle" if cost is not None and cost.true else ""
 
 
 def _lasting(seconds: float) -> str:
-    """A length of time in the largest unit of which there is one."""
+    """A duration in the largest unit that fits."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"
@@ -95,34 +93,31 @@ def _lasting(seconds: float) -> str:
 
 
 def _saved(report: Report) -> list[tuple[str, str, str]]:
-    """What pruning saved, if that is known."""
+    """What pruning saved, if known."""
     found, usd = report.saved, report.saved_usd
     if found is None:
         return []
     figure = f"{found.ratio:.2f}x" if usd is None else f"{_usd(usd)} USD"
-    return [("saved by pruning", figure, f"{found.how}; unpruned, a sample takes {found.ratio:.2f} times as long")]
+    return [("saved by pruning", figure, f"{found.how}; unpruned takes {found.ratio:.2f} times as long")]
 
 
 def _asked_again(report: Report) -> list[tuple[str, str, str]]:
-    """How many rows had a second look, if any had."""
+    """How many rows had a second look, if any."""
     found, usd = report.labels.second_looks, report.second_looks_usd
     if not found.rows:
         return []
     cost = "" if usd is None else f"; about {_usd(usd)} USD"
-    return [("asked again", f"{found.rows / report.labels.rows:.1%}", f"{found.changed:,} other answers{cost}")]
+    return [("asked again", f"{found.rows / report.labels.rows:.1%}", f"{found.changed:,} answers changed{cost}")]
 
 
 def _audited(report: Report) -> list[tuple[str, str, str]]:
-    """What the last audit found."""
-    found = [held.run.audit for held in report.held if held.run.audit is not None][-1:]
-    return [
-        (
-            "agreement with unpruned",
-            f"{audit['agreement']:.1%}",
-            f"[{audit['low']:.1%}, {audit['high']:.1%}], {audit['measure']}: {audit['rows']:,} audited rows",
-        )
-        for audit in found
-    ]
+    """The last audit's agreement."""
+    found = [held.run.audit for held in report.held if held.run.audit is not None]
+    if not found:
+        return []
+    audit, low = found[-1], floored(found[-1]["low"], 3)
+    note = f"[{low:.1%}, {audit['high']:.1%}], {audit['measure']}: {audit['rows']:,} audited rows"
+    return [("agreement with unpruned", f"{audit['agreement']:.1%}", note)]
 
 
 def _charts(report: Report) -> list[Chart]:
@@ -149,7 +144,7 @@ def _charts(report: Report) -> list[Chart]:
 
 
 def _throughput(report: Report) -> Chart:
-    """Labels a second over time. Where nothing was labelled for long, the axis is cut."""
+    """Labels per second over time. The axis is cut where nothing was labelled for long."""
     step, spans = report.labels.timeline.spans(COLUMNS)
     bars: list[charts.Bar] = []
     for start, counts in spans:
@@ -157,8 +152,8 @@ def _throughput(report: Report) -> Chart:
         for place, count in enumerate(counts):
             when = datetime.fromtimestamp(start + place * step, UTC)
             bars.append((when.strftime("%m-%d %H:%M:%S" if step < 60 else "%m-%d %H:%M"), count / step))
-    chart = charts.columns(bars, "labels a second over time", "labels/s", _times(bars))
-    return "Throughput over time", chart, f"labels a second, UTC, in steps of {_duration(step)}"
+    chart = charts.columns(bars, "labels per second over time", "labels/s", _times(bars))
+    return "Throughput over time", chart, f"labels per second, UTC, in steps of {_duration(step)}"
 
 
 def _times(bars: list[charts.Bar]) -> list[charts.Tick]:
@@ -176,7 +171,7 @@ def _duration(seconds: int) -> str:
 
 
 def _latency(report: Report) -> Chart:
-    """How many samples took how long, on a logarithmic scale, from the first bin that has any to the last."""
+    """A histogram of seconds per sample, on a logarithmic scale."""
     counts = report.labels.latency
     found = np.flatnonzero(counts)
     if not len(found):
@@ -190,11 +185,11 @@ def _latency(report: Report) -> Chart:
     ticks = [(place / len(bars), _time(edges[place])) for place in range(0, len(bars) + 1, PER_DECADE)]
     marks = [(_quantile(counts[first:last], share), name) for share, name in ((0.5, "half"), (0.95, "95 %"))]
     chart = charts.columns(bars, "samples by time", "samples", ticks, marks)
-    return "How long a sample takes", chart, "samples by their shares of their batches' time on a worker"
+    return "How long a sample takes", chart, "samples by their share of their batch's time on a worker"
 
 
 def _quantile(counts: np.ndarray, share: float) -> float:
-    """Where on the axis of the bins `counts`, as a fraction of it, so many lie to the left."""
+    """Where a quantile lies on the axis of the bins, as a fraction."""
     upto = np.cumsum(counts)
     wanted = share * upto[-1]
     place = int(np.searchsorted(upto, wanted))
@@ -207,14 +202,14 @@ def _time(seconds: float) -> str:
 
 
 def _where(report: Report) -> str:
-    """What the stages add up to."""
+    """The total of the stages."""
     labels = report.labels
     total = sum(labels.totals[f"{stage}_ms"] for stage in STAGES) / labels.rows if labels.rows else 0.0
-    return f"a mean of {total:,.1f} ms a sample; fetch and preprocess on CPUs beside the worker"
+    return f"{total:,.1f} ms per sample on average; fetch and preprocess run on CPUs"
 
 
 def _split(report: Report) -> Chart:
-    """The share of tokens kept against the text cue's share of the picks, over the ratios that there are."""
+    """The share of tokens kept against the text cue's share of the picks."""
     counts = report.labels.split
     found = np.flatnonzero(counts.any(axis=1))
     if not len(found):
@@ -230,5 +225,5 @@ def _split(report: Report) -> Chart:
     return (
         "What the tokens were kept for",
         chart,
-        "upwards the text cue's share of what both cues picked; across the share of tokens kept",
+        "up: the text cue's share of what both cues picked; across: the share of tokens kept",
     )

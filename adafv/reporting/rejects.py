@@ -1,4 +1,4 @@
-"""A few of the rejects that hold, some of every error, however many there are of the commonest."""
+"""A few current rejects, some of every error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 from adafv.pipeline.outputs.ledger import digest_rejects
 from adafv.pipeline.schema import REJECTS
-from adafv.reporting.outstanding import SHOWN, Outstanding, spread_keys
+from adafv.reporting.top_rows import SHOWN, TopRows, spread_keys
 
 
 class RejectExamples:
-    """Of each error a uniform sample by a hash of the ids, the same each time."""
+    """A uniform sample of each error's rejects by a hash of the ids, the same each time."""
 
     def __init__(self) -> None:
-        self._by_error: dict[str, Outstanding] = defaultdict(lambda: Outstanding(REJECTS.names))
+        self._by_error: dict[str, TopRows] = defaultdict(lambda: TopRows(REJECTS.names))
 
     def add(self, batch: pa.RecordBatch) -> None:
         """`batch` has the columns of `schema.REJECTS`."""

@@ -1,18 +1,18 @@
-"""The answer to "what did it cost, and where did the time go": runs, labels and prices put together.
+"""What an output cost and where the time went: runs, labels and prices together.
 
-**True cost** is what workers were held, from their start to the end of the run, times their price: idle time, start-up
-and what was done again are in it. **Attributed cost** is the part that labels account for by their `gpu_seconds`. What
-lies between is idle: true = attributed + idle, always.
+**True cost** is the time workers were held, from their start to the end of the run, times their price; it includes idle
+time, start-up and repeated work. **Attributed cost** is the part that labels account for by `gpu_seconds`. The
+difference is idle cost.
 
-A run that was killed doesn't say how long it held its workers. Its last label does, up to a minute: so its true cost is
-a lower bound, and is reported as such.
+A killed run doesn't record how long it held its workers. Its last label tells, to the minute, so its true cost is
+reported as a lower bound.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adafv.pipeline.outputs.reader import Reconciliation, reconcile
@@ -28,11 +28,12 @@ from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.rejects import RejectExamples
 from adafv.reporting.runs import RecordedRun, read_runs
 from adafv.reporting.saved import Saved, measured, saved
+from adafv.scoring.bounds import floored
 
 
 @dataclass(frozen=True)
 class Held:
-    """How long a run took, and held its workers. Not `exact` for one that was killed: it may be longer."""
+    """How long a run took and held its workers. Not `exact` for a killed run: it may be longer."""
 
     run: RecordedRun
     seconds: float
@@ -42,7 +43,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Cost:
-    """USD. `exact` unless a killed run's end is unknown; None in the place of a cost where a price is."""
+    """USD. `exact` unless a killed run's end is unknown."""
 
     attributed: float
     true: float
@@ -55,13 +56,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is known of an output.
+    """All figures of an output.
 
     Attributes:
-        cost: None where the price of a run isn't known.
-        unpriced: the names of the runs of which it isn't, and why.
-        rejects: some of the rejects that hold, of every error.
-        saved: what pruning saved; None where nothing was pruned, or nothing is known of the work without.
+        cost: None if a run's price is unknown.
+        unpriced: the names of runs without a known price, and why.
+        rejects: some current rejects of every error.
+        saved: what pruning saved; None if nothing was pruned, or the unpruned work is unknown.
     """
 
     uri: str
@@ -75,13 +76,13 @@ class Report:
 
     @property
     def input(self) -> int:
-        """Rows in the input of the last run that ended; all that are accounted for where none did."""
+        """Rows in the input of the last run that ended; if none did, the labelled and rejected rows."""
         ended = [held.run.input for held in self.held if held.run.is_known and held.run.input]
         return ended[-1] if ended else self.labelled + self.rejected
 
     @property
     def passed_over(self) -> tuple[Passed, ...]:
-        """What the input of the last run showed and no row was made of."""
+        """What the last run's input passed over."""
         known = [held.run.passed_over for held in self.held if held.run.input]
         return known[-1] if known else ()
 
@@ -111,13 +112,13 @@ class Report:
 
     @property
     def saved_usd(self) -> float | None:
-        """At what the labels' seconds cost on average."""
+        """At the labels' mean price per second."""
         if self.saved is None or self.cost is None:
             return None
         return self.saved.seconds * self.cost.attributed / self.labels.totals["gpu_seconds"]
 
     def compared_with(self, other: Report) -> Report:
-        """With what was saved measured against `other`, where that can be."""
+        """With the savings measured against `other`, if possible."""
         return replace(self, saved=measured(self.labels, other.labels) or self.saved)
 
     def as_json(self) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class Report:
             "labelled": self.labelled,
             "rejected": self.rejected,
             "rejected_by_error": self.count.rejected,
-            "passed_over": [one.as_json() for one in self.passed_over],
+            "passed_over": [asdict(one) for one in self.passed_over],
             "superseded": self.count.superseded,
             "duplicates": self.count.duplicates,
             "runs": len(self.held),
@@ -162,7 +163,7 @@ class Report:
 
     @property
     def second_looks_usd(self) -> float | None:
-        """At what the labels' seconds cost on average."""
+        """At the labels' mean price per second."""
         spent, used = self.labels.second_looks.seconds, self.labels.totals["gpu_seconds"]
         return None if self.cost is None or spent is None or not used else spent * self.cost.attributed / used
 
@@ -187,8 +188,8 @@ def make_report(
     """Read the output at `uri`, a local folder or s3://. Labels are streamed.
 
     Args:
-        price_per_hour: USD for an hour of a worker, for all runs.
-        prices: of the runs that say what they ran on and not what that cost.
+        price_per_hour: USD per worker hour, for all runs.
+        prices: for runs that record their devices but no price.
 
     Raises:
         UsageError: there is no output.
@@ -202,7 +203,8 @@ def make_report(
     rates = [price_of(each.run, price_per_hour, prices) for each in held]
     unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
     cost = None if unpriced else _cost(held, labels, rates)
-    sizes = {each.run.sizes for each in held if each.run.run_id in labels.minutes}
+    known = [each.run for each in held if each.run.run_id in labels.minutes]
+    sizes = {None if run.config.get("audit") else run.sizes for run in known}
     return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
 
 
@@ -220,7 +222,7 @@ def _held(runs: Sequence[RecordedRun], labels: LabelFigures) -> list[Held]:
 
 
 def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> Cost:
-    """Of runs whose prices are all known. Executions of one name share its labels, and the last one's price."""
+    """The cost of runs with known prices. Runs of one name share its labels, and the last one's price."""
     by_name: dict[str, list[tuple[Held, float]]] = {}
     for each, rate in zip(held, rates, strict=True):
         by_name.setdefault(each.run.run_id, []).append((each, rate.usd_per_hour or 0.0))
@@ -230,7 +232,7 @@ def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> 
         spent = sum(each.worker_seconds * usd for each, usd in executions)
         exact, last = all(each.exact for each, _ in executions), executions[-1][1]
         attributed += used * last / 3600
-        # Where the end of a run isn't known, its workers were held for at least as long as its labels took.
+        # Without a known end, workers were held at least as long as the labels took.
         true += (spent if exact else max(spent, used * last)) / 3600
     return Cost(attributed, true, all(each.exact for each in held))
 
@@ -257,7 +259,7 @@ def summary(report: Report) -> str:
     lines.append(("visual tokens kept", f"{kept:,.0f} of {seen:,.0f} ({kept / seen:.1%})" if seen else "-"))
     if labels.rows:
         each = ", ".join(f"{stage} {totals[f'{stage}_ms'] / labels.rows:,.1f}" for stage in STAGES)
-        lines.append(("ms a sample", each))
+        lines.append(("ms per sample", each))
         cut = labels.finished.get("length", 0)
         lines.append(("answers cut off", cut_off(cut, labels.rows, _longest(report) if cut else None)))
         others = [f"{flag} {many:,}" for flag, many in labels.flags.most_common() if flag != "cut"]
@@ -276,16 +278,16 @@ def _longest(report: Report) -> int | None:
 
 
 def verdict(report: Report) -> list[str]:
-    """What the counts say about the promise that every row of the input is in one place."""
+    """Whether every row of the input is in exactly one place."""
     if report.count.duplicates:
-        return ["ids stand twice in labels/: this is a bug, please report it"]
-    # A repetition is a reject and no row of its own.
+        return ["some ids are in labels/ twice: this is a bug, please report it"]
+    # A repeated id is a reject, and no row of its own.
     accounted = report.labelled + report.rejected
     if accounted == report.input:
-        return ["every row of the last run's input is labelled or rejected, once"]
+        return ["every row of the last run's input is labelled or rejected exactly once"]
     if accounted > report.input:
-        return [f"{accounted - report.input:,} rows are from inputs that the last run didn't have"]
-    return [f"{report.input - accounted:,} rows have neither yet: run the same command again"]
+        return [f"{accounted - report.input:,} rows are from input that the last run didn't have"]
+    return [f"{report.input - accounted:,} rows are neither yet: run the same command again"]
 
 
 def _cost_lines(report: Report) -> list[tuple[str, str]]:
@@ -294,7 +296,7 @@ def _cost_lines(report: Report) -> list[tuple[str, str]]:
         hint = "unknown: give --price-per-hour, or --prices such as cluster/prices.yaml, for the workers of"
         lines = [("cost", f"{hint} {', '.join(sorted(report.unpriced))}")]
         return lines + [("", f"{run_id}: {_short(why, 300)}") for run_id, why in sorted(report.unpriced.items()) if why]
-    bound = "" if cost.exact else ", at least: a run was killed"
+    bound = "" if cost.exact else ", at least (a run was killed)"
     idle = f" ({cost.idle / cost.true:.1%})" if cost.true else ""
     per_1000 = report.cost_per_1000
     return [
@@ -309,18 +311,18 @@ def _saved_lines(report: Report) -> list[tuple[str, str]]:
     found, usd = report.saved, report.saved_usd
     if found is None:
         return []
-    each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms a sample"
+    each = f"{1000 * found.unpruned_seconds:,.1f} -> {1000 * found.pruned_seconds:,.1f} ms per sample"
     money = "" if usd is None else f", {usd:,.4f} USD"
     return [(f"saved, {found.how}", f"{each} ({found.ratio:.2f}x): {found.seconds / 3600:,.3f} worker-hours{money}")]
 
 
 def audits(report: Report) -> list[tuple[str, str]]:
-    """By run, how far its audited rows agree with the unpruned answers."""
+    """The agreement of each run's audited rows with the unpruned answers."""
     return [
         (
             held.run.run_id,
             f"{found['rows']:,} rows: {found['measure']} agreement {found['agreement']:.4f} "
-            f"[{found['low']:.4f}, {found['high']:.4f}] with the unpruned answers",
+            f"[{floored(found['low']):.4f}, {found['high']:.4f}] with the unpruned answers",
         )
         for held in report.held
         if (found := held.run.audit) is not None
@@ -335,12 +337,12 @@ def _second_look_lines(report: Report) -> list[tuple[str, str]]:
     money = "" if usd is None else f", {usd:,.4f} USD"
     return [
         ("asked again", f"{found.rows:,} ({found.rows / report.labels.rows:.1%}){took}{money}"),
-        ("  other answers", f"{found.changed:,} ({found.changed / found.rows:.1%} of these)"),
+        ("  answers changed", f"{found.changed:,} ({found.changed / found.rows:.1%} of these)"),
     ]
 
 
 def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> list[str]:
-    """A few rows that stand out, on a line each."""
+    """A few rows that stand out, one per line."""
     if not rows:
         return []
     lines = [
@@ -351,6 +353,6 @@ def _rows(title: str, rows: Sequence[dict[str, Any]], figure: Callable[[dict[str
 
 
 def _short(text: str | None, width: int) -> str:
-    """On one line, without what a terminal would take for a command."""
+    """On one line, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
     return shorten(line, width)

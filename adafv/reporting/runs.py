@@ -1,8 +1,5 @@
-"""The runs of an output, from `runs/<run_id>.json`.
-
-A run that was killed has written its record only at its start: it says neither how long it took nor what its workers
-were held. When its last label was made is then the last that is known of it.
-"""
+"""The runs of an output, from `runs/<run_id>.json`. A killed run has written its record only at its start; its last
+label is then the last that is known of it."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ ENDED = ("done", "stopped", "failed")
 
 @dataclass(frozen=True)
 class DeviceUse:
-    """What so many of a run's workers ran on: the GPU's or processor's name and, where known, the cloud's machine."""
+    """What a number of workers ran on: GPU or processor and, if known, the cloud instance."""
 
     name: str
     instance: str | None
@@ -33,22 +30,22 @@ class DeviceUse:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One execution. One that was resumed under the same name is another.
+    """One execution. A resumed one is another, under the same name.
 
     Attributes:
         stopped_by: the option whose limit stopped it, such as max-cost.
-        input: rows in its input, those included that had a label before.
-        seconds: from the first row asked for to the last one written.
+        input: rows in its input, including those labelled before.
+        seconds: from the first row requested to the last one written.
         worker_seconds: how long workers were held, idle time included.
-        workers: how many it had at least.
-        price: USD for an hour of a worker, as it was given then; where prices were by device, the mean over its time.
+        workers: the least number.
+        price: USD per worker hour as given then; with prices by device, the mean over time.
         on: `cuda` or `cpu`: whether a worker is a GPU, or a share of a machine.
-        gpus: that each of its workers had; 1 where they were on CPUs.
-        devices: what its workers ran on; nothing is known of one that was killed.
-        config: its options, without secrets, and the `folder` in which it was started.
+        gpus: per worker; 1 on CPUs.
+        devices: what its workers ran on; empty for a killed run.
+        config: its options, without secrets, and the `folder` where it was started.
         sizes: its model's.
-        audit: how far its audited rows agree with the unpruned answers, as its record has it.
-        passed_over: what its input showed and no row was made of.
+        audit: the record's audit of its rows.
+        passed_over: input that made no row.
     """
 
     run_id: str

@@ -1,15 +1,15 @@
-"""What pruning saved, against the same work without it.
+"""What pruning saved, compared with the same work without it.
 
-**Measured** where there are labels that were made without pruning (`none`), in the output itself or in the one that it
-is compared with: seconds of a worker a sample against seconds a sample.
+**Measured** if there are labels made without pruning (`none`), in the output or the one it is compared with: worker
+seconds per sample against each other.
 
-**Estimated** elsewhere. Encoding takes as long in any case, and without pruning nothing is selected. Prefill takes more
-in proportion to its floating-point operations, as many positions go through the model at once; decoding in proportion
-to the bytes that it reads, the weights and the keys and values of all positions before, as it does little with each.
-Both are counted from the model's sizes (`adafv.counting`) at the labels' mean lengths, and scale the times that were
-measured. Newline embeddings that come back unpruned are not counted. Nothing is estimated where rows were asked again:
-labels count the tokens of the second look only. Of small models nothing is estimated: what they
-take is overhead, which doesn't grow with counts. docs/report.md has estimates beside measurements.
+**Estimated** otherwise. Encoding takes the same time, and without pruning nothing is selected. Prefill time scales with
+floating-point operations, since many positions go through the model at once; decoding with the bytes read, weights and
+the keys and values of earlier positions. Both are counted from the model's sizes (`adafv.counting`) at the labels' mean
+lengths, and scale the measured times. Restored newline embeddings are not counted. There is no estimate if rows had
+second looks, whose labels count the second look's tokens only, with an audit, whose times are two prompts', or for
+small models, whose time is overhead.
+docs/report.md compares estimates with measurements.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from adafv.counting import Model, Sizes, TokenCounts
-from adafv.reporting.labels import LabelFigures, Minute
+from adafv.reporting.labels import LabelFigures, Subtotal
 
 UNPRUNED = "none"
-LEAST_WEIGHTS = 50_000_000  # of a language model whose time is in its matrix products
+LEAST_WEIGHTS = 50_000_000  # of a language model dominated by matrix products
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Seconds of a worker for a sample, pruned and unpruned.
+    """Worker seconds per sample, pruned and unpruned.
 
     Attributes:
         how: `measured` or `estimated`.
-        samples: that were labelled with pruning.
+        samples: labelled with pruning.
     """
 
     how: str
@@ -41,12 +41,12 @@ class Saved:
 
     @property
     def ratio(self) -> float:
-        """How many times as long a sample takes without pruning."""
+        """Unpruned time divided by pruned time."""
         return self.unpruned_seconds / self.pruned_seconds
 
     @property
     def seconds(self) -> float:
-        """Of all samples together; negative where pruning took longer."""
+        """Of all samples together; negative if pruning took longer."""
         return self.samples * (self.unpruned_seconds - self.pruned_seconds)
 
     def as_json(self) -> dict[str, Any]:
@@ -61,13 +61,13 @@ class Saved:
 
 
 def saved(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None:
-    """Of one output, measured if it can be. `sizes`: of its runs' models; an estimate needs all to be the same."""
+    """The savings of one output, measured if possible. `sizes`: of its runs' models; an estimate needs all equal."""
     return measured(labels, labels) or _estimated(labels, sizes)
 
 
 def measured(pruned: LabelFigures, unpruned: LabelFigures) -> Saved | None:
-    """The pruned labels of the one against the unpruned ones of the other; None where either has none."""
-    ours, theirs = Minute(), unpruned.strategies.get(UNPRUNED, Minute())
+    """The pruned labels of one output against the unpruned ones of the other; None if either has none."""
+    ours, theirs = Subtotal(), unpruned.strategies.get(UNPRUNED, Subtotal())
     for strategy, part in pruned.strategies.items():
         if strategy != UNPRUNED:
             ours.rows += part.rows
@@ -78,7 +78,7 @@ def measured(pruned: LabelFigures, unpruned: LabelFigures) -> Saved | None:
 
 
 def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None:
-    """Of an output whose labels are all pruned."""
+    """For an output whose labels are all pruned."""
     [model] = set(sizes) if len(set(sizes)) == 1 else [None]
     if model is None or model.language_weights < LEAST_WEIGHTS:
         return None
@@ -93,10 +93,9 @@ def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved |
 
 
 def ratios(sizes: Sizes, pruned: float, unpruned: float, batch: int, outputs: int) -> tuple[float, float]:
-    """How many times as many operations prefill makes of prompts of the one length as of the other, and how many times
-    as many bytes decoding reads.
-    """
-    model, outputs = Model(sizes, item=1), max(2, outputs)  # the first comes with prefill
+    """Unpruned prefill operations divided by pruned ones, and the same for the bytes that decoding reads; `pruned`
+    and `unpruned` are prompt lengths."""
+    model, outputs = Model(sizes, item=1), max(2, outputs)  # prefill gives the first
     short, long = (
         [TokenCounts(positions=round(length), padded=round(length), outputs=outputs, visual=0, kept=0, words=0)] * batch
         for length in (pruned, unpruned)

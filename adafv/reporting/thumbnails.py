@@ -1,4 +1,4 @@
-"""Images in small: decoded and scaled in a child process, since decoders read what strangers made."""
+"""Thumbnails, decoded and scaled in a child process, since image data is untrusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = pa.schema(
 
 
 class Thumbnails:
-    """The work itself, in the child process: a table with one image in, one of `SCHEMA` out."""
+    """The work in the child process: a table with one image in, one of `SCHEMA` out."""
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
@@ -40,6 +40,6 @@ class Thumbnails:
 
 
 def picture_of(answer: pa.Table) -> Picture | str:
-    """What a table of `SCHEMA` says: the picture, or why there is none."""
+    """The image in a table of `SCHEMA`, or why there is none."""
     [row] = answer.to_pylist()
     return row["reason"] or Picture(row["data"], row["width"], row["height"])

@@ -1,4 +1,4 @@
-"""When labels were made: counts over time, in steps that grow with the time, so that they never take much memory."""
+"""When labels were made: counts over time, in steps that grow with the time, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 MOST = 4096  # steps held
 GAP = 600  # seconds without a label that end a span
-SPANS = 12  # at most; where there are more, the gaps are a part of the picture
+SPANS = 12  # at most; with more, gaps are not cut
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
 class Timeline:
-    """Labels by time.
+    """Labels over time.
 
     Attributes:
-        width: seconds of a step.
+        width: seconds per step.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Timeline:
         self._counts = np.bincount(group, weights=counts, minlength=len(self._steps)).astype(np.int64)
 
     def spans(self, columns: int) -> tuple[int, list[tuple[int, list[int]]]]:
-        """The spans of time in which labels were made, in about so many columns in all.
+        """The spans of time with labels, in about `columns` columns in all.
 
         Returns:
-            Seconds of a column; and of each span its start, in seconds since 1970, and the labels of its columns.
+            Seconds per column; and for each span its start, in seconds since 1970, and its columns' labels.
         """
         if not len(self._steps):
             return 1, []

@@ -16,7 +16,7 @@ Agreement = Callable[[str, str], float]
 
 
 def _by(metric: metrics.Metric) -> Agreement:
-    """A metric whose only reference is the other answer."""
+    """A metric with the other answer as its only reference."""
     return lambda one, other: metric(one, [other])
 
 

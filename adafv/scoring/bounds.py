@@ -1,14 +1,12 @@
-"""Intervals for the mean of what lies between 0 and 1, also where nearly all of it is 1.
+"""Intervals for means of values between 0 and 1, valid even if nearly all are 1.
 
-Where all rows agree, every draw of a bootstrap does, and its interval is a point. But 300 rows that agree don't show
-that all do. So the sample gets one more cluster, as large as the mean one: of rows worth 0 for the lower end, of rows
-worth 1 for the upper. And a draw gives each cluster a random weight, exponentially distributed, rather than a number of
-times (Rubin's Bayesian bootstrap). For rows worth 0 or 1, each a cluster of its own, this is Clopper and Pearson's
-exact interval: where k of n are worth 1, these have a share of Beta(k, n - k + 1) in the weights of all and the one
-added. For rows worth something in between it is Gaffke's bound (2005). Clusters, which may differ in size, weigh as a
-whole.
+If all rows agree, a bootstrap's interval is a point, but 300 agreeing rows don't show that all agree. So the sample
+gets one more cluster of mean size: of rows worth 0 for the lower bound, worth 1 for the upper. And a draw weights each
+cluster exponentially instead of counting it (Rubin's Bayesian bootstrap). For rows worth 0 or 1, each its own cluster,
+this is Clopper and Pearson's exact interval: if k of n are worth 1, their share of the weights is Beta(k, n - k + 1).
+For values in between it is Gaffke's bound (2005). Clusters of any size weigh as a whole.
 
-All means of one `Bounds` come from the same draws. So a mean of values none of which is lower has no lower ends.
+All means of one `Bounds` use the same draws, so a mean of values none of which is lower has no lower bounds.
 """
 
 from __future__ import annotations
@@ -21,12 +19,12 @@ import numpy as np
 from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
 
 DRAWS = 10_000
-TAIL = (1 - CONFIDENCE) / 2  # beyond each end
-_BLOCK = 2_000_000  # weights drawn at once
+TAIL = (1 - CONFIDENCE) / 2  # on each side
+_CHUNK = 2_000_000  # weights drawn at once
 
 
 class Bounds:
-    """Draws of weights for the clusters that rows belong to.
+    """Random weights for the clusters that rows belong to.
 
     Args:
         clusters: of each row, [R].
@@ -38,35 +36,35 @@ class Bounds:
         self._seed, self._draws = seed, draws
 
     def mean(self, values: np.ndarray, chosen: np.ndarray) -> Estimate:
-        """The mean of `values` [R] over the rows that are `chosen`, bool [R]; at least one must be."""
-        sums = np.bincount(self._cluster, np.where(chosen, values, 0.0), self._count)
-        sizes = np.bincount(self._cluster, chosen, self._count)
-        added = sizes.sum() / np.count_nonzero(sizes)
-        low, high = np.empty(self._draws), np.empty(self._draws)
-        rng, step = np.random.default_rng(self._seed), max(1, _BLOCK // (self._count + 1))
-        for start in range(0, self._draws, step):
-            weights = rng.standard_exponential((min(step, self._draws - start), self._count + 1))
-            one_more = weights[:, -1] * added
-            worth, rows = weights[:, :-1] @ sums, weights[:, :-1] @ sizes + one_more
-            low[start : start + step], high[start : start + step] = worth / rows, (worth + one_more) / rows
-        value = float(sums.sum() / sizes.sum())
-        return Estimate(
-            value, min(value, float(np.quantile(low, TAIL))), max(value, float(np.quantile(high, 1 - TAIL)))
-        )
+        """The mean of `values` [R] over the `chosen` rows, bool [R]; at least one must be."""
+        low, rest = self.lower_ends(np.stack([values, 1 - values]), TAIL, chosen)
+        value = float(values[chosen].mean())
+        return Estimate(value, min(value, float(low)), max(value, float(1 - rest)))
 
-    def lower_ends(self, values: np.ndarray, tail: float) -> np.ndarray:
-        """float64 [T]: what the means of T sets of values, [T, R], are above, each with a probability of 1 - `tail`."""
-        sums = np.stack([np.bincount(self._cluster, each, self._count) for each in values], axis=1)  # [clusters, T]
-        sizes = np.bincount(self._cluster, minlength=self._count)
-        added, low = sizes.mean(), np.empty((self._draws, len(values)))
-        rng, step = np.random.default_rng(self._seed), max(1, _BLOCK // (self._count + 1))
-        for start in range(0, self._draws, step):
-            weights = rng.standard_exponential((min(step, self._draws - start), self._count + 1))
+    def lower_ends(self, values: np.ndarray, tail: float, chosen: np.ndarray | None = None) -> np.ndarray:
+        """float64 [T]: lower bounds of the means of T sets of values, [T, R], each with probability 1 - `tail`; of the
+        `chosen` rows, bool [R], if not all.
+        """
+        there = np.ones(values.shape[1], dtype=bool) if chosen is None else chosen
+        known = np.where(there, values, 0.0)
+        sums = np.stack([np.bincount(self._cluster, each, self._count) for each in known], axis=1)  # [clusters, T]
+        sizes = np.bincount(self._cluster, there, self._count)
+        added, draws = sizes.sum() / np.count_nonzero(sizes), max(self._draws, math.ceil(1 / tail))
+        low = np.empty((draws, len(values)))
+        rng, step = np.random.default_rng(self._seed), max(1, _CHUNK // (self._count + 1))
+        for start in range(0, draws, step):
+            weights = rng.standard_exponential((min(step, draws - start), self._count + 1))
             rows = weights[:, :-1] @ sizes + weights[:, -1] * added
             low[start : start + step] = (weights[:, :-1] @ sums) / rows[:, None]
-        return np.minimum(np.quantile(low, tail, axis=0), values.mean(axis=1))
+        # The quantile below which another draw lies with probability `tail`, on average.
+        return np.minimum(np.quantile(low, tail, axis=0, method="weibull"), values[:, there].mean(axis=1))
 
 
 def rows_to_show(least: float, tail: float = TAIL) -> int:
-    """How many rows, each on a picture of its own, would show a mean of `least` if all of them were worth 1."""
+    """How many rows, each on its own image, would show a mean of `least` if all were worth 1."""
     return math.ceil(math.log(tail) / math.log(least))
+
+
+def floored(value: float, digits: int = 4) -> float:
+    """Rounded down, so that no lower bound looks better than it is."""
+    return math.floor(value * 10**digits + 1e-9) / 10**digits

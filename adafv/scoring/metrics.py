@@ -1,18 +1,16 @@
-"""How right an answer is, by the measures that public data sets are scored with: 0 to 1, given the references.
+"""How right an answer is, from 0 to 1, by the measures of public data sets.
 
     exact     the answer is one of the references, both normalised
-    vqa       VQAv2's and TextVQA's accuracy over ten annotators, both normalised
-    anls      average normalised Levenshtein similarity, of DocVQA and ST-VQA
-    contains  one of the references stands in the answer, word for word, both normalised
-    f1        SQuAD's: the F1 of the words, whatever their order, without articles and punctuation
-    rouge-l   ROUGE-L: the F1 of the longest sequence of words that both have in this order, others between them or not
+    vqa       accuracy over ten annotators (VQAv2, TextVQA), both normalised
+    anls      average normalised Levenshtein similarity (DocVQA, ST-VQA)
+    contains  a reference occurs in the answer, word for word, both normalised
+    f1        F1 of the words in any order, without articles and punctuation (SQuAD)
+    rouge-l   F1 of the longest common subsequence of words (ROUGE-L)
 
-Where there are several references, the nearest counts. Two texts without a word are alike to the last two.
+The nearest of several references counts. For the last two, two texts without words are equal.
 
 Normalising is VQAv2's, written from its definition (https://visualqa.org/evaluation.html): lower case, no full stops
-but decimal points, digits for number words, no articles, contractions with their apostrophe, other punctuation as a
-space.
-Captions of the testbed's scenes have their own measure, in `adafv.worlds.drawn.score`.
+except decimal points, digits for number words, no articles, contractions with apostrophes, other punctuation as spaces.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from rapidfuzz.distance import LCSseq, Levenshtein
 
 Metric = Callable[[str, Sequence[str]], float]
 
-VQA_AGREEING = 3  # as many annotators have to say what the answer says for it to count as right
-VQA_FEWEST = VQA_AGREEING + 1  # annotators: each is left out in turn
-ANLS_LEAST = 0.5  # texts that are no more alike than this have nothing to do with each other
+VQA_AGREEING = 3  # annotators who must agree with a right answer
+VQA_FEWEST = VQA_AGREEING + 1  # annotators, since each is left out in turn
+ANLS_LEAST = 0.5  # less similar texts are unrelated
 
 _WORDS_FOR_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_WORDS_FOR_NUMBERS)}
 _ARTICLES = {"a", "an", "the"}
-# Not those that are another word without their apostrophe (we're, she'll, I'd): there no one can tell.
+# Except those that are another word without the apostrophe (we're, she'll, I'd).
 _APOSTROPHES = """
     ain't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't shouldn't wasn't
     weren't won't wouldn't aren't could've might've must've should've would've couldn't've hadn't've shouldn't've
@@ -59,7 +57,7 @@ def vqa(answer: str, references: Sequence[str]) -> float:
     """VQA accuracy: the mean, leaving out each annotator in turn, of min(matches / 3, 1).
 
     Raises:
-        ValueError: fewer references than `VQA_FEWEST`: then no answer could be right.
+        ValueError: there are fewer than `VQA_FEWEST` references, so no answer could be right.
     """
     if len(references) < VQA_FEWEST:
         raise ValueError(f"{len(references)} references; VQA accuracy needs {VQA_FEWEST} or more, and is made for ten")
@@ -69,7 +67,7 @@ def vqa(answer: str, references: Sequence[str]) -> float:
 
 
 def anls(answer: str, references: Sequence[str]) -> float:
-    """The similarity to the nearest reference: 1 - distance / length of the longer text, 0 if that is 0.5 or less."""
+    """Similarity to the nearest reference: 1 - distance / length of the longer text; 0 up to 0.5."""
     said = " ".join(answer.lower().split())
     nearest = max(
         Levenshtein.normalized_similarity(said, " ".join(reference.lower().split())) for reference in references
@@ -78,19 +76,23 @@ def anls(answer: str, references: Sequence[str]) -> float:
 
 
 def contains(answer: str, references: Sequence[str]) -> float:
-    """1 if the words of one of the references stand together in the answer."""
+    """1 if a reference occurs in the answer, word for word."""
     said = f" {normalise(answer)} "
     return float(any(f" {normalise(reference)} " in said for reference in references))
 
 
 def f1(answer: str, references: Sequence[str]) -> float:
-    """SQuAD's F1 of the words, to the nearest reference."""
-    return max(_word_f1(_squad_words(answer), _squad_words(reference)) for reference in references)
+    """SQuAD's F1 of the words, for the nearest reference."""
+    said = _squad_words(answer)
+    others = map(_squad_words, references)
+    return max(_f1((Counter(said) & Counter(words)).total(), said, words) for words in others)
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """ROUGE-L's F1, to the nearest reference. Words are those of any script; case doesn't count, nothing is stemmed."""
-    return max(_lcs_f1(_WORD.findall(answer.lower()), _WORD.findall(each.lower())) for each in references)
+    """ROUGE-L's F1, for the nearest reference. Words are those of any script, without case or stemming."""
+    said = _WORD.findall(answer.lower())
+    others = (_WORD.findall(reference.lower()) for reference in references)
+    return max(_f1(LCSseq.similarity(said, words), said, words) for words in others)
 
 
 METRICS: dict[str, Metric] = {
@@ -99,7 +101,7 @@ METRICS: dict[str, Metric] = {
 
 
 def references_of(value: Any) -> tuple[str, ...]:
-    """The right answers that a column's value gives; none where it gives none that can be read."""
+    """The right answers in a column's value; none if it has none."""
     values = value if isinstance(value, list) else [value]
     texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
     if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
@@ -109,7 +111,7 @@ def references_of(value: Any) -> tuple[str, ...]:
 
 
 def normalise(text: str) -> str:
-    """`text` as VQAv2 compares it. An answer that is nothing but an article stays: it may be a choice's letter."""
+    """`text` as VQAv2 compares it. An answer that is only an article stays: it may be a choice's letter."""
     plain = _SPACED.sub(" ", _DELETED.sub("", text.lower()))
     words = [_NUMBERS.get(word, _CONTRACTIONS.get(word, word)) for word in plain.split()]
     return " ".join([word for word in words if word not in _ARTICLES] or words)
@@ -118,14 +120,6 @@ def normalise(text: str) -> str:
 def _squad_words(text: str) -> list[str]:
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
     return _SQUAD_ARTICLE.sub(" ", plain).split()
-
-
-def _word_f1(words: Sequence[str], others: Sequence[str]) -> float:
-    return _f1((Counter(words) & Counter(others)).total(), words, others)
-
-
-def _lcs_f1(words: Sequence[str], others: Sequence[str]) -> float:
-    return _f1(LCSseq.similarity(words, others), words, others)
 
 
 def _f1(common: int, words: Sequence[str], others: Sequence[str]) -> float:

@@ -61,7 +61,7 @@ def test_the_choice_for_a_world_has_not_seen_it(monkeypatch):
     assert {seed for _, seed in seen[3:]} == {7 + constants.JUDGED}
 
 
-def test_on_a_scene(tmp_path, monkeypatch, capsys):
+def test_on_a_scene(one_core, tmp_path, monkeypatch, capsys):
     """The rows are what the strategies score there; with the default's constants the choice is the default."""
     monkeypatch.setattr(constants, "SPACE", (Constants(),))
     monkeypatch.setattr(constants, "RIVALS", ("random", "adafv"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from adafv.bench import gpu
 from adafv.bench.gpu import GpuSettings
 from adafv.engine import Engine
+from adafv.pipeline.errors import UsageError
 from tests.bench.tiny_shapes import NEXT
 
 SETTINGS = GpuSettings(
@@ -16,13 +18,20 @@ SETTINGS = GpuSettings(
 )
 
 
-def test_labels_on_the_cpu_are_the_cpus(monkeypatch):
-    monkeypatch.setattr(gpu, "STRATEGIES", ("adafv", "adafv-plus"))
-    rows = gpu.labels(SETTINGS)
+def test_settings_name_models_that_there_are():
+    given = {"device": "cpu", "preset": "cpu-small", "questions": 3}
+    assert (found := gpu.of(**given)).dtype == "float32" and found.models == gpu.MODELS
+    assert gpu.of(**given, dtype="bfloat16", models=["textured-clip"]).models == ("textured-clip",)
+    with pytest.raises(UsageError, match="--models names photo; there are testbed, "):
+        gpu.of(**given, models=["photo", "testbed"])
+
+
+def test_labels_on_the_cpu_are_the_cpus():
+    rows = gpu.labels(replace(SETTINGS, models=("testbed", "textured-clip"), strategies=("adafv", "adafv-plus")))
     assert [(row["strategy"], row["dtype"]) for row in rows[:4]] == [
         (name, dtype) for name in ("adafv", "adafv-plus") for dtype in ("float32", "bfloat16")
     ]
-    assert {row["model"] for row in rows} == {*gpu.MODELS} and {row["n"] for row in rows} == {3}
+    assert {row["model"] for row in rows} == {"testbed", "textured-clip"} and {row["n"] for row in rows} == {3}
     assert all(row["same_selection"] == row["same_answer"] == 1 for row in rows if row["dtype"] == "float32")
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from adafv.bench import pipeline
-from adafv.bench.pipeline import Throughput, _steady, throughput_table, write_rows
+from adafv.bench.pipeline import Constant, Throughput, _engine, _steady, job_in, throughput_table, write_rows
 from adafv.bench.shapes import PRESETS
+from adafv.engine import EngineOptions
 from adafv.pipeline import schema
+from adafv.pipeline.options import JobOptions
+from adafv.pipeline.workers.samples import SCHEMA
 from jobs.bench import main
 from tests.bench.tiny_shapes import NEXT
 
@@ -47,6 +52,18 @@ def test_rows_come_again_under_other_ids(tmp_path):
     assert len(set(ids)) == 5001
 
 
+def test_the_engine_alone_labels_the_rows(tmp_path):
+    job = job_in(tmp_path, JobOptions.of(input=("-",), output="-", max_new_tokens=2), 3)
+    assert _engine(job, Path(job.input[0]), batch_size=2, threads=1) > 0
+
+
+def test_without_a_model_a_label_is_a_label():
+    """Every column, and those of the row kept."""
+    given = pa.Table.from_pylist([{"id": "x"}], schema=SCHEMA)
+    (row,) = Constant(SimpleNamespace(engine=EngineOptions(strategy="random")))(given, lambda: None).to_pylist()
+    assert list(row) == schema.RESULTS.names and (row["id"], row["answer"], row["strategy"]) == ("x", "no", "random")
+
+
 @pytest.fixture
 def together(ray_local, monkeypatch) -> None:
     """All that is measured runs in this process, and its jobs on this process's Ray."""
@@ -64,6 +81,7 @@ def test_a_preset_is_a_model_too(together, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_both_ways(together, tmp_path, capsys):
     """A job on 48 rows, and one without a model on 200: each row is labelled, or the job would say so."""
     file = tmp_path / "f.json"

@@ -11,7 +11,7 @@ from jobs.bench import main
 
 def test_what_is_written_is_an_output_in_every_column(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ROWS", 40)
-    report.write_output(tmp_path, 200)
+    report.write_data(tmp_path, 200)
     found = make_report(tmp_path / "output", price_per_hour=1.0)
     assert (found.labelled, found.rejected, found.count.duplicates, len(found.held)) == (200, 5, 0, 3)
     assert not found.cost.exact and found.cost.true == found.cost.attributed + found.cost.idle

@@ -12,7 +12,7 @@ from PIL import Image
 from adafv.bench.exam import hold
 from adafv.bench.examples import Scenes
 from adafv.bench.quality import contenders
-from adafv.bench.resizing import Resizer, _largest, interpolate, of_one_shape
+from adafv.bench.resizing import Resizer, interpolate, of_one_shape
 from adafv.embedded import embedded_model
 from adafv.engine import EngineOptions, load_model
 from adafv.pipeline.sources.rows import Row, RowImage
@@ -59,15 +59,6 @@ def test_a_batchs_crops_are_of_one_shape(testbed):
     parts = of_one_shape(samples, [[3, 2, 1], [0]])
     assert sorted(place for part in parts for place in part) == [0, 1, 2, 3] and [0] in parts
     assert all(len({shapes[place] for place in part}) == 1 for part in parts)
-
-
-def test_where_a_model_takes_any_size_the_largest_that_fits_is_taken():
-    def tokens(size: tuple[int, int]) -> int:
-        return max(4, size[0] // 8 * (size[1] // 8))
-
-    assert _largest((64, 64), 64, tokens) == (64, 64)
-    assert _largest((64, 64), 16, tokens) == (39, 39)
-    assert _largest((64, 64), 1, tokens) in {(side, side) for side in range(1, 24)}, "as few as it can"
 
 
 def test_a_tower_sees_crops_of_its_own_size_as_before():

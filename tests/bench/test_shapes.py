@@ -47,7 +47,7 @@ def test_questions_and_pictures_are_of_the_usual_size(preset, tokens, crops):
     geometry = processing.geometry((asked.image.height, asked.image.width))
     assert (geometry.visual_tokens, geometry.crops) == (tokens, crops)
     prompt = processing.prompt(asked.text, [geometry])
-    assert len(prompt.asked) == 12 and 40 <= len(prompt.input_ids) <= 50 and prompt.placeholders == 1
+    assert len(prompt.question_places) == 12 and 40 <= len(prompt.input_ids) <= 50 and prompt.placeholders == 1
     unknown = processing.tokenizer.unk_token_id
     assert unknown not in prompt.input_ids, "the vocabulary knows all words of the prompt"
 

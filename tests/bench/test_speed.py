@@ -22,7 +22,7 @@ from tests.bench.tiny_shapes import CPU, NEXT, subject
 
 ROWS = [
     "stock-none", "reference-0.05", "ours-none", "ours-0.25", "ours-0.1", "ours-0.05", "ours-0.05-adafv",
-    "ours-0.05-again",
+    "ours-0.05-general", "ours-0.05-again",
 ]  # fmt: skip
 HEADS_FOR_VLLM = Shape(tower=NEXT.tower, language=Stack(2, 128, 96, 2), crop=56, vocabulary=300)
 CEILINGS = Ceilings("float32", operations_per_s=1e12, matrix=64, bytes_per_s=1e12, copied=64)
@@ -92,14 +92,14 @@ def test_what_is_made_of_the_turns():
     counts = [TokenCounts(positions=30, padded=40, outputs=2, visual=20, kept=10, words=5)] * 3
     times = {"encode": 100.0, "prune": 50.0, "prefill": 200.0, "decode": 250.0}
     batches = [BatchAnswers([""] * n, counts[:n], n, n, times) for n in (2, 1)]
-    turns = [RoundResult(seconds, batches, peak) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
+    turns = [RoundResult(seconds, batches, peak, seconds / 2) for seconds, peak in ((1.5, 7), (9.0, 5), (1.0, 6))]
     entrant = Entrant("ours-0.5", "transformers", "adafv", 0.5, Stock(built, 2, 2))
     row = speed_rows.row_of(entrant, turns, {"ours-0.5": 2.0, "stock-none": 0.5}, built, CEILINGS)
     assert row.over_stock == 4.0 and row.over_unpruned is None
     assert row.rounds == [2.0, 3 / 9, 3.0] and row.samples_per_s == 2.0
     assert row.prune_share == pytest.approx(0.1 / 1.5) and row.padding_share == 0.25
     assert row.encode_ms == pytest.approx(200 / 3) and row.other_ms == pytest.approx((1500 - 1200) / 3)
-    assert row.peak_bytes == 7, "the most of all rounds"
+    assert row.cpu_ms == pytest.approx(750 / 3) and row.peak_bytes == 7, "the most of all rounds"
     assert row.at_once == 2 and row.kept_tokens == 10
     needed = {stage: max(work.operations, work.bytes) / 1e12 for stage, work in row.stages.items()}
     assert row.stages["prune"].operations > 0, "counted, and no part of the limit"
@@ -141,7 +141,7 @@ def test_a_row_answers_its_share_and_is_as_fast_as_it_answers():
     assert given.first(0.5).questions == given.questions[:2] and given.first(0.1).questions == given.questions[:1]
     assert given.first(1.0).questions == given.questions and given.first(0.5).warm_up == given.warm_up
     batches = [BatchAnswers([""] * n, [], n, n, {}) for n in (2, 1)]
-    assert RoundResult(1.5, batches, 7).samples_per_s == 2.0
+    assert RoundResult(1.5, batches, 7, 1.5).samples_per_s == 2.0
 
 
 def test_no_row_sees_beforehand_what_it_will_be_asked():

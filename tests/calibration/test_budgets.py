@@ -56,10 +56,16 @@ def test_accuracy_is_compared_on_the_same_rows():
     assert compared(UNPRUNED, changed(20)).accuracy is None
 
 
-def test_cost():
-    found = compared(UNPRUNED, changed(0))
-    assert found.samples_per_s == pytest.approx(100) and found.cost_per_1000(None) is None
-    assert found.cost_per_1000(3.6) == pytest.approx(0.01)
+def test_answers_that_are_as_right_do_not_show_that_all_are():
+    found = compared(UNPRUNED, changed(0), dict.fromkeys(IDS, ("red ball",)), answer_column="answer")
+    unseen = 1 - 0.025 ** (1 / 200)
+    assert found.difference is not None and found.difference.value == 0
+    assert (found.difference.low, found.difference.high) == pytest.approx((-unseen, unseen), abs=1e-3)
+
+
+def test_a_loss_of_accuracy_is_judged_by_the_interval_that_is_shown():
+    found = compared(UNPRUNED, changed(3), dict.fromkeys(IDS, ("red ball",)), answer_column="a", max_accuracy_loss=0.02)
+    assert found.difference == found.demanded
 
 
 def test_the_rows_that_changed_most_are_shown():

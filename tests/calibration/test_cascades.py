@@ -44,7 +44,6 @@ def test_what_would_have_been_answered():
     assert (cascade.agreement, cascade.escalated_share) == (0.5, 0.5)
     assert (cascade.tokens, cascade.seconds) == (20 + 60 / 2, pytest.approx(0.01 + 0.02 / 2))
     assert found.cascades[0].escalated_share == 1 and found.cascades[0].agreement == 0.25
-    assert cascade.cost_per_1000(3.6) == pytest.approx(0.02) and cascade.cost_per_1000(None) is None
 
 
 def test_the_walk_ends_at_the_first_that_is_not_shown():

@@ -13,9 +13,9 @@ from adafv.calibration.options import parse_command
 from adafv.calibration.page import render
 from adafv.calibration.second_looks import families
 from adafv.calibration.summary import summary
-from adafv.pipeline.arguments import parse_options
 from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import answers, budget, calibration, options
+from tests.parsing import parse_options
 from tests.reporting.test_page import Page
 
 IDS = [f"q{i:03d}" for i in range(600)]
@@ -95,7 +95,7 @@ def test_the_summary_says_what_it_costs_beside_others():
     found = calibrated(price=3.6)
     text = summary(found)
     assert "second looks\n" in text and "asked again" in text and "2 pairs of keep ratios" in text
-    assert "No fixed budget is shown to meet the demand." in text and "less than the 122 unpruned" in text
+    assert "No fixed budget is shown to meet the target." in text and "less than the 122 unpruned" in text
     assert "none is recommended" not in text
     assert text.splitlines()[-2:] == ["next:", found.cascade_command]
     assert f"--escalate-below={found.cascade.threshold:g}" in text
@@ -104,9 +104,9 @@ def test_the_summary_says_what_it_costs_beside_others():
 def test_the_cheaper_way_is_the_one_to_run():
     found = calibrated()
     cheap = replace(found, budgets=(budget(0.5, (1.0, 0.99, 1.0), tokens=50.0),))
-    assert cheap.next_command == cheap.command and "and 50 of the cheapest fixed budget" in summary(cheap)
+    assert cheap.next_command == cheap.command and "and 50 with the cheapest fixed budget" in summary(cheap)
     dear = replace(found, unpruned_tokens=60.0)
-    assert dear.next_command is None and "next:" not in summary(dear) and "; unpruned, 60." in summary(dear)
+    assert dear.next_command is None and "next:" not in summary(dear) and ", unpruned 60." in summary(dear)
 
 
 def test_the_page_draws_fixed_budgets_and_cascades_in_one_picture():

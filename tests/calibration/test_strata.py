@@ -16,9 +16,9 @@ from adafv.calibration.page import render
 from adafv.calibration.second_looks import families
 from adafv.calibration.strata import Stratified, stratify
 from adafv.calibration.summary import summary
-from adafv.pipeline.arguments import parse_options
 from adafv.scoring.bounds import Bounds, rows_to_show
 from tests.calibration.made import answers, budget, calibration, options
+from tests.parsing import parse_options
 from tests.reporting.test_page import Page
 
 # Rows by type; the share of pruned answers that is wrong; and how sure the model is of these: of wrong counts it is as
@@ -77,14 +77,15 @@ def test_the_figures_of_all_rows_are_those_of_the_parts():
         again += asked
         wrong += first.rows[id]["answer"] != "red" and not asked
     assert by_stratum.escalated_share == pytest.approx(again / len(STRATA))
-    assert by_stratum.agreement == pytest.approx(1 - wrong / len(STRATA))
+    agreement = sum(plan.rows * plan.cascade.agreement for plan in by_stratum.plans) / len(STRATA)
+    assert agreement == pytest.approx(1 - wrong / len(STRATA))
     assert by_stratum.tokens == pytest.approx(38 + 2 + again / len(STRATA) * 202)
 
 
 def test_too_few_rows_get_the_common_threshold_and_that_is_said():
     _, made = found()
     text = summary(made)
-    assert "second looks by stratum\n" in text and "By type: 2 of 3 have a threshold of their own" in text
+    assert "second looks by stratum\n" in text and "By type: 2 of 3 have their own threshold" in text
     assert "have too few rows (40 together) and get the common threshold" in text
     [line] = [line for line in text.splitlines() if line.split()[:2] == ["sign", "40"]]
     assert line.endswith("the common threshold")
@@ -121,7 +122,7 @@ def test_the_page_has_them_too():
 def test_no_stratum_is_large_enough():
     by_stratum, made = found(strata={id: id[-1] for id in STRATA})  # ten of 84 rows
     assert by_stratum is None and made.stratified_command is None and made.as_json()["plans"] == []
-    assert "No type has the rows that a threshold of its own takes" in summary(made)
+    assert "No type has enough rows for its own threshold" in summary(made)
 
 
 def test_rows_of_no_stratum_get_the_common_threshold():

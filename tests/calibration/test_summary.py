@@ -9,10 +9,10 @@ import pytest
 
 from adafv.calibration.command import command_line
 from adafv.calibration.summary import summary
-from adafv.pipeline.arguments import parse_options
 from adafv.pipeline.options import JobOptions
 from adafv.scoring.bootstrap import Estimate
 from tests.calibration.made import budget, calibration, options
+from tests.parsing import parse_options
 
 MEETS, STRADDLES, FAILS = (0.96, 0.92, 0.98), (0.92, 0.87, 0.95), (0.7, 0.6, 0.8)
 
@@ -31,24 +31,24 @@ def test_one_that_saves_nothing_says_so():
 
 def test_no_budget_is_good_enough():
     text = summary(calibration(budget(0.5, FAILS)))
-    assert "none is recommended" in text and "next:" not in text and "Not decided" not in text
+    assert "none is recommended" in text and "next:" not in text and "Undecided" not in text
 
 
 def test_what_is_not_decided_is_said_of_budgets_that_would_be_cheaper():
     text = summary(calibration(budget(0.5, MEETS), budget(0.25, STRADDLES), budget(0.1, FAILS)))
     assert "Recommended: adafv with --keep 0.5" in text
-    assert "Not decided: whether adafv with --keep 0.25" in text and "--sample of about 630 may" in text
+    assert "Undecided: whether adafv with --keep 0.25" in text and "--sample of about 630 may" in text
     assert "--keep 0.1 meets" not in text
-    assert "Not decided" not in summary(calibration(budget(0.5, STRADDLES), budget(0.25, MEETS)))
+    assert "Undecided" not in summary(calibration(budget(0.5, STRADDLES), budget(0.25, MEETS)))
     text = summary(calibration(budget(0.5, (0.89, 0.8, 0.95))))
-    assert "Not decided" in text and "falls short in this sample" in text
+    assert "Undecided" in text and "misses the target in this sample" in text
 
 
 def test_a_sample_that_is_too_small():
     found = calibration(budget(0.5, (1.0, 0.96, 1.0)), min_agreement=0.98)
     text = summary(found)
-    assert "too small to decide" in text and "0.9640 or more" in text and "183 rows at least" in text
-    assert "none is recommended" not in text and "Not decided" not in text
+    assert "too small to decide" in text and "0.9640 or more" in text and "at least 183 rows" in text
+    assert "none is recommended" not in text and "Undecided" not in text
     assert found.as_json()["sample_too_small"] is True and found.as_json()["least_sample"] == 183
 
 
@@ -56,9 +56,9 @@ def test_what_was_left_out():
     found = calibration(budget(0.5, MEETS, left_out=3, answered=90, accuracy=Estimate(0.8, 0.7, 0.9),
                                difference=Estimate(-0.1, -0.2, 0.0)), answer_column="answer")  # fmt: skip
     text = summary(found)
-    assert "up to 3 rows; out/adafv-0.5/rejects" in text and "leaves out 10 rows that have no answer" in text
+    assert "up to 3 rows (see out/adafv-0.5/rejects)" in text and "leaves out 10 rows without a right answer" in text
     assert "80.0%  -10.0 [-20.0, +0.0]" in text
-    assert "the input has no more rows; --sample is 500" in summary(calibration(budget(), sample=500))
+    assert "the input has no more rows for --sample 500" in summary(calibration(budget(), sample=500))
 
 
 def test_the_table():
@@ -117,7 +117,7 @@ def test_no_secret_is_shown():
     found = calibration(budget(0.5, MEETS), **asked)
     text = summary(found)
     assert "hidden" not in text + json.dumps(found.as_json()) + command_line(options(**asked).candidates()[1].job)
-    assert "lacks what may be a secret" in text and "lacks" not in summary(calibration(budget(0.5, MEETS)))
+    assert "leaves out what may be a secret" in text and "leaves out" not in summary(calibration(budget(0.5, MEETS)))
 
 
 def test_a_demand_on_accuracy():
@@ -125,7 +125,7 @@ def test_a_demand_on_accuracy():
     good = budget(0.1, FAILS, demanded=Estimate(-0.01, -0.0183, 0.0), best=Estimate(0.0, -0.01, 0.01), **known)
     found = calibration(good, answer_column="answer", max_accuracy_loss=0.02)
     text = summary(found)
-    assert "demanded: accuracy (exact) of at most 0.02 less" in text
+    assert "target: accuracy (exact) of at most 0.02 less" in text
     assert "Recommended: adafv with --keep 0.1" in text and "at most 0.0183 less than the unpruned model's" in text
     written = found.as_json()
     assert (written["max_accuracy_loss"], written["min_agreement"], written["least_sample"]) == (0.02, None, 183)

@@ -1,4 +1,4 @@
-"""python -m tests.campaign --kills N [--seed S] [--rows N] [--below X] [--log FILE] [--keep-logs FOLDER]"""
+"""python -m tests.campaign --kills N [--seed S] [--rows N] [--below X] [--repeated X] [--log FILE] [--keep-logs DIR]"""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is struck and when; timing differs")
     parser.add_argument("--rows", type=int, default=2000, metavar="N", help="of the input")
     parser.add_argument("--below", type=float, metavar="X", help="confidence under which rows have a second look")
+    parser.add_argument("--repeated", type=float, default=0.0, metavar="X", help="share of rows that repeat others")
     parser.add_argument("--log", type=Path, metavar="FILE", help="a copy of what is printed")
     parser.add_argument("--keep-logs", type=Path, metavar="FOLDER", help="where what the jobs say is kept")
     options = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> int:
         cluster = stack.enter_context(RayCluster(head_cpus=0))
         for _ in range(2):
             cluster.add_node()
-        settings = Settings(options.kills, options.seed, options.rows, below=options.below)
+        settings = Settings(options.kills, options.seed, options.rows, below=options.below, repeated=options.repeated)
         campaign = Campaign(settings, folder, store, cluster, say)
         campaign.prepare()
         return 0 if campaign.run().sound else 1

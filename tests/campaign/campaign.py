@@ -38,6 +38,7 @@ class Settings:
         most_per_output: how often one output is struck at most, before it is left to end.
         mean_seconds: between two kills of a running job.
         below: rows whose answers are less confident have a second look; None: no row has.
+        repeated: share of the rows that repeat others, whose labels they get.
     """
 
     kills: int
@@ -47,6 +48,7 @@ class Settings:
     most_per_output: int = 20
     mean_seconds: float = 5.0
     below: float | None = None
+    repeated: float = 0.0
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Campaign:
 
     def prepare(self) -> None:
         """The input, and the undisturbed run."""
-        write_input(self._folder / "input", self._settings.rows, self._settings.seed)
+        write_input(self._folder / "input", self._settings.rows, self._settings.seed, self._settings.repeated)
         self._store.upload(self._folder / "input", f"s3://{self._bucket}/in")
         job = self.start("reference")
         if job.process.wait(timeout=3600) or job.rejected:
@@ -148,6 +150,8 @@ class Campaign:
         ]  # fmt: skip
         if self._settings.below is not None:
             arguments += ["--escalate", "1.0", f"--escalate-below={self._settings.below}"]
+        if self._settings.repeated and name != "reference":
+            arguments += ["--duplicates", "reuse"]
         environment = without_ray() | self._cluster.environment | self._store.environment
         environment |= {} if sink is None else {"ADAFV_SINK": sink}
         return Job(arguments, environment, self._folder / f"{name}-{self._runs}.log")

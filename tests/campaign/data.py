@@ -22,10 +22,11 @@ QUESTIONS_PER_SCENE = 10  # fewer than there are
 COMPARED = ("prompt", "answer", "finish_reason", "kept_indices")
 
 
-def write_input(folder: Path, rows: int, seed: int) -> None:
+def write_input(folder: Path, rows: int, seed: int, repeated: float = 0.0) -> None:
     """`rows` questions on testbed scenes under `folder`/rows, in random order, their pictures under `folder`/images.
 
-    In random order, so that each row's image is a fetch of its own.
+    In random order, so that each row's image is a fetch of its own. A share of them, `repeated`, asks what another does
+    about the same pixels, in a file of another name.
     """
     questions = []
     (folder / "images").mkdir(parents=True)
@@ -36,6 +37,13 @@ def write_input(folder: Path, rows: int, seed: int) -> None:
         if not path.exists():
             path.write_bytes(image["bytes"])
         questions.append({"id": row["id"], "image": image["path"], "question": row["question"]})
+    originals = questions[: round(rows * (1 - repeated))]
+    for number in range(rows - len(originals)):
+        original = originals[number]
+        path = folder / "images" / f"again-{original['image']}"
+        if not path.exists():
+            path.write_bytes((folder / "images" / original["image"]).read_bytes())
+        questions[len(originals) + number] = original | {"id": f"again-{original['id']}", "image": path.name}
     random.Random(seed).shuffle(questions)
     for i in range(FILES):
         part = questions[i::FILES]

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import ray
 
-from adafv.pipeline.arguments import parse_options
 from adafv.pipeline.control.session import RaySession
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.run import run
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from tests.parsing import parse_options
 
 
 def on_cpu(options: WorkerOptions) -> Handler:

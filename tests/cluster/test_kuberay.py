@@ -15,8 +15,8 @@ from ray.autoscaler._private.util import validate_config
 
 from adafv import __version__
 from adafv.commands.label import EPILOG
-from adafv.pipeline.arguments import parse_options
 from tests.cluster.manifests import ROOT, kuberay_schema, manifests, problems
+from tests.parsing import parse_options
 
 [RAYJOB] = manifests("rayjob.yaml")
 [RAYCRONJOB] = manifests("raycronjob.yaml")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
-from adafv.engine.generation import Stops, generation_config
+from adafv.engine.controls import Stops, generation_config
 from adafv.option import OptionError
 from adafv.turn import Turn
 from tests.engine.test_engine import SHAPE, crowd
@@ -62,10 +64,39 @@ def test_rows_that_have_stopped_leave(loaded, monkeypatch):
 
 
 def test_stops_are_found_wherever_tokens_are_cut(loaded):
-    stops = Stops(["w2 w3", "w9"], loaded[1])
+    stops = Stops(EngineOptions(stop=["w2 w3", "w9"]), loaded[1])
     ids = loaded[1].tokenizer("w1 w2 w3 w4 w9", add_special_tokens=False)["input_ids"]
     assert stops.length(ids) == 3 and stops.length(ids[:2]) is None and stops.length(ids[3:]) == 2
-    assert stops.before("w1 w2 w3") == "w1 "
+    assert stops.text(ids) == "w1"
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_text_stops_an_answer_only_after_so_many_tokens(loaded, size):
+    free = labels_of(loaded)
+    # An answer without special tokens, which stand between words and aren't seen.
+    row, words = next((i, w) for i, one in enumerate(free) if len(w := one.answer.split()) == one.output_tokens)
+    place = next(i for i in range(4, 12) if words[i] not in words[4:i])
+    label = labels_of(loaded, size, stop=[*{words[1], words[place]}], min_new_tokens=4)[row]
+    end = next(i for i in range(4, 12) if words[i] in (words[1], words[place]))
+    assert label.answer.split() == words[:end] and label.output_tokens == end + 1 and label.finish_reason == "stop"
+    assert labels_of(loaded, size, stop=[*{words[1], words[place]}])[row].output_tokens == 1 + min(
+        1, words.index(words[1])
+    )
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(0, 9), max_size=12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    st.integers(0, 6),
+)
+def test_stops_count_behind_the_least_length(loaded, said, stop, least):
+    ids = loaded[1].tokenizer(" ".join(f"w{n}" for n in said), add_special_tokens=False)["input_ids"]
+    texts = [f"w{n}" for n in stop]
+    stops = Stops(EngineOptions(stop=texts, **({"min_new_tokens": least} if least else {})), loaded[1])
+    found = [place for place, n in enumerate(said) if place >= least and n in stop]
+    assert stops.length(ids) == (found[0] + 1 if found else None)
+    assert stops.text(ids) == " ".join(f"w{n}" for n in (said[: found[0]] if found else said))
 
 
 def test_banned_words_are_in_no_answer(loaded):
@@ -151,7 +182,10 @@ def test_an_answer_begins_as_it_is_told(loaded):
     sample = preparer.prepare("a", picture((64, 64)), "w7 w8")
     plain = Preparer(processing, EngineOptions()).prepare("a", picture((64, 64)), "w7 w8")
     prefix = processing.answer_ids("w1 w2")
-    assert sample.input_ids.tolist() == [*plain.input_ids, *prefix] and sample.asked.tolist() == plain.asked.tolist()
+    assert (
+        sample.input_ids.tolist() == [*plain.input_ids, *prefix]
+        and sample.question_places.tolist() == plain.question_places.tolist()
+    )
     [label] = Engine(adapter, processing, options).label([sample])
     assert label.answer.startswith("w1 w2 ") and len(label.answer.split()) == 2 + label.output_tokens
     choices = EngineOptions(answer_prefix="w1 w2", choices=["w3", "w4"])
@@ -168,7 +202,7 @@ def test_a_system_turn_stands_first(loaded):
     sample = preparer.converse("a", [picture((64, 64))], turns)
     text = processing.tokenizer.decode(sample.input_ids)
     assert text.index("w5 w6") < text.index("USER:") < text.index("w7")
-    asked = [int(sample.input_ids[place]) for place in sample.asked]
+    asked = [int(sample.input_ids[place]) for place in sample.question_places]
     assert processing.tokenizer.decode(asked) == "w7" and preparer.takes_system
 
 
@@ -182,18 +216,16 @@ def test_a_system_turn_stands_first(loaded):
         ({"top_k": 0}, "top_k is 0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
         ({"answer_prefix": " a"}, "answer_prefix is ' a'; it must be a text"),
-        ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be left out with choices"),
+        ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be unset with choices"),
         ({"samples": 0, "temperature": 1.0}, "samples is 0; it must be at least 1"),
         (
             {"samples": 4},
-            "it must be left out at temperature 0, where all are the same; give a temperature such as 0.7",
+            "it must be unset at temperature 0, where all samples are the same; give a temperature such as 0.7",
         ),
-        ({"samples": 4, "choices": "a,b"}, "it must be left out with choices: they are scored"),
-        ({"samples": 4, "temperature": 1.0, "backend": "vllm"}, "draws one answer a row here; give backend 'tran"),
-        ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be left out with regex"),
-        ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be left out with schema"),
-        ({"backend": "vllm", "stop": "."}, "it must be left out with backend 'vllm', which does it otherwise"),
-        ({"backend": "vllm", "repetition_penalty": 1.1}, "it must be 1, for none even where the checkpoint asks"),
+        ({"samples": 4, "choices": "a,b"}, "it must be unset with choices: they are scored"),
+        ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be unset with regex"),
+        ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be unset with schema"),
+        ({"backend": "vllm", "choices": "a,b"}, "which gives no log-probabilities of prompts of embeddings"),
     ],
 )
 def test_what_makes_no_sense_is_named(options, said):

@@ -63,7 +63,7 @@ def test_a_flag_is_a_reason_for_a_second_look(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"escalate_flags": "cut"}, "escalate_flags is 'cut'; it must be left out without escalate"),
+        ({"escalate_flags": "cut"}, "escalate_flags is 'cut'; it must be unset without escalate"),
         ({"escalate": 1.0, "escalate_flags": "long"}, "escalate_flags is 'long'; it must be one of loop, cut, empty"),
     ],
 )

@@ -24,11 +24,9 @@ from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
         ({"backend": "tgi"}, "backend is 'tgi'; it must be one of transformers, vllm"),
         ({"newlines": "some"}, "newlines is 'some'"),
         ({"positions": "none"}, "positions is 'none'"),
-        ({"positions": "kept", "backend": "vllm"}, "backend 'vllm' counts positions itself"),
         (
             {"text_tower": "clip"},
-            "text_tower is 'clip'; it must be left out: strategy 'adafv-plus' doesn't read it; "
-            "those that do are cdpruner, eadp",
+            "text_tower is 'clip'; it must be unset with strategy 'adafv-plus': only cdpruner, eadp use it",
         ),
     ],
 )
@@ -92,10 +90,10 @@ def test_thresholds_by_stratum():
              '{"a": {"b": NaN}}', '{"a": {"b": true}}', '{"a": {}}', '{"a": {"b": null}}']
 )  # fmt: skip
 def test_thresholds_that_say_nothing(text):
-    with pytest.raises(OptionError, match=r"thresholds is .*JSON of a column"):
+    with pytest.raises(OptionError, match=r"thresholds is .*JSON that maps a column"):
         EngineOptions(escalate=1.0, escalate_below=-0.1, thresholds=text)
 
 
 def test_thresholds_are_for_second_looks():
-    with pytest.raises(OptionError, match="left out without escalate"):
+    with pytest.raises(OptionError, match="unset without escalate"):
         EngineOptions(thresholds='{"type": {"count": -0.02}}')

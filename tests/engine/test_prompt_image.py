@@ -141,7 +141,7 @@ def test_the_text_cue_sees_the_last_turn_alone_or_all_behind_its_image(model):
 def test_a_text_between_two_images_is_of_the_question(model):
     preparer, engine = load(model)
     sample = preparer.converse("a", images_for(CONVERSATIONS[0]), CONVERSATIONS[0])
-    assert engine._processing.decode(sample.input_ids[sample.asked].tolist()) == "w1 w2 w3"
+    assert engine._processing.decode(sample.input_ids[sample.question_places].tolist()) == "w1 w2 w3"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_image_may_be_cut_into_runs_with_text_between(tmp_path, monkeypatch):
 
     monkeypatch.setattr(engine, "_assemble", assembled)
     (label,) = engine.label([sample])
-    assert engine._processing.decode(sample.input_ids[sample.asked].tolist()) == "w1 w2"
+    assert engine._processing.decode(sample.input_ids[sample.question_places].tolist()) == "w1 w2"
     adapter, pieces = engine._adapter, []
     with torch.inference_mode():
         table = [adapter.encode(torch.from_numpy(each.crops)).tokens.flatten(0, 1) for each in sample.images]

@@ -174,10 +174,10 @@ def test_the_trial_asks_twice(model, monkeypatch):
     [
         ({"escalate": 1.0}, "escalate_below is None"),
         ({"escalate": 1.0, "escalate_below": math.nan}, "escalate_below is nan"),
-        ({"escalate_below": -0.1}, "left out without escalate"),
+        ({"escalate_below": -0.1}, "unset without escalate"),
         ({"escalate": 0.1, "escalate_below": -0.1}, "above 0.1 and at most 1"),
         ({"escalate": 1.5, "escalate_below": -0.1}, "above 0.1 and at most 1"),
-        ({"strategy": "none", "escalate": 1.0, "escalate_below": -0.1}, "keeps all tokens at once"),
+        ({"strategy": "none", "escalate": 1.0, "escalate_below": -0.1}, "keeps all tokens anyway"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -4,23 +4,33 @@ not installed; `make test-vllm` installs it, for CPUs, into an environment of it
 
 from __future__ import annotations
 
+import copy
 import gc
+import json
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jsonschema
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, LlamaConfig, Qwen2Config
 
 from adafv.embedded import embedded_model
 from adafv.engine import Engine, EngineOptions, Preparer, is_out_of_memory, vllm
-from adafv.engine.generation import generation_config
+from adafv.engine.generation import Generator
+from adafv.engine.grammar import Grammar
 from adafv.engine.vllm import VllmGenerator
 from adafv.models import load_adapter, load_processing
+from adafv.turn import Turn
+from tests import tiny_qwen
 from tests.engine.answers import STEPS, batch, check_draws, check_stock, prompts_for
+from tests.engine.test_grammar import SCHEMAS
 from tests.models.conftest import picture
 from tests.tiny_models import Shape, build
 
@@ -155,12 +165,10 @@ class TestWithVllm:
         assert ask(generator, prompts[:4]) == before[:4]
         assert ask(generator, prompts) == before
 
-    def test_what_a_generation_config_asks_for_is_done_or_refused(self, generator, config):
-        config.repetition_penalty = 1.5
-        with pytest.raises(ValueError, match="asks for RepetitionPenaltyLogitsProcessor, which the vLLM back end"):
-            generator.with_options(options())
-        config.repetition_penalty, config.do_sample, config.top_k, config.temperature = None, True, 7, 0.3
-        generator.with_options(options())  # a checkpoint that defaults to sampling doesn't sample here
+    def test_a_checkpoint_that_defaults_to_sampling_does_not_sample_here(self, generator, prompts, config):
+        plain = ask(generator.with_options(options()), prompts)
+        config.do_sample, config.top_k, config.temperature = True, 7, 0.3
+        assert ask(generator.with_options(options()), prompts) == plain
 
     def test_the_language_model_is_in_memory_once(self, generator):
         ours = generator._adapter.model
@@ -200,12 +208,13 @@ def test_newer_names_of_weights_are_known_and_prompts_wait_for_room(tmp_path, mo
 
 @needs_vllm
 @pytest.mark.slow
-def test_labels_are_those_of_the_other_back_end():
+@pytest.mark.parametrize("positions", ["compact", "kept"])
+def test_labels_are_those_of_the_other_back_end(positions):
     """The testbed's model, whose head is its embeddings; through the engine, with pruning, in batches."""
     path = str(embedded_model("testbed"))
     labels = {}
     for backend in ("transformers", "vllm"):
-        chosen = options(backend=backend, keep=0.2, positions="compact", escalate=1.0, escalate_below=-0.3)
+        chosen = options(backend=backend, keep=0.2, positions=positions, escalate=1.0, escalate_below=-0.022)
         preparer, engine = Preparer.load(path, chosen), Engine.load(path, chosen)
         engine.try_out()
         samples = [preparer.prepare(f"id-{i}", picture((60 + 9 * i, 90), i), "what is left of it ?") for i in range(9)]
@@ -221,21 +230,187 @@ def test_labels_are_those_of_the_other_back_end():
 
 
 @needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("published", [False, True], ids=["weights as saved today", "as published"])
+def test_kept_tokens_of_qwen_stand_where_they_stood(tmp_path, published):
+    """Unpruned, pruned and asked again; several images, and none; in batches."""
+    path = tiny_qwen.build(tmp_path, tiny_qwen.QwenShape(hidden=128))
+    if published:
+        weights = load_file(path / "model.safetensors")
+        names = {name: name.replace("model.language_model.", "model.") for name in weights}
+        save_file(
+            {names[name]: weight for name, weight in weights.items()}, path / "model.safetensors", {"format": "pt"}
+        )
+    labels = {}
+    for backend in ("transformers", "vllm"):
+        found = []
+        for changes in ({"strategy": "none"}, {"keep": 0.2}, {"keep": 0.2, "escalate": 1.0, "escalate_below": 0.0}):
+            chosen = options(backend=backend, **changes)
+            preparer, engine = Preparer.load(str(path), chosen), Engine.load(str(path), chosen)
+            engine.try_out()
+            sizes = [(64, 64), (30, 61), (8, 48), (97, 33)]
+            samples = [preparer.prepare(str(i), picture(size, i), f"w{i} w7") for i, size in enumerate(sizes)]
+            both = [picture((45, 64)), picture((64, 30))]
+            samples.append(preparer.converse("two", both, (Turn("user", ("w1", None, "w2", None, "w3")),)))
+            samples.append(preparer.converse("none", [], (Turn.asking("w4 w5", 0),)))
+            found += engine.label(samples[:4]) + engine.label(samples[4:])
+            del engine
+            gc.collect()
+        labels[backend] = found
+    for one, other in zip(*labels.values(), strict=True):
+        assert (one.answer, one.finish_reason, one.looks) == (other.answer, other.finish_reason, other.looks)
+        assert one.kept_indices.tolist() == other.kept_indices.tolist()
+        assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-4)
+    assert {label.looks for label in labels["vllm"]} == {1, 2}
+
+
+@needs_vllm
+def test_ids_say_where_tokens_stand():
+    """Text, an image of which a few tokens are kept, the first one alone, and text behind its unpruned extent."""
+    from adafv.engine.vllm_positions import ids_of, positions_of
+
+    text = [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    for image in ([[3, 3, 3], [3, 5, 40], [3, 9, 3]], [[3], [3], [3]], [[3, 3], [3, 3], [3, 4]]):
+        places = torch.tensor([[*a, *b, 44, 45] for a, b in zip(text, image, strict=True)])
+        found, delta = positions_of(ids_of(places, 46))
+        assert torch.equal(found, places) and delta == 46 - places.shape[1]
+    with pytest.raises(ValueError, match="can't be told these positions"):
+        ids_of(places, 47)
+    assert positions_of([*range(9)])[1] == 0, "vLLM's own trial prompts"
+
+
+def test_positions_that_vllm_cannot_keep_are_refused():
+    """Where they are scaled; on a GPU those of models that vLLM compiles for one dimension."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    scaled = LlamaConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+    for text, device in ((scaled, cpu), (LlamaConfig(), gpu)):
+        with pytest.raises(
+            ValueError, match=r"can't keep the positions of a llama language model with (linear|default)"
+        ):
+            vllm._in_three_dimensions(text, device)
+    for text, device in ((LlamaConfig(), cpu), (Qwen2Config(), gpu)):
+        assert vllm._in_three_dimensions(text, device)["mrope_section"][1:] == [0, 0]
+
+
+@needs_vllm
 def test_heads_that_vllm_has_no_kernels_for_are_refused(tmp_path):
     path = str(build(tmp_path, Shape(hidden=64)))
     with pytest.raises(ValueError, match="attention heads have 16 channels; on a CPU vLLM can only do 32, 64"):
         VllmGenerator(path, front(path), options())
 
 
-def test_a_checkpoint_that_asks_for_a_penalty_is_refused_unless_it_is_set_aside(model):
-    adapter = front(model)
-    adapter.model.generation_config.repetition_penalty = 1.5
-    with pytest.raises(ValueError, match=r"asks for RepetitionPenaltyLogitsProcessor.* or, to do without the penalty"):
-        vllm._refuse_processors(adapter, generation_config(adapter, options()))
-    vllm._refuse_processors(adapter, generation_config(adapter, options(repetition_penalty=1.0)))
-    adapter.model.generation_config.suppress_tokens = [3]
-    with pytest.raises(ValueError, match=r"asks for SuppressTokensLogitsProcessor, .* backend 'transformers'$"):
-        vllm._refuse_processors(adapter, generation_config(adapter, options(repetition_penalty=1.0)))
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "dark blue"]}, "name": {"type": "string", "maxLength": 5}},
+    "required": ["colour", "name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A model that writes letter by letter, its processing, and vLLM with it, ready for scores to be changed."""
+    path = str(build(tmp_path_factory.mktemp("letters"), Shape(hidden=128, layers=3, letters=True)))
+    processing = load_processing(path)
+    yield whole(path), processing, VllmGenerator(path, front(path), options(repetition_penalty=1.1), processing)
+    gc.collect()
+
+
+def both(letters, **asked):
+    """Both back ends, decoding by the same options."""
+    adapter, processing, generator = letters
+    told = options(**asked)
+    grammar = Grammar(processing, told, [2], adapter.vocabulary) if told.has_grammar else None
+    other = copy.copy(generator)
+    other.grammar = grammar
+    return Generator(adapter, told, processing, grammar), other.with_options(told)
+
+
+@needs_vllm
+@pytest.mark.slow
+class TestControls:
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"repetition_penalty": 1.7, "no_repeat_ngram": 2},
+            {"banned_words": ["a", "Q", "xy"], "min_new_tokens": 9},
+            {"stop": [*"abcdefgh"], "min_new_tokens": 4},
+            {"repetition_penalty": 1.3, "stop": [*"xyz012"], "answer_prefix": "x1"},
+            {"schema": SCHEMA, "max_new_tokens": 60},
+            {"regex": r"[a-c]{3}/\d", "repetition_penalty": 1.3},
+        ],
+        ids=lambda asked: "+".join(asked),
+    )
+    def test_are_those_of_the_other_back_end(self, letters, asked):
+        prompts, ids = prompts_for(letters[0]), [torch.arange(9 + row, 20 + row).numpy() for row in range(8)]
+        ours, theirs = both(letters, **asked)
+        nothing = lambda: None  # noqa: E731
+        expected = ours(batch(prompts), [0] * 8, nothing, nothing, ids)
+        for size in (8, 3):
+            found = []
+            for start in range(0, 8, size):
+                some = slice(start, start + size)
+                found += theirs(batch(prompts[some]), [0] * len(prompts[some]), nothing, nothing, ids[some])
+            for one, other in zip(found, expected, strict=True):
+                assert (one.ids, one.finish_reason) == (other.ids, other.finish_reason)
+                assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+    def test_are_what_a_checkpoint_asks_for(self, letters):
+        asked = {"repetition_penalty": 1.5, "suppress_tokens": [*range(11, 60)], "eos_token_id": [2, 90, 91, 92]}
+        adapters = [letters[0], letters[2]._adapter]
+        before = [adapter.model.generation_config for adapter in adapters]
+        for adapter in adapters:
+            adapter.model.generation_config = GenerationConfig(**asked)
+        try:
+            self.test_are_those_of_the_other_back_end(letters, {"no_repeat_ngram": 3})
+        finally:
+            for adapter, kept in zip(adapters, before, strict=True):
+                adapter.model.generation_config = kept
+
+    def test_several_answers_are_those_of_their_seeds(self, letters):
+        prompts = prompts_for(letters[0])[:3]
+        _, theirs = both(letters, temperature=1.5, stop=[*"abc"])
+        together = ask(theirs, prompts, [7, 8, 17, 18, 27, 28])
+        single = [ask(theirs, prompts, [first, first + 10, first + 20]) for first in (7, 8)]
+        for place, answer in enumerate(together):
+            assert answer.ids == single[place % 2][place // 2].ids
+        assert len({tuple(answer.ids) for answer in together}) == 6
+
+    def test_random_schemas_validate(self, letters):
+        prompts = prompts_for(letters[0])
+
+        @settings(max_examples=8)
+        @given(SCHEMAS, st.sampled_from([0.0, 1.5]), st.sampled_from([1, 3, 8]))
+        def check(schema, temperature, size):
+            _, theirs = both(letters, max_new_tokens=90, schema=schema, temperature=temperature)
+            for answer in ask(theirs, prompts[:size], [*range(size)]):
+                text, fulfilled = theirs.grammar.text(answer.ids)
+                assert fulfilled or answer.finish_reason == "length"
+                if fulfilled:
+                    jsonschema.validate(json.loads(text), schema)
+
+        check()
+
+    def test_labels_are_those_of_the_other_back_end(self, letters):
+        """Through the engine, with second looks, whose answers are constrained as well."""
+        adapter, processing, _ = letters
+        labels = []
+        for generator in both(letters, schema=SCHEMA, max_new_tokens=60):
+            asked = {"schema": SCHEMA, "max_new_tokens": 60, "keep": 0.2, "escalate": 1.0, "escalate_below": 0.0}
+            chosen = options(**asked, positions="compact")
+            engine, preparer = Engine(adapter, processing, chosen, generator=generator), Preparer(processing, chosen)
+            engine.try_out()
+            labels.append(engine.label([preparer.prepare(f"{i}", picture((64, 60), i), f"w{i}") for i in range(4)]))
+        for one, other in zip(*labels, strict=True):
+            assert (one.answer, one.error, one.first_answer) == (other.answer, other.error, other.first_answer)
+            jsonschema.validate(json.loads(one.answer), SCHEMA)
+
+
+def test_controls_are_refused_where_vllm_has_several_processes(model):
+    for asked, adapter in (({"repetition_penalty": 1.5}, front(model)), ({}, front(model))):
+        adapter.model.generation_config.suppress_tokens = None if asked else [3]
+        with pytest.raises(ValueError, match="give tensor_parallel 1"):
+            VllmGenerator(model, adapter, options(tensor_parallel=2, **asked))
 
 
 @needs_vllm
@@ -271,15 +446,20 @@ def stub(monkeypatch):
     sys.modules.pop("adafv.engine.vllm_weights", None)
 
 
+def start(path: str, gpus: int):
+    device = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    return vllm._start(path, device, 0.5, options(tensor_parallel=gpus), change_scores=False)
+
+
 def test_a_language_model_is_spread_over_gpus(model, stub):
-    given = vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=4)
+    given = start(model, 4)
     assert (given.tensor_parallel_size, given.distributed_executor_backend) == (4, "mp")
     module, _, name = given.worker_extension_cls.rpartition(".")
     assert hasattr(import_module(module), name) and given.gpu_memory_utilization == pytest.approx(0.4)
-    alone = vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=1)
+    alone = start(model, 1)
     assert not hasattr(alone, "tensor_parallel_size") and not hasattr(alone, "worker_extension_cls")
     with pytest.raises(ValueError, match="tensor_parallel is 8, and of GPUs this process sees 4"):
-        vllm._start(model, torch.device("cuda"), torch.bfloat16, 0.5, gpus=8)
+        start(model, 8)
 
 
 class Scripted:

@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import row_of
 from adafv.pipeline.store.storage import Storage
@@ -72,7 +72,7 @@ def test_a_job_reads_them_again(output, photos):
     assert main([output, "--format", "txt", "--to", str(photos)]) == 0
     columns = Columns(id="id", image="image", question="question", prompt="{txt}", prompt_columns=("txt",))
     (unit,) = discovery.open_source(str(photos), Storage(), columns).units
-    rows = [row_of(record, columns) for record in read(unit, Storage(), columns)]
+    rows = [row_of(record, columns) for record in read_unit(unit, Storage(), columns)]
     assert {row.id: row.prompt for row in rows} == dict(zip(NAMES, WRITTEN.values(), strict=True))
 
 
@@ -98,6 +98,16 @@ def test_texts_that_are_there(output, photos, options, found, capsys):
     assert "a hen" in texts(photos)["3.txt"]
 
 
+@pytest.mark.parametrize("existing", ["skip", "replace", "append"])
+def test_a_text_that_is_not_utf8(output, photos, existing, capsys):
+    """It can be kept or replaced, but nothing can be added to it."""
+    (photos / "sub/2.txt").write_bytes("chat à la mode".encode("latin-1"))
+    status = main([output, "--format", "txt", "--to", str(photos), "--existing", existing])
+    assert status == (1 if existing == "append" else 0)
+    assert ("sub/2.txt isn't UTF-8" in capsys.readouterr().err) == (existing == "append")
+    assert ("à".encode("latin-1") in (photos / "sub/2.txt").read_bytes()) == (existing != "replace")
+
+
 def test_nothing_is_written_through_a_link_or_to_a_file(output, photos, tmp_path, capsys):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/sub").symlink_to(tmp_path)
@@ -109,13 +119,19 @@ def test_nothing_is_written_through_a_link_or_to_a_file(output, photos, tmp_path
         main([output, "--format", "txt", "--to", str(tmp_path / "file")])
 
 
-def test_imagefolder_is_what_datasets_loads(output, photos, tmp_path):
-    assert (
-        main([output, "--format", "imagefolder", "--image-root", str(photos), "--to", f"{photos}/metadata.jsonl"]) == 0
-    )
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_imagefolder_is_what_datasets_loads(output, photos, tmp_path, kind):
+    target = f"{photos}/metadata.{kind}"
+    assert main([output, "--format", "imagefolder", "--image-root", str(photos), "--to", target]) == 0
     loaded = load_dataset("imagefolder", data_dir=str(photos), split="train", cache_dir=str(tmp_path / "cache"))
     assert {row["id"]: row["text"].strip() for row in loaded} == dict(zip("abc", WRITTEN.values(), strict=True))
     assert loaded[0]["image"].size
+    columns = Columns(id="id", image="file_name", question="question", prompt="{text}", prompt_columns=("text",))
+    (unit,) = discovery.open_source(target, Storage(), columns).units
+    rows = [row_of(record, columns) for record in read_unit(unit, Storage(), columns)]
+    assert {row.image_uri: row.prompt.strip() for row in rows} == {
+        str(photos / name): text for name, text in zip(NAMES, WRITTEN.values(), strict=True)
+    }, "a job reads it again"
 
 
 def test_kohya_is_what_sd_scripts_look_up(output, photos, tmp_path):

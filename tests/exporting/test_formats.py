@@ -202,7 +202,10 @@ def test_an_output_without_labels(tmp_path, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_labels_are_streamed(tmp_path, format, monkeypatch):
     """No format holds more than a batch of rows: what was read before is gone when the next is asked for."""
-    uri = output(tmp_path, [{"image": f"s3://b/{n}", "prompt": "p", "answer": "a"} for n in range(40)], files=10)
+    shown = {"panels": 1, "visual_tokens": 1, "kept_tokens": 1, "width": 9, "height": 9}
+    given = [{"image": f"s3://b/{n}", "prompt": "p", "answer": "a[[1,2,3,4]]"} for n in range(40)]
+    given = [row | {"images": [shown | {"image": row["image"]}]} for row in given]
+    uri = output(tmp_path, given, files=10)
     read, alive = Labels.batches, []
 
     def batches(self, columns, whole=False):
@@ -215,7 +218,7 @@ def test_labels_are_streamed(tmp_path, format, monkeypatch):
             del batch
 
     monkeypatch.setattr(Labels, "batches", batches)
-    assert export(uri, format, tmp_path / "file", ["s3://b"]).rows == 40
+    assert export(uri, format, tmp_path / "file", ["s3://b"], boxes="thousandths").rows == 40
 
 
 def test_an_unknown_output_leaves_no_file(tmp_path):

@@ -15,7 +15,7 @@ from adafv.exporting import hub as exporting
 from adafv.exporting.formats import LISTS
 from adafv.pipeline.schema import labels_schema
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.store.hub import pin
 from adafv.pipeline.store.storage import Storage
 from jobs.export import main
@@ -46,7 +46,9 @@ def output(tmp_path: Path) -> str:
     runs = [run(input=8, labelled=6, seconds=10, worker_seconds=36, price=100.0, config=CONFIG)]
     folder = write(tmp_path / "out", labels, runs, [reject(f"x{i}", "image_missing") for i in range(2)], files=3)
     table = pq.read_table(tmp_path / "out/labels/0.parquet")
-    chosen = pa.array([[("cat", 0.9)]] * 2, labels_schema(choices=True).field("choice_probabilities").type)
+    chosen = pa.array(
+        [[("cat", 0.9)]] * 2, labels_schema(optional=["choice_probabilities"]).field("choice_probabilities").type
+    )
     table = table.append_column("choice_probabilities", chosen).append_column("colour", pa.array(["red", None]))
     pq.write_table(table, tmp_path / "out/labels/0.parquet")
     return folder
@@ -59,7 +61,7 @@ def test_labels_and_a_card(hub, output, capsys, tmp_path):
     files = hub.files("org/labels")
     assert sorted(files) == ["README.md", "data/train-00000.parquet"] and "org/labels" in hub.private
     table = pq.read_table(io.BytesIO(files["data/train-00000.parquet"]))
-    assert set(table.column_names) == {*labels_schema(choices=True).names, "colour"} - set(LISTS)
+    assert set(table.column_names) == {*labels_schema(optional=["choice_probabilities"]).names, "colour"} - set(LISTS)
     rows = {row["id"]: row for row in table.to_pylist()}
     assert len(rows) == 6 and rows["r0"]["choice_probabilities"] == '{"cat": 0.9}' and rows["r0"]["colour"] == "red"
     text = files["README.md"].decode()
@@ -88,7 +90,7 @@ def test_it_is_read_again(hub, output, tmp_path):
     loaded = load_dataset(str(tmp_path / "copy"), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(loaded["id"]) == [f"r{i}" for i in range(6)] and set(loaded["answer"]) == {"red"}
     (unit,) = open_source(pin(["hf://datasets/org/labels/data"])[0], Storage(), COLUMNS).units
-    assert len(list(read(unit, Storage(), COLUMNS))) == 6
+    assert len(list(read_unit(unit, Storage(), COLUMNS))) == 6
 
 
 def test_pushed_again_it_takes_the_place_of_the_first(hub, output, monkeypatch):

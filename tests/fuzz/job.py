@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,11 @@ def _wrote(inputs: Inputs, path: Path, count: int, ids: list[str | None]) -> Non
     inputs.ids.update(id for id in ids if id is not None)
 
 
-def run_job(inputs: Inputs, output: Path, model: Path, deadline: float) -> Outcome:
-    """Run jobs/label.py on all of them, and end it, and what it started, at the deadline."""
+def run_job(
+    inputs: Inputs, output: Path, model: Path, deadline: float, variables: Mapping[str, str] | None = None
+) -> Outcome:
+    """Run jobs/label.py on all of them, with more environment `variables`, and end it, and what it started, at the
+    deadline."""
     arguments = [
         "--input", *map(str, inputs.paths), "--output", str(output), "--model", str(model), "--max-new-tokens", "2",
         "--keep", "0.25", "--batch-size", "64",
@@ -123,7 +127,7 @@ def run_job(inputs: Inputs, output: Path, model: Path, deadline: float) -> Outco
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "jobs" / "label.py"), *arguments],
-            cwd=output.parent, env=without_ray(), stdout=file, stderr=subprocess.STDOUT,
+            cwd=output.parent, env=without_ray() | dict(variables or {}), stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
         peaks: Counter[int] = Counter()
         while process.poll() is None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.rejects import ERRORS
 from adafv.pipeline.sources.discovery import open_source
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import row_of, to_table
 from adafv.pipeline.store.storage import Storage
@@ -215,8 +215,10 @@ def check(number: int, seed: int, path: Path) -> str:
     except UsageError as error:
         assert str(path) in str(error) and len(str(error)) > len(str(path)) + 10, error
         return "refused"
-    narrow = [record.columns.get("id") for unit in units for record in read(unit, Storage(), columns, images=False)]
-    records = [record for unit in units for record in read(unit, Storage(), columns)]
+    narrow = [
+        record.columns.get("id") for unit in units for record in read_unit(unit, Storage(), columns, images=False)
+    ]
+    records = [record for unit in units for record in read_unit(unit, Storage(), columns)]
     assert [record.columns.get("id") for record in records] == narrow, "the passes differ"
     rows = [row_of(record, columns) for record in records]
     assert len(rows) >= ROWS and all(row.id or row.reject for row in rows)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from adafv.pipeline import run, schema
-from adafv.pipeline.workers.label import KEPT, WorkerOptions
+from adafv.pipeline.workers.label import GIVEN, WorkerOptions
 from jobs.label import main
 
 SECONDS = 0.01  # that a row takes
@@ -29,7 +29,7 @@ class Night:
         time.sleep(SECONDS * table.num_rows)
         common = {"answer": "no", "finish_reason": "stop", "batch_size": table.num_rows, "gpu_seconds": SECONDS}
         common |= {"labelled_at": datetime.now(UTC), "worker_device": "none"}
-        return pa.Table.from_pylist([row | common for row in table.select(KEPT).to_pylist()], schema=schema.RESULTS)
+        return pa.Table.from_pylist([row | common for row in table.select(GIVEN).to_pylist()], schema=schema.RESULTS)
 
     def is_spent(self, error: BaseException) -> bool:
         return False

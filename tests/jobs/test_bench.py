@@ -28,16 +28,6 @@ SPEED_KEYS = {"name", "backend", "strategy", "keep", "samples_per_s", "operation
 }  # fmt: skip
 
 
-@pytest.fixture
-def one_core(monkeypatch):
-    """No further processes, and one thread: these runs are small."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def quality(tmp_path, *arguments: str) -> dict[tuple[str, float, str], dict]:
     """The entries of a run, by what they are of."""
     path = tmp_path / "quality.json"
@@ -61,19 +51,19 @@ ceilings._SECONDS["cpu"] = 0
 shapes.PRESETS["cpu-small"] = NEXT
 sys.exit(main(["speed", "--samples", "2", "--rounds", "1", "--threads", "1", *sys.argv[1:]]))
 """
-    rows = {"stock-none", "reference-0.05", "ours-0.05-again"}
+    rows = {"ours-0.05-again"}  # each has a process of its own
     path = tmp_path / "speed.json"
     command = [sys.executable, "-c", script, "--rows", ",".join(rows), "--json", path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "stock-none" in done.stdout and "cores" in done.stdout.splitlines()[-1]
+    assert "ours-0.05-again" in done.stdout and "cores" in done.stdout.splitlines()[-1]
     written = json.loads(path.read_text())
     assert {"preset", "machine", "ceilings", "rows"} <= set(written) and written["preset"] == "cpu-small"
     assert written["machine"]["cores"] >= 1 and written["ceilings"]["operations_per_s"] > 0
     assert {row["name"] for row in written["rows"]} == rows
     for row in written["rows"]:
-        assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0 and row["output_tokens"] >= 32
-        assert row["output_tokens"] == 32 or row["name"].endswith("-again"), "a second look answers anew"
+        assert set(row) >= SPEED_KEYS and row["samples_per_s"] > 0
+        assert row["output_tokens"] > 32, "a second look answers anew"
 
 
 @pytest.mark.parametrize(
@@ -92,14 +82,6 @@ def test_speed_options_that_cannot_be(arguments, complaint, capsys, monkeypatch)
     monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
     assert main(["speed", "--threads", "1", *arguments]) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_second_looks(capsys, monkeypatch):
-    monkeypatch.setattr("adafv.bench.shapes.PRESETS", {"cpu-small": NEXT})
-    monkeypatch.setattr("adafv.bench.second_looks.PRESETS", {"cpu-small": NEXT})
-    asked = ["second-looks", "--batch-size", "2", "--rounds", "1", "--max-new-tokens", "2", "--keep", "0.25"]
-    assert main([*asked, "--again", "1"]) == 0 and "overhead of second looks" in capsys.readouterr().out
-    assert main([*asked, "--again", "3"]) == 2 and "at most --batch-size, 2" in capsys.readouterr().err
 
 
 def test_promise_in_a_world(tmp_path, capsys):
@@ -251,18 +233,6 @@ def test_quality_on_textvqas_file(one_core, tmp_path):
     assert found["none", 1.0, "all"]["n"] == 3 and found["none", 1.0, "all"]["accuracy"] == 1.0
 
 
-def test_ablation(one_core, tmp_path, capsys):
-    path = tmp_path / "ablation.json"
-    assert main(["ablation", "--scenes", "1", "--seed", "7000", "--keep", "0.2", "--json", str(path)]) == 0
-    written = json.loads(path.read_text())
-    names = list(dict.fromkeys(one["strategy"] for one in written["ablation"]))
-    assert names[:2] == ["none", "corrected"] and "misplaced crops" in names and written["machine"]["cores"] >= 1
-    corrected = [one for one in written["ablation"] if one["strategy"] == "corrected"]
-    assert all(one["difference"] == one["difference_low"] == one["difference_high"] == 0 for one in corrected)
-    out = capsys.readouterr().out
-    assert all(f"\n{name} " in out for name in names)
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -278,7 +248,7 @@ def test_ablation(one_core, tmp_path, capsys):
         (["quality", "--worlds", "testbed,moon"], "--worlds names 'moon'; there are testbed, "),
         (["quality", "--worlds", "all", "--model", "x"], "--model doesn't go with --worlds"),
         (["quality", "--worlds", "all", "--input", "x"], "--input doesn't go with --worlds"),
-        (["ablation", "--keep", "2"], "--keep is 2.0"),
+        (["pipeline", "--keep", "2"], "--keep is 2.0"),
         (["quality", "--json", "/nowhere/quality.json"], "there is no folder /nowhere"),
         (["quality", "--chart", "/tmp"], "/tmp is a folder"),
     ],

@@ -46,17 +46,17 @@ def cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="module")
 def campaign(s3: S3Server, cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """A campaign of one kill of each sort, and one at random."""
-    settings = Settings(kills=5, rows=600, first=("driver", "child", "node", "actor"), seed=5, mean_seconds=1)
+    """A campaign of one kill of each sort, all on one output."""
+    settings = Settings(kills=4, rows=300, first=("driver", "child", "node", "actor"), seed=5, mean_seconds=1)
     campaign = Campaign(settings, tmp_path_factory.mktemp("campaign"), s3, cluster, print)
     campaign.prepare()
     return campaign
 
 
-@pytest.mark.slow
+@pytest.mark.slow(250)
 def test_nothing_is_lost_whatever_is_killed(campaign):
     summary = campaign.run()
-    assert summary.kills.total() == 5 and summary.verdicts
+    assert summary.kills.total() == 4 and summary.verdicts
     assert summary.sound, (summary.problems, summary.verdicts)
 
 

@@ -21,7 +21,9 @@ from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.store.output import LocalOutput
 from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
+from jobs.report import main as report
 from tests.forking import forking_jobs
+from tests.models.general.tiny import build
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
 
@@ -51,6 +53,20 @@ def test_done(ray_local, tiny_model, tmp_path, capsys):
     assert len(answers(tmp_path / "out")) == 4
 
 
+def test_a_type_without_an_adapter_of_its_own(ray_local, tmp_path, capsys):
+    model, path = build("gemma3", tmp_path / "model"), write_structs(tmp_path / "rows.parquet")
+    assert main(command(model, tmp_path / "out", path)) == 0
+    assert "labelled               4" in capsys.readouterr().out
+    assert all(kept for _, kept in answers(tmp_path / "out").values())
+    assert report([str(tmp_path / "out"), "--html", str(tmp_path / "report.html")]) == 0
+
+
+def test_an_encoder_and_decoder_is_refused_before_anything_runs(ray_local, tmp_path, capsys):
+    model, path = build("t5gemma2", tmp_path / "model"), write_structs(tmp_path / "rows.parquet")
+    assert main(command(model, tmp_path / "out", path)) == 2
+    assert "encoder" in capsys.readouterr().err
+
+
 def test_too_many_rejects(ray_local, tiny_model, tmp_path, capsys):
     """Three of four rows have no image; the rate is that of the run, so a rerun with nothing to do is fine."""
     write_images(tmp_path)
@@ -67,8 +83,8 @@ def test_nothing_but_rejects(ray_local, tiny_model, tmp_path, capsys):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     assert main(command(tiny_model, tmp_path / "out", path)) == 3
     said = capsys.readouterr().err
-    assert "every row was rejected (--max-reject-rate 1" in said and "3 image_not_found, such as " in said
-    assert "--image-root names the folder" in said
+    assert "every row was rejected (with --max-reject-rate 1" in said and "3 image_not_found, such as " in said
+    assert "--image-root is the base" in said
     assert main([*command(tiny_model, tmp_path / "out", path), "--retry-rejects", "--max-reject-rate", "1"]) == 0
 
 
@@ -213,9 +229,9 @@ def test_plan(ray_local, tiny_model, tmp_path, capsys):
     limits = ["--workers", "3", "--max-hours", "9", "--max-cost", "5", "--price-per-hour", "1"]
     assert main([*arguments, "--plan", *limits]) == 0
     said = re.sub(" +", " ", capsys.readouterr().out)
-    for wanted in ("done before 100\n", "to do 60 (", "with 1 worker on", "workers 3\n", "100,000,000", "bound by"):
+    for wanted in ("done before 100\n", "to do 60 (", "with 1 worker on", "workers 3\n", "limited by"):
         assert wanted in said, said
-    for wanted in ("for 5.00 USD 60 rows, 0 left\n", "in 9 hours 60 rows, 0 left; all", "workers for 9 h"):
+    for wanted in ("for 5.00 USD 60 rows, 0 left\n", "in 9 hours 60 rows, 0 left; all of them need 1 worker\n"):
         assert wanted in said, said
     [made] = (tmp_path / "out" / "runs").iterdir()
     [device] = json.loads(made.read_text())["hardware"]["devices"]
@@ -228,13 +244,13 @@ def test_plan(ray_local, tiny_model, tmp_path, capsys):
     assert "prices.yaml can't be read" in capsys.readouterr().err
     elsewhere = [*command(tiny_model, tmp_path / "new", path), "--plan"]
     assert main([*elsewhere, "--measured", str(tmp_path / "out")]) == 0
-    assert "160 (found out" in capsys.readouterr().out
+    assert "160 (listed in" in capsys.readouterr().out
     assert main([*elsewhere, "--measured", str(tmp_path / "out"), "--strategy", "none"]) == 2
     assert "strategy was 'adafv-plus' and is 'none'" in capsys.readouterr().err
     assert main([*arguments, "--plan", "--measured", str(tmp_path / "out"), "--keep", "0.5"]) == 2
     assert "keep was 0.25 and is 0.5" in capsys.readouterr().err
     assert main([*arguments, "--measured", str(tmp_path / "out")]) == 2
-    assert "a run has no use for it" in capsys.readouterr().err
+    assert "--measured is only for --plan" in capsys.readouterr().err
     assert files_under(tmp_path) == before
     assert not (tmp_path / "new").exists()
 

@@ -15,6 +15,8 @@ from adafv.onednn import has_kernels
 from tests.models.conftest import picture
 from tests.tiny_models import Shape, build
 
+MODULE = sys.modules["adafv.onednn.attention"]  # the package has a function of this name
+
 
 @pytest.mark.parametrize(
     ("device", "dtype", "generation", "installed", "wanted"),
@@ -36,18 +38,27 @@ def test_the_best_that_is_installed_and_can_run(monkeypatch, device, dtype, gene
     assert best_attention(torch.device(device), dtype) == wanted
 
 
-def test_on_a_cpu_it_is_that_for_which_there_are_kernels(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(sys.modules["adafv.onednn.attention"], "has_kernels", lambda device, dtype: True)
-    assert best_attention(cpu, torch.float32) == "onednn"
-    assert best_attention(cpu, torch.bfloat16) == "sdpa"
-    monkeypatch.setattr(sys.modules["adafv.onednn.attention"], "has_kernels", lambda device, dtype: False)
-    assert best_attention(cpu, torch.float32) == "sdpa"
+@pytest.mark.parametrize(
+    ("kernels", "intel", "mkl", "wanted"),
+    [
+        (True, False, True, "onednn"),
+        (True, True, False, "onednn"),
+        (True, True, True, "sdpa"),  # whose products are then the fastest
+        (False, False, True, "sdpa"),
+    ],
+)
+def test_on_a_cpu_it_is_that_for_which_there_are_fast_kernels(monkeypatch, kernels, intel, mkl, wanted):
+    monkeypatch.setattr(MODULE, "has_kernels", lambda device, dtype: kernels)
+    monkeypatch.setattr(MODULE, "is_intel", lambda: intel)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert best_attention(torch.device("cpu"), torch.float32) == wanted
+    assert best_attention(torch.device("cpu"), torch.bfloat16) == "sdpa"
 
 
 @pytest.mark.skipif(not has_kernels(torch.device("cpu"), torch.float32), reason="oneDNN's kernels are for x86")
 def test_onednn_answers_as_sdpa_does(tmp_path, monkeypatch):
     """Prompts of several lengths, some too short for it; two heads share keys."""
+    monkeypatch.setattr(MODULE, "is_intel", lambda: False)
     lengths, causal = [], language_attention.causal_attention
     monkeypatch.setattr(
         language_attention, "causal_attention", lambda *inputs: lengths.append(inputs[0].shape) or causal(*inputs)

@@ -82,7 +82,7 @@ def test_code_in_the_folder_is_not_run(model):
     assert not list(model.rglob("ran"))
 
 
-@pytest.mark.parametrize("model_type", ["code", "vipllava"])
+@pytest.mark.parametrize("model_type", ["code", "bert"])
 def test_other_model_types_are_refused(model, model_type):
     (model / "code.py").write_text(CODE)
     change(model / "config.json", model_type=model_type, auto_map=AUTO_MAP)

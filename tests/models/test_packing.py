@@ -8,7 +8,7 @@ from torch import nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from adafv.models.packing import PackedLinear, PackedQuickGeluMlp, pack
+from adafv.models.packing import PackedLinear, PackedQuickGeluMlp, noting_calls, pack
 from adafv.onednn import is_packable
 
 pytestmark = pytest.mark.skipif(
@@ -73,3 +73,24 @@ def test_with_another_activation_its_layers_are():
         pack(model)
         torch.testing.assert_close(model[0](x), wanted, rtol=1e-4, atol=1e-6)
     assert type(model[0]) is CLIPMLP and isinstance(model[0].fc1, PackedLinear)
+
+
+class Reading(nn.Module):
+    """Has one layer that it calls, one whose weight it reads as well, and one that it doesn't use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called, self.read, self.unused = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        return self.called(x) + self.read(x.to(self.read.weight.dtype))
+
+
+def test_of_code_that_nobody_knows_only_layers_that_are_called_are_replaced():
+    model, x = Reading(), torch.randn(2, 4)
+    with torch.inference_mode():
+        with noting_calls(model) as layers:
+            wanted = model(x)
+        pack(model, layers)
+        torch.testing.assert_close(model(x), wanted)
+    assert [type(each) for each in (model.called, model.read, model.unused)] == [PackedLinear, nn.Linear, nn.Linear]

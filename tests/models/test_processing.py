@@ -23,7 +23,7 @@ def test_token_ids_are_the_stock_processors_with_one_placeholder(checkpoints, na
     assert got.input_ids.tolist() == stock[: first + 1] + stock[last:]
     assert got.placeholders == 1
     words = processing.tokenizer(question, add_special_tokens=False)["input_ids"]
-    assert got.input_ids[got.asked].tolist() == words
+    assert got.input_ids[got.question_places].tolist() == words
 
 
 def test_a_question_with_a_placeholder_is_counted(checkpoints):
@@ -31,7 +31,7 @@ def test_a_question_with_a_placeholder_is_counted(checkpoints):
 
 
 def test_a_blank_question_has_no_tokens(checkpoints):
-    assert not len(ask(load_processing(str(checkpoints("next"))), "  ").asked)
+    assert not len(ask(load_processing(str(checkpoints("next"))), "  ").question_places)
 
 
 def ask(processing: Processing, question: str) -> Prompt:

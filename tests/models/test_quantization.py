@@ -66,7 +66,7 @@ def test_four_bits_are_for_a_gpu():
         ({"quantize": "int3"}, "quantize is 'int3'; it must be one of int8, int4"),
         ({"quantize": "int4", "device": "cpu"}, "it must be int8 for auto on cpu"),
         ({"quantize": "int4", "dtype": "float16"}, "it must be int8 for float16 on auto"),
-        ({"quantize": "int8", "backend": "vllm"}, "left out: backend 'vllm' loads its weights itself"),
+        ({"quantize": "int8", "backend": "vllm"}, "unset with backend 'vllm', which loads the weights itself"),
     ],
 )
 def test_options_that_can_not_be(options, said):

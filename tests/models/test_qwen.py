@@ -62,7 +62,7 @@ def test_tokens_and_cues_equal_the_slow_way(slow, processing, adapter, monkeypat
         crops = torch.from_numpy(processing.crops(picture(size)))
         encoded = adapter.encode(crops, also=("keys", "hidden")).patches(slice(None))
         prompt = processing.prompt(QUESTION, [processing.geometry(size)])
-        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.asked]))
+        text = adapter.embed(torch.from_numpy(prompt.input_ids[prompt.question_places]))
         similarity = text_similarity(text[None], encoded.tokens[None])[0]
         projected = adapter.project(encoded.hidden)
     assert len(encoded.tokens) == processing.geometry(size).visual_tokens
@@ -263,8 +263,11 @@ def test_what_the_language_model_does_is_counted_and_encoding_is_not(processing)
         Model(again, 4).encode(1)
 
 
-def test_vllm_is_refused_before_anything_is_loaded(path):
-    with pytest.raises(ValueError, match="model's have three dimensions; give backend 'transformers'"):
+def test_vllm_is_refused_where_features_are_added_behind_layers(path):
+    """Before anything is loaded."""
+    if "2_5" in load_processing(str(path)).config.model_type:
         Preparer.load(str(path), EngineOptions(backend="vllm"))
-    with pytest.raises(ValueError, match="model's have three dimensions; give backend 'transformers'"):
-        Engine.load(str(path), EngineOptions(backend="vllm"))
+        return
+    for part in (Preparer, Engine):
+        with pytest.raises(ValueError, match="a qwen3_vl model's deepstack features"):
+            part.load(str(path), EngineOptions(backend="vllm"))

@@ -11,8 +11,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from adafv.commands.export import main as export
-from adafv.pipeline.arguments import parse_options
 from adafv.pipeline.run import run
+from tests.parsing import parse_options
 from tests.pipeline.inputs import NAMES, write_images
 from tests.tiny_models import Shape, build
 

@@ -81,7 +81,7 @@ def test_what_goes_wrong_is_raised(ray_local, options, tmp_path):
 def test_in_a_thread_it_has_no_limits(ray_local, options):
     """A limit interrupts the main thread where no worker is left, which would be somebody else's."""
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(adafv.UsageError, match="call this from there"):
+        with pytest.raises(adafv.UsageError, match="call this from that thread"):
             pool.submit(adafv.label, options.changed(max_hours=1.0)).result()
         assert pool.submit(adafv.label, options).result().labelled == 1
 

@@ -1,9 +1,10 @@
-"""A thousand cases of the fuzzer, and three thousand at night; python -m tests.fuzz runs as many as one likes."""
+"""Five hundred cases of the fuzzer, and three thousand at night; python -m tests.fuzz runs as many as one likes."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.forking import forking_jobs
 from tests.fuzz import images, job, schemas
 from tests.fuzz.__main__ import decode_all
 from tests.fuzz.rows import json_line, table
@@ -12,11 +13,11 @@ SEED = 7
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [500, pytest.param(1500, marks=pytest.mark.nightly)])
-def test_every_case_ends_in_one_output(tiny_model, tmp_path, count):
+@pytest.mark.parametrize("count", [250, pytest.param(1500, marks=pytest.mark.nightly)])
+def test_every_case_ends_in_one_output(forks, tiny_model, tmp_path, count):
     """So many damaged images, and so many odd rows."""
     inputs = job.write_inputs(tmp_path / "in", count, count, SEED)
-    outcome = job.run_job(inputs, tmp_path / "out", tiny_model, deadline=500)
+    outcome = job.run_job(inputs, tmp_path / "out", tiny_model, deadline=500, variables=forking_jobs())
     assert job.problems(inputs, outcome, tmp_path / "out") == []
     counts = job.counts(tmp_path / "out")
     assert sum(counts.values()) == inputs.count and counts["labelled"] > count / 10

@@ -10,7 +10,7 @@ from datetime import date
 import pytest
 
 from adafv.pipeline import limits as module
-from adafv.pipeline.control.roster import Attendance
+from adafv.pipeline.control.roster import WorkerStatus
 from adafv.pipeline.limits import Limits, LimitWatch
 from adafv.pipeline.record.prices import Price, Tariff
 from adafv.pipeline.record.tally import Device, Tally
@@ -66,8 +66,8 @@ class Gate:
 class Busy:
     """Stands for Ray's list of workers: one is there."""
 
-    def attendance(self) -> Attendance:
-        return Attendance(frozenset({("a", 7)}), 1, 1, 0)
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(frozenset({("a", 7)}), 1, 1, 0)
 
 
 def watch_over(limits: Limits, gate: Gate, roster: object, found: Tally | None = None) -> LimitWatch:
@@ -90,8 +90,8 @@ def test_the_gate_is_closed_once_it_is_spent(caplog):
 class Nobody:
     """Stands for Ray's list of workers: one is wanted, and none is there."""
 
-    def attendance(self) -> Attendance:
-        return Attendance(frozenset(), 1, 0, 0)
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(frozenset(), 1, 0, 0)
 
 
 def test_without_workers_the_main_thread_is_interrupted_until_it_is_out_of_the_stream(monkeypatch):
@@ -119,8 +119,8 @@ def test_a_job_that_ignores_ctrl_c_is_ended_all_the_same():
 class Unknown:
     """Stands for Ray's list of workers where it can't be read."""
 
-    def attendance(self) -> Attendance:
-        return Attendance(frozenset(), 0, 0.0, 0.0)
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(frozenset(), 0, 0.0, 0.0)
 
 
 def test_where_ray_does_not_say_who_is_there_a_run_that_stands_still_is_given_up(monkeypatch):
@@ -147,7 +147,7 @@ def test_a_check_that_fails_is_reported_and_the_next_one_counts(monkeypatch, cap
         while not gate.closed:
             time.sleep(0.01)
     assert watch.stopped_by == "max-cost"
-    assert [message for message in caplog.messages if "can't be checked: OSError: unreachable" in message]
+    assert [message for message in caplog.messages if "can't check the run's limits: OSError: unreachable" in message]
 
 
 def test_what_can_never_be_checked_ends_the_run(monkeypatch, caplog):
@@ -156,4 +156,4 @@ def test_what_can_never_be_checked_ends_the_run(monkeypatch, caplog):
     with watch_over(Limits(5.0, None, Tariff(3.6)), gate, Busy(), tally()) as watch:
         while not gate.closed:
             time.sleep(0.01)
-    assert watch.stopped_by == "max-cost" and caplog.text.count("can't be checked") == module.PATIENCE
+    assert watch.stopped_by == "max-cost" and caplog.text.count("can't check the run's limits") == module.PATIENCE

@@ -10,13 +10,14 @@ import pytest
 from adafv.engine import EngineOptions
 from adafv.option import OptionError, option, require, texts_of
 from adafv.pipeline import options as pipeline_options
-from adafv.pipeline.arguments import parse_keeps, parse_options, parse_strategies
+from adafv.pipeline.arguments import parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions, option_fields
 from adafv.pipeline.outputs import recipe
 from adafv.pipeline.outputs.recipe import recipe_of
 from adafv.pipeline.record.run_record import public_options
 from adafv.pruning import STRATEGIES
+from tests.parsing import parse_options
 
 NEEDED = ["--input", "in.parquet", "--output", "out"]
 
@@ -52,7 +53,7 @@ def test_inputs_add_up():
         (["--strategy", "magic"], "--strategy is 'magic'"),
         (
             ["--text-tower", "clip"],
-            "--text-tower is 'clip'; it must be left out: strategy 'adafv-plus' doesn't read it",
+            "--text-tower is 'clip'; it must be unset with strategy 'adafv-plus'",
         ),
         (["--text-tower", "s3://key:pw@bucket/x", "--strategy", "eadp"], "'s3://bucket/x' is no S3 URI"),
         (["--limit", "0"], "--limit is 0"),
@@ -83,15 +84,15 @@ def test_inputs_add_up():
         (["--prompts", "[]"], "--prompts is '[]'; it must be texts with weights"),
         (["--prompts", "{a: 0}"], "--prompts is '{a: 0}'; it must be texts with weights above 0"),
         (["--prompts", "{'{question!r}': 1}"], "--prompt is '{question!r}'; it must be text with plain"),
-        (["--prompts", "[a]", "--prompt", "b"], "it must be left out with --prompt"),
+        (["--prompts", "[a]", "--prompt", "b"], "it must be unset with --prompt"),
         (["--choices", "a,a"], "--choices is 'a,a'; it must be each text once: 'a'"),
         (["--choices", "a,,b"], "--choices is 'a,,b'; it must be texts without white space around them"),
         (["--choices", "[1]"], "--choices is '[1]'; it must be a list of texts, at least one"),
         (["--choices", "[a"], "--choices is '[a'; it must be a list in JSON"),
         (["--choices", "@none.txt"], "--choices is '@none.txt'; it must be @ and a file that can be read"),
         (["--choices", "a,b", "--temperature", "1"], "--temperature is 1.0; it must be 0 with choices"),
-        (["--choices", "a,b", "--backend", "vllm"], "it must be left out: backend 'vllm' scores none"),
-        (["--choices", "a,b", "--choices-column", "c"], "--choices-column is 'c'; it must be left out with --choices"),
+        (["--choices", "a,b", "--backend", "vllm"], "which gives no log-probabilities of prompts of embeddings"),
+        (["--choices", "a,b", "--choices-column", "c"], "--choices-column is 'c'; it must be unset with --choices"),
         (["--choices-column", "c", "--temperature", "1"], "--temperature is 1.0; it must be 0 with choices_column"),
     ],
 )
@@ -220,7 +221,8 @@ OTHER = {
     "dtype": "float16", "tensor_parallel": "2", "thresholds": '{"type": {"a": -0.5}}', "choices": "yes,no",
     "schema": '{"type": "object"}', "regex": "a+", "answer_prefix": "A photo of", "min_new_tokens": "3",
     "stop": ".,!", "banned_words": "a,b", "repetition_penalty": "1.1", "no_repeat_ngram": "3", "top_k": "5",
-    "escalate_flags": "loop,empty", "samples": "3",
+    "escalate_flags": "loop,empty", "samples": "3", "max_image_tokens": "99",
+    "image_options": '{"max_pixels": 400}',
 }  # fmt: skip
 BESIDE = {"text_tower": {"strategy": "eadp"}, "tensor_parallel": {"backend": "vllm"}, "top_p": {"temperature": "1.0"}}
 BESIDE |= {"top_k": BESIDE["top_p"], "samples": BESIDE["top_p"], "escalate_flags": {"escalate": "1.0"}}

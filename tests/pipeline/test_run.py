@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,9 @@ import pytest
 import ray
 import torch
 
+import adafv.pipeline.run as run_module
 from adafv.counting import Sizes
+from adafv.engine.options import EngineOptions
 from adafv.hardware import cpu_name, instance_type
 from adafv.models import best_attention
 from adafv.pipeline.errors import RunError, UsageError
@@ -423,6 +427,27 @@ def test_stages_do_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "stages")], check=True)
 
 
+class Failing:
+    """A worker's handler that can't be made."""
+
+    def __init__(self, error: Exception, options: WorkerOptions) -> None:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (ValueError("its probe failed"), UsageError, r"^--model .* can't be loaded: its probe failed$"),
+        (ConnectionRefusedError(111, "refused"), RunError, "ConnectionRefusedError"),
+    ],
+)
+def test_a_model_that_is_refused_once_its_weights_are_known(ray_local, tiny_model, tmp_path, error, raised, message):
+    photos = str(write_images(tmp_path / "photos"))
+    options = JobOptions(input=[photos], output=str(tmp_path / "out"), model=str(tiny_model), prompt="w1")
+    with pytest.raises(raised, match=message):
+        run(options, partial(Failing, error))
+
+
 def test_an_output_inside_the_input(ray_local, tiny_model, tmp_path):
     """Photos that were added are labelled, and what else lies there is counted alike in the run's record, in that of
     the next one, and in the report."""
@@ -440,7 +465,7 @@ def test_an_output_inside_the_input(ray_local, tiny_model, tmp_path):
     assert counts[0].keys() | {own} == counts[1].keys() and counts[1].pop(own) >= 3
     assert counts[0] == counts[1] == dict.fromkeys(counts[0], 1) and len(counts[0]) == 2
     report = make_report(str(photos / "out"))
-    assert [one.as_json() for one in report.passed_over] == found.runs["two"]["passed_over"]
+    assert [asdict(one) for one in report.passed_over] == found.runs["two"]["passed_over"]
     assert "the format is none that is known" in render(report)
     assert "passed over" in summary(report) and "passed over" in again.run.table()
 
@@ -459,3 +484,23 @@ def test_a_run_of_nothing_but_rejects(ray_local, tiny_model, tmp_path):
         tiny_model, tmp_path / "out", tmp_path / "snapshot", prompt="w1", allow_local=advice, retry_rejects=True
     )
     assert again.status == 0 and again.run.tally.labelled == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "alone", "fast", "told"),
+    [
+        ("auto", "cpu", True, True, True),
+        ("bfloat16", "cpu", True, True, False),
+        ("auto", "cuda", True, True, False),
+        ("auto", "cpu", False, True, False),  # other nodes' processors aren't known here
+        ("auto", "cpu", True, False, False),
+    ],
+)
+def test_a_run_on_a_cpu_says_that_bfloat16_is_faster(monkeypatch, caplog, dtype, device, alone, fast, told):
+    monkeypatch.setattr(run_module, "is_ours_alone", lambda: alone)
+    monkeypatch.setattr(run_module, "computes_bfloat16", lambda: fast)
+    options = SimpleNamespace(engine=EngineOptions(device=device, dtype=dtype))
+    resources = SimpleNamespace(device=device, workers=(1, 1), batch_size=16)
+    with caplog.at_level("INFO", "adafv"):
+        run_module._log_resources(SimpleNamespace(options=options, resources=resources))
+    assert ("--dtype bfloat16 is faster on this processor" in caplog.text) is told

@@ -79,8 +79,8 @@ def test_an_audit_says_how_far_answers_agree_and_may_fail_the_run(ray_local, tin
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"min_agreement": 0.9}, "--min-agreement is 0.9; it must be left out without --audit"),
-        ({"audit": 0.1, "audit_fails": True}, "--audit-fails is True; it must be left out without --min-agreement"),
+        ({"min_agreement": 0.9}, "--min-agreement is 0.9; it must be unset without --audit"),
+        ({"audit": 0.1, "audit_fails": True}, "--audit-fails is True; it must be unset without --min-agreement"),
         ({"audit": 0.1, "min_agreement": 1.0}, "--min-agreement is 1.0; it must be above 0 and below 1"),
     ],
 )

@@ -106,28 +106,42 @@ def download(s3: S3Server, bucket: str, prefix: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_run_that_labels_and_rejects(s3, tiny_model, tmp_path, ray_folder):
-    """On S3, with keys in the environment; one row is labelled that names a signed URI beside its bytes."""
+    """On S3, with keys in the environment, and a private data set of the Hub, whose commit the run's record has. One
+    row is labelled that names a signed URI beside its bytes; one names an image on the Hub, which isn't opened for it.
+    """
     folder = write_images(tmp_path / "in")
     write_jsonl(folder / "rows.jsonl", rows())
     named = [{"id": name, "image": {"bytes": SOUND["plain.png"], "path": uri}} for name, uri in URIS.items()]
     write_uris(folder / "named.parquet", [row | {"id": f"named {row['id']}", "question": "w1"} for row in named])
     bucket = s3.new_bucket()
     s3.upload(folder, f"s3://{bucket}/in")
-    status, printed = run_job(
-        [
-            "--input", f"s3://{bucket}/in/rows.jsonl", f"s3://{bucket}/in/named.parquet",
-            "--output", f"s3://{bucket}/out", "--model", str(tiny_model), "--allow-http",
-        ],
-        ray_folder,
-        {"HF_TOKEN": "hf_planted"} | s3.environment,
-    )  # fmt: skip
+    table = write_structs(tmp_path / "rows.parquet").read_bytes()
+    linked = write_uris(
+        tmp_path / "linked.parquet", [{"id": "x", "image": "hf://datasets/org/set/a.jpg", "question": "w"}]
+    )
+    with LoopbackHub("hf_planted") as hub:
+        sha = hub.commit("org/set", {"data/train-0.parquet": table, "linked.parquet": linked.read_bytes()})
+        hub.private.add("org/set")
+        status, printed = run_job(
+            [
+                "--input", f"s3://{bucket}/in/rows.jsonl", f"s3://{bucket}/in/named.parquet", "hf://datasets/org/set",
+                "--output", f"s3://{bucket}/out", "--model", str(tiny_model), "--allow-http",
+            ],
+            ray_folder,
+            {"HF_TOKEN": "hf_planted", "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+            | s3.environment,
+        )  # fmt: skip
     assert_clean(printed, "printed")
     assert status == 0, printed
     output = download(s3, bucket, "out/", tmp_path) / "out"
-    assert sum(pq.read_table(path).num_rows for path in output.glob("labels/*")) == len(URIS) + 1
-    assert sum(pq.read_table(path).num_rows for path in output.glob("rejects/*")) == len(URIS)
     assert_output_clean(output)
     assert_logs_clean(ray_folder)
+    labels, rejects = (pq.read_table(output / name).to_pylist() for name in ("labels", "rejects"))
+    of_hub = [row for row in labels if f"hf://datasets/org/set@{sha}/data/train-0.parquet#" in str(row)]
+    assert len(of_hub) == 4 and len(labels) == len(URIS) + 1 + 4
+    assert len(rejects) == len(URIS) + 1 and "x" in {row["id"] for row in rejects}
+    (record,) = (json.loads(path.read_text()) for path in (output / "runs").iterdir())
+    assert record["config"]["input"][-1] == f"hf://datasets/org/set@{sha}"
 
 
 @pytest.mark.slow
@@ -144,33 +158,6 @@ def test_a_run_that_fails(tiny_model, tmp_path, ray_folder):
     assert status == 1, printed
     assert_output_clean(tmp_path / "out")
     assert_logs_clean(ray_folder)
-
-
-@pytest.mark.slow
-def test_a_run_on_a_private_data_set_of_the_hub(tiny_model, tmp_path, ray_folder):
-    """The run's record has the commit that was read. A row names an image on the Hub, which isn't opened for it."""
-    table = write_structs(tmp_path / "rows.parquet").read_bytes()
-    linked = write_uris(
-        tmp_path / "linked.parquet", [{"id": "x", "image": "hf://datasets/org/set/a.jpg", "question": "w"}]
-    )
-    with LoopbackHub("hf_planted") as hub:
-        sha = hub.commit("org/set", {"data/train-0.parquet": table, "linked.parquet": linked.read_bytes()})
-        hub.private.add("org/set")
-        status, printed = run_job(
-            ["--input", "hf://datasets/org/set", "--output", str(tmp_path / "out"), "--model", str(tiny_model)],
-            ray_folder,
-            {"HF_TOKEN": "hf_planted", "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"},
-        )
-    assert status == 0, printed
-    assert_clean(printed, "printed")
-    assert_output_clean(tmp_path / "out")
-    assert_logs_clean(ray_folder)
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out" / "runs").iterdir())
-    assert record["config"]["input"] == [f"hf://datasets/org/set@{sha}"]
-    (label, *others) = pq.read_table(tmp_path / "out" / "labels").sort_by("id").to_pylist()
-    assert len(others) == 3 and f"hf://datasets/org/set@{sha}/data/train-0.parquet#0" in str(label)
-    (reject,) = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
-    assert reject["id"] == "x", reject
 
 
 SECRET_URI = "https://user:planted@127.0.0.1:9/x?sig=planted"

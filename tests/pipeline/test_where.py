@@ -17,7 +17,7 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import discovery, formats
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns, partition
 from adafv.pipeline.sources.rows import row_of
 from adafv.pipeline.store.storage import Storage
@@ -105,7 +105,7 @@ def found(uri: object, wanted: Columns) -> tuple[list[str | None], Counter[str]]
     """Ids, and what was passed over; planning sees the same rows."""
     units = discovery.open_source(str(uri), Storage(), wanted).units
     passed = PassedOver()
-    rows = [row_of(r, wanted) for unit in units for r in read(unit, Storage(), wanted, passed=passed)]
+    rows = [row_of(r, wanted) for unit in units for r in read_unit(unit, Storage(), wanted, passed=passed)]
     scans = [scan_unit(unit, Storage(), wanted) for unit in units]
     assert sum(len(scan.digests) for scan in scans) == len(rows)
     planned = PassedOver(one for scan in scans for one in scan.passed)
@@ -145,18 +145,18 @@ def test_row_groups_without_a_row_are_read_in_the_expressions_columns_alone(tmp_
             groups.append((group, "image" in columns)) or real(file, group, columns, *rest)
         ),
     )  # fmt: skip
-    assert [record.columns["id"] for record in read(unit, Storage(), wanted)] == ["r5", "r13", "r21", "r29"]
+    assert [record.columns["id"] for record in read_unit(unit, Storage(), wanted)] == ["r5", "r13", "r21", "r29"]
     assert sorted(group for group, images in groups if images) == [1, 3, 5, 7]
     groups.clear()
     idle = [False, True, False, True]
-    assert [r.columns.get("id") for r in read(unit, Storage(), wanted, idle=idle)] == ["r5", None, "r21", None]
+    assert [r.columns.get("id") for r in read_unit(unit, Storage(), wanted, idle=idle)] == ["r5", None, "r21", None]
     assert sorted(group for group, images in groups if images) == [1, 5]
 
 
 def test_what_can_not_be_compared_rejects_the_row(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [row | {"n": n} for row, n in zip(ROWS, (1, "x", 3, 0), strict=True)])
     (unit,) = discovery.open_source(str(path), Storage(), replace(COLUMNS, where="n > 0")).units
-    rows = [row_of(r, COLUMNS) for r in read(unit, Storage(), replace(COLUMNS, where="n > 0"))]
+    rows = [row_of(r, COLUMNS) for r in read_unit(unit, Storage(), replace(COLUMNS, where="n > 0"))]
     assert [(row.id, row.reject and row.reject.error) for row in rows] == [
         ("r0", None),
         ("r1", "bad_row"),

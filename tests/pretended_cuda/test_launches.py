@@ -41,7 +41,7 @@ def counted(path: Path, strategy: str = "adafv-plus", rows: int = 4, keep: float
             selecting.append(world.launches - before)
             return out
 
-        engine = Engine(adapter, processing, options, strategy=replace(chosen, select=select))
+        engine = Engine(adapter, processing, options, strategy=replace(chosen, rule=select))
         preparer = Preparer(processing, options)
         samples = [preparer.prepare(str(i), picture(SIZES[i % 4], i), "w1 w2 " * (i % 3 + 1)) for i in range(rows)]
         engine.label(samples[::-1])  # what is uploaded once

@@ -203,7 +203,7 @@ def test_rounds_and_blocks_equal_the_definition(tokens, share, crowds, seed):
     assert not (got.by_text | got.by_saliency)[~got.mask].any()
 
 
-@pytest.mark.parametrize("keep", [1, 40, 399, 400])
+@pytest.mark.parametrize("keep", [1, 40, 149, 399, 400])
 def test_a_batch_chooses_what_each_sample_does_alone(keep):
     """As on an accelerator: crowds of like tokens; a shorter sample that keeps fewer, a short one that keeps all, and
     one that is done a round before the first.

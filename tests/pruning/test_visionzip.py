@@ -55,7 +55,7 @@ def test_nothing_is_merged_where_there_are_no_targets_or_no_others(keep):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keys": torch.ones(2, 3, 3)}, "keys [2, 3, 3]"),
+        ({"keys": torch.ones(2, 3, 3)}, "keys is [2, 3, 3]"),
         ({"hidden": torch.ones(2, 4)}, "hidden [2, 4]"),
         ({"valid": torch.ones(2, 3).bool()}, "valid is [2, 3]"),
         ({"keys": torch.full((2, 4, 3), torch.nan)}, "row 0: keys is NaN or infinite"),

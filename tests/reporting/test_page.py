@@ -55,8 +55,8 @@ def test_what_is_known_is_on_it(tmp_path):
 
 def test_a_run_that_was_stopped_says_by_what_and_counts_as_ended(tmp_path):
     text = " ".join(page(tmp_path, [label("a")], input=3, status="stopped", stopped_by="max-cost", price=1.0).words)
-    assert "stopped by --max-cost" in text and "no end on record" not in text
-    assert "2 rows have neither yet: run the same command again" in text
+    assert "stopped by --max-cost" in text and "no recorded end" not in text
+    assert "2 rows are neither yet: run the same command again" in text
 
 
 def test_an_output_without_labels_or_prices(tmp_path):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from adafv.pipeline.images import run_input
 from adafv.pipeline.sources import formats
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting import pictures, thumbnails
@@ -79,8 +80,8 @@ def test_images_of_conversations_in_parquet(tmp_path):
 def test_only_row_groups_that_hold_an_id_are_read(tmp_path, monkeypatch):
     ids = sorted(f"{n:03d}" for n in range(100))
     write_parquet(tmp_path / "0.parquet", {"id": ids, "image": [encoded((9, 9, 9))] * 100}, row_group_size=10)
-    read, units = formats.read, []
-    monkeypatch.setattr(pictures, "read", lambda unit, *more: (units.append(unit), read(unit, *more))[1])
+    read, units = formats.read_unit, []
+    monkeypatch.setattr(run_input, "read_unit", lambda unit, *more: (units.append(unit), read(unit, *more))[1])
     found = find({"055": "", "071": ""}, {"input": [str(tmp_path / "0.parquet")]})
     assert [unit.groups for unit in units] == [(5, 7)] and all(isinstance(each, Picture) for each in found.values())
 
@@ -145,6 +146,17 @@ def test_images_on_s3(s3):
     assert shows(found["a"], "a")
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_an_image_root_on_s3_with_a_slash(s3, tmp_path, given):
+    """In the record, or as an option."""
+    storage, bucket = Storage.from_environment(environment=s3.environment), s3.new_bucket()
+    storage.client().put_object(Bucket=bucket, Key="images/a.png", Body=encoded(COLOURS["a"]))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "a", "image": "a.png"}))
+    root = f"s3://{bucket}/images/"
+    config = {"input": [str(tmp_path / "rows.jsonl")], "image_root": None if given else root}
+    assert shows(find({"a": "a.png"}, config, Access(storage, image_root=root if given else None))["a"], "a")
+
+
 def test_rows_of_several_runs_have_their_own_inputs(tmp_path):
     for id in ("a", "b"):
         (tmp_path / id).mkdir()
@@ -170,7 +182,7 @@ def folder(tmp_path) -> Path:
         ("/etc/passwd", "leaves the image root"),
         ("gone.png", "no file 'gone.png'"),
         ("http://example.invalid/x.png", "needs --allow-http"),
-        ("https://example.invalid/x.png?…", "was signed or had a query"),
+        ("https://example.invalid/x.png?…", "had a signature or query"),
         ("", "no row with this id"),
     ],
 )
@@ -182,9 +194,9 @@ def test_what_may_not_or_cannot_be_read_has_a_reason(folder, image, reason):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({}, "--input names it"),
+        ({}, "give --input"),
         ({"input": ["/nowhere/at/all"]}, "there is nothing"),
-        ({"input": []}, "--input names it"),
+        ({"input": []}, "give --input"),
     ],
 )
 def test_an_input_that_is_gone_has_a_reason(config, reason):

@@ -7,8 +7,8 @@ from collections import Counter
 import pyarrow as pa
 
 from adafv.pipeline.schema import REJECTS
-from adafv.reporting.outstanding import SHOWN
 from adafv.reporting.rejects import RejectExamples
+from adafv.reporting.top_rows import SHOWN
 from tests.reporting.outputs import reject
 
 

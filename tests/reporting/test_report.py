@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from adafv.pipeline import schema
 from adafv.pipeline.errors import UsageError
-from adafv.reporting.outstanding import SHOWN
 from adafv.reporting.report import make_report, summary
+from adafv.reporting.top_rows import SHOWN
 from tests.reporting.outputs import label, reject, run, write
 
 
@@ -34,7 +34,7 @@ def test_one_run(tmp_path):
     assert (figures["visual_tokens"], figures["kept_tokens"], figures["output_tokens"]) == (1000, 100, 30)
     assert figures["stage_seconds"]["decode"] == pytest.approx(1.0) and figures["finished"] == {"length": 3, "stop": 7}
     text = summary(report)
-    assert "every row of the last run's input is labelled or rejected, once" in text
+    assert "every row of the last run's input is labelled or rejected exactly once" in text
     assert "image_corrupt" in text and "3 (30.0%) by --max-new-tokens" in text and "100 of 1,000 (10.0%)" in text
 
 
@@ -84,7 +84,7 @@ def test_no_price_is_guessed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "verdict"), [(5, "1 rows are from inputs that the last run didn't have"), (9, "3 rows have neither yet")]
+    ("count", "verdict"), [(5, "1 rows are from input that the last run didn't have"), (9, "3 rows are neither yet")]
 )
 def test_what_the_counts_say(tmp_path, count, verdict):
     uri = write(tmp_path / "out", [label(f"{n}") for n in range(6)], [run(input=count)])
@@ -173,7 +173,7 @@ def test_what_a_row_says_can_do_nothing_to_a_terminal(tmp_path):
 def test_a_record_that_is_none_is_named(tmp_path, text):
     uri = write(tmp_path / "out", [label("a")], [run()])
     (tmp_path / "out" / "runs" / "r2.json").write_text(text)
-    with pytest.raises(UsageError, match=r"runs/r2\.json is no record of a run"):
+    with pytest.raises(UsageError, match=r"runs/r2\.json isn't a run's record"):
         make_report(uri)
 
 

@@ -39,8 +39,8 @@ def test_measured_within_an_output(tmp_path):
         "how": "measured", "samples": 4, "pruned_s_a_sample": 1.25, "unpruned_s_a_sample": 3.0, "ratio": 2.4,
         "seconds": 7.0, "usd": pytest.approx(7.0),
     }  # fmt: skip
-    assert "saved, measured" in summary(report) and "3,000.0 -> 1,250.0 ms a sample (2.40x)" in summary(report)
-    assert "7.0000 USD" in render(report) and "measured; unpruned, a sample takes 2.40 times as long" in render(report)
+    assert "saved, measured" in summary(report) and "3,000.0 -> 1,250.0 ms per sample (2.40x)" in summary(report)
+    assert "7.0000 USD" in render(report) and "measured; unpruned takes 2.40 times as long" in render(report)
 
 
 def test_measured_against_another_output(tmp_path):
@@ -62,6 +62,7 @@ def test_measured_against_another_output(tmp_path):
         ([*pruned(1), label("x", run="r2")], [KNOWN, {"model": CPU_SMALL.as_json() | {"layers": 33}}]),
         ([*pruned(1), label("x", run="r2")], [KNOWN, {}]),
         ([*pruned(2), label("x", looks=2, first_answer="blue")], [KNOWN]),
+        ([*pruned(1), label("x", audit_answer="blue")], [KNOWN | {"config": {"audit": 0.05}}]),
     ],
 )
 def test_what_is_not_known_is_not_said(tmp_path, labels, runs):
@@ -125,5 +126,5 @@ def test_the_document_has_estimates_beside_measurements():
         prefill, decode = ratios(CPU_SMALL, row["prompt_tokens"], unpruned["prompt_tokens"], 16, row["output_tokens"])
         estimate = row["encode_ms"] + row["other_ms"] + prefill * row["prefill_ms"] + decode * row["decode_ms"]
         short.append(round(100 * (1 - estimate / took)))
-    least, most = re.search(r"it says (\d+) to (\d+) % too little", (ROOT / "docs/report.md").read_text()).groups()
+    least, most = re.search(r"it is (\d+) to (\d+)% too low", (ROOT / "docs/report.md").read_text()).groups()
     assert (int(least), int(most)) == (min(short), max(short))

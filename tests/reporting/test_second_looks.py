@@ -73,8 +73,9 @@ def test_of_several_images_the_first_looks_tokens_are_the_first_images():
 
 
 def test_audits_are_those_of_the_runs(tmp_path):
-    audit = {"rows": 50, "measure": "normalised", "agreement": 0.98, "low": 0.9, "high": 0.999}
+    audit = {"rows": 50, "measure": "normalised", "agreement": 0.98, "low": 0.96996, "high": 0.999}
     report = make_report(write(tmp_path / "out", [label("a")], [run(input=1) | {"audit": audit}]))
     assert report.as_json()["audits"] == {"r1": audit}
-    assert "50 rows: normalised agreement 0.9800 [0.9000, 0.9990]" in summary(report)
-    assert "98.0%" in " ".join(Page(render(report)).words) and "50 audited rows" in " ".join(Page(render(report)).words)
+    assert "50 rows: normalised agreement 0.9800 [0.9699, 0.9990]" in summary(report)
+    words = " ".join(Page(render(report)).words)
+    assert "98.0%" in words and "[96.9%, 99.9%]" in words and "50 audited rows" in words

@@ -56,6 +56,20 @@ def test_it_holds_for_whatever_scores_and_clusters(world, most, seed):
     assert above <= repeats * tail + 4.5 * (repeats * tail * (1 - tail)) ** 0.5
 
 
+@pytest.mark.parametrize("worth", [0.0, 0.5])
+def test_it_holds_where_large_pictures_score_lower(worth):
+    """Of pictures with one row all rows are right, of those with ten rows nine in ten."""
+    repeats, tail, above = 200, 0.1, 0
+    mean = (0.8 + 2 * (0.9 + 0.1 * worth)) / 2.8  # of rows; 0.98 or 0.99 of pictures
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        large = rng.random(300) < 0.2
+        scores = np.where(large & (rng.random(300) < 0.1), worth, 1.0)
+        sizes = np.where(large, 10, 1)
+        above += low(np.repeat(scores, sizes), np.repeat(np.arange(300), sizes), tail) > mean
+    assert above <= repeats * tail + 3 * (repeats * tail * (1 - tail)) ** 0.5
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
 def test_it_is_a_lower_end(rows):
     values = np.array([max(pair) for pair in rows])

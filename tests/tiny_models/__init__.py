@@ -1,8 +1,4 @@
-"""Random-weight LLaVA and LLaVA-NeXT models with real processors, small enough to build in a second.
-
-Weights are scaled up from transformers' initialisation: at its 0.02 a small model's attention is flat and its logits
-nearly tied, and tests that compare selections or answers would compare noise.
-"""
+"""Random-weight LLaVA and LLaVA-NeXT models with real processors, small enough to build in a second."""
 
 from __future__ import annotations
 
@@ -25,6 +21,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+from tests.random_weights import spread
 
 WORDS = [f"w{i}" for i in range(200)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:"]
@@ -59,10 +57,7 @@ def build(path: Path, shape: Shape | None = None) -> Path:
     torch.manual_seed(shape.seed)
     tokenizer = _tokenizer(shape)
     model = _model(shape, tokenizer)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1 and "layernorm" not in name.lower():
-                weight.normal_(0, 1.2 / weight[0].numel() ** 0.5)
+    spread(model)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(path)
     _processor(shape, tokenizer).save_pretrained(path)

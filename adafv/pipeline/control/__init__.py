@@ -1,2 +1,2 @@
-"""What steers a run while it goes: `session`, Ray started or joined; `resources`, which stage gets which CPUs and GPUs;
-`roster`, which workers are there; `gate`, what tells the stages that no more work may begin."""
+"""Steers a run: `session` starts or joins Ray, `resources` divides CPUs and GPUs among the stages, `roster` tells which
+workers are alive, and `gate` tells the stages to begin no more work."""

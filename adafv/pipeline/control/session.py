@@ -1,4 +1,4 @@
-"""Ray, for the time of a run: started or joined, kept quiet, and told to be patient."""
+"""The Ray session of a run: started or joined, and configured."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import logging
 import os
 import signal
 import threading
+from typing import Any
 
 import ray
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from adafv.internals import global_node
 
 DATA_LOG = logging.getLogger("ray.data")
-BAD_STARTS = 3  # workers in a row that may die before they are there, as on a machine that is taken back just then
+BAD_STARTS = 3  # workers in a row that may die while starting, as on a spot machine that is taken back
 
 
 class RaySession:
-    """Ray for the time of one run or of several: the one that is initialised, or the cluster that RAY_ADDRESS names, or
-    a local one. What is set for a run, of Ray Data and its log, is then as it was before."""
+    """Ray for one run or several: the initialised one, the cluster that RAY_ADDRESS names, or a local one.
+
+    On exit, Ray Data's settings and log level are as before.
+    """
 
     def __enter__(self) -> None:
         self._settings = DataContext.current(DataContext.get_current().copy())
@@ -33,7 +37,7 @@ class RaySession:
             handler = signal.getsignal(signal.SIGTERM)
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray's own, set by init, ends the process in mid-write
+                signal.signal(signal.SIGTERM, handler)  # ray.init's handler ends the process in mid-write
 
     def __exit__(self, *_: object) -> None:
         if self._ours:
@@ -43,21 +47,26 @@ class RaySession:
 
 
 def is_ours_alone() -> bool:
-    """Whether this process has started its Ray itself: no node will ever join that."""
+    """Whether this process started Ray itself, so that no node will ever join."""
     node = global_node()
     return node is not None and node.is_head()
 
 
-def settle(grow_at: float) -> None:
-    """Set Ray Data up for a job. Its bars and notices stay out of the job's log; they are in Ray's own, and what fails,
-    the job reports. And it waits for workers, and starts as many as there is work for.
+def driver_actor(kind: type) -> Any:
+    """An actor on the driver's node, which is lost only with the run."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here).remote()
 
-    It would end the run after half an hour in which nothing moves; GPUs may take longer to come, and what hangs here
-    has a time-out of its own. And it would never start more than MIN workers: it does so when each has 1.75 times the
-    calls that it can take at once, and ours don't queue so many.
+
+def configure_ray_data(grow_at: float) -> None:
+    """Set up Ray Data for a job: no progress bars or notices in the job's log, and failures are reported by the job.
+
+    By default Ray Data ends a run after half an hour without progress, but GPUs may take longer to come, and hanging
+    work has its own time-out here. It also adds a worker only when each has 1.75 times the calls it can take at once,
+    which never happens with our short queues.
 
     Args:
-        grow_at: another worker is started when each has so many times the calls that it can take at once.
+        grow_at: start another worker when each has this many times the calls it can take at once.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -69,8 +78,8 @@ def settle(grow_at: float) -> None:
 
 
 def cause_of(error: ray.exceptions.RayError) -> str:
-    """The reason of a Ray error in one line. Of an exception in a stage, that is the last line of its own traceback,
-    which Ray prints before those of the exceptions it wrapped around it."""
+    """The reason of a Ray error in one line. For an exception in a stage that is the last line of its own traceback,
+    which Ray prints first."""
     inner, wrapped, _ = str(error).partition("\n\nThe above exception was the direct cause")
     lines = [line.strip() for line in inner.splitlines() if line.strip()]
     return lines[-1 if wrapped else 0] if lines else type(error).__name__

@@ -1,2 +1,2 @@
-"""An image's bytes and pixels, from data that nobody trusts: `fetch` gets the bytes (`http` from public addresses only,
-`transfer` within bounds), `decode` makes an RGB picture of them."""
+"""Untrusted image bytes and pixels: `fetch` gets the bytes (`http` from public addresses only), and `decode` turns them
+into an RGB image. `run_input` finds the images of a run's labels again."""

@@ -1,17 +1,16 @@
-"""Bytes to an RGB picture, whatever the bytes are.
+"""Bytes to an RGB image, whatever the bytes are.
 
 Data sets hold truncated downloads, HTML error pages named .jpg, decompression bombs, CMYK scans, palettes, 16-bit
-greyscale, pictures that lie on their side. What can be decoded is decoded to what a viewer would show: turned as EXIF
-says, transparency over white, 16 bits scaled to 8, the first frame of an animation. The rest is a `Reject`.
+greyscale and rotated photos. What can be decoded is decoded as a viewer would show it: rotated by EXIF, transparency
+over white, 16 bits scaled to 8, the first frame of an animation. The rest is a `Reject`.
 
-Size is checked on the header, before a pixel is allocated, and so is that of a TIFF's tiles, which may be larger than
-the picture. So memory is bounded by `memory_bound`: a process that is given that much decodes every picture within its
-limits, and one that runs out of it rejects the picture. (Metadata can take more, such as a TIFF's list of a million
-strips, of each of which Pillow makes an object. That needs a large file, and ends in such a reject.)
+Size is checked in the header before any pixel is allocated, and so are a TIFF's tiles, which may be larger than the
+image. So memory is bounded by `memory_bound`: a process with that much memory decodes every image within the limits.
+Metadata in a large file can need more, such as a TIFF's list of a million strips; running out of memory rejects the
+image.
 
-Only the common formats are tried, and HEIC and AVIF where their extra is installed: every further decoder is attack
-surface. Pillow's decoders throw whatever they like at damaged data (OSError, SyntaxError, struct.error, IndexError,
-...), so this is the one place where every exception is caught: it becomes `image_corrupt`.
+Only common formats are tried, since every decoder is attack surface. Pillow's decoders raise anything on damaged data
+(OSError, SyntaxError, struct.error, IndexError), so every exception is caught here and becomes `image_corrupt`.
 """
 
 from __future__ import annotations
@@ -37,17 +36,16 @@ else:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *MORE_FORMATS)
 
-# What decoding takes at most. For each pixel: four images of 4 bytes, as where WebP's decoder holds the canvas of this
-# frame and the last while the frame is copied out of it. For each byte of the file: copies, of which WebP makes three.
-# And rows: the buffers of the longest, and pointers to each of them.
+# The most memory that decoding takes. Per pixel: four images of 4 bytes, as when WebP's decoder holds two canvases and
+# copies a frame. Per byte of the file: copies, of which WebP makes three. Rows: buffers and pointers.
 BYTES_PER_PIXEL = 16
 BYTES_PER_FILE_BYTE = 4
 BYTES_OF_ROWS = 64 * 2**20
 
 LONGEST_SIDE = 2**20  # pixels
-BLOCK = 2**20  # pixels that are scaled to 8 bits at once
+CHUNK = 2**20  # pixels that are scaled to 8 bits at once
 
-# What undoes each value of EXIF's orientation tag (1, upright, needs nothing).
+# The transposition for each value of EXIF's orientation tag; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,15 +58,13 @@ _UPRIGHT = {
 
 
 def memory_bound(pixels: int, file_bytes: int) -> int:
-    """How many bytes decoding takes at most for files of so many bytes and pictures of so many pixels."""
+    """The most bytes that decoding takes for files of `file_bytes` and images of `pixels`."""
     return BYTES_PER_PIXEL * pixels + BYTES_PER_FILE_BYTE * file_bytes + BYTES_OF_ROWS
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
-    """The picture in `data` as a viewer would show it, in RGB, or why it can't be had.
-
-    Not for several threads at once: Pillow's limit and libtiff's standard error are the whole process's.
-    """
+    """The image in `data` as a viewer would show it, in RGB, or why it can't be decoded. Not thread-safe: Pillow's
+    limit and standard error belong to the whole process."""
     if not data:
         return Reject("image_empty", "the image has no bytes")
     with _pillow_settings(max_pixels):
@@ -79,7 +75,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
         except UnidentifiedImageError:
             return Reject("image_format", f"can't be read as any of {', '.join(FORMATS)}: {_describe(data)}")
         except MemoryError:
-            pass  # what the attempt has allocated goes with this exception; until then there may be none for a reject
+            pass  # its memory is freed with this exception; a reject before that might not fit
         except Exception as error:  # see the module's docstring
             return Reject("image_corrupt", f"{type(error).__name__}: {error}")
     return Reject("image_corrupt", f"decoding its {len(data)} bytes takes more memory than this process may have")
@@ -87,8 +83,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
 
 @contextlib.contextmanager
 def _pillow_settings(max_pixels: int) -> Iterator[None]:
-    """Pillow's own limit is that on twice this number: it checks it while it reads the header, before the decoder of
-    WebP allocates its canvas. Its warnings are of damaged metadata, which doesn't matter here."""
+    """Set Pillow's own limit, which it applies at twice the number while reading the header, before WebP allocates its
+    canvas. Warnings about damaged metadata are dropped."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
     try:
@@ -103,13 +99,13 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
     loaded = _load(data, max_pixels)
     if isinstance(loaded, Reject):
         return loaded
-    picture, orientation = loaded  # the file's own buffers are gone by now
+    picture, orientation = loaded  # the file's own buffers are freed by now
     method = _UPRIGHT.get(orientation)
     return picture if method is None else picture.transpose(method)
 
 
 def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int] | Reject:
-    """The picture in RGB, as it lies in the file, and its EXIF orientation."""
+    """The image in RGB as stored, and its EXIF orientation."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -126,8 +122,8 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int] | Reject:
 
 @contextlib.contextmanager
 def _mute() -> Iterator[None]:
-    """Nothing on standard error. libtiff writes a line there for each damaged row, which may be a million in a file of
-    a few kilobytes: a data set could fill a worker's disk with its log."""
+    """Silence standard error: libtiff writes a line per damaged row, so a small file could fill a worker's disk with
+    its log."""
     error = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
@@ -142,7 +138,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """`image` in RGB: transparency over white, more than 8 bits per channel scaled rather than clipped."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
-    if image.mode == "La":  # premultiplied, from a TIFF; Pillow converts it only to this
+    if image.mode == "La":  # premultiplied, from a TIFF; Pillow only converts it to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -155,26 +151,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Greyscale of 16 or 32 bits, or of floats, in 8 bits.
 
-    16 bits are scaled by their full range, as viewers do. 32-bit integers and floats have no range of their own:
-    integers that fit 16 bits are taken as such, floats in [0, 1] as fractions, and anything else is stretched from
-    its least to its greatest value.
+    16 bits are scaled by their full range, as viewers do. 32-bit integers that fit 16 bits are treated as such, floats
+    in [0, 1] as fractions; anything else is stretched from its least to its greatest value.
     """
-    lows, highs = zip(*((values.min(), values.max()) for _, values in _blocks(image)), strict=True)
+    lows, highs = zip(*((values.min(), values.max()) for _, values in _chunks(image)), strict=True)
     low, high = float(min(lows)), float(max(highs))
     if image.mode == "F":
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     scaled = np.empty((image.height, image.width), np.uint8)
-    for block, values in _blocks(image):
-        scaled[block] = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255)
+    for chunk, values in _chunks(image):
+        scaled[chunk] = np.rint((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255)
     return Image.fromarray(scaled)
 
 
-def _blocks(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """The pixels in float64, at most `BLOCK` at a time: all at once they would take four times the image itself."""
-    width = min(image.width, BLOCK)
-    height = max(1, BLOCK // width)
+def _chunks(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The pixels as float64, at most `CHUNK` at a time: all at once would take four times the image's memory."""
+    width = min(image.width, CHUNK)
+    height = max(1, CHUNK // width)
     for top in range(0, image.height, height):
         for left in range(0, image.width, width):
             bottom, right = min(top + height, image.height), min(left + width, image.width)
@@ -183,7 +178,7 @@ def _blocks(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], np.ndarra
 
 
 def _tile_pixels(image: Image.Image) -> int:
-    """The pixels of the buffer into which libtiff unpacks a tile or strip, which may be larger than the picture."""
+    """The pixels of a TIFF's tile or strip, which may be larger than the image."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 0
     tags = image.tag_v2
@@ -191,10 +186,10 @@ def _tile_pixels(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; 1 (upright) where the EXIF block can't be parsed, for the picture itself is sound."""
+    """EXIF's orientation; 1 (upright) if the EXIF block can't be parsed."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF raises as freely as damaged pixels do
+    except Exception:  # damaged EXIF raises anything, too
         return 1
     return value if isinstance(value, int) else 1
 

@@ -1,12 +1,11 @@
-"""An image's bytes, from wherever its path or URI says, or a reject with the reason.
+"""Gets an image's bytes from its path or URI, or a reject with the reason.
 
-Ray Data's `download()` turns a 404, a 403 and a time-out alike into a null. Here each keeps its name, and what can
-pass (time-outs, resets, 429, 5xx, bodies that are cut short or don't match their ETag) is tried again with growing,
-jittered pauses first. What speaks of the job's own credentials or clock is no fault of the row: it may succeed later.
+Ray Data's `download()` turns a 404, a 403 and a time-out alike into a null. Here each has its own error, and what may
+pass (time-outs, resets, 429, 5xx, truncated bodies, ETag mismatches) is retried with growing, jittered pauses. Errors
+of the job's own credentials or clock aren't the row's fault: such rows stay retryable.
 
-The data set is not trusted: whoever wrote it must not be able to read this machine's files or its network. Local paths
-must lie in `--image-root` or `--allow-local`, symbolic links resolved; http(s) needs `--allow-http` and a public
-address (`http.py`).
+The data set is not trusted: it must not read this machine's files or network. Local paths must lie in `--image-root` or
+`--allow-local` with symbolic links resolved; http(s) needs `--allow-http` and a public address (`http.py`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from botocore.exceptions import ParamValidationError
 
-from adafv.pipeline.images.http import Address, is_public, read_http
-from adafv.pipeline.images.transfer import Refused, read_within
+from adafv.pipeline.images.http import Address, Refused, is_public, read_http, read_within
 from adafv.pipeline.redaction import public_uri
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
@@ -41,7 +39,7 @@ from adafv.pipeline.store.s3 import (
     check_md5,
     delay_of,
     describe,
-    is_ours,
+    is_credentials_error,
     may_pass,
     promised_md5,
     status_of,
@@ -50,12 +48,12 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, join, local_path, split_s3
 
 if TYPE_CHECKING:
-    from adafv.pipeline.control.gate import Gate  # needs Ray, which who reads an output may not have
+    from adafv.pipeline.control.gate import Gate  # needs Ray, which readers of an output may not have
 
 THREADS = 16
 ATTEMPTS = 5
 
-Key = tuple[str, str]  # an image's URI, and what it is relative to
+Key = tuple[str, str]  # an image's URI, and the root that it is relative to
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,10 @@ class Fetcher:
     """Fetches images under one set of rules.
 
     Attributes:
-        max_bytes: larger images are rejected, and rows whose images have more together.
-        allow_http: whether http(s) is fetched at all; `allowed`: from which addresses.
-        allow_local: a local folder in which images may lie besides the image root.
-        gate: closed when no more rows may be fetched; None where they always may.
+        max_bytes: the limit per image, and for all images of a row together.
+        allow_http: whether http(s) is fetched; `allowed`: from which addresses.
+        allow_local: a local folder besides the image root that images may lie in.
+        gate: closed when no more rows may be fetched; None without limits.
     """
 
     storage: Storage
@@ -78,12 +76,12 @@ class Fetcher:
     gate: Gate | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The stage: rows in, those that the gate admits out, with the bytes or with a reject."""
+        """The stage: rows in; the rows that the gate admits out, with image bytes or a reject."""
         table = table if self.gate is None else self.gate.admit(table)
         return rows.to_table(self.fetch_rows(rows.from_table(table)))
 
     def fetch_rows(self, given: Iterable[Row]) -> list[Row]:
-        """Fetch what is to be fetched, each distinct image once."""
+        """Fetch the rows' images, each distinct one once."""
         given = list(given)
         shares = Counter(key for row in given for key in _keys(row))
         with ThreadPoolExecutor(THREADS) as threads:
@@ -93,7 +91,7 @@ class Fetcher:
     def _with_bytes(
         self, row: Row, found: Mapping[Key, tuple[bytes | Reject, float]], shares: Mapping[Key, int]
     ) -> Row:
-        """The row with all its images, or rejected for the first that it can't have."""
+        """The row with all its images, or rejected for the first that failed."""
         row = replace(row, fetch_ms=sum(found[key][1] / shares[key] for key in _keys(row)))
         images, size = [], 0
         for number, image in enumerate(row.images):
@@ -112,11 +110,11 @@ class Fetcher:
         return result, 1000 * (time.perf_counter() - start)
 
     def fetch(self, uri: str, root: str) -> bytes | Reject:
-        """The bytes at `uri`, which may be relative to `root`, or why they can't be had. Never raises."""
+        """The bytes at `uri`, which may be relative to `root`, or why they can't be fetched. Never raises."""
         try:
             return retry(
                 lambda: self._read(uri, root),
-                lambda error: error.again if isinstance(error, Refused) else None,
+                lambda error: error.retry_after if isinstance(error, Refused) else None,
                 attempts=ATTEMPTS, seconds=DEADLINE, first=self.pause,
             )  # fmt: skip
         except Refused as refused:
@@ -135,7 +133,7 @@ class Fetcher:
         if scheme or re.match(r"data:", uri, re.IGNORECASE):
             return self._read_pyarrow(uri, root)
         if has_scheme(root) and not root.startswith("file://"):
-            if is_s3(root) and not uri.startswith(("/", "../")):  # which mean a folder, and not such a key
+            if is_s3(root) and not uri.startswith(("/", "../")):  # paths, not keys
                 return self._read_s3(join(root, uri))
             return self._read_pyarrow(_inside(root, uri), root)
         return _read_local(uri, root, self.max_bytes, self.allow_local)
@@ -156,11 +154,13 @@ class Fetcher:
         return data
 
     def _read_pyarrow(self, uri: str, root: str) -> bytes:
-        """From a store that pyarrow knows, if the image root lies on it."""
+        """From a store that pyarrow knows, if the image root is on it."""
         if not has_scheme(root) or not uri.startswith(root.rstrip("/") + "/") or uri != _inside(root, uri):
             opened = "only s3://, http(s):// and what lies in --image-root is opened"
             raise Refused("image_refused", f"{public_uri(uri)[:200]!r}: {opened}")
-        filesystem, path = self.storage.filesystem(uri)
+        # What a row says must not be parsed: pyarrow takes options from a URI, such as another server.
+        filesystem, folder = self.storage.filesystem(root)
+        path = f"{folder.rstrip('/')}/{uri.removeprefix(root.rstrip('/') + '/')}"
         try:
             with filesystem.open_input_file(path) as file:
                 if file.size() > self.max_bytes:
@@ -168,15 +168,15 @@ class Fetcher:
                 return file.read()
         except FileNotFoundError as error:
             raise Refused("image_not_found", f"nothing at {public_uri(uri)}") from error
-        except OSError as error:
-            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", again=0.0) from error
+        except (OSError, pa.ArrowException) as error:
+            raise Refused("image_fetch_failed", f"{public_uri(uri)}: {error}", retry_after=0.0) from error
 
 
 def _s3_refusal(uri: str, error: Exception) -> Refused:
     status, message = status_of(error), f"{public_uri(uri)}: {describe(error)}"
     if isinstance(error, ParamValidationError):
         return Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
-    if may_pass(error) or is_ours(error):
+    if may_pass(error) or is_credentials_error(error):
         return Refused("image_fetch_failed", message, delay_of(error))
     if status == 404:
         return Refused("image_not_found", message)
@@ -184,7 +184,7 @@ def _s3_refusal(uri: str, error: Exception) -> Refused:
 
 
 def _inside(root: str, uri: str) -> str:
-    """`uri`, relative to the folder `root` or beginning with it, with `..` resolved; refused where it leaves `root`."""
+    """`uri`, relative to the folder `root` or below it, with `..` resolved; refused if it leaves `root`."""
     root = root.rstrip("/")
     relative = uri.removeprefix(root + "/")
     normal = posixpath.normpath(relative)
@@ -194,7 +194,7 @@ def _inside(root: str, uri: str) -> str:
 
 
 def _read_local(path: str, root: str, max_bytes: int, allowed: str | None = None) -> bytes:
-    """A regular file in the local folder `root` or in `allowed`; a link counts by what it points to."""
+    """A regular file in the local folder `root` or in `allowed`, with links resolved."""
     root = local_path(root)
     if "\0" in path or has_scheme(root):
         raise Refused("image_refused", f"{path[:200]!r} is not a path in the image root {public_uri(root)}")
@@ -207,7 +207,7 @@ def _read_local(path: str, root: str, max_bytes: int, allowed: str | None = None
             raise Refused(
                 "image_refused", f"{path!r} {leaves}; add --allow-local {_store_of(real, real_root, real_allowed)}"
             )
-        # Not blocking: the name may be that of a pipe, and opening one would wait for a writer for ever.
+        # Non-blocking: opening a pipe would wait for a writer for ever.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -222,15 +222,15 @@ def _read_local(path: str, root: str, max_bytes: int, allowed: str | None = None
         raise Refused("image_refused", f"{path!r} is a folder") from error
     except PermissionError as error:
         raise Refused("image_forbidden", f"{path!r}: permission denied") from error
-    except (OSError, ValueError) as error:  # loops of links, unencodable names, a failing disk
+    except (OSError, ValueError) as error:  # link loops, unencodable names, disk errors
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise Refused("image_not_found", f"{path[:200]!r}: no file has so long a name") from error
         raise Refused("image_fetch_failed", f"{path[:200]!r}: {error}") from error
 
 
 def _store_of(file: str, root: str, allowed: str | None) -> str:
-    """The folder to be allowed so that `file` can be read, and with it what links into the same store: the one beside
-    `root` or beside a folder above it, such as blobs/ beside the snapshots/ of a Hugging Face cache."""
+    """The folder to allow so that `file`, and other links into the same store, can be read: the one beside `root` or
+    beside a parent of it, such as blobs/ beside snapshots/ in a Hugging Face cache."""
     above = os.path.commonpath((root, file))
     parts = os.path.relpath(os.path.dirname(file), above).split(os.sep)
     store = os.path.normpath(os.path.join(above, *parts[: 2 if above == os.sep else 1]))
@@ -238,7 +238,7 @@ def _store_of(file: str, root: str, allowed: str | None) -> str:
 
 
 def _keys(row: Row) -> Iterator[Key]:
-    """Those of a row's images that are to be fetched."""
+    """The row's images that need fetching."""
     return ((image.uri, row.image_root or "") for image in row.images if image.uri)
 
 

@@ -1,15 +1,13 @@
-"""All rows together; if that fails, one by one, to find the row that it is.
+"""All rows together; if that fails, one by one, to find the row to blame.
 
-A batch that dies says little: the machine may have killed the process for reasons of its own. Tried one by one, in a
-new process, the innocent rows come through, and the row that kills does so again, alone. It is given a second chance
-alone, because that death too may have been an accident; then it is a failure. So a row is given up at the third death
-that it had a part in, two of them its own.
+A batch that dies says little: the machine may have killed the process. One by one, in a new process, the innocent rows
+come through and the bad row kills again. It gets a second chance alone, since that death may have been an accident,
+too; then it fails. So a row is given up after three deaths, two of them its own.
 
-Halving the batch again and again would find the row too, but each half that holds it costs another death, and with it
-another loading of the model: a killer among 32 rows costs three deaths this way, and eight by halves. For a row that
-hangs, each costs a whole time-out. Labelling the rest of one batch row by row is cheap beside that.
+Bisecting would cost a death, and so a reload of the model, for each half with the bad row: eight deaths for one among
+32 rows instead of three. For a row that hangs, each death is a whole time-out.
 
-An exception is told from a death: the process lives on, and what raised alone will raise again.
+An exception is not a death: the process lives on, and a row that raised alone would raise again.
 """
 
 from __future__ import annotations
@@ -25,25 +23,25 @@ CHANCES = 2  # deaths that a row may cause when it is alone
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a row could not be worked on.
+    """Why a row failed.
 
     Attributes:
-        type: the class of the exception that it raised; None where it killed or hung its process.
-        message: what happened, in words. Not yet safe to show.
+        type: the class of the exception that it raised; None if it killed or hung its process.
+        message: what happened. Not yet redacted.
     """
 
     type: str | None
     message: str
 
 
-def work(process: Isolated, table: pa.Table) -> tuple[list[pa.Table], dict[int, Failure]]:
+def run_isolated(process: Isolated, table: pa.Table) -> tuple[list[pa.Table], dict[int, Failure]]:
     """Give all rows of `table` to `process`.
 
     Returns:
-        Its answers, which together cover the rows that came through; and, by number, the rows that didn't.
+        The answers, which together cover the rows that came through; and failures by row number.
 
     Raises:
-        StartError: no process can be had; no row is to blame.
+        StartError: no process can be started; no row is to blame.
     """
     try:
         return [process.ask(table)], {}

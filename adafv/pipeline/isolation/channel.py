@@ -1,12 +1,11 @@
 """Arrow tables and short messages between a process and its child, through shared memory.
 
-A batch of crops is tens of megabytes. It is written once, into an anonymous file in memory, whose descriptor goes over
-a socket; the other side maps it and reads the table where it lies. A message is one byte, its kind, with or without
-such a file.
+A batch of crops is tens of megabytes. It is written once, into an anonymous memory file whose descriptor goes over a
+socket; the other side maps the file and reads the table in place. A message is one byte, its kind, with or without such
+a file.
 
-Fresh memory costs several times what the copy into it does. So the parent writes its requests into files that earlier
-ones have left: the child is done with one when it answers. Answers travel on, as views of their file, so each has its
-own.
+Fresh memory costs several times what copying into it does, so the parent reuses its request files once the child has
+answered. Answers travel on as views of their file, so each has its own.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ RAISED = b"E"  # from the child: an exception, as JSON
 
 
 class Channel:
-    """One end. `receive` raises EOFError where the other end is gone, TimeoutError where it says nothing."""
+    """One end. `receive` raises EOFError if the other end is gone, TimeoutError if it is silent."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -59,21 +58,19 @@ class Channel:
 
 
 def write_table(table: pa.Table, file: IO[bytes]) -> None:
-    """Write `table` to the start of `file`. What another has left behind its end is of no account: an Arrow stream says
-    where it ends.
-    """
+    """Write `table` to the start of `file`. Leftovers behind it do no harm: an Arrow stream marks its end."""
     file.seek(0)
     with pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
 
 
 def table_in(contents: pa.Buffer) -> pa.Table:
-    """The table in a message's contents: a view of it."""
+    """The table in a message's contents, as a view."""
     return pa.ipc.open_stream(contents).read_all()
 
 
 def anonymous_file() -> IO[bytes]:
-    """A file in memory, where the system has such."""
+    """A file in memory, if the system has them."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("adafv"), "wb", buffering=0)
     return cast(IO[bytes], tempfile.TemporaryFile(buffering=0))

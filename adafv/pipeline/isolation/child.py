@@ -1,4 +1,4 @@
-"""What the child process runs: make the handler, then answer one table after the other, until the parent is gone.
+"""The child process: make the handler, then answer tables until the parent is gone.
 
 python -m adafv.pipeline.isolation.child DESCRIPTOR
 """
@@ -25,8 +25,8 @@ TEXT_LIMIT = 4000  # characters of an exception's text that are passed on
 
 
 def main(descriptor: int) -> None:
-    faulthandler.enable()  # a crash in a library's C code leaves the Python line that led to it in the worker's log
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the parent's to act on
+    faulthandler.enable()  # a crash in C code leaves the Python line in the worker's log
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent acts on it
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     channel = Channel(socket.socket(fileno=descriptor))
     try:
@@ -36,7 +36,7 @@ def main(descriptor: int) -> None:
 
 
 class Heartbeat:
-    """Tells the parent of progress, but not each time: every message wakes it up."""
+    """Reports progress to the parent, but not every time: each message wakes it up."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel, self._last = channel, time.monotonic()
@@ -54,7 +54,7 @@ def _serve(channel: Channel) -> None:
     try:
         make, memory = pickle.loads(contents)
         handler = make()
-    except Exception as error:  # whatever it is, the parent is to tell
+    except Exception as error:  # any error is reported to the parent
         _report(channel, error, spent=True)
         os._exit(SPENT)
     if memory is not None:
@@ -67,23 +67,24 @@ def _serve(channel: Channel) -> None:
             channel.send_table(handler(table_in(contents), Heartbeat(channel)))
         except (EOFError, ConnectionError):
             raise
-        except Exception as error:  # likewise
+        except Exception as error:  # any error
             _report(channel, error, spent := handler.is_spent(error))
             if spent:
-                os._exit(SPENT)  # without clean-up, which would need what is broken
+                os._exit(SPENT)  # no clean-up: it would need what is broken
 
 
 def _report(channel: Channel, error: Exception, spent: bool) -> None:
     found = {"type": type(error).__name__, "text": str(error)[:TEXT_LIMIT], "spent": spent}
+    found["refused"] = type(error) is ValueError  # its kinds, such as a JSONDecodeError, may be a passing fault
     channel.send_bytes(RAISED, json.dumps(found).encode())
 
 
 def _limit_memory(more: int) -> None:
-    """Let this process have `more` bytes than it has: an allocation beyond fails, in it alone."""
+    """Let this process allocate `more` bytes; allocations beyond that fail."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             [used] = [1024 * int(line.split()[1]) for line in status if line.startswith("VmData:")]
-    except FileNotFoundError:  # not Linux: there is no limit of the kind either
+    except FileNotFoundError:  # not Linux: no such limit either
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = used + more
@@ -91,7 +92,7 @@ def _limit_memory(more: int) -> None:
 
 
 def _end_with_parent(descriptor: int) -> None:
-    """End at once when the parent's end of the socket is closed, whatever this process is doing."""
+    """Exit at once when the parent closes its end of the socket."""
     poll = select.poll()
     poll.register(descriptor, select.POLLHUP)
     poll.poll()

@@ -1,4 +1,4 @@
-"""The child process as its parent sees it: started when it is needed, asked, watched, and started again."""
+"""The child process as its parent sees it: started on demand, asked, watched, and restarted."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from adafv.pipeline.isolation.channel import (
 from adafv.pipeline.redaction import safe_message
 
 START_ATTEMPTS = 3
-START_SECONDS = 3600.0  # for loading a model, perhaps after downloading it
-ENDING_SECONDS = 5.0  # that a process may take to end by itself once it has let go of its socket
+START_SECONDS = 3600.0  # to load a model, perhaps after a download
+ENDING_SECONDS = 5.0  # for a process to exit after closing its socket
 
 
 class Handler(Protocol):
-    """What does the work, in the child process."""
+    """Does the work, in the child process."""
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
-        """Turn a table into another, calling `on_progress` now and then. May raise. Once it has returned, the memory of
-        the table that it was given is used for the next."""
+        """Turn a table into another, calling `on_progress` now and then. May raise. The given table's memory is reused
+        after it returns."""
 
     def is_spent(self, error: BaseException) -> bool:
         """Whether `error` leaves the process unusable, so that it has to end."""
 
 
 class Died(Exception):  # noqa: N818  (an outcome)
-    """The child process ended, or was ended because it made no progress, while it had a table in hand."""
+    """The child ended, or was killed for making no progress, while it had a table."""
 
 
 class Raised(Exception):  # noqa: N818  (an outcome)
-    """The handler raised; `type` is the exception's class name. The child process lives on."""
+    """The handler raised an exception of class `type`. The child lives on."""
 
     def __init__(self, type: str, text: str) -> None:
         super().__init__(f"{type}: {text}")
@@ -58,47 +58,51 @@ class Raised(Exception):  # noqa: N818  (an outcome)
 
 
 class StartError(RuntimeError):
-    """The child process could not be made ready, so no row is to blame."""
+    """The child could not be started, so no row is to blame."""
+
+
+class RefusedError(StartError):
+    """The handler couldn't be made of what it was given (a ValueError): no other try will."""
 
 
 class Isolated:
     """A handler in a process of its own.
 
-    Several threads may ask: one table is worked on at a time, while those of the others are written to where the child
-    will read them, and their answers are taken in.
+    Several threads may ask. One table is worked on at a time, while the other threads write their tables and read their
+    answers.
 
     Args:
-        make: makes the handler, in the child; picklable.
-        timeout: seconds without progress after which the child is ended.
-        memory: bytes that the child may take beyond what it has once the handler is made; None for no limit.
+        make: makes the handler in the child; picklable.
+        timeout: seconds without progress after which the child is killed.
+        memory: bytes that the child may allocate once the handler is made; None for no limit.
     """
 
     def __init__(self, make: Callable[[], Handler], timeout: float, memory: int | None = None) -> None:
         self._make, self._timeout, self._memory = make, timeout, memory
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
-        self._lock = threading.Lock()  # held by the thread whose table is worked on
-        self._spare: list[IO[bytes]] = []  # files that nobody reads any more
+        self._lock = threading.Lock()  # held while a table is worked on
+        self._spare: list[IO[bytes]] = []  # request files to reuse
 
     @property
     def pid(self) -> int | None:
-        """The child's process number; None where there is none at present."""
+        """The child's process id; None if there is no child at present."""
         return None if self._process is None else self._process.pid
 
     def ask(self, table: pa.Table) -> pa.Table:
         """The handler's answer.
 
         Raises:
-            Died: the child did, or it hung and was killed. The next call starts another.
+            Died: the child died, or hung and was killed. The next call starts another.
             Raised: the handler raised.
-            StartError: no child could be started.
+            StartError: no child could be started; a RefusedError if none ever can.
         """
         with self._written(table) as file, self._lock:
             return self._ask(file)
 
     @contextmanager
     def _written(self, table: pa.Table) -> Iterator[IO[bytes]]:
-        """`table` in a file, for the time of a request."""
+        """`table` in a file, for one request."""
         try:
             file = self._spare.pop()
         except IndexError:
@@ -147,6 +151,8 @@ class Isolated:
                 return channel
             self._end()
             error = json.loads(contents.to_pybytes())
+            if error["refused"]:
+                raise RefusedError(safe_message(error["text"]))
             raise StartError(safe_message(f"{error['type']}: {error['text']}"))
         raise StartError(f"the process died {START_ATTEMPTS} times before it was given any row, at last by {how}")
 
@@ -155,11 +161,11 @@ class Isolated:
         with theirs:
             self._process = start_child(theirs)
         self._channel = Channel(ours)
-        self._close_socket = weakref.finalize(self, ours.close)  # which ends the child, when its parent is forgotten
+        self._close_socket = weakref.finalize(self, ours.close)  # ends the child when this is garbage-collected
         return self._channel
 
     def _end(self, kill: bool = False) -> str:
-        """See to it that the child is gone; how it went."""
+        """Make sure that the child is gone. Returns how it ended."""
         process, self._process, self._channel = self._process, None, None
         assert process is not None
         if kill:
@@ -167,13 +173,13 @@ class Isolated:
         self._close_socket()
         try:
             return _how(process.wait(ENDING_SECONDS))
-        except subprocess.TimeoutExpired:  # it closed its socket and lives
+        except subprocess.TimeoutExpired:  # it closed its socket but lives on
             process.kill()
             return _how(process.wait())
 
 
 def start_child(end: socket.socket) -> subprocess.Popen[bytes]:
-    """A new process that serves at `end` of a channel; it imports all that it needs from where this one would."""
+    """A new process that serves at `end` of a channel, with this process's import path."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", "adafv.pipeline.isolation.child", str(end.fileno())],
@@ -183,7 +189,7 @@ def start_child(end: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _answer(channel: Channel, timeout: float) -> tuple[bytes, pa.Buffer]:
-    """The next message that isn't about progress; each of those extends the time."""
+    """The next message other than progress; each progress message restarts the time-out."""
     while True:
         kind, contents = channel.receive(timeout)
         if kind != PROGRESS:

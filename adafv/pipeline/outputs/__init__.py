@@ -1,8 +1,8 @@
-"""What stands under --output, which one job at a time writes.
+"""What is under --output. One job at a time writes it.
 
 lease    the right to write
-recipe   the one way in which its labels are made
+recipe   the options that decide what a label is
 sink     fills labels/ and rejects/
 ledger   which rows are done
-batches  files read back in bounded memory; reader: labels and rejects for those who use them
+batches  reads files back in bounded memory; reader: labels and rejects for users of an output
 """

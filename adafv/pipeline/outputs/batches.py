@@ -1,7 +1,7 @@
-"""What stands in labels/ or rejects/, read back: each file once, several at a time, in bounded memory.
+"""Reads labels/ or rejects/ back: each file once, several at a time, in bounded memory.
 
-A long run leaves thousands of files. On S3 a file costs three round trips, whatever it holds; one file after the
-other, five thousand would take many minutes. So the next files are read by threads while one is used.
+A long run leaves thousands of files, and on S3 each costs three round trips. So threads read the next files while one
+is in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adafv.pipeline.store.output import Output
 
 T = TypeVar("T", pa.Table, pa.RecordBatch)
 _LATER = {name: LABELS.field(name) for name in LATER}
-ROWS_AT_ONCE = 1024  # of all their columns, where a few are looked for
+ROWS_AT_ONCE = 1024  # rows in memory while a few are looked for
 
 
 def read_batches(
@@ -31,7 +31,7 @@ def read_batches(
     paths: Sequence[str],
     columns: list[str],
     ahead: int,
-    places: bool = False,
+    numbered: bool = False,
     whole: bool = False,
     properties: Sequence[pa.Field] = (),
 ) -> Iterator[pa.RecordBatch]:
@@ -39,15 +39,15 @@ def read_batches(
 
     Args:
         ahead: how many files may be in memory besides the current one.
-        places: with two more columns, `file` and `row`: the path, and the row's number in it.
-        whole: with the columns besides that a file has of its answers' properties.
-        properties: those of the columns that are such, which a file may lack.
+        numbered: add two columns, `file` and `row`: the path, and the row's number in it.
+        whole: add the columns of a file that hold properties of its answers.
+        properties: the `columns` that hold such properties; a file may lack them.
     """
     may_lack = _LATER | {field.name: field for field in properties}
     with ThreadPoolExecutor(ahead) as threads:
         waiting: deque[Future[pa.Table]] = deque()
         for path in paths:
-            waiting.append(threads.submit(_read, output.filesystem, path, columns, places, whole, may_lack))
+            waiting.append(threads.submit(_read, output.filesystem, path, columns, numbered, whole, may_lack))
             if len(waiting) > ahead:
                 yield from waiting.popleft().result().to_batches()
         while waiting:
@@ -55,7 +55,7 @@ def read_batches(
 
 
 def properties_of(output: Output, paths: Sequence[str], names: Collection[str]) -> list[pa.Field]:
-    """The columns of these names that are properties of answers, as the first file has them that has any."""
+    """The named columns that are properties of answers, as the first file that has them defines them."""
     found: dict[str, pa.Field] = {}
     for path in paths:
         if found.keys() >= set(names):
@@ -68,33 +68,25 @@ def properties_of(output: Output, paths: Sequence[str], names: Collection[str]) 
 
 
 def pick_rows(output: Output, path: str, numbers: Sequence[int], columns: list[str]) -> dict[int, dict[str, Any]]:
-    """Some rows of one file, by their numbers. Of the rest, no more than `ROWS_AT_ONCE` rows are in memory at a time.
-
-    Raises OSError, which names the file.
-    """
+    """Some rows of one file by number, with at most `ROWS_AT_ONCE` rows in memory. Raises OSError, which names the
+    file."""
     found: dict[int, dict[str, Any]] = {}
     wanted = sorted(numbers)
     with _named(path), output.filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         _check(path, columns, file.schema_arrow.names, _LATER)
-        there, first = _there(columns, file), 0
-        for group in range(file.metadata.num_row_groups):
-            end = first + file.metadata.row_group(group).num_rows
-            if any(first <= number < end for number in wanted):
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=there):
-                    here = [number for number in wanted if first <= number < first + batch.num_rows]
-                    rows = _whole(
-                        batch.take(pa.array([number - first for number in here], pa.int64())), columns, _LATER
-                    )
-                    found.update(zip(here, rows.to_pylist(), strict=True))
-                    first += batch.num_rows
-            first = end
+        first = 0
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=_there(columns, file)):
+            here = [number for number in wanted if first <= number < first + batch.num_rows]
+            rows = batch.take(pa.array([number - first for number in here], pa.int64()))
+            found.update(zip(here, _whole(rows, columns, _LATER).to_pylist(), strict=True))
+            first += batch.num_rows
     return found
 
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-    """What is wrong with a file, as an OSError that names it."""
+    """Turn errors of a file into an OSError that names it."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -105,7 +97,7 @@ def _read(
     filesystem: pyarrow.fs.FileSystem,
     path: str,
     columns: list[str],
-    places: bool,
+    numbered: bool,
     whole: bool,
     may_lack: Mapping[str, pa.Field],
 ) -> pa.Table:
@@ -117,7 +109,7 @@ def _read(
         table = file.read(_there([*columns, *more], file))
         _check(path, columns, names, may_lack)
         table = _whole(table, columns, may_lack)
-    if not places:
+    if not numbered:
         return table
     file = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int8), [path])
     return table.append_column("file", file).append_column("row", pa.array(np.arange(table.num_rows)))
@@ -129,13 +121,13 @@ def _check(path: str, columns: Sequence[str], names: Sequence[str], may_lack: Ma
 
 
 def _there(columns: Sequence[str], file: pq.ParquetFile) -> list[str]:
-    """Those of the columns that the file has."""
+    """The columns that the file has."""
     return [name for name in columns if name in file.schema_arrow.names]
 
 
 def _whole(found: T, columns: Sequence[str], may_lack: Mapping[str, pa.Field]) -> T:
-    """A table or batch with all of the columns, in this order, and what it has besides: those that its file lacks are
-    null, and so are fields."""
+    """A table or batch with all `columns` in this order, then its others. Columns and struct fields that the file lacks
+    are null."""
     for name in columns:
         field = may_lack.get(name)
         if name not in found.schema.names:

@@ -1,22 +1,22 @@
 """One job at a time on one output: a lease that expires when its holder is dead.
 
-The lease is a file `lease/<generation>`. Taking it means creating the next generation, which a store does for one of
-any number of contenders (O_EXCL on a disk, `If-None-Match: *` on S3); the highest generation holds. The holder writes
-its file again every few seconds. A contender that finds the newest file younger than `ttl` is refused; one that finds
-it older, or marked as released, may create the next. So two contenders for a dead job's lease can't both win, and
-nothing needs a conditional overwrite, which many S3-compatible stores don't have.
+The lease is a file `lease/<generation>`. A job takes it by creating the next generation, which only one contender can
+(O_EXCL on a disk, `If-None-Match: *` on S3); the highest generation holds. The holder rewrites its file every few
+seconds. A contender that finds the newest file younger than `ttl` is refused; if it is older, or released, it may
+create the next. So two contenders can't both take over a dead job's lease, and no conditional overwrite is needed,
+which many S3-compatible stores lack.
 
-Some stores keep even `If-None-Match` only nearly: of requests that cross, Swift lets two through, or lets one through
-and tells everyone no. So what counts is whose file it is a moment later, and at every renewal.
+Some stores don't honour `If-None-Match` strictly: with concurrent requests, Swift may accept both, or accept one and
+report failure to both. So what counts is whose file is there a moment later, and at every renewal.
 
-Ages are told by the store's clock alone, so hosts may disagree about the time. The holder doesn't trust clocks either:
-once its last renewal began `HELD` of `ttl` ago, by its own clock, which also counts while the machine is suspended, it
-starts no write any more. The rest of `ttl` is for the write that it may have started just before: of 120 s, 60 s for
-one attempt at a put, which has 10 s to connect, 30 s to wait for the answer, and so 20 s to send some megabytes. A
-process that is stopped in mid-request for longer than that can't be told from a dead one; no lease helps there.
+Ages are measured by the store's clock alone. The holder trusts its own clock, which also counts while the machine is
+suspended, for one thing: once its last renewal began `HELD` of `ttl` ago, it starts no write. The rest of `ttl` is for
+a write that it may have started just before: 60 of 120 s for one put, with 10 s to connect, 30 s to wait for the answer
+and 20 s to send. A process suspended in mid-request for longer can't be told from a dead one.
 
-On one host a contender needn't wait for `ttl`: a holder whose process is gone is dead. What it had handed to the
-network may still arrive, so a lease that was not released is taken over `landing` seconds before the output is read.
+Where this process could see the holder's and doesn't, it is dead, and `ttl` need not pass. A host's name doesn't tell:
+two machines can have one name, and a container that of its machine. What a dead holder had sent may still arrive, so an
+unreleased lease is taken over `landing` seconds before the output is read.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from adafv.pipeline.store.output import Output
 from adafv.pipeline.store.s3 import S3_ERRORS, describe
 
 LOG = logging.getLogger("adafv")
-TTL = 120.0  # seconds until a lease that nobody renews may be taken over
-HELD = 0.5  # the part of that for which its holder may start to write
+TTL = 120.0  # seconds after which an unrenewed lease may be taken over
+HELD = 0.5  # the part of that in which its holder may start a write
 FOLDER = "lease"
 
 
 class Lease:
-    """Holds the lease of an output for the length of a `with` block, renewing it in the background.
+    """Holds an output's lease for a `with` block and renews it in the background.
 
     Args:
-        run_id: shown to whoever is refused.
-        ttl: seconds; every contender for an output must use the same.
+        run_id: shown to refused jobs.
+        ttl: seconds; the same for every job on an output.
 
     Raises:
-        RunError: on entering, if another job holds it.
+        RunError: on entering, if another job holds the lease.
     """
 
     def __init__(self, output: Output, run_id: str, ttl: float = TTL) -> None:
         self._output, self._run_id, self._ttl = output, run_id, ttl
         self._name, self._token = "", uuid.uuid4().hex
         self._renewed = float("-inf")
-        self._problem = ""  # why it was not renewed
+        self._problem = ""  # why the last renewal failed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -70,15 +70,15 @@ class Lease:
         try:
             if self._held():
                 self._write(released=True)
-        except (*S3_ERRORS, OSError, RunError) as problem:  # it expires by itself; the run's own outcome matters more
+        except (*S3_ERRORS, OSError, RunError) as problem:  # it expires by itself
             LOG.warning("the lease on %s could not be released: %s", self._output.uri, describe(problem))
         self._renewed, self._problem = float("-inf"), "the run has ended"
 
     def check(self) -> None:
-        """Return if the lease is held for certain.
+        """Return if the lease is certainly held.
 
         Raises:
-            RunError: it could not be renewed for so long that another job may have taken it.
+            RunError: it wasn't renewed for so long that another job may have it.
         """
         if not self._held():
             raise RunError(f"the lease on {self._output.uri} was lost: {self._problem or 'it was not renewed in time'}")
@@ -111,7 +111,7 @@ class Lease:
                 self._output.delete(name)
 
     def _is_mine(self) -> bool:
-        """Whether the newest file is this lease's own."""
+        """Whether the newest lease file is this job's."""
         data = self._output.read(self._name) if self._newest() == self._name else None
         return data is not None and data != b"" and json.loads(data)["token"] == self._token
 
@@ -119,20 +119,19 @@ class Lease:
         return max(self._output.names(FOLDER), default=None)
 
     def _holder(self, name: str, data: bytes) -> dict[str, str] | None:
-        """Who holds the lease in the file `name`; None if it is free, expired, or its process is gone."""
+        """The holder of the lease file `name`; None if it is free, expired, or its process is gone."""
         age = self._output.age(name)
         if age is None or age > self._ttl or _released(data):
             return None
         if not data:
             return {"run_id": "(starting)", "host": "an unknown host", "pid": "unknown"}
         holder: dict[str, str] = json.loads(data)
-        gone = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]), holder["born"])
-        return None if gone else holder
+        return None if _gone(int(holder["pid"]), holder["born"]) else holder
 
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl / 12):
             if not self._held():
-                return  # too late: someone else may hold it by now, and writing would bring ours back to life
+                return  # too late: another job may hold it by now
             try:
                 if not self._is_mine():
                     self._renewed, self._problem = float("-inf"), "another job took it"
@@ -143,7 +142,7 @@ class Lease:
                 LOG.warning("the lease on %s could not be renewed: %s", self._output.uri, describe(error))
 
     def _write(self, released: bool) -> None:
-        """One attempt: the next renewal is the next."""
+        """A single attempt: the next renewal is the retry."""
         started = _now()
         self._output.put(self._name, self._content(released), patience=0)
         self._renewed, self._problem = started, ""
@@ -161,7 +160,7 @@ class Lease:
 
 
 def _now() -> float:
-    """Seconds on a clock that also counts while the machine is suspended, where there is one."""
+    """Seconds on a clock that also counts while the machine is suspended, if there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -169,22 +168,29 @@ def _released(data: bytes) -> bool:
     return bool(data) and json.loads(data)["released"]
 
 
-def _alive(pid: int, born: str | None) -> bool:
-    """Whether that process runs on this host: a process of this number that was born at the same moment."""
-    return born is None or _born(pid) == born
+def _gone(pid: int, born: str | None) -> bool:
+    """Whether the process that was `born` there is certainly dead. False where it can't be seen from here: on another
+    machine, in another container, after a restart of the machine."""
+    here = _born(os.getpid())
+    if born is None or here is None or born.rpartition("/")[0] != here.rpartition("/")[0]:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return _born(pid) not in (born, None)
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in the kernel's own count since boot, with the boot it belongs to; None if not known.
-
-    A process number comes round again, and containers each have a process 1: the boot and the process namespace tell
-    them apart.
-    """
+    """When a process of this container started, as boot id, process namespace and kernel ticks; None if unknown.
+    Process numbers repeat, and each container has a process 1."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             ticks = file.read().rpartition(")")[2].split()[19]
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
-        return f"{boot}/{os.readlink(f'/proc/{pid}/ns/pid')}/{ticks}"
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{ticks}"
     except (OSError, IndexError):
         return None

@@ -1,10 +1,9 @@
-"""Which rows are done: the output is the ledger.
+"""Which rows are done: the output itself is the ledger, so no separate record can disagree with it.
 
-There is no separate record that could disagree with the labels. At the start of a run the ids under `labels/` and
-`rejects/` are read back as 16-byte digests into one array, which is sorted in place: 160 MB for ten million ids, 1.6 GB
-for a hundred million, no Python object per id and no second copy. A label is done. A reject is done unless its error
-may have passed, or `--retry-rejects` asks for all. A `duplicate_id` never counts: it speaks of another row than the one
-it shares the id with. A row without an id is known by the place that it stands at.
+At the start of a run the ids under `labels/` and `rejects/` are read as 16-byte digests into one sorted array: 160 MB
+for ten million ids, without a Python object per id. A label is done. A reject is done unless its error may pass, or
+`--retry-rejects` asks for all. A `duplicate_id` never counts, since the id is another row's. A row without an id is
+known by its place.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import pyarrow.compute as pc
 from adafv.pipeline.outputs.batches import read_batches
 from adafv.pipeline.store.output import Output
 
-DIGEST = np.dtype("S16")  # compares as bytes do; trailing zeros are padding to numpy, so equality is exact all the same
-FILES_AHEAD = 16  # files of which the ids are read at once; 20,000 ids are less than a megabyte
+DIGEST = np.dtype("S16")  # compares like bytes; numpy pads with zeros, so equality is exact
+FILES_AHEAD = 16  # files whose ids are read at once; 20,000 ids are less than a megabyte
 
 
 def digest_id(id: str) -> bytes:
@@ -28,26 +27,26 @@ def digest_id(id: str) -> bytes:
 
 
 def digest_place(place: str) -> bytes:
-    """The digest of a row that has no id."""
+    """The digest of a row without an id."""
     return hashlib.blake2b(place.encode("utf-8", "replace"), digest_size=16, person=b"place").digest()
 
 
 def digest_labels(batch: pa.RecordBatch) -> bytes:
-    """The digests of the rows of a batch of labels, one after the other."""
+    """The joined digests of a batch of labels."""
     return b"".join(map(digest_id, batch.column("id").to_pylist()))
 
 
 def digest_rejects(batch: pa.RecordBatch) -> bytes:
-    """The same of a batch of rejects, some of which may have no id."""
+    """The joined digests of a batch of rejects, some without an id."""
     rows = zip(batch.column("id").to_pylist(), batch.column("image").to_pylist(), strict=True)
     return b"".join(digest_place(image) if id is None else digest_id(id) for id, image in rows)
 
 
 class Ledger:
-    """The digests of the rows that are done."""
+    """A set of row digests."""
 
     def __init__(self, digests: Iterable[bytes] = ()) -> None:
-        """`digests`: each item holds one, or several one after the other."""
+        """`digests`: each item holds one digest or several joined."""
         gathered = bytearray()
         for some in digests:
             gathered += some
@@ -55,17 +54,17 @@ class Ledger:
         self._sorted.sort()
 
     def __len__(self) -> int:
-        """How many were given; a row that several runs rejected counts for each."""
+        """How many were given; a row that several runs rejected counts several times."""
         return len(self._sorted)
 
     def distinct_and_repeated(self) -> tuple[int, int]:
-        """How many different digests there are, and how many of these were given more than once."""
+        """How many distinct digests there are, and how many of them were given more than once."""
         same = self._sorted[1:] == self._sorted[:-1]
         begins = same & ~np.concatenate([[False], same[:-1]])  # where a digest is met the second time
         return len(self) - int(np.count_nonzero(same)), int(np.count_nonzero(begins))
 
     def contains(self, digests: np.ndarray) -> np.ndarray:
-        """bool [N]: which of the digests [N] are done. Fast where these are sorted or few."""
+        """bool [N]: which of the digests [N] are in the ledger. Fast if these are sorted or few."""
         if not len(self._sorted):
             return np.zeros(len(digests), dtype=bool)
         at = np.searchsorted(self._sorted, digests).clip(max=len(self._sorted) - 1)
@@ -73,10 +72,7 @@ class Ledger:
 
 
 def read_ledger(output: Output, retry_rejects: bool) -> Ledger:
-    """What is done under `output`.
-
-    Raises OSError, which names the file, where one can't be read.
-    """
+    """The rows that are done under `output`. Raises OSError, which names a file that can't be read."""
     return Ledger(_done(output, retry_rejects))
 
 

@@ -1,11 +1,10 @@
-"""Reading an output: its labels, the rejects that still hold, and the count that shows that nothing is lost or twice.
+"""Reads an output: its labels, the current rejects, and counts that show that nothing is lost or duplicated.
 
-`labels/` is clean as it stands, and any Parquet reader will do. `rejects/` is a history: a row that was tried again is
-in it once for each time that it failed, even if it has a label by now. Such a reject is superseded. What supersedes it
-lies in other files, so the ids are compared first, as digests: 16 bytes each, however long the ids.
+`labels/` can be read by any Parquet reader. `rejects/` is a history: a row that was retried is in it once per failure,
+even if it has a label by now. Such a reject is superseded. That is found by comparing 16-byte digests of the ids.
 
-Needs neither Ray nor torch. Everything is streamed, file by file, also from S3. Of an output that a job is writing,
-the files that are there at the call are read.
+Needs neither Ray nor torch, and streams file by file, also from S3. While a job writes the output, the files present at
+the call are read.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from adafv.pipeline.store.output import Output, open_output
 from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 
-Place = tuple[str, int]  # a file under labels/, and the number of a row in it
-WHOLE_FILES_AHEAD = 2  # where all columns may be wanted, a file can take hundreds of megabytes
+FileRow = tuple[str, int]  # a file under labels/, and the number of a row in it
+WHOLE_FILES_AHEAD = 2  # with all columns, a file can take hundreds of megabytes
 
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """An output counted up.
+    """The counts of an output.
 
     Attributes:
-        labelled: distinct ids that have a label.
-        rejected: the rejects that hold, by error.
+        labelled: distinct ids with a label.
+        rejected: current rejects by error.
         superseded: rejects whose row has a label by now, or was rejected again later.
-        duplicates: ids that stand more than once in labels/. Anything but 0 is a bug.
+        duplicates: ids that are in labels/ more than once. Anything but 0 is a bug.
     """
 
     labelled: int
@@ -54,16 +53,16 @@ def read_labels(
     uri: str | os.PathLike[str],
     columns: Sequence[str] | None = None,
     storage: Storage | None = None,
-    places: bool = False,
+    numbered: bool = False,
     whole: bool | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The labels of the output at `uri`, a local folder or s3://; of some `columns`, or of all.
+    """The labels of the output at `uri`, a local folder or s3://; some `columns` or all.
 
-    With `places` each has two more columns, `file` and `row`, by which `pick_labels` finds it again. Properties of
-    answers in JSON are columns, too. Where no `columns` are named, or with `whole`, they stand behind the others; of
-    runs with different schemas, batches then have different columns.
+    With `numbered` there are two more columns, `file` and `row`, which `pick_labels` takes. Properties of JSON answers
+    are columns, too: with `whole`, or if no `columns` are named, they follow the others, and differ between runs with
+    different schemas.
 
-    Raises UsageError where there is no output, or no such column.
+    Raises UsageError if there is no output or no such column.
     """
     output = _open(uri, storage)
     paths = output.parquet_files("labels")
@@ -71,29 +70,29 @@ def read_labels(
     properties = properties_of(output, paths, asked)
     names = _columns(columns, [field.name for field in properties])
     whole = columns is None if whole is None else whole
-    return read_batches(output, paths, names, WHOLE_FILES_AHEAD, places, whole, properties)
+    return read_batches(output, paths, names, WHOLE_FILES_AHEAD, numbered, whole, properties)
 
 
 def pick_labels(
     uri: str | os.PathLike[str],
-    places: Iterable[Place],
+    wanted: Iterable[FileRow],
     columns: Sequence[str] | None = None,
     storage: Storage | None = None,
-) -> dict[Place, dict[str, Any]]:
-    """A few labels by their places: so that a reader of all need not read the columns that it wants of a few only."""
+) -> dict[FileRow, dict[str, Any]]:
+    """A few labels by file and row, so that a reader of all labels can skip the columns it needs for a few only."""
     names, output = _columns(columns), _open(uri, storage)
     numbers: dict[str, list[int]] = {}
-    for file, row in dict.fromkeys(places):
+    for file, row in dict.fromkeys(wanted):
         numbers.setdefault(file, []).append(row)
     return {
         (file, row): values
-        for file, wanted in numbers.items()
-        for row, values in pick_rows(output, file, wanted, names).items()
+        for file, rows in numbers.items()
+        for row, values in pick_rows(output, file, rows, names).items()
     }
 
 
 def _columns(columns: Sequence[str] | None, properties: Sequence[str] = ()) -> list[str]:
-    """Those that are asked for, all of them if None."""
+    """The requested columns, or all."""
     names = schema.LABELS.names if columns is None else list(columns)
     if unknown := [name for name in names if name not in (*schema.LABELS.names, *properties)]:
         raise UsageError(f"labels have no column {unknown[0]!r}; there are {', '.join(schema.LABELS.names)}")
@@ -103,13 +102,11 @@ def _columns(columns: Sequence[str] | None, properties: Sequence[str] = ()) -> l
 def read_rejects(
     uri: str | os.PathLike[str], superseded: bool = False, storage: Storage | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rejects of the output at `uri` that hold; or all of them, with a column `superseded` that tells them apart.
-
-    Raises UsageError where there is no output.
-    """
+    """The current rejects of the output at `uri`; or all, with a column `superseded`. Takes 16 bytes of memory per
+    label. Raises UsageError if there is no output."""
     output = _open(uri, storage)
     paths = output.parquet_files("rejects")
-    old = _superseded(output, paths, lambda keys: _labelled(output, keys))
+    old = _superseded(output, paths, _read_labelled(output))
     batches = _marked(output, paths, schema.REJECTS.names, old)
     return batches if superseded else (_that_hold(batch) for batch in batches)
 
@@ -119,16 +116,16 @@ def reconcile(
     storage: Storage | None = None,
     on_rejects: Callable[[pa.RecordBatch], object] | None = None,
 ) -> Reconciliation:
-    """Count up the output at `uri`. Takes 16 bytes of memory for each label.
+    """Count the output at `uri`. Takes 16 bytes of memory per label.
 
-    `on_rejects` is shown the rejects that hold, batch by batch, as `read_rejects` would give them: they are at hand.
+    `on_rejects` is called with each batch of current rejects, with all columns, as they are read.
 
-    Raises UsageError where there is no output.
+    Raises UsageError if there is no output.
     """
     output = _open(uri, storage)
     paths = output.parquet_files("rejects")
-    labels = Ledger(map(digest_labels, read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD)))
-    old = _superseded(output, paths, labels.contains)
+    labels = _read_labelled(output)
+    old = _superseded(output, paths, labels)
     rejected: Counter[str] = Counter()
     for batch in _marked(output, paths, schema.REJECTS.names if on_rejects else ["error"], old):
         holding = _that_hold(batch)
@@ -152,11 +149,15 @@ def _open(uri: str | os.PathLike[str], storage: Storage | None) -> Output:
     return output
 
 
-def _superseded(output: Output, paths: Sequence[str], labelled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _read_labelled(output: Output) -> Ledger:
+    """The digests of the labels."""
+    return Ledger(map(digest_labels, read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD)))
+
+
+def _superseded(output: Output, paths: Sequence[str], labels: Ledger) -> np.ndarray:
     """bool [N]: which of the N rejects in the files at `paths`, in order, are superseded.
 
-    `labelled` tells of sorted digests which have a label. A `duplicate_id` is never superseded: it shares its id with
-    another row, and it is that row which the label, or the other reject, is of.
+    A `duplicate_id` is never superseded: the label or other reject with its id belongs to another row.
     """
     gathered, times, repeats = bytearray(), [np.empty(0, np.int64)], [np.empty(0, bool)]
     for batch in read_batches(output, paths, ["id", "image", "error", "rejected_at"], FILES_AHEAD):
@@ -165,32 +166,20 @@ def _superseded(output: Output, paths: Sequence[str], labelled: Callable[[np.nda
         repeats.append(pc.equal(batch.column("error"), "duplicate_id").to_numpy(zero_copy_only=False))
     digests, when = np.frombuffer(gathered, DIGEST), np.concatenate(times)
     rows = np.flatnonzero(~np.concatenate(repeats))
-    rows = rows[np.lexsort((when[rows], digests[rows]))]  # by what they are of, the latest last
+    rows = rows[np.lexsort((when[rows], digests[rows]))]  # by row, the latest last
     keys = digests[rows]
     last = np.ones(len(rows), dtype=bool)
     last[:-1] = keys[1:] != keys[:-1]
     superseded = np.zeros(len(digests), dtype=bool)
     superseded[rows[~last]] = True
-    superseded[rows[last]] = labelled(keys[last])
+    superseded[rows[last]] = labels.contains(keys[last])
     return superseded
-
-
-def _labelled(output: Output, keys: np.ndarray) -> np.ndarray:
-    """bool [N]: which of the distinct, sorted digests [N] have a label. The labels' own are not kept."""
-    found = np.zeros(len(keys), dtype=bool)
-    if not len(keys):
-        return found
-    for batch in read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD):
-        digests = np.frombuffer(digest_labels(batch), DIGEST)
-        at = np.searchsorted(keys, digests).clip(max=len(keys) - 1)
-        found[at[keys[at] == digests]] = True
-    return found
 
 
 def _marked(
     output: Output, paths: Sequence[str], columns: list[str], superseded: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """The rejects, with which of them are superseded as a column."""
+    """The rejects with a column `superseded`."""
     start = 0
     for batch in read_batches(output, paths, columns, WHOLE_FILES_AHEAD):
         yield batch.append_column("superseded", pa.array(superseded[start : start + batch.num_rows]))

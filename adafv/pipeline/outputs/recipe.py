@@ -1,9 +1,8 @@
 """One output, one way of labelling.
 
-A rerun labels only what has no label yet. With another model, strategy, budget or prompt it would add labels of another
-kind to those that are there, and nobody could tell which came from what without looking at each row. So the options
-that decide what a label is are kept beside the labels, in `recipe.json`, and a run that differs is refused, unless it
-says `--allow-mixed`.
+A rerun with another model, strategy, budget or prompt would mix labels of two kinds in one output. So the options that
+decide what a label is are kept beside the labels in `recipe.json`, and a run that differs is refused without
+`--allow-mixed`.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from adafv.pipeline.store.output import Output
 
 NAME = "recipe.json"
 
-# Strategies that select otherwise than they once did. What an earlier version of one labelled is of another kind.
+# Strategies whose selection has changed: labels of an earlier version are of another kind.
 STRATEGY_VERSIONS = {"adafv-plus": 2}
 
 
 def recipe_of(options: JobOptions) -> dict[str, Any]:
-    """The options that decide what a label is, without those that the others leave no part to play: the model, the
-    prompt, and those of the engine that don't say what hardware it runs on."""
+    """The options that decide what a label is: the model, the prompt, and the engine's options except those about
+    hardware and those that have no effect."""
     engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
     engine = {name: list(value) if isinstance(value, tuple) else value for name, value in engine.items()}  # as in JSON
     if options.engine.strategy in STRATEGY_VERSIONS:
@@ -48,7 +47,7 @@ def _engine_fields() -> dict[str, Field[Any]]:
 
 
 def settle_recipe(output: Output, options: JobOptions) -> None:
-    """Hold `options` against the labels that are there; where there are none, write down the recipe for those to come.
+    """Compare `options` with the labels that are there; if there are none, write the recipe.
 
     Raises:
         UsageError: the labels were made in another way, and `--allow-mixed` isn't given.
@@ -58,10 +57,8 @@ def settle_recipe(output: Output, options: JobOptions) -> None:
 
 
 def check_recipe(output: Output, options: JobOptions) -> bool:
-    """Hold `options` against the labels that are there; whether there are any.
-
-    Raises UsageError as `settle_recipe` does.
-    """
+    """Compare `options` with the labels that are there. Returns whether there are any. Raises UsageError as
+    `settle_recipe` does."""
     found = output.read(NAME)
     if found is None or not output.parquet_files("labels"):
         return False
@@ -75,12 +72,11 @@ def check_recipe(output: Output, options: JobOptions) -> bool:
 
 
 def changes_of(earlier: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    """What differs between two recipes, in words."""
-    held = {name: item.metadata["formerly"] for name, item in _engine_fields().items() if name in recipe}
-    # Recipes written before models were pinned don't name a revision: it is taken to be this one.
-    revision = {name: recipe[name] for name in ("revision",) if name in recipe}
-    version = {"strategy_version": 1} if "strategy_version" in recipe else {}
-    earlier = {name: value for name, value in held.items() if value is not None} | revision | version | earlier
+    """The differences between two recipes, in words."""
+    # The values of options that an older recipe doesn't name; a missing revision is taken to be the current one.
+    formerly = {name: item.metadata["formerly"] for name, item in _engine_fields().items()}
+    formerly |= {"revision": recipe.get("revision"), "strategy_version": 1}
+    earlier = {name: value for name, value in formerly.items() if name in recipe and value is not None} | earlier
     return [
         f"{name.replace('_', '-')} was {_shown(earlier.get(name))} and is {_shown(recipe.get(name))}"
         for name in dict.fromkeys((*earlier, *recipe))

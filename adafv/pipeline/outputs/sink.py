@@ -1,11 +1,10 @@
 """The driver's end of the pipeline: the only writer.
 
-Ray may run a task twice, but hands each row to the driver's iterator once; so files written here, and only here, hold
-each row once. Rows are gathered into files of up to `ROWS` rows; a file is written early when they take `BYTES`, as
-questions of megabytes would, or when its first row has waited for `SECONDS`, which bounds what a crash can cost. File
-names carry the run and a random part: no run can overwrite another's file, nor its own after a resume under the same
-name. But a file that could not be written is tried again as it is, name and bytes: the store may have it and only
-failed to say so, or may still be at it.
+Ray may run a task twice, but the driver's iterator gets each row once, so files written only here hold each row once.
+Files have up to `ROWS` rows; one is written early when its rows take `BYTES`, or when the first has waited for
+`SECONDS`, which bounds what a crash can cost. File names carry the run and a random part, so no run overwrites
+another's file, nor its own after a resume. A failed write is retried with the same name and bytes: the store may have
+the file already.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ BYTES = 256 * 2**20
 
 
 class NextFile:
-    """Rows on their way into the next file of one folder."""
+    """Rows for the next file of one folder."""
 
     def __init__(self, output: Output, folder: str, run_id: str, columns: pa.Schema) -> None:
         self._output, self._folder, self._run_id, self._columns = output, folder, run_id, columns
         self._tables: list[pa.Table] = []
         self._rows = self._bytes = self._files = 0
         self._oldest = 0.0
-        self._unwritten: tuple[str, bytes] | None = None  # a file's name and bytes, until it is known to be there
+        self._unwritten: tuple[str, bytes] | None = None  # name and bytes of a file until it is written
 
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:
@@ -54,14 +53,14 @@ class NextFile:
         return full or (self._rows > 0 and time.monotonic() - self._oldest >= seconds)
 
     def write(self) -> None:
-        """Put what has been gathered into a file; kept, to be tried again, if that fails."""
+        """Write the gathered rows to a file; they are kept for a retry if that fails."""
         while self._unwritten or self._tables:
             self._unwritten = self._unwritten or self._file()
             self._output.put(*self._unwritten)
             self._unwritten = None
 
     def _file(self) -> tuple[str, bytes]:
-        """The name and the bytes of a file of the rows gathered so far, which are forgotten here."""
+        """The name and bytes of a file of the gathered rows, which are then dropped."""
         name = f"{self._folder}/{self._run_id}-{self._files:05d}-{uuid.uuid4().hex[:8]}.parquet"
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd", write_page_checksum=True)
@@ -70,10 +69,10 @@ class NextFile:
 
 
 class Sink:
-    """Routes results to `labels/` and `rejects/`, and counts them. Its methods may be called from several threads.
+    """Routes results to `labels/` and `rejects/`, and counts them. Thread-safe.
 
     Args:
-        rows, seconds: after which a file is written.
+        rows, seconds: when to write a file.
         labels: the labels' columns, see `schema.labels_schema`.
     """
 
@@ -109,14 +108,14 @@ class Sink:
                     part.write()
 
     def close(self) -> None:
-        """Write all that is left: if one part can't be written, the other all the same."""
+        """Write the rest; if one file can't be written, still write the other."""
         with self._lock, contextlib.ExitStack() as parts:
             parts.callback(self._rejects.write)
             parts.callback(self._labels.write)
 
 
 def _as_rejects(table: pa.Table) -> pa.Table:
-    """The rejects among the results, in the columns of `rejects/`."""
+    """Rejects among the results, in the columns of `rejects/`."""
     errors = table.column("error").to_pylist()
     columns = {
         name: table.column(name) for name in ("id", "image", "image_uri", "question", "error", "message", "run_id")

@@ -1,2 +1,2 @@
-"""What there is to do: the `worklist`, input rows held against what is done; and the `plan`, what that would take, as
-`--plan` prints it."""
+"""What there is to do: the `worklist` compares the input with what is done; the `plan` estimates what that takes
+(`--plan`)."""

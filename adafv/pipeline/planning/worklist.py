@@ -1,23 +1,20 @@
-"""Which rows of the input are to be labelled: decided before anything runs.
+"""Decides which rows of the input to label, before anything runs.
 
-One pass over the input reads only the ids, in parallel tasks, as 16-byte digests. In the order of the input, a row is
-new, done (the ledger has it), or a repetition of an earlier row. So the first of several rows with one id is labelled
-whatever finishes first, the number of rows is known to the progress line, a rerun with nothing to do starts no
-worker, and the reading stage needs no ledger: it gets one byte per row, its verdict.
+One pass over the input reads only the ids, in parallel tasks, as 16-byte digests. In the input's order, a row is new,
+done (in the ledger), or a repetition of an earlier row. So the first of several rows with one id is labelled whatever
+finishes first, the number of rows is known, a rerun with nothing to do starts no worker, and the reading stage needs
+only one byte per row, its verdict.
 
-Where the input can't be read in this pass, no id can be judged, and what would follow has no verdict. The reading
-stage may have better luck, and would then label what is done already, or end before the rows that follow. So such a
-place stays unread in this run: it is rejected as it was found, and the next run plans it anew.
+Where this pass can't read the input, ids can't be judged and what follows has no verdict. The reading stage might be
+able to read it, and would label done rows again. So such a place stays unread in this run: it is rejected, and the next
+run plans it anew.
 
-With `--sample` only some of the rows are the input; the rest is as if it weren't there. Drawn are the ids whose digests
-are the least, by their last half. Digests are random, so this is a random sample; and it is the same in every run, a
-smaller one is part of a larger, and where the input grows, only as many rows change as new ones are drawn. Digests need
-no further hash: what cuts rows into parts by a hash, such as this module's buckets, takes its first bytes.
+`--sample` draws the ids whose digests are smallest by their last half. That is a random sample, the same in every run;
+a smaller sample is part of a larger one, and a growing input changes few of its rows.
 
-Rows that are drawn one by one show what labels are like, but not what labelling takes: questions about one picture
-stand together, and share its encoding. So `jobs/label.py` draws stretches of adjacent rows, by the digest of their
-first. They stay the same where whole files are added; rows put in between shift those behind them, in the same file of
-a table, or in the same folder of images.
+Single rows show what labels are like, but not what labelling costs: questions about one image stand together and share
+its encoding. So by default `--sample` draws stretches of adjacent rows, by the digest of their first. These stay the
+same when files are added; rows inserted into a file, or into a folder of images, shift those behind them.
 """
 
 from __future__ import annotations
@@ -30,12 +27,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.exceptions
 
-from adafv.pipeline.errors import UsageError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place, read_ledger
 from adafv.pipeline.passed import Passed, PassedOver
+from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.setup import Setup
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import id_of
 from adafv.pipeline.sources.units import Unit
@@ -49,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """A unit of which something is to be done. `verdicts`: uint8, one per record."""
+    """A unit with work to do. `verdicts`: uint8, one per record."""
 
     unit: Unit
     verdicts: np.ndarray
@@ -57,7 +56,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Scan:
-    """A unit's rows: their digests [N], and the numbers of those that could not be read; and what is no row."""
+    """A unit's row digests [N], the numbers of unreadable rows, and what was passed over."""
 
     digests: np.ndarray
     unread: list[int]
@@ -66,11 +65,12 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Worklist:
-    """What a run has to do: its tasks, and how many rows the input has, how many of them are done.
+    """What a run has to do.
 
     Attributes:
-        sample: the digests of the rows drawn, which are then all the rows there are.
-        passed: what the input shows and no row is made of.
+        rows: rows in the input; `skipped`: of these, done before.
+        sample: the digests of the drawn rows, if `--sample` is given; these are then all rows.
+        passed: input that makes no row.
     """
 
     tasks: tuple[Task, ...]
@@ -85,11 +85,11 @@ class Worklist:
 
 
 def find_worklist(setup: Setup) -> Worklist:
-    """The rows of a job's input, held against its output.
+    """The rows of a job's input, compared with its output.
 
     Raises:
         UsageError: the output can't be read, or there are no rows.
-        RunError: the store is away.
+        RunError: the store is unavailable, or a scanning task dies.
     """
     options, output = setup.options, setup.output
     try:
@@ -125,15 +125,15 @@ def make_worklist(
     adjacent: int = 1,
     shown: Iterable[Passed] = (),
 ) -> Worklist:
-    """Scan the ids of `units` and judge the first `limit` rows, or so many of them as `sample` says.
+    """Scan the ids of `units` and judge the first `limit` rows, or a `sample` of them.
 
     Args:
-        num_cpus: what a scanning task reserves.
+        num_cpus: the reservation of a scanning task.
         adjacent: how many rows are drawn together.
         shown: what was passed over before there were units.
     """
     gathered, counts, unread, passed = bytearray(), [], [], PassedOver(shown)
-    for scanned in _take(in_order(scan_unit, units, num_cpus, storage, columns), limit):
+    for scanned in _take(map_units(scan_unit, units, num_cpus, storage, columns), limit):
         unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
         gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
         counts.append(len(scanned.digests))
@@ -143,7 +143,7 @@ def make_worklist(
     if sample is not None:
         drawn = draw(digests, sample) if adjacent == 1 else draw_stretches(digests, counts, sample, adjacent)
     if drawn is not None and unread:
-        LOG.warning("%s places of the input can't be read: the sample is drawn from the rest", f"{len(unread):,}")
+        LOG.warning("%s places of the input can't be read, so the sample is drawn from the rest", f"{len(unread):,}")
     verdicts = judge(digests, ledger, drawn)
     verdicts[[number for number in unread if verdicts[number] != UNDRAWN]] = UNREAD
     parts = np.split(verdicts, np.cumsum(counts)[:-1]) if counts else []
@@ -160,7 +160,7 @@ def make_worklist(
 
 
 def draw(digests: np.ndarray, size: int) -> Ledger:
-    """So many of the distinct digests, or all if they are fewer. Takes memory for `size` and for a 256th of them."""
+    """`size` of the distinct digests, or all if fewer. Takes memory for `size` and for a 256th of them."""
     drawn = np.empty(0, DIGEST)
     for rows in _buckets(digests):
         found = digests[rows]
@@ -172,9 +172,8 @@ def draw(digests: np.ndarray, size: int) -> Ledger:
 
 
 def draw_stretches(digests: np.ndarray, counts: Sequence[int], size: int, length: int) -> Ledger:
-    """Likewise, but in stretches of `length` rows, the last one cut short; units of so many rows as `counts` says are
-    cut into stretches each by itself, so that those of one stay where others are added.
-    """
+    """Likewise in stretches of `length` rows, the last cut short. Each unit, of `counts` rows, is cut by itself, so
+    that its stretches stay when units are added."""
     if not len(digests):
         return Ledger()
     firsts = np.cumsum([0, *counts[:-1]])
@@ -186,21 +185,19 @@ def draw_stretches(digests: np.ndarray, counts: Sequence[int], size: int, length
     for stretch in np.argsort(_order(digests[starts]), kind="stable"):
         if len(drawn) >= size:
             break
-        # As bytes of their full length: numpy's strings have no zeros at their ends.
+        # As V16: numpy's strings drop trailing zeros.
         drawn |= dict.fromkeys(digests[starts[stretch] : ends[stretch]].view("V16").tolist())
     return Ledger([*drawn][:size])
 
 
 def _order(digests: np.ndarray) -> np.ndarray:
-    """uint64 [N]: the last half of digests [N], by which they are drawn."""
+    """uint64 [N]: the last half of digests [N], the order in which they are drawn."""
     return digests.view("<u8").reshape(-1, 2)[:, 1]
 
 
 def judge(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None = None) -> np.ndarray:
-    """uint8 [N]: the verdict on each of the input's rows, given as digests [N] in the input's order.
-
-    Of those `drawn`, if any are, the first row each is the input, and no other.
-    """
+    """uint8 [N]: the verdicts on the input's rows, given their digests [N] in order. If `drawn` is given, only the
+    first row of each drawn digest is input."""
     verdicts = np.empty(len(digests), dtype=np.uint8)
     for rows in _buckets(digests):
         verdicts[rows] = _judge_bucket(digests[rows], ledger, drawn)
@@ -208,18 +205,15 @@ def judge(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None = None) -> n
 
 
 def _buckets(digests: np.ndarray) -> Iterator[np.ndarray]:
-    """The numbers of the rows, ascending, by the first byte of their digest.
-
-    Equal digests share a bucket. So what sorting needs besides the digests, three times their size, is needed for a
-    256th of them at a time, which also fits a processor's cache longer.
-    """
+    """The numbers of the rows, ascending, by the first byte of their digest. Equal digests share a bucket, so sorting
+    needs its memory for a 256th of the rows at a time."""
     first = digests.view(np.uint8)[:: DIGEST.itemsize].copy()
     for byte in range(256):
         yield np.flatnonzero(first == byte)
 
 
 def _judge_bucket(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None) -> np.ndarray:
-    order = np.argsort(digests, kind="stable")  # of equal ones, the first of the input stays the first
+    order = np.argsort(digests, kind="stable")  # stable: of equal ones, the input's first stays first
     in_order = digests[order]
     repeated = np.zeros(len(digests), dtype=bool)
     repeated[1:] = in_order[1:] == in_order[:-1]
@@ -233,7 +227,7 @@ def _judge_bucket(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None) -> 
 
 
 def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
-    """The first `limit` rows; scanning ends when they are there."""
+    """The first `limit` rows; scanning ends there."""
     left = limit
     for scan in scans:
         if left is not None:
@@ -246,26 +240,33 @@ def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
             break
 
 
-def in_order(function: Callable[..., T], units: Sequence[Unit], num_cpus: float, *given: Any) -> Iterator[T]:
-    """What `function` makes of each unit and of what else it is `given`, in order. It is called in tasks, each of which
-    reserves `num_cpus`, and of which a bounded number runs ahead."""
+def map_units(function: Callable[..., T], units: Sequence[Unit], num_cpus: float, *given: Any) -> Iterator[T]:
+    """`function(unit, *given)` for each unit, in order, in tasks that reserve `num_cpus`. A bounded number runs ahead.
+
+    Raises RunError if a task fails.
+    """
     task = ray.remote(num_cpus=num_cpus)(function)
     ahead = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
     waiting = [task.remote(unit, *given) for unit in units[:ahead]]
     for i in range(len(units)):
-        made = ray.get(waiting.pop(0))
+        try:
+            made = ray.get(waiting.pop(0))
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            problem = safe_message(f"{type(cause).__name__}: {cause}")
+            raise RunError(f"{units[i].uri} can't be read: {problem}") from error
         if i + ahead < len(units):
             waiting.append(task.remote(units[i + ahead], *given))
         yield made
 
 
 def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:
-    """A unit's rows, in order, and what is none."""
+    """A unit's rows, in order."""
     unread: list[int] = []
     passed = PassedOver()
 
     def digests() -> Iterator[bytes]:
-        for number, record in enumerate(read(unit, storage, columns, images=False, passed=passed)):
+        for number, record in enumerate(read_unit(unit, storage, columns, images=False, passed=passed)):
             id = id_of(record.columns.get(columns.id))
             if id is None and record.reject is not None and record.reject.retryable:
                 unread.append(number)
@@ -273,5 +274,5 @@ def scan_unit(unit: Unit, storage: Storage, columns: Columns) -> Scan:
 
     found = np.fromiter(digests(), dtype=DIGEST)
     if not len(found) and not passed.total():
-        passed.add("files", "no row stands in it", unit.uri)
+        passed.add("files", "no rows were found", unit.uri)
     return Scan(found, unread, tuple(passed))

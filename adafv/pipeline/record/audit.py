@@ -1,4 +1,4 @@
-"""Whether answers agree with the unpruned model's on this run's data: rows that were asked unpruned as well."""
+"""How far a run's audited rows agree with the unpruned model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.bootstrap import Estimate
 from adafv.scoring.bounds import DRAWS, Bounds
 
-MOST = 200_000_000  # weights that an interval may take: of many images, fewer draws do
+MOST = 200_000_000  # weights for an interval: with many images, fewer draws do
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Audit:
 
     Attributes:
         measure: a name from `AGREEMENTS`.
-        rows: how many; `agreement`: the sum of how far each agrees, from 0 to 1.
+        rows: how many; `agreement`: the sum of their agreements, each from 0 to 1.
     """
 
     measure: str = "normalised"
@@ -31,7 +31,7 @@ class Audit:
     _images: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, labels: pa.Table) -> None:
-        """Count those of the labels that were audited."""
+        """Count the labels that were audited."""
         columns = labels.select(["image", "answer", "audit_answer"])
         for row in columns.filter(columns.column("audit_answer").is_valid()).to_pylist():
             agrees = AGREEMENTS[self.measure](row["answer"], row["audit_answer"])
@@ -39,7 +39,7 @@ class Audit:
             self._images[row["image"]].append(agrees)
 
     def estimate(self) -> Estimate | None:
-        """The agreement and its 95 % interval, by images; None where nothing was audited."""
+        """The agreement and its 95 % interval, clustered by image; None if nothing was audited."""
         if not self.rows:
             return None
         images = [(image, list(values)) for image, values in list(self._images.items())]

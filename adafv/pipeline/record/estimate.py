@@ -1,10 +1,9 @@
-"""What labelling so many rows will take, by what a run took that is on record.
+"""Estimates what labelling a number of rows takes, from a recorded run.
 
-A run has three parts. **Start-up**: from the first row that is asked for until workers begin their first batches, in
-the mean: they load the model. **Steady**: rows come out at an even rate. **Tail**: the workers that end first wait for
-the last one's batch, and the last file is written. The first and the last are as long for ten rows as for ten million,
-so each is estimated by itself. More workers are taken to be faster in proportion: more machines like those that were
-measured.
+A run has three parts. **Start-up**: from the first row requested until workers begin their first batches, on average;
+they load the model. **Steady**: rows come out at an even rate. **Tail**: workers that finish wait for the last one's
+batch, and the last file is written. Start-up and tail don't depend on the number of rows, so each is estimated by
+itself. Speed is taken to grow in proportion to the workers.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any
 
 from adafv.pipeline.record.prices import recorded_price
 
-BUSY = 0.8  # a share of the workers' time; below it they wait for rows
+BUSY = 0.8  # share of the workers' time; below it they wait for rows
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """Seconds of each part, and what workers are held altogether."""
+    """Seconds of each part, and worker-seconds in all."""
 
     rows: int
     workers: int
@@ -41,13 +40,13 @@ class Measured:
     """A run's speed.
 
     Attributes:
-        devices: what its workers ran on: the device, the cloud's name for the machine, how many.
+        devices: what its workers ran on: device, cloud instance, number of workers.
         workers: how many at once.
-        rows: that came out behind each worker's first batches, over `seconds`.
-        start: seconds until workers began their first batches, in the mean; `held`: of these, those of a worker.
+        rows: rows after each worker's first batches, over `seconds`.
+        start: mean seconds until workers began their first batches; `held`: how many of these a worker was held for.
         end: seconds from the last batch to the end.
-        batch: seconds that a worker takes for what it hands over together, one batch or a few.
-        label, prepare, fetch: seconds of a row: of a worker, of a CPU before, and of waiting for its image.
+        batch: seconds that a worker takes for what it hands over together.
+        label, prepare, fetch: seconds per row: of a worker, of a CPU, and waiting for the image.
         busy: the share of the workers' time, over `seconds`, in which they labelled.
     """
 
@@ -69,7 +68,7 @@ class Measured:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Measured | None:
-        """By a run's record; None where that doesn't say enough: too few rows, or an older version's."""
+        """From a run's record; None if that says too little: too few rows, or an older version's record."""
         times, totals, hardware = record["throughput"], record["totals"], record["hardware"] or {}
         counts = record["counts"]
         start, held_steadily = times.get("first_batch_seconds"), times.get("steady_worker_seconds", 0.0)
@@ -78,7 +77,7 @@ class Measured:
         if start is None or held_steadily <= 0 or not times["steady_rows"] or not seen or not totals.get("gpu_seconds"):
             return None
         later = round(times["steady_rows"] * rows / counts["labelled"])
-        workers = min(seen, hardware["workers"][1] or seen)  # one that was started again counts twice in `seen`
+        workers = min(seen, hardware["workers"][1] or seen)  # a restarted worker counts twice in `seen`
         seconds = held_steadily / workers
         label = totals["gpu_seconds"] / rows
         held = record["cost"]["worker_seconds"] / workers - (times["seconds"] - start)
@@ -106,16 +105,16 @@ class Measured:
 
     @property
     def rows_per_second(self) -> float:
-        """Of one worker."""
+        """Per worker."""
         return self.rows / self.seconds / self.workers
 
     @property
     def is_fed(self) -> bool:
-        """Whether labelling is what takes the time; else workers wait for rows."""
+        """Whether labelling is the bottleneck; otherwise workers wait for rows."""
         return self.busy >= BUSY
 
     def estimate(self, rows: int, workers: int | None = None) -> RunEstimate:
-        """For so many rows, with as many workers as were measured, unless others are given."""
+        """For `rows`, with as many workers as measured unless given."""
         workers = workers or self.workers
         if not rows:
             return RunEstimate(0, workers, 0.0, 0.0, 0.0, 0.0)
@@ -124,11 +123,11 @@ class Measured:
         return RunEstimate(rows, workers, self.start, steady, tail, workers * (self.held + steady + tail))
 
     def rows_within(self, seconds: float, workers: int) -> int:
-        """How many rows so many workers do in so many seconds, start-up and tail included."""
+        """How many rows `workers` do in `seconds`, start-up and tail included."""
         empty = self.estimate(1, workers)
         return max(0, int((seconds - empty.start - empty.tail) * self.rows_per_second * workers))
 
     def workers_within(self, rows: int, seconds: float) -> int | None:
-        """How many workers do so many rows in so many seconds; None if no number does."""
+        """How many workers do `rows` in `seconds`; None if no number does."""
         left = seconds - self.start - self.end - self.batch
         return max(1, -int(-rows // (self.rows_per_second * left))) if left > 0 else None

@@ -1,11 +1,10 @@
-"""What the user wants done when a run has ended: a command or a URL that is given the run's record.
+"""`--on-finish`: a command or URL that gets the run's record when the run has ended.
 
-Nothing of a record passes through a shell: a command is split into words, started as it stands, and reads the JSON from
-its standard input, or from the file that `ADAFV_RUN_FILE` names. A URL gets it as a POST. Both are the operator's own
-choice and may lead inside a network, unlike the images of a data set. They may hold secrets anywhere, a webhook's in
-its path: of a URL only scheme and host are ever shown, of a command only its program.
+No shell is involved: a command is split into words, and reads the JSON from standard input or from the file named by
+`ADAFV_RUN_FILE`. A URL gets a POST. Both are the operator's own and may lead into a network, unlike a data set's
+images. They may hold secrets anywhere, so only a URL's scheme and host, or a command's program, are ever shown.
 
-A hook that fails is a warning. The labels are what they are, and so is the exit status.
+A hook that fails is a warning and changes neither labels nor exit status.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ Hook = Callable[[dict[str, Any]], None]  # takes a run's record
 
 
 class HookError(Exception):
-    """Why a hook failed, without its secrets."""
+    """Why a hook failed, without secrets."""
 
 
 def open_hook(given: str) -> Hook:
-    """What calls the command or URL; it never raises for what that does.
+    """A function that calls the command or URL and never raises for its failures.
 
     Raises:
         UsageError: it is neither.
@@ -55,13 +54,13 @@ def open_hook(given: str) -> Hook:
         except HookError as error:
             LOG.warning("--on-finish %s failed: %s", name, error)
         else:
-            LOG.info("--on-finish %s is told", name)
+            LOG.info("--on-finish %s was notified", name)
 
     return hook
 
 
 def public_hook(given: str) -> str:
-    """The hook as it may be shown: a URL's scheme and host, or a command's program."""
+    """The hook without secrets: a URL's scheme and host, or a command's program."""
     if not _is_url(given):
         return f"{given.split(maxsplit=1)[0]} …" if len(given.split()) > 1 else given.strip()
     scheme, _, rest = given.partition("://")
@@ -70,7 +69,7 @@ def public_hook(given: str) -> str:
         host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
     except ValueError:
         host = ""
-    # Where an @ comes later, what looks like the host may be a password with a slash in it.
+    # With an @ further on, the apparent host may be a password with a slash in it.
     return f"{scheme}://…" if not host or "@" in rest.partition("/")[2] else f"{scheme}://{host}/…"
 
 
@@ -85,8 +84,8 @@ def _command(given: str) -> Callable[[bytes], None]:
         raise UsageError(f"--on-finish {public_hook(given)} can't be split into words: {error}") from error
     if not words or shutil.which(words[0]) is None:
         raise UsageError(
-            f"--on-finish {public_hook(given)!r}: there is no such program, and it is no http(s) URL; what a shell "
-            "would do needs one, as in \"sh -c '...'\""
+            f"--on-finish {public_hook(given)!r}: there is no such program, and it isn't an http(s) URL; for "
+            "shell syntax start a shell, as in \"sh -c '...'\""
         )
 
     def call(data: bytes) -> None:
@@ -99,7 +98,7 @@ def _command(given: str) -> Callable[[bytes], None]:
                 )
         except subprocess.TimeoutExpired:
             raise HookError(f"it ran for more than {COMMAND_TIMEOUT:g} s and was killed") from None
-        except OSError as error:  # of the program, or of the disk that its file is on
+        except OSError as error:  # the program, or the disk with its file
             raise HookError(f"it can't be started: {error.strerror}") from None
         if done.returncode:
             raise HookError(f"exit status {done.returncode}")
@@ -114,7 +113,7 @@ def _webhook(given: str) -> Callable[[bytes], None]:
     except ValueError:
         usable = False
     if not usable or not given.isascii() or any(character <= " " for character in given):
-        raise UsageError(f"--on-finish {public_hook(given)} is no URL; characters beyond ASCII are written as %XX")
+        raise UsageError(f"--on-finish {public_hook(given)} isn't a valid URL; write characters beyond ASCII as %XX")
     headers = {"Content-Type": "application/json", "User-Agent": "adafv"} | _authorization(parts)
     url = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 
@@ -128,14 +127,14 @@ def _webhook(given: str) -> Callable[[bytes], None]:
         failures: list[Exception] = []
         try:
             retry(lambda: post(data), _delay, attempts=ATTEMPTS, on_retry=failures.append)
-        except (OSError, http.client.HTTPException) as error:  # whose texts may repeat the URL
+        except (OSError, http.client.HTTPException) as error:  # their texts may repeat the URL
             raise HookError(_problem(error) + (f", {len(failures) + 1} times" if failures else "")) from None
 
     return call
 
 
 def _delay(error: Exception) -> float | None:
-    """As `retry` has it: what a server refuses is refused again."""
+    """The `delay` for `retry`: a server's refusal is final."""
     return None if isinstance(error, urllib.error.HTTPError) and not is_passing(error.code) else 0.0
 
 
@@ -147,7 +146,7 @@ def _problem(error: Exception) -> str:
 
 
 def _authorization(parts: SplitResult) -> dict[str, str]:
-    """The header for the user and password in a URL, which must not be in a request's first line."""
+    """The header for the user and password in a URL."""
     if parts.username is None:
         return {}
     secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -155,7 +154,7 @@ def _authorization(parts: SplitResult) -> dict[str, str]:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like others: what follows it would lose the body, and take secrets elsewhere."""
+    """Don't follow redirects: that would lose the body and take secrets elsewhere."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

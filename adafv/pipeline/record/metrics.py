@@ -1,9 +1,8 @@
-"""What Prometheus sees of a run while it runs, through `ray.util.metrics`; Ray exports it on the driver's node.
+"""A run's Prometheus metrics, through `ray.util.metrics`; Ray exports them on the driver's node.
 
-It is counted in the driver, which every row reaches once; workers' counters would count again what Ray runs again. Each
-counter is brought up to the run's tally by adding what this has gained, so that the two can't drift apart. Recording
-is a few microseconds in memory, and Ray sends it on from a thread of its own: where nobody collects it, or the
-collector hangs, the run doesn't notice.
+They are counted in the driver, which gets every row once; counters in workers would count reruns. Each counter is
+raised by what the tally has gained, so the two can't drift apart. Recording takes microseconds, and Ray sends from its
+own thread: a missing or hanging collector doesn't affect the run.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 
 @dataclass(frozen=True)
 class Meaning:
-    """A metric's description, and the tag that it has besides those of the run."""
+    """A metric's description, and its tag besides the run's."""
 
     text: str
     tag: str | None = None
@@ -36,31 +35,31 @@ class Meaning:
         return RUN_TAGS if self.tag is None else (*RUN_TAGS, self.tag)
 
 
-# By the names that Ray exports, without the `ray_` that it puts before each.
+# By exported name, without Ray's prefix `ray_`.
 COUNTERS = {
-    "adafv_rows_total": Meaning("rows that came out, labelled or rejected"),
+    "adafv_rows_total": Meaning("rows finished, labelled or rejected"),
     "adafv_samples_total": Meaning("rows labelled"),
     "adafv_truncated_samples_total": Meaning("labels whose answer --max-new-tokens cut off"),
-    "adafv_rejects_total": Meaning("rows rejected, by the reason", "error"),
-    "adafv_audited_samples_total": Meaning("labels that were asked unpruned as well"),
-    "adafv_audited_agreement_total": Meaning("of these, how far each agrees with the unpruned answer, from 0 to 1"),
-    "adafv_batches_total": Meaning("batches that the labels were made in"),
-    "adafv_visual_tokens_total": Meaning("visual tokens of the labelled samples, before pruning"),
-    "adafv_kept_tokens_total": Meaning("visual tokens that the language model saw"),
-    "adafv_prompt_tokens_total": Meaning("tokens that the language model read, kept visual tokens included"),
+    "adafv_rejects_total": Meaning("rows rejected, by reason", "error"),
+    "adafv_audited_samples_total": Meaning("labels also asked unpruned"),
+    "adafv_audited_agreement_total": Meaning("sum of their agreement, each from 0 to 1"),
+    "adafv_batches_total": Meaning("batches labelled"),
+    "adafv_visual_tokens_total": Meaning("visual tokens before pruning"),
+    "adafv_kept_tokens_total": Meaning("visual tokens after pruning"),
+    "adafv_prompt_tokens_total": Meaning("prompt tokens, with kept visual tokens"),
     "adafv_output_tokens_total": Meaning("tokens generated"),
-    "adafv_stage_seconds_total": Meaning("seconds that the labelled samples took, by stage", "stage"),
-    "adafv_gpu_seconds_total": Meaning("seconds that batches held their workers, on GPUs or CPUs"),
-    "adafv_worker_seconds_total": Meaning("seconds that workers have been held, idle time included"),
-    "adafv_cost_usd_total": Meaning("worker-seconds at the price given, in USD"),
-    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds at the price given, in USD"),
+    "adafv_stage_seconds_total": Meaning("seconds that labelled samples took, by stage", "stage"),
+    "adafv_gpu_seconds_total": Meaning("seconds that batches held their workers"),
+    "adafv_worker_seconds_total": Meaning("seconds that workers were held, idle time included"),
+    "adafv_cost_usd_total": Meaning("worker-seconds at their price, in USD"),
+    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds at their price, in USD"),
 }
-GAUGES = {"adafv_planned_rows": Meaning("rows that the run set out to do, while it runs")}
+GAUGES = {"adafv_planned_rows": Meaning("rows to do, while the run goes on")}
 HISTOGRAMS = {"adafv_sample_stage_seconds": Meaning("seconds that one labelled sample took, by stage", "stage")}
 
 
 class Metrics:
-    """The metrics of one run, which has `planned` rows to do. Needs an initialised Ray to be exported."""
+    """The metrics of one run with `planned` rows to do. Exported if Ray is initialised."""
 
     def __init__(self, run_id: str, strategy: str, planned: int) -> None:
         self._planned = planned
@@ -76,11 +75,10 @@ class Metrics:
         self._histogram = Histogram(name, meaning.text, SECONDS, meaning.tags).set_default_tags(common)
 
     def observe(self, table: pa.Table) -> None:
-        """Put the stages of a table of `schema.RESULTS` into the histogram.
+        """Put the stage times of a table of `schema.RESULTS` into the histogram.
 
-        One observation for each label, also where a batch's rows share one time: the histogram counts samples. That
-        takes 2 µs here, and 12 in Ray's agent, which turns buckets into observations again: with all its stages a
-        sample costs a tenth of a millisecond of CPU time.
+        One observation per label and stage, even if a batch's rows share a time. It takes 2 µs here and 12 in Ray's
+        agent: a tenth of a millisecond of CPU time per label.
         """
         times = table.select([f"{stage}_ms" for stage in STAGES]).filter(pc.is_null(table.column("error")))
         for stage in STAGES:
@@ -88,23 +86,20 @@ class Metrics:
                 self._histogram.observe(seconds, {"stage": stage})
 
     def publish(self, tally: Tally, worker_seconds: float, usd: float | None) -> None:
-        """Bring the counters up to the tally; at first, to begin them, to zero.
-
-        By one thread at a time, and every ten seconds: Ray forgets a gauge that hasn't been set for twenty.
-        """
+        """Bring the counters up to the tally; the first time, start them at zero. One thread at a time, every ten
+        seconds: Ray drops a gauge that isn't set for twenty."""
         self._gauge.set(self._planned)
         for (name, tag), value in figures(tally, worker_seconds, usd).items():
             before = self._published.get((name, tag))
             gained = value - (before or 0)
-            if gained > 0 or before is None:  # worker-seconds lose a moment when the clock is put back
-                # A zero too: without it Prometheus doesn't see the first ones as a rise.
+            if gained > 0 or before is None:  # worker-seconds may fall when the clock is set back
+                # Also a zero: without it Prometheus doesn't see the first increase.
                 record(self._counters[name], gained, {COUNTERS[name].tag: tag} if tag else None)
                 self._published[name, tag] = value
 
 
 def figures(tally: Tally, worker_seconds: float, usd: float | None) -> dict[tuple[str, str | None], float]:
-    """What each counter should stand at, by its name and the value of its own tag. `worker_seconds`: held so far;
-    `usd`: what that costs, where the price is known."""
+    """The value of each counter, by its name and the value of its own tag. `usd` is None if the price is unknown."""
     totals = tally.totals
     found: dict[tuple[str, str | None], float] = {
         ("adafv_rows_total", None): tally.rows,
@@ -113,13 +108,10 @@ def figures(tally: Tally, worker_seconds: float, usd: float | None) -> dict[tupl
         ("adafv_audited_samples_total", None): tally.audit.rows,
         ("adafv_audited_agreement_total", None): tally.audit.agreement,
         ("adafv_batches_total", None): tally.batches,
-        ("adafv_visual_tokens_total", None): totals["visual_tokens"],
-        ("adafv_kept_tokens_total", None): totals["kept_tokens"],
-        ("adafv_prompt_tokens_total", None): totals["prompt_tokens"],
-        ("adafv_output_tokens_total", None): totals["output_tokens"],
-        ("adafv_gpu_seconds_total", None): totals["gpu_seconds"],
         ("adafv_worker_seconds_total", None): worker_seconds,
     }
+    counted = ("visual_tokens", "kept_tokens", "prompt_tokens", "output_tokens", "gpu_seconds")
+    found |= {(f"adafv_{name}_total", None): totals[name] for name in counted}
     found |= {("adafv_rejects_total", error): tally.rejected[error] for error in ERRORS}
     found |= {("adafv_stage_seconds_total", stage): totals[f"{stage}_ms"] / 1000 for stage in STAGES}
     if usd is not None:
@@ -129,7 +121,7 @@ def figures(tally: Tally, worker_seconds: float, usd: float | None) -> dict[tupl
 
 
 def address() -> str | None:
-    """Where Prometheus finds this node's metrics; None where Ray collects none."""
+    """The URL of this node's metrics; None if Ray collects none."""
     here = ray.get_runtime_context().get_node_id()
     [node] = [node for node in ray.nodes() if node["NodeID"] == here]
     host, port = node["NodeManagerAddress"], node["MetricsExportPort"]

@@ -1,24 +1,8 @@
-"""What an hour of a worker costs: one price for all of them, or by what each runs on, from a table.
+"""What an hour of a worker costs: one price for all, or by device from a table (docs/report.md).
 
-A table is YAML, a list of two kinds of entries. One is what a cloud asks for a machine with so many GPUs of a kind; a
-worker has one of them and pays its share. Without GPUs it is a machine of which CPU workers have shares that nobody has
-on record: its price is for the user to divide.
-
-    - instance: g5.12xlarge   # as in a run's record under hardware, devices
-      device: NVIDIA A10G
-      count: 4
-      kind: on-demand         # or spot
-      usd_per_hour: 5.672     # of the machine
-      region: us-east-1
-      date: 2026-11-21        # when that was looked up, and where
-      source: https://...
-
-The other is an hour of a worker on a device, wherever it stands:
-
-    - device: NVIDIA RTX 6000 Ada Generation
-      usd_per_hour: 0.35
-      date: 2026-11-21
-      source: our own machines, electricity and depreciation
+The table is a YAML list with two kinds of entries. One is the price of a cloud machine with a number of GPUs; a worker
+has one GPU and pays its share. The price of a machine without GPUs can't be divided among CPU workers here. The other
+is the price of a worker on a device of your own.
 """
 
 from __future__ import annotations
@@ -35,14 +19,14 @@ import yaml
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import PRICE_KINDS
 
-OF_A_WORKER = {"device", "usd_per_hour", "date", "source"}  # the keys of an entry of one's own machines
-OF_A_MACHINE = {"instance", "kind", "usd_per_hour", "region", "date", "source"}  # of a cloud's; with GPUs:
+OF_A_WORKER = {"device", "usd_per_hour", "date", "source"}  # the keys for your own machines
+OF_A_MACHINE = {"instance", "kind", "usd_per_hour", "region", "date", "source"}  # for a cloud machine; with GPUs:
 OF_GPUS = {"device", "count"}
 
 
 @dataclass(frozen=True)
 class Price:
-    """An hour, in USD, of a worker on `device`, or of an `instance` with `count` such GPUs, and where that is from."""
+    """USD per hour of a worker on `device`, or of an `instance` with `count` such GPUs, and its source."""
 
     usd_per_hour: float
     date: date
@@ -55,7 +39,7 @@ class Price:
 
     @property
     def of_a_worker(self) -> float | None:
-        """None where workers share the instance's CPUs."""
+        """None if workers share the instance's CPUs."""
         if self.instance is None:
             return self.usd_per_hour
         return self.usd_per_hour / self.count if self.count else None
@@ -66,9 +50,9 @@ class Tariff:
     """What a run's workers cost.
 
     Attributes:
-        flat: USD for an hour of one GPU, or of one CPU worker, wherever it is.
-        table: prices by device and machine, where there is no flat one.
-        gpus: that a worker has; 1 for a CPU worker.
+        flat: USD per hour of one GPU, or of one CPU worker, on any machine.
+        table: prices by device and machine, if there is no flat one.
+        gpus: per worker; 1 for a CPU worker.
     """
 
     flat: float | None = None
@@ -80,16 +64,16 @@ class Tariff:
         return self.flat is not None or bool(self.table)
 
     def of(self, device: str | None, instance: str | None) -> float | None:
-        """USD for an hour of a worker on `device` in a machine of the kind `instance`; None where it isn't known."""
+        """USD per hour of a worker on `device` in an `instance`; None if unknown."""
         if self.flat is not None:
             return self.flat * self.gpus
         found = None if device is None else entry_for(self.table, device, instance)
         if found is None or found.of_a_worker is None or found.device != device:
-            return None  # such as a CPU worker on a machine that is paid for its GPUs
+            return None  # such as a CPU worker on a GPU machine
         return found.of_a_worker * self.gpus
 
     def mean(self, workers: Collection[tuple[str, str | None, int]]) -> float | None:
-        """USD for an hour of a worker, of so many each on a device in a machine; None where one's isn't known."""
+        """Mean USD per hour of the given (device, instance, number) workers; None if any price is unknown."""
         rates = [(self.of(device, instance), count) for device, instance, count in workers]
         known = [(rate, count) for rate, count in rates if rate is not None]
         if not known or len(known) < len(rates):
@@ -98,30 +82,25 @@ class Tariff:
 
 
 def recorded_price(cost: Mapping[str, Any]) -> float | None:
-    """USD for an hour of a worker by a run's record; where prices were by device, the mean over its workers' time."""
+    """USD per hour of a worker from a run's record; with prices by device, the mean over its workers' time."""
     if cost["price_per_hour"] is None and cost.get("usd") is not None and cost["worker_seconds"]:
         return 3600 * cost["usd"] / cost["worker_seconds"]
     return cost["price_per_hour"]
 
 
 def entry_for(table: Sequence[Price], device: str, instance: str | None) -> Price | None:
-    """The entry for the machine, else that which one's own machines have for the device."""
+    """The entry for the machine, else your own machines' entry for the device."""
     machines = (price for price in table if price.instance is not None and price.instance == instance)
     own = (price for price in table if price.instance is None and price.device == device)
     return next(machines, None) or next(own, None)
 
 
-def read_prices(path: Path, kind: str = "on-demand") -> list[Price]:
-    """The table at `path`: a cloud's prices of one kind, and all of one's own machines.
+def read_prices(path: Path, kind: str | None = "on-demand") -> list[Price]:
+    """The table at `path`: cloud prices of one kind, and all prices of your own machines; None for the whole table.
 
     Raises:
-        UsageError: it can't be read, or an entry isn't one.
+        UsageError: it can't be read, or an entry is invalid.
     """
-    return [price for price in read_table(path) if price.kind in (None, kind)]
-
-
-def read_table(path: Path) -> list[Price]:
-    """The table at `path`, whole. Errors as for `read_prices`."""
     try:
         entries = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -133,9 +112,9 @@ def read_table(path: Path) -> list[Price]:
     for price in prices:
         key = price.instance or price.device, price.kind
         if key in seen:
-            raise UsageError(f"--prices {path}: {key[0]} stands in it twice; give the prices of one region")
+            raise UsageError(f"--prices {path}: it lists {key[0]} twice; give the prices of one region")
         seen.add(key)
-    return prices
+    return [price for price in prices if kind is None or price.kind in (None, kind)]
 
 
 def _price(path: Path, entry: Any) -> Price:
@@ -149,13 +128,13 @@ def _price(path: Path, entry: Any) -> Price:
         texts = {name: str(entry[name]) for name in ("device", "instance", "kind", "region", "source") if name in entry}
         price = Price(**(entry | texts | {"usd_per_hour": float(entry["usd_per_hour"])}))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--prices {path}: {entry!r} has no price that can be one") from error
+        raise UsageError(f"--prices {path}: {entry!r} has no valid price") from error
     if not isinstance(price.date, date) or not math.isfinite(price.usd_per_hour) or price.usd_per_hour < 0:
-        raise UsageError(f"--prices {path}: {entry!r} has no date such as 2026-06-17, or no price that can be one")
+        raise UsageError(f"--prices {path}: {entry!r} has no date such as 2026-06-17, or no valid price")
     if "instance" in keys and price.kind not in PRICE_KINDS:
         raise UsageError(f"--prices {path}: {entry!r} is of kind {price.kind!r}; it must be {' or '.join(PRICE_KINDS)}")
     if "count" in keys and (type(price.count) is not int or price.count < 1):
-        raise UsageError(f"--prices {path}: {entry!r} has {price.count!r} GPUs; it must be a number from 1 on")
+        raise UsageError(f"--prices {path}: {entry!r} has {price.count!r} GPUs; it must be a whole number from 1")
     return price
 
 

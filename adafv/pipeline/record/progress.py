@@ -1,8 +1,8 @@
-"""A line every ten seconds: rows done, samples per second, time left, cost so far.
+"""A log line every ten seconds: rows done, samples per second, time left, cost so far.
 
-A job's log has no terminal, so there are no bars. The line comes from a thread of its own, so that it also comes when
-nothing moves, which is when one wants it, and once more at the end, so that a run that fails says how far it came. The
-same thread brings the metrics up to date, and has files written whose time has come.
+A job's log has no terminal, so there are no progress bars. A thread logs the line, so it also comes when nothing moves,
+and once more at the end, so that a failed run says how far it came. The same thread updates the metrics and writes
+files that are due.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 
-from adafv.pipeline.control.roster import Attendance, Roster, Waiting
+from adafv.pipeline.control.roster import Roster, WorkerStatus
 from adafv.pipeline.record.metrics import Metrics
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
 
 LOG = logging.getLogger("adafv")
 EVERY = 10.0  # seconds
-WINDOW = 300.0  # seconds that rates are of
-STILL = 60.0  # seconds without a row that are worth a word
+WINDOW = 300.0  # seconds that rates are averaged over
+STILL = 60.0  # seconds without a row after which to say so
 
 
 class Pace:
-    """How fast rows come out: lately, so that a job that slows down or stands still shows it. Times are in seconds."""
+    """How fast rows come out, over the last `WINDOW` seconds. Times are in seconds."""
 
     def __init__(self, now: float) -> None:
-        self._past = deque([(now, 0, 0)])  # time, rows, labelled; the first is where the window begins
+        self._past = deque([(now, 0, 0)])  # (time, rows, labelled), from the window's start
         self._moved = now
 
     def note(self, now: float, rows: int, labelled: int) -> None:
-        """Called for each line. What workers take to load the model, before the first row, is no part of the pace."""
+        """Called for each line. The time before the first row, when workers load the model, doesn't count."""
         if rows > self._past[-1][1]:
             self._moved = now
         if not rows:
@@ -52,7 +52,7 @@ class Pace:
 
     @property
     def still(self) -> float:
-        """How long no row has come out."""
+        """Seconds since the last row came out."""
         return self._past[-1][0] - self._moved
 
     def _rate(self, column: int) -> float:
@@ -62,10 +62,10 @@ class Pace:
 
 
 class Progress:
-    """Runs alongside, as a context: reports on a tally that `to_do` rows are to reach.
+    """A context that reports on a tally until `to_do` rows are reached.
 
     Args:
-        write_due: has files written whose time has come.
+        write_due: writes the files that are due.
     """
 
     def __init__(
@@ -81,8 +81,9 @@ class Progress:
     ) -> None:
         self._tally, self._write_due, self._metrics = tally, write_due, metrics
         self._to_do, self._tariff, self._roster, self._every = to_do, tariff, roster, every
-        self._pace, self._waiting = Pace(time.monotonic()), Waiting(time.monotonic())
-        self._unpriced: set[str] = set()  # devices that were said to have no price
+        self._pace = Pace(time.monotonic())
+        self._alone: float | None = time.monotonic()  # since when there is no worker
+        self._unpriced: set[str] = set()  # devices already reported as without a price
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._error: Exception | None = None
@@ -97,7 +98,7 @@ class Progress:
         LOG.info(self.line())
 
     def check(self) -> None:
-        """Raise what went wrong in the thread, such as a file that could not be written."""
+        """Raise an error of the thread, such as a file that could not be written."""
         if self._error is not None:
             raise self._error
 
@@ -108,18 +109,19 @@ class Progress:
                 self._check_workers()
                 self._publish()
                 self._write_due()
-        except Exception as error:  # carried over to the main thread, by `check`
+        except Exception as error:  # raised in the main thread by `check`
             self._error = error
 
     def _check_workers(self) -> None:
-        """Note who is there, and say how far the run is; or, where there is nobody, what it is waiting for."""
-        seen, now = self._roster.attendance(), time.monotonic()
-        self._tally.note_gone(seen.alive, time.time(), seen.unlisted)
-        nobody = bool(seen.wanted and not seen.alive)
-        waited = self._waiting.note(now, nobody)
-        if waited is not None:
-            LOG.info(self._roster.line(seen, waited))
-        elif not nobody:
+        """Log how far the run is; or, without workers, what it is waiting for."""
+        seen, now = self._roster.status(), time.monotonic()
+        if self._tally.rows < self._to_do:  # after the last row, Ray takes the workers away
+            self._tally.note_gone(seen.alive, time.time(), seen.unlisted)
+        if seen.wanted and not seen.alive:
+            self._alone = now if self._alone is None else self._alone
+            LOG.info(self._roster.waiting_message(seen, now - self._alone))
+        else:
+            self._alone = None
             LOG.info(self.line(seen))
         self._say_unpriced()
 
@@ -128,13 +130,13 @@ class Progress:
             name = device if instance is None else f"{device} ({instance})"
             if self._tariff.table and self._tariff.of(device, instance) is None and name not in self._unpriced:
                 self._unpriced.add(name)
-                LOG.warning("--prices has none for %s: what the run costs isn't known", name)
+                LOG.warning("--prices has no price for %s, so the run's cost is unknown", name)
 
     def _publish(self) -> None:
         tally, now = self._tally, time.time()
         self._metrics.publish(tally, tally.worker_seconds(now), tally.usd(now, self._tariff))
 
-    def line(self, seen: Attendance | None = None) -> str:
+    def line(self, seen: WorkerStatus | None = None) -> str:
         tally, pace = self._tally, self._pace
         pace.note(time.monotonic(), tally.rows, tally.labelled)
         left = round((self._to_do - tally.rows) / pace.rows_per_second) if pace.rows_per_second else None
@@ -143,7 +145,7 @@ class Progress:
             f"{pace.samples_per_second:.1f} samples/s",
             "unknown time left" if left is None else f"{timedelta(seconds=left)} left",
         ]
-        rejected = tally.rejected.copy()  # at one moment: another thread adds to it
+        rejected = tally.rejected.copy()  # a copy: another thread adds to it
         for error, count in rejected.most_common(1):
             parts.append(f"{rejected.total():,} rejected (most: {error} {count:,})")
         if seen is not None and len(seen.alive) < seen.wanted:

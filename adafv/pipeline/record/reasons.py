@@ -1,4 +1,4 @@
-"""What a run's rejects have in common: their errors and messages, without what differs from row to row."""
+"""Groups a run's rejects by error and message, ignoring what differs from row to row."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from adafv.pipeline.rejects import ERRORS
 
-MOST = 200  # different messages that are told apart
+MOST = 200  # distinct messages to count
 OTHERS = "…"
-# A quoted text, a path or URI, a number: what tells one row's message from another's.
+# Quoted texts, paths, URIs and numbers, which differ from row to row.
 _OWN = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\d+")
 
 
@@ -33,8 +33,8 @@ class Reasons:
             self._examples.setdefault(reason, f"{row['id'] or row['image']}: {row['message']}")
 
     def lines(self, most: int = 3) -> Iterator[str]:
-        """The commonest, with an example and what helps."""
-        for (error, _), count in (reason for reason in self._counts.most_common(most)):
+        """The most common reasons, each with an example and advice."""
+        for (error, _), count in self._counts.most_common(most):
             yield f"{count:,} {error}, such as {self._examples[error, _]}"
             if ERRORS[error].advice:
                 yield f"  {ERRORS[error].advice}"

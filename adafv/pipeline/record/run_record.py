@@ -1,4 +1,4 @@
-"""What is on record of a run: `runs/<run_id>.json`, and the table that closes the log."""
+"""The record of a run: `runs/<run_id>.json`, and the table that closes the log."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median
@@ -38,9 +38,10 @@ class RunRecord:
     """One run, from its start to its end.
 
     Attributes:
-        status: running, done, stopped or failed; `stopped_by`: which option's limit stopped it, such as max-cost.
-        passed_over: what the input shows and no row is made of.
-        since: when the first row was asked for, in seconds of the epoch; `seconds`: from then to the last one written.
+        status: running, done, stopped or failed; `stopped_by`: the option whose limit stopped it, such as max-cost.
+        passed_over: input that makes no row.
+        since: when the first row was requested, in seconds since the epoch; `seconds`: from then until the last was
+            written.
         first_label: seconds from then to the first label; `first_label_rows`: how many rows had come out by then.
     """
 
@@ -50,7 +51,7 @@ class RunRecord:
     output: str
     resources: Resources | None = None
     sizes: Sizes | None = None  # the model's
-    generation: dict[str, Any] = field(default_factory=dict)  # what its checkpoint asks of decoding
+    generation: dict[str, Any] = field(default_factory=dict)  # the checkpoint's generation config
     status: str = "running"
     error: str | None = None
     stopped_by: str | None = None
@@ -64,8 +65,8 @@ class RunRecord:
     first_label: float | None = None
     first_label_rows: int = 0
     worker_seconds: float = 0.0
-    cost_usd: float | None = None  # what the workers cost, idle time included
-    plan_seconds: float = 0.0  # to know which rows are to be labelled
+    cost_usd: float | None = None  # idle time included
+    plan_seconds: float = 0.0  # to find the rows to label
     tally: Tally = field(default_factory=Tally)
     earlier: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,22 +75,22 @@ class RunRecord:
         return self.tally.rejected.total() / self.tally.rows if self.tally.rows else 0.0
 
     def has_too_many_rejects(self, most: float | None) -> bool:
-        """Whether more than this fraction is rejected; None: whether all are."""
+        """Whether more than `most` of the rows are rejected; for None, whether all are."""
         return self.reject_rate == 1 if most is None else self.reject_rate > most
 
     def agrees_too_little(self, least: float | None) -> bool:
-        """Whether the audited rows agree less than that with the unpruned model; None: never."""
+        """Whether the audited rows agree less than `least` with the unpruned model; False for None."""
         audit = self.tally.audit
         return least is not None and audit.rows > 0 and audit.agreement / audit.rows < least
 
     @property
     def left(self) -> int:
-        """Rows that are neither labelled nor rejected yet."""
+        """Rows that are neither labelled nor rejected."""
         return max(0, self.input - self.skipped - self.tally.rows)
 
     @property
     def left_cost_usd(self) -> float | None:
-        """About what the rest would cost in another run such as this one."""
+        """The estimated cost of the remaining rows in a run like this one."""
         measured = Measured.of(self.record())
         return None if measured is None else measured.estimate(self.left).cost_usd(measured.price_per_hour)
 
@@ -102,7 +103,7 @@ class RunRecord:
         return None if self.cost_usd is None or not self.tally.labelled else 1000 * self.cost_usd / self.tally.labelled
 
     def record(self) -> dict[str, Any]:
-        """The run as its file has it."""
+        """The content of the run's file."""
         resources = self.resources
         return {
             "run_id": self.run_id,
@@ -111,7 +112,7 @@ class RunRecord:
             "stopped_by": self.stopped_by,
             "started_at": self.started.isoformat(timespec="seconds"),
             "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
-            "folder": os.getcwd(),  # what relative paths in the options are relative to
+            "folder": os.getcwd(),  # the base of relative paths in the options
             "config": self.config,
             "versions": versions(),
             "model": self.sizes.as_json() if self.sizes else None,
@@ -143,7 +144,7 @@ class RunRecord:
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
                 "left": self.left,
             },
-            "passed_over": [one.as_json() for one in self.passed_over],
+            "passed_over": [asdict(one) for one in self.passed_over],
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
@@ -168,10 +169,10 @@ class RunRecord:
         }
 
     def _steady(self) -> dict[str, Any]:
-        """When workers began, in the mean, and ended labelling, in seconds since the first row was asked for (as far as
-        their clocks agree with this one), and what came out of them behind each one's first batches.
+        """When workers began and ended labelling, in seconds since the first row was requested, and what came out after
+        each one's first batches.
 
-        In the place of a worker that was lost another begins later: those count that were there at first.
+        The mean start counts the first workers only: a lost worker's replacement begins later.
         """
         spans, since = [*self.tally.spans.values()], self.since
         steady = [span.steady for span in spans]
@@ -185,7 +186,7 @@ class RunRecord:
         }
 
     def _start(self) -> dict[str, Any]:
-        """What it took until the first label, and what the workers took of it, in seconds."""
+        """Seconds until the first label, and the workers' start-up times."""
         return {
             "plan_seconds": _rounded(self.plan_seconds),
             "workers": len(self.tally.workers),
@@ -200,7 +201,7 @@ class RunRecord:
         output.put(f"runs/{self.run_id}.json", (json.dumps(self.record(), indent=2) + "\n").encode())
 
     def adopt_earlier(self, output: Output) -> None:
-        """A run resumed under the same name keeps, under `earlier`, what its predecessors recorded."""
+        """Keep the records of earlier runs of the same name under `earlier`."""
         found = output.read(f"runs/{self.run_id}.json")
         if found is not None:
             self.earlier = _records(found)
@@ -245,10 +246,10 @@ class RunRecord:
 
 
 def read_records(output: Output, take: Callable[[dict[str, Any]], T]) -> list[T]:
-    """What `take` makes of each run on record; of one that was resumed under its name, of each time.
+    """`take(record)` for each recorded run, and for each earlier run of the same name.
 
     Raises:
-        UsageError: a file under runs/ is no record of a run, or none that `take` understands.
+        UsageError: a file under runs/ is no record, or none that `take` understands.
     """
     taken: list[T] = []
     for name in output.names("runs"):
@@ -258,20 +259,25 @@ def read_records(output: Output, take: Callable[[dict[str, Any]], T]) -> list[T]
         try:
             taken += map(take, _records(data))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{output.uri}/{name} is no record of a run: {error!r}") from error
+            raise UsageError(f"{output.uri}/{name} isn't a run's record: {error!r}") from error
     return taken
 
 
 def _records(data: bytes) -> list[dict[str, Any]]:
-    """Those in a file: the earlier ones of the same name first."""
+    """The records in a file, earlier ones first."""
     record = json.loads(data)
     return [*record.pop("earlier", []), record]
 
 
 def public_options(options: JobOptions) -> dict[str, Any]:
-    """The options as a run's file records them: no secrets, which only URIs could hold."""
+    """The options as a run's file records them, without secrets."""
     hook = None if options.on_finish is None else public_hook(options.on_finish)
     values = options.values() | {"input": [redact(uri) for uri in options.input], "on_finish": hook}
+    return redacted(values)
+
+
+def redacted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, as a record has them."""
     return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
@@ -281,7 +287,7 @@ def format_table(title: str, lines: Sequence[tuple[str, str]]) -> str:
 
 
 def cut_off(count: int, rows: int, longest: int | None) -> str:
-    """So many answers of so many rows were cut off at the `longest`, and what to do about it."""
+    """How many answers were cut off at the `longest` length, and what to do about it."""
     advice = "" if longest is None else f" {longest}; try {2 * longest}"
     return f"{count:,} ({count / rows:.1%}) by --max-new-tokens{advice}"
 

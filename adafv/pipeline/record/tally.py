@@ -1,4 +1,4 @@
-"""What has come in of a run so far: counts and sums of its labels, its rejects by error, and each worker's times."""
+"""What has come in of a run so far: counts and sums of labels, rejects by error, and each worker's times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUMMED = [
 
 
 class Device(NamedTuple):
-    """What a worker runs on: a processor or GPU, the cloud's name for the machine, and the attention that reads."""
+    """What a worker runs on: processor or GPU, cloud instance, and the attention implementation."""
 
     device: str
     instance: str | None = None
@@ -37,13 +37,13 @@ class Device(NamedTuple):
 
 @dataclass
 class Span:
-    """A worker's labels, by its own clock, in seconds of the epoch. Batches may come in any order: a worker has two
-    tables of several batches in hand, takes turns between them, and hands each over at its end.
+    """A worker's labels, by its own clock in seconds since the epoch. Batches may come in any order, since a worker has
+    two tables of several batches at a time.
 
     Attributes:
-        began: when its first batch did.
-        first: its first batches, when each was labelled and how many labels it has.
-        last: when its newest one was; `rows`: labels so far.
+        began: the start of its first batch.
+        first: its first batches: when each was labelled, and its labels.
+        last: when its newest batch was labelled; `rows`: labels so far.
     """
 
     FIRST: ClassVar[int] = 2
@@ -54,15 +54,14 @@ class Span:
     rows: int = 0
 
     def add(self, began: float, labelled: float, rows: int) -> None:
-        """One more batch."""
+        """Add a batch."""
         self.began, self.last, self.rows = min(self.began, began), max(self.last, labelled), self.rows + rows
         self.first = sorted([*self.first, (labelled, rows)])[: self.FIRST]
 
     @property
     def steady(self) -> tuple[int, float]:
-        """Labels, and the seconds that they took, behind the first batches: between the first and the second a worker
-        waits for a while, once. Where there were no more than these, behind the first.
-        """
+        """Labels after the first batches, and their seconds. A worker waits once between its first and second batch.
+        If there are no more, labels after the first."""
         early = self.first if self.last > self.first[-1][0] else self.first[:1]
         return self.rows - sum(rows for _, rows in early), self.last - early[-1][0]
 
@@ -72,10 +71,10 @@ class Tally:
     """What has come in so far."""
 
     labelled: int = 0
-    reused: int = 0  # labels that are those of other rows
-    truncated: int = 0  # labels whose answer was cut off at its longest
+    reused: int = 0  # labels reused from other rows
+    truncated: int = 0  # labels whose answer was cut off
     flags: Counter[str] = field(default_factory=Counter)  # of labels' answers
-    batches: float = 0.0  # that the labels were made in, whole up to rounding
+    batches: float = 0.0  # of the labels, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
     totals: Counter[str] = field(default_factory=Counter)
@@ -83,7 +82,7 @@ class Tally:
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
     actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
-    gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missed
+    gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missing
     starts: dict[str, tuple[float, ...]] = field(default_factory=dict)  # name: seconds of `schema.STARTING`
     spans: dict[str, Span] = field(default_factory=dict)  # name: from its first batch to its last
 
@@ -92,7 +91,7 @@ class Tally:
         return self.labelled + self.rejected.total()
 
     def add(self, table: pa.Table, labels: pa.Table, rejects: pa.Table) -> None:
-        """Count a table of `schema.RESULTS`, which consists of these labels and rejects."""
+        """Count a table of `schema.RESULTS`, made of these labels and rejects."""
         self.labelled += labels.num_rows
         if "duplicate_of" in labels.column_names:
             self.reused += labels.num_rows - labels.column("duplicate_of").null_count
@@ -107,13 +106,13 @@ class Tally:
         self._note_workers(table)
 
     def _note_workers(self, table: pa.Table) -> None:
-        """A table has whole batches. Of what is not labelled, `labelled_at` is null."""
+        """The table has whole batches. Rejects have no `labelled_at`."""
         starting = [f"worker_{step}_s" for step in schema.STARTING]
         known = ["worker", "worker_actor", "worker_started", *(f"worker_{name}" for name in Device._fields), *starting]
         batches = table.group_by([*known, "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
-        for row in batches.to_pylist():  # few, of many rows
+        for row in batches.to_pylist():  # few batches, many rows
             self.workers.setdefault(row["worker"], row["worker_started"])
-            if row["worker_device"] is not None:  # a reject's worker may not have come to that
+            if row["worker_device"] is not None:  # unknown for a worker with only rejects
                 self.devices[row["worker"]] = Device(*(row[f"worker_{name}"] for name in Device._fields))
                 self.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
             if row["worker_actor"] is not None:
@@ -127,11 +126,11 @@ class Tally:
         return sum(self._held(now).values())
 
     def usd(self, now: float, tariff: Tariff) -> float | None:
-        """What that costs; None where it isn't known of a device. A worker that hasn't labelled yet hasn't said what it
-        runs on: it counts at the mean of the others' prices."""
+        """The cost of that; None if a device's price is unknown. A worker without labels has no known device: it
+        counts at the others' mean price."""
         if not tariff.is_given:
             return None
-        devices, held = self.devices.copy(), self._held(now)  # copied: another thread may add to them
+        devices, held = self.devices.copy(), self._held(now)  # a copy: another thread may add to it
         rates = {name: tariff.of(on.device, on.instance) for name, on in devices.items() if name in held}
         known = [rate for rate in rates.values() if rate is not None]
         if len(known) < len(rates):
@@ -140,19 +139,18 @@ class Tally:
         return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
 
     def note_gone(self, alive: Collection[tuple[str, int]], now: float, unlisted: Collection[str] = ()) -> None:
-        """Take note of which workers are not among those `alive`, by actor and process number. Of `unlisted` actors
-        nobody knows."""
+        """Note which workers are not `alive`, by actor and process number. `unlisted` actors may be alive."""
         for name, actor in self.actors.copy().items():
             there = actor in unlisted or (actor, int(name.rpartition("/")[2])) in alive
             if name not in self.gone and not there:
                 self.gone[name] = now
 
     def start_seconds(self) -> dict[str, list[float]]:
-        """By step of `schema.STARTING`, the seconds that each worker took for it."""
+        """The seconds that each worker took, by step of `schema.STARTING`."""
         starts = list(self.starts.values())
         return {step: [one[index] for one in starts] for index, step in enumerate(schema.STARTING)} if starts else {}
 
     def _held(self, now: float) -> dict[str, float]:
         """How long each worker has been held."""
-        workers = self.workers.copy()  # at one moment: another thread may add to them
+        workers = self.workers.copy()  # a copy: another thread may add to it
         return {name: max(0.0, self.gone.get(name, now) - started) for name, started in workers.items()}

@@ -1,45 +1,59 @@
-"""CSV and TSV: the first line names the columns, all values are texts, and an empty one is missing."""
+"""CSV and TSV: the first line names the columns, all values are texts, and an empty value is missing."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
 
-from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
-from adafv.pipeline.sources.json_text import lines_of, rest_unreadable
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.json_text import lines_of
+from adafv.pipeline.sources.records import Record
 from adafv.pipeline.sources.streams import Stream, open_text
-from adafv.pipeline.sources.units import READ_ERRORS, Unit, open_streamed
-from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.sources.units import READ_ERRORS, UnitReading, open_streamed
 
 csv.field_size_limit(units.LINE_LIMIT)
 
 
-def read_csv(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:
-    """The rows of a file. What separates values is the comma, tab or semicolon that its first line has most of."""
+def read_csv(reading: UnitReading) -> Iterator[Record]:
+    """The rows of a file. The delimiter is the comma, tab or semicolon that the first line has most of."""
     number = 0
     try:
-        with open_streamed(unit, storage) as raw:
+        with open_streamed(reading.unit, reading.storage) as raw:
             text = _text(open_text(raw))
             first = next(text, "")
-            rows = csv.reader(text, delimiter=max(",\t;", key=first.count))
-            names = next(csv.reader([first], delimiter=max(",\t;", key=first.count)), [])
+            delimiter = max(",\t;", key=first.count)
+            names = next(csv.reader([first], delimiter=delimiter), [])
             if len(set(names)) < len(names):
                 raise ValueError("two columns have one name")
-            for row in rows:
-                place = f"{unit.uri}#{number}"
+            for row in _rows(text, delimiter):
                 if not row:
-                    passed.add("lines", "an empty line asks nothing", place)
+                    reading.pass_over("lines", "an empty line asks nothing", number)
                     continue
-                reject = _problem(row, names)
-                values = {} if reject else {name: one or None for name, one in zip(names, row, strict=True)}
-                yield Record(place, unit.root, values, reject)
+                reject = row if isinstance(row, Reject) else _problem(row, names)
+                values = (
+                    {}
+                    if isinstance(row, Reject) or reject
+                    else {name: one or None for name, one in zip(names, row, strict=True)}
+                )
+                yield reading.record(number, values, reject)
                 number += 1
     except (ValueError, csv.Error, *READ_ERRORS) as error:
-        yield rest_unreadable(unit, number, error)
+        yield reading.rest_unreadable(number, error)
+
+
+def _rows(text: Iterator[str], delimiter: str) -> Iterator[list[str] | Reject]:
+    """The rows after the first line. One whose quotes are wrong is a reject, which may take further lines with it."""
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    while True:
+        before = reader.line_num
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Reject("bad_row", f"lines {before + 2} to {reader.line_num + 1} can't be read as a row: {error}")
 
 
 def _problem(row: list[str], names: list[str]) -> Reject | None:
@@ -50,7 +64,7 @@ def _problem(row: list[str], names: list[str]) -> Reject | None:
 
 
 def _text(stream: Stream) -> Iterator[str]:
-    """Lines, in which bytes that aren't UTF-8 are unpaired surrogates."""
+    """Lines, with bytes that aren't UTF-8 as unpaired surrogates."""
     for line in lines_of(stream):
         if line is None:
             raise ValueError(f"a line has more than {units.LINE_LIMIT} bytes")

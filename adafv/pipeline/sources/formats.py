@@ -1,17 +1,17 @@
-"""Reading the input formats: a `Unit` of input in, its records out, in order, one at a time.
+"""Reads the input formats: a `Unit` in, its records out, in order, one at a time.
 
-A unit is what one task reads: some row groups of a Parquet file, a JSONL file, a tar, or a few hundred images. The
-same readers serve the planning pass, which needs only ids and skips the images, and the run itself; both must count
-records alike, because the plan speaks of a unit's records by number; a file that was replaced in between is not read. A
-row that asks several questions is as many records (`questions`). A file that can't be read, or whose end can't, gives a
-record with a reject in place of what is missing.
+A unit is what one task reads: some row groups of a Parquet file, a JSONL file, a tar, or a few hundred images.
+Planning, which needs only ids, and the run use the same readers. Both must count records alike, since the plan refers
+to records by number; a file replaced in between is not read. A row with several questions is several records
+(`questions`). An unreadable file, or rest of a file, gives one record with a reject.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,24 +22,25 @@ from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.csv_text import read_csv
-from adafv.pipeline.sources.json_text import read_json, rest_unreadable
-from adafv.pipeline.sources.neighbours import values_beside
+from adafv.pipeline.sources.json_text import read_json
 from adafv.pipeline.sources.questions import expand
 from adafv.pipeline.sources.records import BY_PLACE, Columns, Record, partition, without_nan
 from adafv.pipeline.sources.rows import id_of
+from adafv.pipeline.sources.sidecars import sidecar_values
 from adafv.pipeline.sources.tables import counting, open_parquet, readers_of
 from adafv.pipeline.sources.tars import read_tar
-from adafv.pipeline.sources.units import READ_ERRORS, Unit, open_file
+from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, UnitReading, open_file
 from adafv.pipeline.sources.values import ArrayReader
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.where import holds
 
-PARQUET_BATCH = 64  # rows held at once; they may carry images, and are fewer where these take more than
+PARQUET_BATCH = 64  # rows in memory at once; fewer if their images take more than
 BATCH_BYTES = 64 * 2**20
-Readers = Mapping[str, ArrayReader]  # by column
+ColumnReaders = Mapping[str, ArrayReader]
+Reader = Callable[[UnitReading], Iterator[Record]]
 
 
-def read(
+def read_unit(
     unit: Unit,
     storage: Storage,
     columns: Columns,
@@ -47,28 +48,31 @@ def read(
     idle: Sequence[bool] = (),
     passed: PassedOver | None = None,
 ) -> Iterator[Record]:
-    """The records of a unit, in order; without `images`, ids and texts may be all there is.
+    """The records of a unit, in order; without `images`, perhaps only ids and texts.
 
     Args:
-        idle: which of the first records nobody has a use for. They may come without their columns.
-        passed: takes up what the unit shows besides.
+        idle: which of the first records nobody needs. They may come without columns.
+        passed: counts what makes no row.
     """
-    passed = PassedOver() if passed is None else passed
-    if unit.format == "parquet":
-        return _read_parquet(unit, storage, columns, images, idle, passed)
-    records = READERS[unit.format](unit, storage, columns, images, passed)
-    return (one for record in records for one in _asked(record, unit, columns, passed))
+    given = PassedOver() if passed is None else passed
+    return FORMATS[unit.format].read(UnitReading(unit, storage, columns, images, idle, given))
 
 
-def _asked(record: Record, unit: Unit, columns: Columns, passed: PassedOver) -> Iterator[Record]:
-    """The records that a record is: one for each of its questions, none where `--where` doesn't hold for it."""
+def _asking(read: Reader) -> Reader:
+    """A reader of a file's records, as a reader of the records that are asked."""
+    return lambda reading: (one for record in read(reading) for one in _asked(record, reading))
+
+
+def _asked(record: Record, reading: UnitReading) -> Iterator[Record]:
+    """The records of a record: one per question, none if `--where` doesn't hold."""
+    unit, columns = reading.unit, reading.columns
     placed = columns.id == BY_PLACE and (unit.format == "parquet" or record.reject is None)
     given = {BY_PLACE: unit.name + record.place.removeprefix(unit.uri)} if placed else {}
     record = replace(record, columns=given | partition(record.root) | record.columns)
     if columns.where is not None and record.reject is None:
         try:
             if not holds(columns.where, record.columns):
-                passed.add("rows", "--where doesn't hold for them", record.place)
+                reading.passed.add("rows", "--where doesn't hold for them", record.place)
                 return iter(())
         except TypeError as error:
             record = replace(record, reject=Reject("bad_row", f"--where compares what can't be: {error}"))
@@ -77,52 +81,53 @@ def _asked(record: Record, unit: Unit, columns: Columns, passed: PassedOver) -> 
     return expand(record, columns, id_of(known.get(columns.id)))
 
 
-def _read_parquet(
-    unit: Unit, storage: Storage, columns: Columns, images: bool, idle: Sequence[bool], passed: PassedOver
-) -> Iterator[Record]:
-    """The rows of some row groups; those of which all rows are idle are not read, which spares a small sample most of a
-    data set with its images. Rows whose image column is damaged are rejected by id."""
+def _read_parquet(reading: UnitReading) -> Iterator[Record]:
+    """The rows of some row groups. Groups with only idle rows are skipped, so a small sample reads little of a large
+    data set. Rows with a damaged image column are rejected by id."""
+    unit, columns = reading.unit, reading.columns
     number, done = unit.first, 0
     try:
-        with open_file(unit, storage) as source:
+        with open_file(unit, reading.storage) as source:
             file, schema = open_parquet(source)
             readers = readers_of(schema, columns)
             counted = {name: readers[name] for name in counting(schema, columns) if name in readers}
-            wanted = readers if images else counted
+            wanted = readers if reading.images else counted
             for group in unit.groups:
-                known = done < len(idle) or (images and columns.where is not None)
-                count = _count(file, group, counted, columns, unit) if known else 0
-                unneeded = idle[done : done + count]
-                if known and len(unneeded) == count and all(unneeded):
-                    yield from (Record(f"{unit.uri}#{number + i}", unit.root, {}) for i in range(count))
+                known = done < len(reading.idle) or (reading.images and columns.where is not None)
+                count = _count(file, group, counted, reading) if known else None
+                if count is not None and [*reading.idle[done : done + count]] == [True] * count:
+                    yield from (reading.record(number + i, {}) for i in range(count))
                     done += count
                 else:
                     for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted), number):
-                        record = Record(f"{unit.uri}#{row}", unit.root, values, reject)
-                        for one in _asked(record, unit, columns, passed):
+                        for one in _asked(reading.record(row, values, reject), reading):
                             yield one
                             done += 1
                 number += file.metadata.row_group(group).num_rows
     except READ_ERRORS as error:
-        yield rest_unreadable(unit, number, error)
+        yield reading.rest_unreadable(number, error)
 
 
-def _count(file: pq.ParquetFile, group: int, narrow: Readers, columns: Columns, unit: Unit) -> int:
-    """How many records a row group has."""
-    if len(narrow) < 2 and columns.where is None:
+def _count(file: pq.ParquetFile, group: int, narrow: ColumnReaders, reading: UnitReading) -> int | None:
+    """How many records a row group has; None if it is damaged: reading it shows where."""
+    if len(narrow) < 2 and reading.columns.where is None:
         return file.metadata.row_group(group).num_rows
-    records = (Record("", unit.root, values, reject) for values, reject in _read_group(file, group, narrow, narrow))
-    return sum(1 for record in records for _ in _asked(record, unit, columns, PassedOver()))
+    uncounted = replace(reading, passed=PassedOver())
+    rows = _read_group(file, group, narrow, narrow)
+    try:
+        return sum(1 for row in rows for _ in _asked(reading.record("", *row), uncounted))
+    except READ_ERRORS:
+        return None
 
 
 def _read_group(
-    file: pq.ParquetFile, group: int, wanted: Readers, narrow: Readers
+    file: pq.ParquetFile, group: int, wanted: ColumnReaders, narrow: ColumnReaders
 ) -> Iterator[tuple[dict[str, Any], Reject | None]]:
-    """The rows of a group. Where the wanted columns are damaged, the rest is rejected by the narrow ones, as a pass
-    over these alone has it.
+    """The rows of a group. If the `wanted` columns are damaged, the rest is rejected by id from the `narrow` ones, as a
+    pass over these alone counts them.
 
-    Where those are damaged, and are the ids alone, the rest is rejected without. But where how many records a row is
-    hangs on them, what follows has no number any more, and the error is raised.
+    If the ids are damaged and are the only narrow column, the rest is rejected without ids. If the number of records
+    per row depends on a damaged column, later records have no number, and the error is raised.
     """
     done = 0
     try:
@@ -142,60 +147,79 @@ def _read_group(
             yield values, reject
 
 
-def _batch_size(file: pq.ParquetFile, group: int, wanted: Readers) -> int:
-    """How many of a group's rows fit into `BATCH_BYTES`, and at most `PARQUET_BATCH`."""
+def _batch_size(file: pq.ParquetFile, group: int, wanted: ColumnReaders) -> int:
+    """How many of a group's rows fit into `BATCH_BYTES`, at most `PARQUET_BATCH`."""
     metadata = file.metadata.row_group(group)
     chunks = (metadata.column(number) for number in range(metadata.num_columns))
     size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.partition(".")[0] in wanted)
     return max(1, min(PARQUET_BATCH, BATCH_BYTES * metadata.num_rows // max(1, size)))
 
 
-def _values(batch: pa.RecordBatch, readers: Readers) -> Iterator[dict[str, Any]]:
-    """The rows of a batch as Python values, one by one."""
+def _values(batch: pa.RecordBatch, readers: ColumnReaders) -> Iterator[dict[str, Any]]:
+    """The rows of a batch as Python values."""
     if not readers:
         return ({} for _ in range(batch.num_rows))
     columns = [reader(batch.column(batch.schema.get_field_index(name))) for name, reader in readers.items()]
     return (dict(zip(readers, values, strict=True)) for values in zip(*columns, strict=True))
 
 
-def _read_images(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:
-    """One record per image file; its id is its path in the folder. The bytes are the fetch stage's business. Without
-    `images` what stands beside one is not read, either.
+def _read_images(reading: UnitReading) -> Iterator[Record]:
+    """One record per image file; its id is its path in the folder. The fetch stage gets the bytes. Without `images`,
+    sidecar files aren't read.
 
-    The files lie in the folder that was listed. So with an image root, which needn't be that folder, they are told by
-    their whole path.
+    With an image root, which may be another folder, images are named by their full path.
     """
-    beside: Sequence[tuple[dict[str, Any], Reject | None]] = [({}, None)] * len(unit.members)
+    unit, columns = reading.unit, reading.columns
+    found: Sequence[tuple[dict[str, Any], Reject | None]] = [({}, None)] * len(unit.members)
     filtered = columns.where is not None
     until = unit.found_at if filtered else None
-    if unit.beside and (images or filtered):
+    if unit.sidecars and (reading.images or filtered):
         with ThreadPoolExecutor(16) as threads:
-            beside = [*threads.map(lambda names: values_beside(unit.uri, names, storage, columns, until), unit.beside)]
-    for number, (member, (texts, reject)) in enumerate(zip(unit.members, beside, strict=True)):
-        if filtered and reject is not None and reject.error == "source_unreadable":  # what follows has no number
-            yield rest_unreadable(unit, number, OSError(reject.message))
+            values_of = partial(sidecar_values, unit.uri, storage=reading.storage, columns=columns, found_at=until)
+            found = [*threads.map(values_of, unit.sidecars)]
+    for number, (member, (texts, reject)) in enumerate(zip(unit.members, found, strict=True)):
+        if filtered and reject is not None and reject.error == "source_unreadable":  # later records have no number
+            yield reading.rest_unreadable(number, OSError(reject.message))
             return
-        place = f"{unit.uri.rstrip('/')}/{member}"
+        place = clean(f"{unit.uri.rstrip('/')}/{member}")
         values = {columns.id: member, columns.image: member if columns.image_root is None else place}
-        yield Record(place, unit.root, texts | values, _misnamed(member) or reject)
+        if clean(member) != member:
+            reject = Reject("bad_row", "the file's name isn't UTF-8; rename it (convmv -f latin1 -t utf8 may do that)")
+        yield Record(place, unit.root, texts | values, reject)
 
 
-def _misnamed(name: str) -> Reject | None:
-    if clean(name) == name:
-        return None
-    return Reject("bad_row", "the file's name isn't UTF-8; rename it (convmv -f latin1 -t utf8 may do that)")
-
-
-def _read_nothing(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:
-    """What stands for a file that can't be opened at all: one record that says so."""
+def _read_nothing(reading: UnitReading) -> Iterator[Record]:
+    """One record that stands for a file that can't be opened."""
+    unit = reading.unit
     yield Record(unit.uri, unit.root, {}, Reject("source_unreadable", unit.problem))
 
 
-Reader = Callable[[Unit, Storage, Columns, bool, PassedOver], Iterator[Record]]
-READERS: dict[str, Reader] = {  # of all but Parquet
-    "jsonl": read_json,
-    "csv": read_csv,
-    "tar": read_tar,
-    "images": _read_images,
-    "unreadable": _read_nothing,
+@dataclass(frozen=True)
+class Format:
+    """An input format.
+
+    Attributes:
+        read: the records to ask, in order.
+        extensions: what its files' names end with. Compression is detected by content; names may tell it, too.
+        in_folders: whether such tables are read if only their folder is named; None if it is no table.
+    """
+
+    read: Reader
+    extensions: tuple[str, ...] = ()
+    in_folders: bool | None = None
+
+
+def _packed(*extensions: str) -> tuple[str, ...]:
+    return tuple(one + packing for one in extensions for packing in PACKED)
+
+
+PACKED = ("", ".gz", ".bz2", ".xz", ".zst", ".lz4")
+TARS = (*_packed(".tar"), ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
+FORMATS = {
+    "parquet": Format(_read_parquet, (".parquet", ".pq"), in_folders=True),
+    "jsonl": Format(_asking(read_json), _packed(".jsonl", ".ndjson"), in_folders=True),
+    "tar": Format(_asking(read_tar), TARS, in_folders=True),
+    "csv": Format(_asking(read_csv), _packed(".csv", ".tsv"), in_folders=False),
+    "images": Format(_asking(_read_images), IMAGE_EXTENSIONS),
+    "unreadable": Format(_asking(_read_nothing)),
 }

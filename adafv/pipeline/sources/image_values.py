@@ -1,10 +1,14 @@
-"""Images that stand in an Arrow array, as Python values: encoded bytes, paths and URIs, pixels, or lists of such.
+"""Images in an Arrow array as Python values: encoded bytes, paths and URIs, pixels, or lists of these. No Python
+code runs per byte or pixel.
 
-Nothing here takes Python's time for each byte or pixel.
+Pixels become an image file for the later stages: an uncompressed TIFF, whose size is that of the pixels, so the limits
+on bytes and pixels apply.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -13,105 +17,113 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
-from adafv.pipeline.sources.arrow_types import (
-    FIXED_TENSORS,
-    PICKLES,
-    UUID,
+from adafv.pipeline.sources.records import IMAGE_FIELDS, Unreadable
+from adafv.pipeline.sources.values import (
+    ArrayReader,
     as_stored,
     extension_of,
+    has_words,
     is_bytes,
     is_list,
-    is_number,
     is_text,
-    metadata_of,
-    shape_of,
+    listed,
+    lists,
     stored,
+    structs,
     types,
 )
-from adafv.pipeline.sources.pixels import STARTS, encode_pixels, fits
-from adafv.pipeline.sources.records import IMAGE_FIELDS, Unreadable
-from adafv.pipeline.sources.values import ArrayReader, listed, lists, struct_parts, structs, text_reader
 
-# Of a tensor's axes: as they lie in memory, or channels first there and last for whoever reads them, or the other way
-# round. Writers and readers don't agree on which of two orders a permutation means; of these it makes no difference.
+FIXED_TENSORS = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2")
+PICKLES = "ray.data.arrow_pickled_object"
+UUID = "arrow.uuid"
+# Permutations of a tensor's axes: none, or channels moved from first to last or back. Writers and readers disagree on
+# the direction of a permutation; for these it makes no difference.
 KNOWN_ORDERS = ((), (0, 1), (0, 1, 2), (1, 2, 0), (2, 0, 1))
+CHANNELS = (1, 3, 4)
 
 
-def image_reader(field: pa.Field) -> ArrayReader | None:
-    """Of images: encoded bytes, paths and URIs, structs with these, pixels, or lists of such."""
+def image_reader(field: pa.Field, several: bool = True) -> ArrayReader | None:
+    """A reader of images: encoded bytes, paths and URIs, structs of these, tensors, or with `several` lists of these.
+    None for other types."""
     type, extension = stored(field.type), extension_of(field)
     if extension in (PICKLES, UUID):
         return None
     if extension in FIXED_TENSORS and is_list(type):
-        shape = shape_of(field)
-        return partial(_tensors, shape=shape) if shape and fits(shape) and is_number(type.value_type) else None
+        shape = _shape_of(field)
+        return partial(_tensors, shape=shape) if shape and fits(shape) and _is_number(type.value_type) else None
     if isinstance(field.type, pa.FixedShapeTensorType):
         shape, order = tuple(field.type.shape), tuple(field.type.permutation or ())
-        known = fits(shape) and order in KNOWN_ORDERS and is_number(field.type.value_type)
+        known = fits(shape) and order in KNOWN_ORDERS and _is_number(field.type.value_type)
         return partial(_tensors, shape=shape) if known else None
     if types.is_null(type) or is_text(type) or is_bytes(type):
         return listed
     if types.is_struct(type):
-        return None if b"permutation" in metadata_of(field) else _image_struct_reader(type)
-    return _image_list_reader(type) if is_list(type) else None
+        return None if b"permutation" in _metadata_of(field) else _image_struct_reader(type)
+    if is_list(type) and types.is_integer(stored(type.value_type)):
+        return _byte_lists
+    one = image_reader(type.value_field, several=False) if is_list(type) and several else None
+    return None if one is None else partial(lists, element=one)
+
+
+def _metadata_of(field: pa.Field) -> bytes:
+    """The metadata of a field's extension type that the process doesn't know."""
+    return (field.metadata or {}).get(b"ARROW:extension:metadata", b"")
+
+
+def _shape_of(field: pa.Field) -> tuple[int, ...] | None:
+    """The shape of a Ray Data tensor type; None if unknown."""
+    try:
+        known = isinstance(field.type, pa.BaseExtensionType)
+        shape = field.type.shape if known else json.loads(_metadata_of(field))
+        return tuple(int(size) for size in shape)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _is_number(type: pa.DataType) -> bool:
+    return types.is_integer(type) or types.is_floating(type) or types.is_boolean(type)
 
 
 def _image_struct_reader(type: pa.StructType) -> ArrayReader | None:
     data, shape = (type.get_field_index(name) for name in ("data", "shape"))
     if data >= 0 and shape >= 0:  # pixels of any shape, as Ray Data writes them
         inner, sizes = stored(type.field(data).type), stored(type.field(shape).type)
-        numbers = is_bytes(inner) or (is_list(inner) and is_number(stored(inner.value_type)))
+        numbers = is_bytes(inner) or (is_list(inner) and _is_number(stored(inner.value_type)))
         whole = is_list(sizes) and types.is_integer(sizes.value_type)
         return partial(_shaped, data=data, shape=shape) if numbers and whole else None
-    parts = struct_parts(type, IMAGE_FIELDS, _image_field_reader)
+    parts: dict[str, tuple[int, ArrayReader]] = {}
+    for name in IMAGE_FIELDS:
+        if type.get_all_field_indices(name):
+            reader = _image_field_reader(type, name)
+            if reader is None:
+                return None
+            parts[name] = type.get_field_index(name), reader
     return partial(structs, parts=parts) if parts else None
 
 
-def _image_field_reader(field: pa.Field) -> ArrayReader | None:
-    """Of one of an image's fields: bytes in `bytes`, texts in the others."""
-    type = stored(field.type)
-    if field.name != "bytes":
-        return text_reader(field)
-    if types.is_null(type) or (is_bytes(type) and extension_of(field) != PICKLES):
+def _image_field_reader(type: pa.StructType, name: str) -> ArrayReader | None:
+    """A reader of one field of an image struct: bytes in `bytes`, text in the others."""
+    if name != "bytes":
+        return listed if has_words(type, [name]) else None
+    if len(type.get_all_field_indices(name)) > 1:
+        return None
+    field = type.field(name)
+    inner = stored(field.type)
+    if types.is_null(inner) or (is_bytes(inner) and extension_of(field) != PICKLES):
         return listed
-    return _byte_lists if is_list(type) and types.is_integer(stored(type.value_type)) else None
-
-
-def _image_list_reader(type: pa.DataType) -> ArrayReader | None:
-    """Of lists of numbers (one image's bytes), of nested ones (pixels) and of lists of images."""
-    inner = stored(type.value_type)
-    if types.is_integer(inner) and not isinstance(type.value_type, pa.BaseExtensionType):
-        return _byte_lists
-    depth, leaf = 1, inner
-    while is_list(leaf) and not extension_of(_value_field(type, depth)):
-        depth, leaf = depth + 1, stored(leaf.value_type)
-    if is_number(leaf) and depth == 3:
-        return _nested_pixels
-    if is_number(leaf) and depth == 2 and not extension_of(type.value_field):
-        return _grey_or_files
-    if depth > 1:
-        return partial(lists, element=_nested_pixels) if depth == 4 and is_number(leaf) else None
-    one = image_reader(type.value_field)
-    return None if one is None else partial(lists, element=one)
-
-
-def _value_field(type: pa.DataType, depth: int) -> pa.Field:
-    """The field of a nested list's elements, so many levels down."""
-    field = type.value_field
-    for _ in range(depth - 1):
-        field = stored(field.type).value_field
-    return field
+    return _byte_lists if is_list(inner) and types.is_integer(stored(inner.value_type)) else None
 
 
 def _elements(array: pa.Array) -> Iterator[pa.Array | None]:
-    """The elements of each of an array's lists."""
+    """The elements of each list of an array."""
     array = as_stored(array)
     return (as_stored(array[i].values) if array[i].is_valid else None for i in range(len(array)))
 
 
 def _numbers(values: pa.Array | pa.Scalar) -> np.ndarray | Unreadable:
-    """Numbers, or the bytes of a scalar, without a copy where that can be."""
+    """Numbers, or the bytes of a scalar, without a copy if possible."""
     if isinstance(values, pa.Scalar):
         return np.frombuffer(values.as_buffer(), np.uint8)
     if values.null_count:
@@ -120,7 +132,7 @@ def _numbers(values: pa.Array | pa.Scalar) -> np.ndarray | Unreadable:
 
 
 def _byte_lists(array: pa.Array) -> Iterable[Any]:
-    """Encoded images, each as a list of its bytes."""
+    """Encoded images, each a list of bytes."""
     return (None if values is None else _bytes(values) for values in _elements(array))
 
 
@@ -159,33 +171,43 @@ def _pixels(values: pa.Array | pa.Scalar, shape: tuple[int, ...]) -> bytes | Unr
     return encode_pixels(numbers.reshape(shape))
 
 
-def _nested_pixels(array: pa.Array) -> Iterable[Any]:
-    """Pixels as lists of rows of pixels."""
-    return (None if rows is None else _nested(rows) for rows in _elements(array))
+def encode_pixels(pixels: np.ndarray) -> bytes | Unreadable:
+    """The image file of an array [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels: grey, RGB, RGBA.
+
+    Integers are 0 to 255, unsigned 16-bit ones 0 to 65,535; floats are 0 to 1 if all are, else 0 to 255.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
+        shape = " x ".join(map(str, pixels.shape)) or "nothing"
+        return Unreadable(f"is a tensor of {shape}; pixels are height x width x 1, 3 or 4")
+    if not pixels.size:
+        return Unreadable("is a tensor without pixels", "image_empty")
+    scaled = _in_8_bits(pixels)
+    if isinstance(scaled, Unreadable):
+        return scaled
+    file = io.BytesIO()
+    grey = scaled.ndim == 3 and scaled.shape[2] == 1
+    Image.fromarray(np.ascontiguousarray(scaled[:, :, 0] if grey else scaled)).save(file, "TIFF")
+    return file.getvalue()
 
 
-def _nested(rows: pa.Array) -> bytes | Unreadable:
-    """Pixels in lists, which must be of one length at each level."""
-    shape, values = [len(rows)], rows
-    while is_list(values.type):
-        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
-        if len(lengths) > 1 or None in lengths:
-            return Unreadable("holds nested lists of several lengths; pixels are in rows of one")
-        shape.append(lengths[0] if lengths else 0)
-        values = as_stored(pc.list_flatten(values))
-    return _pixels(values, tuple(shape))
+def fits(shape: tuple[int, ...]) -> bool:
+    """Whether tensors of this shape can be images."""
+    return len(shape) == 2 or (len(shape) == 3 and (shape[2] in CHANNELS or shape[0] in CHANNELS))
 
 
-def _grey_or_files(array: pa.Array) -> Iterable[Any]:
-    """Lists of lists of numbers: image files, where they begin like some, or else the rows of a grey image."""
-    for rows in _elements(array):
-        if rows is None:
-            yield None
-            continue
-        first = next((values for values in _elements(rows) if values is not None and len(values)), None)
-        whole = first is not None and types.is_integer(first.type)
-        start = _bytes(first[:4]) if first is not None and whole else b""
-        if isinstance(start, bytes) and start.startswith(STARTS):
-            yield list(_byte_lists(rows))
-        else:
-            yield _nested(rows)
+def _in_8_bits(pixels: np.ndarray) -> np.ndarray | Unreadable:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype == np.uint16:
+        return np.rint(pixels.astype(np.float32) / 257).astype(np.uint8)
+    low, high = pixels.min(), pixels.max()  # NaN if there is one
+    if not (low >= 0 and high <= 255):
+        wanted = "pixels are from 0 to 255, or from 0 to 1 as fractions"
+        return Unreadable(f"holds values from {low:g} to {high:g}; {wanted}")
+    if pixels.dtype.kind != "f":
+        return pixels.astype(np.uint8)
+    return np.rint(pixels.astype(np.float32) * np.float32(255 if high <= 1 else 1)).astype(np.uint8)

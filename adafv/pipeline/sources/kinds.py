@@ -1,4 +1,4 @@
-"""The format of a file, told by its name, or where that says nothing by its first bytes."""
+"""The format of a file, by its name or else by its first bytes."""
 
 from __future__ import annotations
 
@@ -9,34 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.fs as pafs
 
 from adafv.pipeline.redaction import clean
+from adafv.pipeline.sources.formats import FORMATS, PACKED
 from adafv.pipeline.sources.streams import open_stream, open_text
-from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS
+from adafv.pipeline.sources.units import READ_ERRORS
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.store.storage import Storage
 
-PACKED = ("", ".gz", ".bz2", ".xz", ".zst", ".lz4")  # what is told by a file's bytes; its name may say so
-EXTENSIONS = {
-    "parquet": (".parquet", ".pq"),
-    "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in PACKED),
-    "tar": (*(".tar" + packed for packed in PACKED), ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
-    "csv": tuple(name + packed for name in (".csv", ".tsv") for packed in PACKED),
-    "images": IMAGE_EXTENSIONS,
-}
-NAMED_TABLES = ("csv",)  # which are read where they are named, and may be anything in a folder
-TABLES = ("parquet", "jsonl", "tar")
+TABLES = tuple(name for name, format in FORMATS.items() if format.in_folders)
+NAMED_TABLES = tuple(name for name, format in FORMATS.items() if format.in_folders is False)
 UNDECODED = (
     ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
 )  # fmt: skip
-IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF's
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *TIFF_MAGIC)
 
 
 def kind_of(name: str) -> str | None:
     lower = name.lower()
-    return next((kind for kind, extensions in EXTENSIONS.items() if lower.endswith(extensions)), None)
+    return next((name for name, format in FORMATS.items() if lower.endswith(format.extensions)), None)
 
 
 def sniffed(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
-    """The format of a file whose name says nothing."""
+    """The format of a file whose name doesn't say."""
     try:
         with open_stream(filesystem, path) as stream:
             start = stream.start
@@ -58,8 +52,8 @@ def sniffed(filesystem: pafs.FileSystem, path: str, uri: str) -> str | None:
 
 
 def kinds_of(uri: str, files: Sequence[str], storage: Storage, named: bool) -> dict[str, str | None]:
-    """The format of each file by its name; where no name says one, by the first bytes of those without an extension,
-    or of all that a pattern names."""
+    """The format of each file by name; if no name says, by the first bytes of files without an extension, or of all
+    files that a pattern names."""
     kinds = {name: kind_of(name) for name in files}
     if any(kinds.values()):
         return kinds
@@ -71,7 +65,7 @@ def kinds_of(uri: str, files: Sequence[str], storage: Storage, named: bool) -> d
 
 
 def records_of_img2dataset(kinds: dict[str, str | None]) -> list[str]:
-    """Its Parquet files, which stand beside a tar, or a folder, of the same name."""
+    """img2dataset's Parquet files, which have the name of a tar or folder beside them."""
     folders = {posixpath.dirname(name) for name, kind in kinds.items() if kind == "images"}
     found = []
     for name, kind in kinds.items():
@@ -83,7 +77,7 @@ def records_of_img2dataset(kinds: dict[str, str | None]) -> list[str]:
 
 
 def why_not(name: str, kind: str | None) -> str:
-    """Why a file of a folder is no input."""
+    """Why a file in a folder is no input."""
     lower = name.lower()
     if kind == "images":
         return "images beside tables are those that the tables name, or nobody's"

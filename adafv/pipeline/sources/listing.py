@@ -1,4 +1,4 @@
-"""The files under a folder or that a pattern names, and which of them are no input by where they lie."""
+"""The files under a folder or matching a pattern, and which of them their location rules out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adafv.pipeline.uris import folder_of, is_hub, join
 
 SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 OUTPUTS = (r"(labels|rejects)/[^/]*\.parquet", r"runs/[^/]*\.json", r"lease/.*", r"\.tmp/.*", r"recipe\.json")
-MOST = 100_000  # names that braces may stand for
+MOST = 100_000  # names from braces
 NO, ENTER, WITHIN = range(3)
 
 
@@ -29,9 +29,9 @@ class Pattern:
     """A URI with wildcards: `*`, `?` and `[...]` within a name, `**` for any folders, and braces.
 
     Attributes:
-        uri: as given; `folder`: the part of it in which there are none.
-        names: what braces stand for, without wildcards, or a list names, relative to `folder`; `globs`: the rest, in
-            parts.
+        uri: as given; `folder`: its part before the wildcards.
+        names: names without wildcards, from braces or a list, relative to `folder`; `globs`: the others, split at
+            slashes.
     """
 
     uri: str
@@ -41,22 +41,20 @@ class Pattern:
 
     @classmethod
     def of(cls, uri: str) -> Pattern | None:
-        """None where there are no wildcards in `uri`."""
+        """None if `uri` has no wildcards."""
         match = re.search(r"[*?\[{]", uri)
         if match is None:
             return None
         folder = uri[: uri.rfind("/", 0, match.start())]
-        relative = expand(uri[len(folder) + 1 :])
+        relative = expand_braces(uri[len(folder) + 1 :])
         globs = [name for name in relative if re.search(r"[*?\[]", name)]
         names = frozenset(relative) - frozenset(globs)
         return cls(uri, folder or "/", names, tuple(tuple(glob.split("/")) for glob in globs))
 
     @classmethod
     def listed(cls, uri: str, list_uri: str, text: str) -> Pattern:
-        """Of the lines of a text, each a path or URI, relative to the folder of the text.
-
-        Raises UsageError where they have no folder in common.
-        """
+        """A pattern for the lines of a text, paths or URIs relative to the text's folder. Raises UsageError if they
+        have no folder in common."""
         places = [join(folder_of(list_uri), line.strip()) for line in text.splitlines() if line.strip()]
         parts = [place.split("/") for place in places]
         same = list(takewhile(lambda several: len(set(several)) == 1, zip(*(one[:-1] for one in parts), strict=False)))
@@ -68,11 +66,11 @@ class Pattern:
 
     @cached_property
     def _above(self) -> frozenset[str]:
-        """The folders that the names lie in."""
+        """The folders of the names."""
         return frozenset(name[:at] for name in self.names for at in range(len(name)) if name[at] == "/")
 
     def reach(self, path: str) -> int:
-        """WITHIN where `path` matches or lies in a folder that does, ENTER where it is above what may, else NO."""
+        """WITHIN if `path` or a folder above it matches, ENTER if something below it may, else NO."""
         parts = path.split("/")
         if any("/".join(parts[:end]) in self.names for end in range(1, len(parts) + 1)):
             return WITHIN
@@ -80,7 +78,7 @@ class Pattern:
         return max([above, *(_reach(glob, parts) for glob in self.globs)])
 
     def missing(self, files: Collection[str]) -> list[str]:
-        """The names without wildcards that are none of the files, nor a folder of some."""
+        """The names without wildcards that are neither a file nor a folder with files."""
         found = {
             "/".join(parts[:end]) for parts in (file.split("/") for file in files) for end in range(1, len(parts) + 1)
         }
@@ -97,24 +95,24 @@ def _reach(glob: Sequence[str], parts: Sequence[str]) -> int:
     return _reach(glob[1:], parts[1:]) if fnmatchcase(parts[0], glob[0]) else NO
 
 
-def expand(text: str) -> list[str]:
-    """What a text with braces stands for, as in a shell: `{a,b}` each of them, `{00..12}` each number."""
-    found = list(islice(_expand(text), MOST + 1))
+def expand_braces(text: str) -> list[str]:
+    """Expand braces as a shell does: `{a,b}` and `{00..12}`."""
+    found = list(islice(_expand_braces(text), MOST + 1))
     if len(found) > MOST:
         raise UsageError(f"--input {text}: its braces stand for more than {MOST:,} names")
     return list(dict.fromkeys(found))
 
 
-def _expand(text: str) -> Iterator[str]:
+def _expand_braces(text: str) -> Iterator[str]:
     match = re.search(r"\{([^{}]*)\}", text)
     choices = _choices(match[1]) if match else None
     if match is None:
         yield text
     elif choices is None:  # a name with braces
-        yield from (f"{text[: match.end()]}{rest}" for rest in _expand(text[match.end() :]))
+        yield from (f"{text[: match.end()]}{rest}" for rest in _expand_braces(text[match.end() :]))
     else:
         for choice in choices:
-            yield from _expand(text[: match.start()] + choice + text[match.end() :])
+            yield from _expand_braces(text[: match.start()] + choice + text[match.end() :])
 
 
 def _choices(text: str) -> Iterable[str] | None:
@@ -130,7 +128,7 @@ def _choices(text: str) -> Iterable[str] | None:
 def list_files(
     filesystem: pafs.FileSystem, path: str, uri: str, passed: PassedOver, pattern: Pattern | None = None
 ) -> list[str]:
-    """The paths of the files under `path`, relative to it, sorted; of those that `pattern` names, if it is given."""
+    """The paths of the files under `path`, relative to it and sorted; with `pattern`, those that match."""
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):
             found = _walk(path, "", (os.path.realpath(path),), uri, passed, pattern)
@@ -139,11 +137,14 @@ def list_files(
     except OSError as error:
         raise store_error(f"--input {uri} can't be listed", error) from error
     prefix, names = path.rstrip("/") + "/", []
+    parsed = not isinstance(filesystem, pafs.PyFileSystem)  # pyarrow takes options from a URI, such as another server
     for info in infos:
         name = info.path.removeprefix(prefix)
         if info.type == pafs.FileType.Directory or (pattern is not None and pattern.reach(name) != WITHIN):
             continue
-        if info.type == pafs.FileType.File:
+        if parsed and re.search("[?#%]", name):
+            passed.add("files", "in this store no name with ?, # or % can be opened", f"{uri}/{name}")
+        elif info.type == pafs.FileType.File:
             names.append(name)
         else:
             passed.add("files", "a name that ends with a slash is a folder's", f"{uri}/{name}")
@@ -153,7 +154,7 @@ def list_files(
 def _walk(
     root: str, folder: str, above: tuple[str, ...], uri: str, passed: PassedOver, pattern: Pattern | None
 ) -> Iterator[str]:
-    """The files in `folder` of `root`. Links to folders are followed, unless they lead back to one above them."""
+    """The files in `folder` of `root`. Links to folders are followed, unless they lead back up."""
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
@@ -179,17 +180,19 @@ def _walk(
 def _is(kind: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
     try:
         return kind(entry)
-    except OSError:  # a link in a circle, or through a folder that is closed to us
+    except OSError:  # a link loop, or a folder without access
         return False
 
 
 def without_outputs(files: Sequence[str], uri: str, output: str | None, passed: PassedOver) -> list[str]:
-    """`files` without those that a job wrote: this one to `output`, if that lies in `uri`, or another.
+    """`files` without those a job wrote: this one to `output`, or another.
 
-    A job's output is known by its recipe.json beside runs/. What else lies in such a folder is its export or report;
-    but in `uri` itself it is input.
+    A job's output is recognised by recipe.json beside runs/. Other files in such a folder are its export or report and
+    no input either; in `uri` itself they are.
     """
-    folders = _outputs_of(files)
+    recipes = {posixpath.dirname(name) for name in files if posixpath.basename(name) == "recipe.json"}
+    runs = {posixpath.dirname(name) for name in files if name.endswith(".json")} if recipes else set[str]()
+    folders = {folder for folder in recipes if posixpath.join(folder, "runs") in runs}
     own = lies_in(uri, output) if output is not None else None
     if own is not None:
         folders.add(own)
@@ -206,14 +209,8 @@ def without_outputs(files: Sequence[str], uri: str, output: str | None, passed: 
     return kept
 
 
-def _outputs_of(files: Sequence[str]) -> set[str]:
-    recipes = {posixpath.dirname(name) for name in files if posixpath.basename(name) == "recipe.json"}
-    runs = {posixpath.dirname(name) for name in files if name.endswith(".json")} if recipes else set[str]()
-    return {folder for folder in recipes if posixpath.join(folder, "runs") in runs}
-
-
 def lies_in(folder: str, uri: str) -> str | None:
-    """`uri` relative to `folder`: "" where they are the same, None where it lies elsewhere. Both are absolute."""
+    """`uri` relative to `folder`: empty if they are the same, None if it is elsewhere. Both are absolute."""
     if folder.startswith("/") and uri.startswith("/"):
         folder, uri = os.path.realpath(folder), os.path.realpath(uri)
     if uri == folder:
@@ -223,7 +220,8 @@ def lies_in(folder: str, uri: str) -> str | None:
 
 
 def without_hidden(files: Sequence[str], uri: str, images: tuple[str, ...], passed: PassedOver) -> list[str]:
-    """`files` without what systems and other programs keep for themselves. A camera names photos `_DSC0001.JPG`."""
+    """`files` without hidden and system files. Cameras name photos `_DSC0001.JPG`, so images may begin with an
+    underscore."""
     kept = []
     for name in files:
         parts = name.split("/")

@@ -1,12 +1,12 @@
-"""Records that ask more than one question: a list of questions, or a conversation in LLaVA's format.
+"""Records with several questions: a list of questions, or a conversation in LLaVA's format.
 
-Each question becomes a record of its own, whose id is that of the row, a slash, and the question's number from 1 on:
-also where there is only one, so that what is labelled keeps its id when a row gets another question. How many questions
-a record asks follows from the record alone, so that every pass over the input counts alike.
+Each question becomes a record whose id is the row's id, a slash, and its number from 1 on, even if there is only one:
+so labels keep their ids when a row gains a question. How many questions a record has follows from the record alone, so
+every pass counts alike.
 
-A conversation's turn is asked behind those before it that have an answer in the data, with that answer: as a model is
-trained on such data, and so that no turn waits for another. Turns without an answer are left out, but for their images:
-these then stand before the next question.
+A turn is asked after the earlier turns that have an answer in the data, with that answer, as models are trained on such
+data; so no turn waits for another. Turns without an answer are left out, but their images are shown before the next
+question.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.records import Columns, Exchange, Record, is_of
 from adafv.turn import Turn
 
-MARKER = "<image>"  # where a text shows the next of its row's images
+MARKER = "<image>"  # shows the row's next image
 USER, ASSISTANT, SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]:
-    """What a record with this id asks, question by question; itself where it asks in the ordinary way, or badly."""
+    """The records of a record with this id, question by question; itself if it has one ordinary question, or is bad."""
     values = record.columns
     if columns.conversations is not None:
         found = exchanges_of(values.get(columns.conversations), columns.conversations)
@@ -56,7 +56,7 @@ def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject
 
 
 def exchanges_of(value: Any, column: str) -> tuple[Exchange, ...] | Reject:
-    """A conversation: a list of {"from": "human" or "gpt", "value": text}, of which a human begins, or "system"."""
+    """A conversation: a list of {"from": "human" or "gpt", "value": text}, beginning with a human or "system"."""
     if not isinstance(value, list):
         kind = "is null or absent (or NaN)" if value is None else is_of(value)
         return Reject("bad_row", f'column {column!r} {kind}; it must be a list of {{"from", "value"}}')
@@ -76,7 +76,7 @@ def exchanges_of(value: Any, column: str) -> tuple[Exchange, ...] | Reject:
 
 
 def _problem(turn: Any, answers: bool, first: bool) -> str:
-    """What is wrong with a turn, if anything is. `answers`: whether there is a question that it may answer."""
+    """What is wrong with a turn, or empty. `answers`: whether there is a question for it to answer."""
     if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
         return 'is no {"from", "value"}'
     speaker, text = turn["from"], turn["value"]
@@ -97,15 +97,15 @@ def markers(exchange: Exchange) -> int:
 
 
 def parts_of(text: str) -> tuple[str | None, ...]:
-    """A text in parts: None for each marker, and what stands between, without white space around it."""
+    """A text in parts: None for each image marker, and the stripped texts between."""
     first, *others = (part.strip() for part in text.split(MARKER))
     return tuple(part for part in (first, *(each for other in others for each in (None, other))) if part != "")
 
 
 def turns_of(earlier: tuple[Exchange, ...], prompt: str) -> tuple[Turn, ...]:
-    """The turns up to a question, of which `prompt` is what the model is asked."""
+    """The turns up to a question, whose text to ask is `prompt`."""
     turns: list[Turn] = []
-    left: tuple[None, ...] = ()  # images of turns that are left out
+    left: tuple[None, ...] = ()  # images of omitted turns
     for exchange in earlier:
         parts = parts_of(exchange.question)
         if exchange.answer is None:

@@ -1,35 +1,35 @@
-"""What a file holds: records, with columns of any names and types, and which of these mean what."""
+"""Records of a file, with columns of any name and type, and what those columns mean."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from adafv.pipeline.rejects import Reject
-from adafv.pipeline.uris import has_scheme
+from adafv.pipeline.uris import as_root
 from adafv.pipeline.where import columns_where
 
 if TYPE_CHECKING:
     from adafv.pipeline.options import JobOptions
 
 
-BY_PLACE = "@row"  # in the place of the id's column: a table's file and the number of the row in it
-IMAGE_FIELDS = ("bytes", "path", "url")  # of a struct that is an image: the first of them that is there
-VIDEO = ("video", "videos")  # columns in which LLaVA's data sets name what no image is
+BY_PLACE = "@row"  # instead of an id column: the table's file and the row's number
+IMAGE_FIELDS = ("bytes", "path", "url")  # of an image struct: the first one present counts
+VIDEO = ("video", "videos")  # columns in which LLaVA data sets name videos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns of a record mean what, and what to ask.
+    """What the columns of a record mean, and what to ask.
 
     Attributes:
-        prompts: templates with their weights, in the place of `prompt`; `prompt_columns`: those of all of them.
-        system: what is said before, unless a conversation has its own.
-        where: what must hold for a record to be a row; carried: columns that its label gets.
+        prompts: weighted templates instead of `prompt`; `prompt_columns`: the columns that any of them names.
+        system: the system turn, unless a conversation has its own.
+        where: the condition for a record to be a row; `carried`: columns copied to its label.
+        max_image_bytes: of an image in a tar, which is read before the fetch stage could refuse it.
     """
 
     id: str
@@ -45,19 +45,17 @@ class Columns:
     system: str | None = None
     where: str | None = None
     carried: tuple[str, ...] = ()
+    max_image_bytes: int = 2**31
 
     @classmethod
     def of(cls, job: JobOptions) -> Columns:
-        root = job.image_root
-        if root is not None:
-            root = root.removesuffix("/") if has_scheme(root) else os.path.abspath(root)
         return cls(
             id=job.id_column,
             image=job.image_column,
             question=job.question_column,
             prompt=job.prompt,
             prompt_columns=job.prompt_columns(),
-            image_root=root,
+            image_root=None if job.image_root is None else as_root(job.image_root),
             conversations=job.conversations_column,
             stratum=job.engine.stratum_column,
             choices=job.choices_column,
@@ -65,6 +63,7 @@ class Columns:
             system=job.system,
             where=job.where,
             carried=job.columns or (),
+            max_image_bytes=job.max_image_bytes,
         )
 
     @property
@@ -80,7 +79,7 @@ class Columns:
         return columns_where(self.where)
 
     def template(self, id: str) -> str:
-        """What the row of this id is asked: the same in every run."""
+        """The template for the row with this id: the same in every run."""
         if not self.prompts:
             return self.prompt
         digest = hashlib.blake2b(f"prompt\0{id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -93,20 +92,19 @@ class Columns:
 
     @property
     def asks(self) -> bool:
-        """Whether the question's column is asked, so that a list of questions there is as many rows."""
+        """Whether the question column is asked, so that a list of questions in it is several rows."""
         return self.question in self.prompt_columns
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The columns that a prompt takes, and that records must have: a conversation has the question itself."""
+        """The prompt's columns that records must have. A conversation supplies the question itself."""
         return tuple(name for name in self.prompt_columns if self.conversations is None or name != self.question)
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question, in which markers stand, and its answer, if the data have one; of the first one of a conversation the
-    system turn before it, too.
-    """
+    """A question with image markers, its answer if the data has one, and the system turn if it is a conversation's
+    first."""
 
     question: str
     answer: str | None = None
@@ -118,12 +116,12 @@ class Record:
     """One entry of an input file.
 
     Attributes:
-        place: where it lies: the file's URI, `#`, and its number or name in it.
+        place: the file's URI, `#`, and the record's number or name in it.
         root: the folder that a relative image path is relative to.
-        columns: its values by name.
+        columns: values by name.
         reject: why it could not be read.
-        exchanges: of a record that asks several questions (`questions`), those up to the one that is meant; and
-            `marked`: how many images all of them show.
+        exchanges: for a record with several questions (`questions`), those up to the one to ask; `marked`: how many
+            images all of them show.
     """
 
     place: str
@@ -136,11 +134,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a value that nothing can be made of.
+    """Stands for a value that can't be used.
 
     Attributes:
-        problem: what a column's name is put before, such as "holds text that isn't UTF-8".
-        error: what its row is rejected as.
+        problem: follows a column's name, such as "holds text that isn't UTF-8".
+        error: the row's reject.
     """
 
     problem: str
@@ -149,7 +147,7 @@ class Unreadable:
 
 @lru_cache(maxsize=1024)
 def partition(folder: str) -> dict[str, str | None]:
-    """The columns that the names of folders give, as Hive has them: year=2024/month=01. All values are texts."""
+    """The columns that Hive-style folder names give: year=2024/month=01. All values are texts."""
     found: dict[str, str | None] = {}
     for part in folder.split("/"):
         name, equals, text = part.partition("=")
@@ -160,13 +158,13 @@ def partition(folder: str) -> dict[str, str | None]:
 
 
 def without_nan(value: Any, depth: int = 3) -> Any:
-    """`value` with None for NaN, as pandas writes what is missing; also in lists and objects, so many deep."""
+    """`value` with None for NaN, which pandas writes for missing values; in lists and objects, up to `depth`."""
     if isinstance(value, float):
         return None if value != value else value
     if not depth or not value:
         return value
-    if isinstance(value, list):  # of integers it is an image's bytes, which may be millions
-        return value if isinstance(value[0], int) else [without_nan(one, depth - 1) for one in value]
+    if isinstance(value, list):
+        return [without_nan(one, depth - 1) for one in value]
     if isinstance(value, dict):
         return {name: without_nan(one, depth - 1) for name, one in value.items()}
     return value

@@ -1,8 +1,7 @@
-"""The row that travels: what a source makes of a record, and the Arrow tables between stages.
+"""The row that travels between stages: how it is made of a record, and its Arrow table.
 
-A `Record` is what a file holds: named columns of any type, and which of its questions is meant where it asks several. A
-`Row` is what the job needs of it, with the prompt filled in, so that the other columns need not travel. Whatever a
-column may hold, `row_of` makes a row of it: of a record that is no good, a row with its reject.
+A `Record` is what a file holds. A `Row` is what the job needs of it, with the prompt filled in, so that other columns
+need not travel. `row_of` makes a row of any record, with a reject if the record is bad.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from adafv.pipeline.sources.records import IMAGE_FIELDS, VIDEO, Columns, Record,
 from adafv.pipeline.uris import join
 from adafv.turn import Turn
 
-EXACT = 2**53  # the largest of the whole numbers that a float tells from its neighbours
-MOST_IMAGES = 1024  # of a row
+EXACT = 2**53  # up to here floats hold all whole numbers
+MOST_IMAGES = 1024  # per row
 VIDEO_MARKER = "<video>"
 
 
@@ -34,9 +33,9 @@ class RowImage:
     """An image of a row.
 
     Attributes:
-        name: what the outputs say of it: its path or URI, without secrets, or the place of the row that has it.
-        place: the same in full: its URI, its whole path, or the place of the row that has it.
-        uri: what is still to be fetched, relative to the row's `image_root` unless absolute.
+        name: its name in the outputs: its path or URI without secrets, or the place of its row.
+        place: the same in full: its URI, its full path, or the place of its row.
+        uri: what to fetch, relative to the row's `image_root` unless absolute.
         data: the encoded image.
     """
 
@@ -48,18 +47,18 @@ class RowImage:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What travels from stage to stage until there is a sample.
+    """What travels between stages until there is a sample.
 
     Attributes:
         id: None only in rejects.
-        image: what the outputs say of its image: the name of the first, or in a reject of the one at fault; the place
-            of the row where it has none; and `image_uri`: its place.
-        images: those that the prompt shows, in its order.
-        question: as in the input; `prompt`: as the model will be asked, without what marks images.
-        turns: what is said, where that isn't just the prompt behind its images.
-        stratum: of which kind it is, where thresholds go by kind.
-        choices: the row's own, of which its answer is one.
-        carried: what its label gets in columns of `Columns.carried`.
+        image: the image's name in the outputs: the first one's, in a reject the one at fault, or the row's place if
+            there is none; `image_uri`: its place.
+        images: those that the prompt shows, in order.
+        question: as in the input; `prompt`: as the model is asked, without image markers.
+        turns: the conversation, unless it is just the prompt after its images.
+        stratum: the row's kind, if thresholds differ by kind.
+        choices: the row's own choices.
+        carried: values for the label, in the order of `Columns.carried`.
     """
 
     id: str | None
@@ -78,15 +77,15 @@ class Row:
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
-        """What is said, the prompt last."""
+        """The turns, with the prompt last."""
         return self.turns or (Turn.asking(self.prompt or "", len(self.images)),)
 
     def rejected(self, reject: Reject) -> Row:
-        """This row as a reject: without its images, which nobody needs any more."""
+        """This row as a reject, without its images."""
         return replace(self, reject=reject, images=(), turns=())
 
     def rejected_for(self, number: int, reject: Reject) -> Row:
-        """This row as a reject because of one of its images, which is named where there are several."""
+        """This row as a reject because of one image, which is named if there are several."""
         row = replace(self, image=self.images[number].name, image_uri=self.images[number].place)
         if len(self.images) > 1:
             reject = Reject(reject.error, f"image {number + 1} of {len(self.images)}: {reject.message}")
@@ -141,25 +140,22 @@ def _from_dict(values: dict[str, Any]) -> Row:
 
 
 def id_of(value: Any) -> str | None:
-    """The id that a column's value stands for; None where it stands for none. A number that is whole is the same id in
-    every type."""
+    """The id that a value stands for, or None. A whole number is the same id in every type."""
     if isinstance(value, float | Decimal):
         return str(int(value)) if _is_whole(value) else None
     return text_of(value) or None
 
 
 def _is_whole(number: float | Decimal) -> bool:
-    """Whether it is a whole number, and the one that was meant: large floats are rounded."""
+    """Whether it is a whole number, and not one that a float has rounded."""
     if isinstance(number, Decimal):
         return number == number.to_integral_value()
     return abs(number) <= EXACT and number == int(number)
 
 
 def text_of(value: Any) -> str | None:
-    """A text or a number as it stands in a prompt; None for what is neither, or isn't finite.
-
-    A float that is whole has no point: it is what pandas makes of an integer beside a missing one.
-    """
+    """A text or number as it stands in a prompt; None for anything else. A whole float has no point: pandas makes
+    floats of integers beside missing values."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Decimal):
@@ -167,12 +163,6 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, float):
         return (str(int(value)) if _is_whole(value) else repr(value)) if math.isfinite(value) else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def stratum_of(value: Any) -> str | None:
-    """The kind that a column's value says a row is of; None where it says none."""
-    text = text_of(value)
-    return None if text is None else clean(text)
 
 
 def _carried(value: Any) -> str | None:
@@ -192,7 +182,7 @@ def row_of(record: Record, columns: Columns) -> Row:
         image_uri=record.place,
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
-        stratum=None if columns.stratum is None else stratum_of(values.get(columns.stratum)),
+        stratum=None if columns.stratum is None else text_of(values.get(columns.stratum)),
         carried=tuple(_carried(values.get(name)) for name in columns.carried),
     )
     if record.reject is not None:
@@ -214,7 +204,10 @@ def row_of(record: Record, columns: Columns) -> Row:
     elif isinstance(given, list):
         row = _with_marked(row, columns)
     system = record.exchanges[0].system if record.exchanges else None
-    return row if row.reject is not None else _with_system(row, system or columns.system)
+    system = system or columns.system
+    if row.reject is not None or system is None:
+        return row
+    return replace(row, turns=(Turn("system", (clean(system),)), *row.conversation))
 
 
 def _bad_id(column: str, value: Any) -> Reject:
@@ -227,10 +220,8 @@ def _bad_id(column: str, value: Any) -> Reject:
 
 
 def _with_images(row: Row, value: Any, columns: Columns) -> Row:
-    """With the images of a column: one, or a list. A conversation may be about none."""
-    if isinstance(value, list) and value and _is_byte(value[0]):  # one image, as JSON has bytes
-        images = [_image(value, row, columns.image)]
-    elif isinstance(value, list) and len(value) > MOST_IMAGES:
+    """With the images of a column: one, or a list. A conversation may have none."""
+    if isinstance(value, list) and len(value) > MOST_IMAGES:
         limit = f"column {columns.image!r} is a list of {len(value)}; a row may have {MOST_IMAGES} images"
         return row.rejected(Reject("bad_row", limit))
     elif isinstance(value, list):
@@ -248,27 +239,18 @@ def _with_images(row: Row, value: Any, columns: Columns) -> Row:
     return whole
 
 
-def _is_byte(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _image(value: Any, row: Row, column: str, number: int = 0) -> RowImage | Reject:
-    """The image that a value stands for, in a list the one of this number; without a path or URI it is named by its
-    place."""
+    """The image that a value stands for; `number`: its place in a list. Without a path or URI it is named after its
+    row."""
     path, place = None, f"{row.image}/{number}" if number else row.image
     if isinstance(value, dict):  # Hugging Face's struct: the bytes, or where they are, or both
         if not any(name in value for name in IMAGE_FIELDS):
             names = shorten(", ".join(map(str, value)) or "nothing", 100)
             return Reject("bad_row", f"column {column!r} is a struct of {names}; it must have bytes, path or url")
         data, path = value.get("bytes"), value.get("path") or value.get("url")
-        if isinstance(data, str):
-            return Reject("bad_row", f"column {column!r} has text as bytes; they must be binary")
+        if data is not None and not isinstance(data, bytes | Unreadable):
+            return Reject("bad_row", f"column {column!r} has bytes of type {type(data).__name__}; they must be binary")
         value = path if data is None else data
-    if isinstance(value, list) and value and _is_byte(value[0]):
-        try:
-            value = bytes(value)
-        except (TypeError, ValueError):
-            return Reject("bad_row", f"column {column!r} is a list of numbers that are no bytes")
     if isinstance(value, bytes):
         return RowImage(public_uri(clean(path)) if isinstance(path, str) and path else place, data=value, place=place)
     if isinstance(value, str) and value:
@@ -294,13 +276,10 @@ def _with_prompt(row: Row, values: dict[str, Any], columns: Columns) -> Row:
             return row.rejected(Reject("prompt_incomplete", missing))
         text = text_of(value)
         if text is None:
-            return row.rejected(Reject("bad_row", f"column {name!r} {_why_no_text(value)}"))
+            kind = f"is {value}" if isinstance(value, float) else is_of(value)
+            return row.rejected(Reject("bad_row", f"column {name!r} {kind}; --prompt needs text or a number"))
         texts[name] = text
     return replace(row, prompt=clean(template).format_map(texts))
-
-
-def _with_system(row: Row, system: str | None) -> Row:
-    return row if system is None else replace(row, turns=(Turn("system", (clean(system),)), *row.conversation))
 
 
 def _with_choices(row: Row, value: Any, column: str) -> Row:
@@ -313,13 +292,8 @@ def _with_choices(row: Row, value: Any, column: str) -> Row:
     return replace(row, choices=tuple(text for text in texts if text))
 
 
-def _why_no_text(value: Any) -> str:
-    kind = f"is {value}" if isinstance(value, float) else is_of(value)
-    return f"{kind}; --prompt needs text or a number"
-
-
 def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
-    """With the turns of a conversation, and of its images those that have been shown by the question's time."""
+    """With the turns of a conversation, and the images shown by the time of the question."""
     video = next((name for name in VIDEO if record.columns.get(name)), None)
     if video is not None or any(VIDEO_MARKER in exchange.question for exchange in record.exchanges):
         where = f"column {video!r} names one" if video else f"a turn shows one ({VIDEO_MARKER})"
@@ -333,7 +307,7 @@ def _with_turns(row: Row, record: Record, columns: Columns) -> Row:
 
 
 def _with_marked(row: Row, columns: Columns) -> Row:
-    """With the images of a list where the prompt shows them; where it shows none, they stand before it."""
+    """With a list's images where the prompt marks them; if it marks none, they precede it."""
     marked = (row.prompt or "").count(MARKER)
     if not marked:
         return row
@@ -349,5 +323,5 @@ def _mismatch(where: str, marked: int, given: int, column: str) -> Reject:
 
 
 def _words(turns: tuple[Turn, ...]) -> str:
-    """What the last turn says."""
+    """The text of the last turn."""
     return " ".join(part for part in turns[-1].parts if part is not None)

@@ -1,4 +1,4 @@
-"""A file's bytes from end to end, decompressed by what they are and not by how the file is named; and text as UTF-8."""
+"""A file's bytes from start to end, decompressed by content whatever its name; and text as UTF-8."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.fs
 
-BLOCK = 2**20
-START = 512  # bytes that tell a format
+CHUNK = 2**20
+START = 512  # bytes that identify a format
 MAGIC = (
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\x50\x2a\x4d\x18", "zstd"),  # a frame to be skipped, with which pzstd begins
+    (b"\x50\x2a\x4d\x18", "zstd"),  # a skippable frame, which pzstd begins with
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\xfd7zXZ\x00", "xz"),
 )
@@ -29,10 +29,10 @@ class Readable(Protocol):
 
 
 class Stream(io.RawIOBase):
-    """Bytes of which the first have been looked at, to be read from end to end.
+    """Bytes read from start to end.
 
     Attributes:
-        start: these first bytes, `START` of them unless there are fewer.
+        start: the first `START` bytes, or all if there are fewer.
     """
 
     def __init__(self, source: Readable, close: Callable[[], Any], size: int = START) -> None:
@@ -44,12 +44,12 @@ class Stream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self, size: int = CHUNK) -> bytes:
         if not self._left:
             return self._source.read(size)
-        block, self._left = self._left[:size], self._left[size:]
-        # Not in two goes: what unpacks may fail behind a file's end, and would keep back what came before in one read.
-        return block + self._source.read(size - len(block)) if len(block) < size else block
+        chunk, self._left = self._left[:size], self._left[size:]
+        # One read: a decompressor that fails behind the file's end would withhold what came before it.
+        return chunk + self._source.read(size - len(chunk)) if len(chunk) < size else chunk
 
     def close(self) -> None:
         super().close()
@@ -57,8 +57,8 @@ class Stream(io.RawIOBase):
 
 
 def open_stream(filesystem: pyarrow.fs.FileSystem, path: str) -> Stream:
-    """The file at `path`, decompressed. Raises what its file system raises, and OSError for bad compressed bytes."""
-    source = filesystem.open_input_stream(path, compression=None, buffer_size=BLOCK)
+    """The file at `path`, decompressed. Raises what its file system raises, and OSError for bad compressed data."""
+    source = filesystem.open_input_stream(path, compression=None, buffer_size=CHUNK)
     try:
         raw = Stream(source, source.close)
         unpacked = _unpacked(raw)
@@ -69,7 +69,7 @@ def open_stream(filesystem: pyarrow.fs.FileSystem, path: str) -> Stream:
 
 
 def _unpacked(raw: Stream) -> Readable | None:
-    """What reads the compressed bytes of `raw`; None where they aren't compressed."""
+    """A decompressor for `raw`; None if it isn't compressed."""
     codec = next((codec for magic, codec in MAGIC if raw.start.startswith(magic)), None)
     if raw.start[:3] == b"BZh" and raw.start[4:10] == b"1AY&SY":
         codec = "bz2"
@@ -79,53 +79,53 @@ def _unpacked(raw: Stream) -> Readable | None:
 
 
 class _Xz:
-    """Streams of xz, one after the other; Python's own file object is silent about what follows that is none."""
+    """Concatenated xz streams. Python's own file object ignores trailing garbage silently."""
 
     def __init__(self, source: Stream) -> None:
         self._source, self._unpack = source, lzma.LZMADecompressor()
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self, size: int = CHUNK) -> bytes:
         data = b""
         while not data:
-            block = b""
+            chunk = b""
             if self._unpack.eof:
-                block = (self._unpack.unused_data or self._source.read(BLOCK)).lstrip(b"\0")
-                if not block:
+                chunk = (self._unpack.unused_data or self._source.read(CHUNK)).lstrip(b"\0")
+                if not chunk:
                     return b""
                 self._unpack = lzma.LZMADecompressor()
-            elif self._unpack.needs_input and not (block := self._source.read(BLOCK)):
+            elif self._unpack.needs_input and not (chunk := self._source.read(CHUNK)):
                 raise EOFError("the compressed file ends too early")
-            data = self._unpack.decompress(block, size)
+            data = self._unpack.decompress(chunk, size)
         return data
 
 
 def _read_exactly(source: Readable, size: int) -> bytes:
     """`size` bytes, or all there are."""
     gathered = b""
-    while len(gathered) < size and (block := source.read(size - len(gathered))):
-        gathered += block
+    while len(gathered) < size and (chunk := source.read(size - len(gathered))):
+        gathered += chunk
     return gathered
 
 
 def open_text(stream: Stream) -> Stream:
-    """A stream's text as UTF-8 without a mark at its start, whichever Unicode encoding it is in. `start` is longer.
+    """A stream's text as UTF-8 without a byte order mark, from any Unicode encoding. `start` is longer.
 
-    Reading it raises UnicodeDecodeError where UTF-16 or UTF-32 is damaged; bytes that aren't UTF-8 are handed on.
+    Damaged UTF-16 or UTF-32 raises UnicodeDecodeError; bytes that aren't UTF-8 are passed on.
     """
     encoding = json.detect_encoding(stream.start)
     if encoding == "utf-8-sig":
         stream.read(len(codecs.BOM_UTF8))
     source: Readable = stream if encoding.startswith("utf-8") else _AsUtf8(stream, encoding)
-    return Stream(source, stream.close, size=BLOCK)
+    return Stream(source, stream.close, size=CHUNK)
 
 
 class _AsUtf8:
     def __init__(self, stream: Stream, encoding: str) -> None:
         self._stream, self._decode = stream, codecs.getincrementaldecoder(encoding)().decode
 
-    def read(self, size: int = BLOCK) -> bytes:
-        text, block = "", b"more"
-        while not text and block:
-            block = self._stream.read(size)
-            text = self._decode(block, final=not block)
+    def read(self, size: int = CHUNK) -> bytes:
+        text, chunk = "", b"more"
+        while not text and chunk:
+            chunk = self._stream.read(size)
+            text = self._decode(chunk, final=not chunk)
         return text.encode("utf-8", "replace")

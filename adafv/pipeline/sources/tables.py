@@ -1,4 +1,4 @@
-"""Which of a table's columns are read, and how: by their types, which are known before any row is."""
+"""Which columns of a table are read, and how, by their types."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.sources.arrow_types import is_list, stored, type_name
 from adafv.pipeline.sources.image_values import image_reader
 from adafv.pipeline.sources.records import VIDEO, Columns
 from adafv.pipeline.sources.values import (
     ArrayReader,
-    answer_reader,
-    any_reader,
-    choices_reader,
-    conversation_reader,
-    id_reader,
-    presence_reader,
-    questions_reader,
-    text_reader,
-    value_reader,
+    extension_of,
+    id_values,
+    is_choices,
+    is_conversation,
+    is_list,
+    is_plain,
+    is_question,
+    is_value,
+    is_words,
+    listed,
+    stored,
 )
 
 IDS = "an id is a text, a whole number or a UUID: cast the column to text"
@@ -36,18 +37,19 @@ TALK = 'a conversation is a list of {"from", "value"}, both text'
 
 
 def readers_of(schema: pa.Schema, columns: Columns) -> dict[str, ArrayReader]:
-    """How to read those columns of a table that a job needs, by name; columns that the table lacks are left out."""
+    """The readers of the columns that a job needs, by name, without those that the table lacks."""
     found: dict[str, ArrayReader] = {}
-    for name, reader, _ in _roles(schema, columns):
-        reader = reader or answer_reader(schema.field(name))  # what a job refuses may be asked for by others
-        if reader is not None:
-            found.setdefault(name, reader)  # of an id above all: every pass must find the same ids
+    for name in dict.fromkeys(name for name, _, _ in _roles(schema, columns)):
+        field = schema.field(name)
+        reader = image_reader(field) if name == columns.image else id_values if name == columns.id else listed
+        if reader is not None and (name == columns.image or name in VIDEO or is_plain(field)):
+            found[name] = reader  # also of a type that a job refuses: a calibration may read it
     return found
 
 
 def counting(schema: pa.Schema, columns: Columns) -> list[str]:
-    """The columns that say which records a table's rows are: the ids, what may ask several questions, and what
-    `--where` names."""
+    """The columns that decide which records a table's rows are: ids, lists of questions, and those that `--where`
+    names."""
     names = [columns.id]
     if columns.conversations is not None:
         names.append(columns.conversations)
@@ -58,18 +60,18 @@ def counting(schema: pa.Schema, columns: Columns) -> list[str]:
 
 
 class SchemaError(OSError):
-    """A file whose columns can't be told."""
+    """A file whose schema can't be read."""
 
 
 def open_parquet(source: pa.NativeFile) -> tuple[pq.ParquetFile, pa.Schema]:
-    """A Parquet file, which checks its pages where they have checksums, and its schema.
+    """A Parquet file, with page checksums verified, and its schema.
 
-    Raises SchemaError where a name isn't UTF-8, or an extension type's own code can't read what the file says of it.
+    Raises SchemaError if a name isn't UTF-8, or an extension type rejects its metadata.
     """
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         schema = file.schema_arrow
-        schema.names  # noqa: B018  (only now are they decoded)
+        schema.names  # noqa: B018  (decodes the names)
     except UnicodeDecodeError as error:
         raise SchemaError(f"the name {error.object!r} of one of its columns isn't UTF-8; rename it") from error
     except pa.ArrowException:
@@ -80,48 +82,54 @@ def open_parquet(source: pa.NativeFile) -> tuple[pq.ParquetFile, pa.Schema]:
 
 
 def check_types(schema: pa.Schema, columns: Columns, uri: str, alone: bool) -> None:
-    """Raise a UsageError where a column stands twice, or is of a type of which no row could be labelled.
+    """Raise UsageError if a column appears twice, or no row with its type could be labelled.
 
     Args:
-        alone: whether this file's rows are all there are, so that a column of nulls has no values elsewhere.
+        alone: whether this file has all the rows, so that a column of nulls has no values elsewhere.
     """
     names = schema.names
     for name in columns.wanted:
         if names.count(name) > 1:
             raise UsageError(f"{uri} has {names.count(name)} columns of the name {name!r}; rename all but one")
-    for name, reader, demand in _roles(schema, columns):
-        if reader is None:
-            raise UsageError(f"{uri}: column {name!r} is of type {type_name(schema.field(name))}; {demand}")
+    for name, usable, demand in _roles(schema, columns):
+        if not usable:
+            raise UsageError(f"{uri}: column {name!r} is of type {_type_name(schema.field(name))}; {demand}")
         empty = pa.types.is_null(stored(schema.field(name).type)) and demand and columns.conversations is None
         if alone and empty:
             raise UsageError(f"{uri}: column {name!r} holds nothing but nulls; {demand}")
 
 
-def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, ArrayReader | None, str]]:
-    """Each needed column's name, its reader, and what its type must be; a column may have several roles."""
-    roles: list[tuple[str, Callable[[pa.Field], ArrayReader | None], str]] = [(columns.id, id_reader, IDS)]
+def _roles(schema: pa.Schema, columns: Columns) -> Iterator[tuple[str, bool, str]]:
+    """Each needed column's name, whether its type will do, and the demand on that; a column may have several roles."""
+    roles: list[tuple[str, Callable[[pa.Field], object], str]] = [(columns.id, is_value, IDS)]
     for name in columns.prompt_columns:
         if name == columns.question and columns.conversations is not None:
-            continue  # the turns stand for it
-        roles.append((name, questions_reader if name == columns.question else value_reader, WORDS))
+            continue  # replaced by the turns
+        roles.append((name, is_question if name == columns.question else is_value, WORDS))
     if columns.conversations is not None:
-        roles.append((columns.conversations, conversation_reader, TALK))
-        roles += [(name, presence_reader, "") for name in VIDEO]
+        roles.append((columns.conversations, is_conversation, TALK))
+        roles += [(name, lambda _: True, "") for name in VIDEO]
     if columns.stratum is not None:
-        roles.append((columns.stratum, value_reader, WORDS))
+        roles.append((columns.stratum, is_value, WORDS))
     roles.append((columns.image, image_reader, IMAGES))
     if columns.choices is not None:
-        roles.append((columns.choices, choices_reader, CHOICES))
-    roles += [(name, any_reader, PLAIN) for name in (*columns.filtered, *columns.carried)]
-    for name, reader_of, demand in roles:
+        roles.append((columns.choices, is_choices, CHOICES))
+    roles += [(name, is_plain, PLAIN) for name in (*columns.filtered, *columns.carried)]
+    for name, is_usable, demand in roles:
         if (field := _field(schema, name)) is not None:
-            yield name, reader_of(field), demand
+            yield name, bool(is_usable(field)), demand
     unasked = _field(schema, columns.question) if columns.question not in {name for name, *_ in roles} else None
-    if unasked is not None and (reader := text_reader(unasked)) is not None:  # shown with the label, if it can be
-        yield columns.question, reader, ""
+    if unasked is not None and is_words(unasked):  # shown with the label if possible
+        yield columns.question, True, ""
+
+
+def _type_name(field: pa.Field) -> str:
+    """A field's type in words, with the name of an extension."""
+    name, type = extension_of(field), str(field.type)
+    return f"{name} ({stored(field.type)})" if name else type
 
 
 def _field(schema: pa.Schema, name: str) -> pa.Field | None:
-    """The column of this name; None where there is none, or several."""
+    """The column of this name; None if there is none, or several."""
     index = schema.get_field_index(name)
     return None if index < 0 else schema.field(index)

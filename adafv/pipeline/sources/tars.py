@@ -1,143 +1,126 @@
 """The samples of WebDataset tars.
 
-Neighbouring members whose names agree up to the first dot of the file name are a sample, and that name is its key: so
-`a/0001.jpg`, `a/0001.json` and `a/0001.txt` are the sample `a/0001`. Which of its images a row is of:
+Adjacent members with the same name up to the first dot are a sample, and that name is its key: `a/0001.jpg`,
+`a/0001.json` and `a/0001.txt` are the sample `a/0001`. Rows are made of these images:
 
-* the one whose extension is all that follows the key (`0001.jpg`). Others beside it, such as the mask `0001.seg.png`,
-  are passed over;
-* of several such ones (`0001.jpg`, `0001.png`) each is a row: the first by the key, the others by their names in full;
-* where there is only a longer one (`0001.seg.png`), that;
-* where there are several longer ones and no other, the dots belong to their names (`2024.05.01 trip.jpg`): each is a
-  row by its name up to the last dot.
+* the image whose extension is all that follows the key (`0001.jpg`). Others, such as the mask `0001.seg.png`, are
+passed over;
+* if there are several of these (`0001.jpg`, `0001.png`), each is a row: the first by the key, the others by full name;
+* a single longer one (`0001.seg.png`) if there is no other;
+* if there are only several longer ones, the dots belong to their names (`2024.05.01 trip.jpg`), and each is a row by
+its name up to the last dot.
 
-A .json and a .txt go with the image that has their name, or with all of the key's. No member is left out in silence.
+A .json and a .txt belong to the image with their name, or to all images of the key. Every member is accounted for.
 """
 
 from __future__ import annotations
 
+import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
-from adafv.pipeline.sources.json_text import json_object, rest_unreadable
+from adafv.pipeline.sources.json_text import json_object
 from adafv.pipeline.sources.listing import SYSTEM
-from adafv.pipeline.sources.records import Columns, Record
+from adafv.pipeline.sources.records import Record
 from adafv.pipeline.sources.rows import id_of
-from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, Unit, open_streamed
-from adafv.pipeline.store.storage import Storage
+from adafv.pipeline.sources.streams import CHUNK, Stream
+from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, UnitReading, open_streamed
 
-GROUP_LIMIT = 64 * 2**20  # bytes of the images of one key that are held at once, where their names have dots
+MOST_BEYOND = 100  # reads behind the end of a tar
+METADATA = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)  # types of members that describe others
+GROUP_LIMIT = 64 * 2**20  # bytes of one key's images in memory, if their names have dots
 
 
-def read_tar(unit: Unit, storage: Storage, columns: Columns, images: bool, passed: PassedOver) -> Iterator[Record]:
+def read_tar(reading: UnitReading) -> Iterator[Record]:
     """The samples of a tar, in order."""
-    number, tar = 0, None
+    number = 0
     try:
         with (
-            open_streamed(unit, storage) as stream,
-            _Archive.open(fileobj=stream, mode="r|", ignore_zeros=True) as tar,
+            open_streamed(reading.unit, reading.storage) as stream,
+            tarfile.open(fileobj=_Source(stream), mode="r|", tarinfo=_Header) as tar,
         ):
-            for sample in _samples(tar, _Reading(unit, columns, images, passed)):
+            for sample in _samples(tar, reading):
                 for record in sample.records():
                     yield record
                     number += 1
+            if _has_rest(tar):
+                reading.passed.add("rests of files", "what lies behind the end of a tar isn't read", reading.unit.uri)
     except READ_ERRORS as error:
-        if tar is None or not tar.ended:
-            yield rest_unreadable(unit, number, error)
-        else:
-            passed.add("rests of files", "what lies behind the end of a tar can't be read", unit.uri)
-    if tar is not None and tar.rest:
-        passed.add("blocks of 512 bytes", "what lies behind the end of a tar is no tar", unit.uri, tar.rest)
+        yield reading.rest_unreadable(number, error)
+
+
+class _Source(io.RawIOBase):
+    """A tar's bytes. Python reads on behind their end for as long as a header says, which may be for ever."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream, self._beyond = stream, 0
+
+    def read(self, size: int = CHUNK) -> bytes:
+        data = self._stream.read(size)
+        self._beyond += not data
+        if self._beyond > MOST_BEYOND:
+            raise EOFError("the tar ends too early")
+        return data
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header that, where it is damaged or cut off, is an error: Python takes it for the end of the tar.
-
-    Behind the end of a tar another may follow, as where tars were joined by `cat`. What isn't one is counted.
-    """
+    """A member's header that raises ReadError if it is damaged or cut off, where Python raises anything or takes it for
+    the end of the tar; and if it says more than can be held."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
-        if 0 < len(buf) < tarfile.BLOCKSIZE and not buf.strip(b"\0"):  # padding to no whole block
-            raise tarfile.EmptyHeaderError("the end of the file")  # type: ignore[attr-defined]
-        return super().frombuf(buf, encoding, errors)
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in METADATA and header.size > units.LINE_LIMIT:
+            raise tarfile.ReadError(f"a member's header has {header.size} bytes; the limit is {units.LINE_LIMIT}")
+        return header
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Any:
-        assert isinstance(tarfile_, _Archive)
         try:
-            header = super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            tarfile_.ended = True
-            raise
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            if not tarfile_.ended:
-                raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
-            tarfile_.rest += 1
-            if isinstance(error, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
-                raise tarfile.EmptyHeaderError("the end of the file") from error  # type: ignore[attr-defined]
-            raise tarfile.EOFHeaderError("look on") from error  # type: ignore[attr-defined]
-        tarfile_.ended = False
-        return header
+            return super().fromtarfile(tarfile_)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
 
 
-class _Archive(tarfile.TarFile):
-    """A tar, or several one after the other.
-
-    Attributes:
-        ended: whether the end of one has been read, and no member since.
-        rest: blocks behind it that are no members.
-    """
-
-    tarinfo = _Header
-    ended = False
-    rest = 0
+def _has_rest(tar: tarfile.TarFile) -> bool:
+    """Whether anything but zeros follows the end of a tar, such as another one."""
+    try:
+        while chunk := tar.fileobj.read(CHUNK):
+            if chunk.strip(b"\0"):
+                return True
+    except READ_ERRORS:
+        return True
+    return False
 
 
-@dataclass(frozen=True)
-class _Reading:
-    unit: Unit
-    columns: Columns
-    images: bool
-    passed: PassedOver
-
-
-def _samples(tar: _Archive, reading: _Reading) -> Iterator[_Sample]:
-    """The samples of a tar. Raises what reading raises; behind the end of a tar only after the last sample."""
-    sample, failure = None, None
-    members = iter(tar)
-    while True:
-        try:
-            member = next(members, None)
-        except READ_ERRORS as error:
-            if not tar.ended:
-                raise
-            member, failure = None, error
-        if member is None:
-            break
+def _samples(tar: tarfile.TarFile, reading: UnitReading) -> Iterator[_TarSample]:
+    sample = None
+    for member in tar:
         if why := _why_not(member):
-            reading.passed.add("members", why, f"{reading.unit.uri}#{member.name}")
+            reading.pass_over("members", why, member.name)
             continue
         key = _key_of(member.name)
         if sample is None or sample.key != key or sample.is_full():
             if sample is not None:
                 yield sample
-            sample = _Sample(reading, key, going_on=sample is not None and sample.key == key)
+            sample = _TarSample(reading, key, going_on=sample is not None and sample.key == key)
         sample.add(tar, member)
     if sample is not None:
         yield sample
-    if failure is not None:
-        raise failure
 
 
 def _why_not(member: tarfile.TarInfo) -> str:
-    """Why a member is none of a sample's; empty where it is one."""
+    """Why a member belongs to no sample; empty if it does."""
     parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
     if any(part in SYSTEM for part in parts):
         return "an operating system's own folder holds no data"
@@ -161,7 +144,7 @@ class _Member:
 
     Attributes:
         name: in the tar; `stem`: without its last extension; `extension`: that, in lower case.
-        value: an image's bytes, a .txt's text, a .json's object, or why it can't be had. None where nobody asked.
+        value: an image's bytes, a .txt's text, a .json's object, or a reject; None if not needed.
     """
 
     name: str
@@ -174,22 +157,24 @@ class _Member:
         return self.extension in IMAGE_EXTENSIONS
 
 
-class _Sample:
-    """The members of a tar that have a key in common, as they come.
+class _TarSample:
+    """The members of a tar with the same key.
 
     Args:
-        going_on: whether the key's first members are another sample's, which was full.
+        going_on: whether earlier members of the key made a full sample.
     """
 
-    def __init__(self, reading: _Reading, key: str, going_on: bool) -> None:
+    def __init__(self, reading: UnitReading, key: str, going_on: bool) -> None:
         self.key, self._reading, self._going_on = key, reading, going_on
         self._members: list[_Member] = []
         self._size = 0
+        self._images: dict[str | None, str] = {}  # by the ids that they gave their rows
+        self._used: set[str] = set()  # the names of members beside them
 
     def is_full(self) -> bool:
-        """Whether so much is held of images with dots in their names that a row should be made of each."""
-        longer = [member for member in self._members if member.is_image and member.stem != self.key]
-        return self._size > GROUP_LIMIT and len(longer) > 1 and len(longer) == len(self._images())
+        """Whether it holds enough images with dots in their names to make a row of each now."""
+        stems = [member.stem for member in self._members if member.is_image]
+        return self._size > GROUP_LIMIT and len(stems) > 1 and self.key not in stems
 
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         stem, extension = posixpath.splitext(member.name.removeprefix("./"))
@@ -198,8 +183,8 @@ class _Sample:
         self._size += member.size
 
     def _is_beside(self, stem: str) -> bool:
-        """Whether there is an image of the key itself, and `stem` isn't."""
-        return stem != self.key and any(image.stem == self.key for image in self._images())
+        """Whether the key itself has an image, and `stem` is another one."""
+        return stem != self.key and any(image.is_image and image.stem == self.key for image in self._members)
 
     def _value(self, tar: tarfile.TarFile, member: tarfile.TarInfo, stem: str, extension: str) -> Any:
         if extension not in (*IMAGE_EXTENSIONS, ".json", ".txt"):
@@ -210,6 +195,9 @@ class _Sample:
                 f"{member.name} is a link to {member.linkname}, and a tar is read from end to end: pack it with "
                 "tar --dereference --hard-dereference",
             )
+        limit = self._reading.columns.max_image_bytes
+        if extension in IMAGE_EXTENSIONS and member.size > limit:
+            return Reject("image_too_large", f"{member.name} has {member.size} bytes; the limit is {limit}")
         if extension in IMAGE_EXTENSIONS:
             return _content(tar, member) if self._reading.images and not self._is_beside(stem) else None
         if member.size > units.LINE_LIMIT:
@@ -217,35 +205,28 @@ class _Sample:
         data = _content(tar, member)
         return json_object(data) if extension == ".json" else data.decode("utf-8", "replace").strip()
 
-    def _images(self) -> list[_Member]:
-        return [member for member in self._members if member.is_image]
-
     def records(self) -> Iterator[Record]:
-        """One, or one for each of several images."""
+        """One record, or one per image."""
         useful = [member for member in self._members if member.is_image or member.extension in (".json", ".txt")]
         if not useful:
             names = ", ".join(member.name for member in self._members[:5])
             missing = Reject("image_missing", f"the sample has no image; it has {len(self._members)} members: {names}")
-            yield Record(self._place(self.key), self._reading.unit.root, self._named(clean(self.key)), missing)
+            key = clean(self.key)
+            yield self._reading.record(key, {self._reading.columns.id: key}, missing)
             return
-        chosen, used = self._chosen(), set[str]()
-        ids: dict[str | None, str] = {}
+        images = [member for member in self._members if member.is_image]
+        chosen = [image for image in images if image.stem == self.key] or images
         asked: list[_Member | None] = [*chosen] or [None]
         for image in asked:
-            yield self._record(image, alone=len(chosen) < 2 and not self._going_on, ids=ids, used=used)
-        self._pass_over(chosen, used)
+            yield self._record(image, alone=len(chosen) < 2 and not self._going_on)
+        self._pass_over(chosen)
 
-    def _chosen(self) -> list[_Member]:
-        """The images that rows are made of."""
-        images = self._images()
-        return [image for image in images if image.stem == self.key] or images
-
-    def _record(self, image: _Member | None, alone: bool, ids: dict[str | None, str], used: set[str]) -> Record:
+    def _record(self, image: _Member | None, alone: bool) -> Record:
         names = self._reading.columns
         stem = self.key if image is None or alone else image.stem
         text, metadata = self._beside(image, ".txt", alone), self._beside(image, ".json", alone)
-        used |= {member.name for member in (text, metadata) if member is not None}
-        values = self._named(clean(stem))
+        self._used |= {member.name for member in (text, metadata) if member is not None}
+        values: dict[str, Any] = {names.id: clean(stem)}
         rejects = [member.value for member in (image, metadata, text) if member and isinstance(member.value, Reject)]
         if image is not None and not isinstance(image.value, Reject):
             path = f"{self._reading.unit.uri}#{clean(image.name)}"
@@ -259,24 +240,19 @@ class _Sample:
         place = self.key if image is None or alone or image.stem == self.key else image.name
         if image is not None:
             id = id_of(values[names.id])
-            if ids.setdefault(id, image.name) != image.name and id is not None:  # another image has it
+            if self._images.setdefault(id, image.name) != image.name and id is not None:  # another image has it
                 values[names.id], place = f"{id}{image.extension}", image.name
-        return Record(self._place(place), self._reading.unit.root, values, rejects[0] if rejects else None)
-
-    def _named(self, id: str) -> dict[str, Any]:
-        return {self._reading.columns.id: id}
-
-    def _place(self, name: str) -> str:
-        return f"{self._reading.unit.uri}#{clean(name)}"
+        return self._reading.record(clean(place), values, rejects[0] if rejects else None)
 
     def _beside(self, image: _Member | None, extension: str, alone: bool) -> _Member | None:
-        """The .json or .txt that goes with an image: that of its name, or of the key, or where it is alone any."""
+        """The .json or .txt for an image: of its name, or of the key, or any if the image is alone."""
         found = [member for member in self._members if member.extension == extension]
         stems = [self.key] if image is None else [image.stem, self.key]
         same = [member for stem in stems for member in found if member.stem == stem]
         return next(iter(same or (found if alone else [])), None)
 
-    def _pass_over(self, chosen: list[_Member], used: set[str]) -> None:
+    def _pass_over(self, chosen: list[_Member]) -> None:
+        """Count the members that no row is made of."""
         rows = {id(member) for member in chosen}
         for member in self._members:
             if id(member) in rows:
@@ -285,12 +261,12 @@ class _Sample:
                 why = "an image beside a sample's own, such as a mask, is not asked about"
             elif member.extension not in (".json", ".txt"):
                 why = "of a sample only the image, a .json and a .txt are read"
-            elif member.name in used:
-                used.discard(member.name)  # of two by one name the second counts
+            elif member.name in self._used:
+                self._used.discard(member.name)  # of two members with one name the second counts
                 continue
             else:
                 why = f"another {member.extension} goes with the sample's image"
-            self._reading.passed.add("members", why, f"{self._reading.unit.uri}#{member.name}")
+            self._reading.pass_over("members", why, member.name)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

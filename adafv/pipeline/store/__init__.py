@@ -1,3 +1,3 @@
-"""Where bytes lie: `storage`, how to reach S3 and other file systems; `s3`, what its errors mean; `objects`, reading an
-object whole and checked; `hub`, data sets of the Hugging Face Hub; `output`, a folder of whole files, local or on S3;
-`retry`, asking again for what may pass."""
+"""Where bytes are: `storage`, access to S3 and other file systems; `s3`, the meaning of its errors; `objects`,
+checked reads of S3 objects; `hub`, data sets on the Hugging Face Hub; `output`, a folder of whole files, local or on
+S3; `retry`, retries of what may pass."""

@@ -1,8 +1,8 @@
 """Data sets on the Hugging Face Hub: `hf://datasets/OWNER/NAME[@REVISION][/PATH]`, or `/CONFIG/SPLIT` for a path.
 
-A data set is read at one commit, which the driver asks for once: `pin`. All else is huggingface_hub's file system
-through pyarrow's bridge. Its files are read by ranges, and nothing is downloaded as a whole. Access is the Hub's own:
-`HF_TOKEN` or a login, and `HF_ENDPOINT`; no token travels with a job.
+A data set is read at one commit, which the driver looks up once (`pin`). Files are read by ranges through
+huggingface_hub's file system and pyarrow's bridge; nothing is downloaded as a whole. Access is the Hub's own, by
+`HF_TOKEN` or a login and `HF_ENDPOINT`; no token travels with a job.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import pyarrow.fs
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.redaction import safe_message
-from adafv.pipeline.store.retry import AwayError
+from adafv.pipeline.store.retry import UnavailableError
 from adafv.pipeline.store.s3 import store_error
 from adafv.pipeline.uris import is_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
 
-CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps data sets as Parquet
+CONVERTED = "refs/convert/parquet"  # the Hub's branch with data sets as Parquet
 Splits = Mapping[tuple[str, str], list[str]]  # paths and patterns by (config, split)
 
 
 def hub_problem(error: Exception, name: str, revision: str | None = None, kind: str = "data set") -> OSError:
-    """What an error of huggingface_hub's means for the data set or model `name`, in words, without URL or token."""
+    """An error of huggingface_hub for the data set or model `name`, in words, without URL or token."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
@@ -46,16 +46,16 @@ def hub_problem(error: Exception, name: str, revision: str | None = None, kind: 
         return FileNotFoundError(f"{name} has no revision {revision!r}; give a branch, a tag or a whole commit")
     answer = error.response if isinstance(error, HfHubHTTPError) else None
     if answer is None:
-        return AwayError(f"the Hub can't be reached for {name} ({type(error).__name__})")
+        return UnavailableError(f"the Hub can't be reached for {name} ({type(error).__name__})")
     if answer.status_code in (401, 403):
         return PermissionError(f"the Hub refuses {name} ({answer.status_code}); see to the token in HF_TOKEN")
-    kinds = AwayError if answer.status_code == 429 or answer.status_code >= 500 else OSError
+    kinds = UnavailableError if answer.status_code == 429 or answer.status_code >= 500 else OSError
     return kinds(f"the Hub answered {answer.status_code} for {name}")
 
 
 @contextlib.contextmanager
 def in_words(name: str, revision: str | None = None) -> Iterator[None]:
-    """Errors of the Hub and the network as OSErrors that say what to do."""
+    """Turn errors of the Hub and the network into OSErrors that say what to do."""
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     try:
@@ -65,7 +65,7 @@ def in_words(name: str, revision: str | None = None) -> Iterator[None]:
 
 
 class HubHandler(pyarrow.fs.FSSpecHandler):
-    """huggingface_hub's file system as pyarrow reads it."""
+    """huggingface_hub's file system for pyarrow."""
 
     def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
         with in_words(_repository(paths[0]) if paths else ""):
@@ -76,7 +76,7 @@ class HubHandler(pyarrow.fs.FSSpecHandler):
             return super().get_file_info_selector(selector)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return self._open(path, "none")  # what is asked for, and nothing besides
+        return self._open(path, "none")  # no read-ahead
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self._open(path, "readahead")
@@ -87,16 +87,13 @@ class HubHandler(pyarrow.fs.FSSpecHandler):
 
 
 class HubFile(io.RawIOBase):
-    """A file whose errors are in words, and of which what is read is as long as it should be."""
+    """A file whose errors are in words and whose reads are complete."""
 
     def __init__(self, file: Any, path: str) -> None:
         super().__init__()
         self._file, self._path = file, path
 
     def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
         return True
 
     def tell(self) -> int:
@@ -113,7 +110,7 @@ class HubFile(io.RawIOBase):
         with in_words(_repository(self._path)):
             data = self._file.read(size)
         if len(data) != size:
-            raise AwayError(f"{len(data)} bytes came of {size} of hf://{self._path}")
+            raise UnavailableError(f"{len(data)} bytes came of {size} of hf://{self._path}")
         return data
 
 
@@ -122,18 +119,17 @@ def _repository(path: str) -> str:
 
 
 def hub_filesystem() -> pyarrow.fs.FileSystem:
-    """The Hub as pyarrow reads it; paths are URIs without their scheme."""
+    """The Hub for pyarrow; paths are URIs without the scheme."""
     from huggingface_hub import HfFileSystem
 
     return pyarrow.fs.PyFileSystem(HubHandler(HfFileSystem()))
 
 
 def pin(uris: Sequence[str]) -> tuple[str, ...]:
-    """`uris` with each data set of the Hub at the commit that it is now, and what stands for a config and a split in
-    the place of their names.
+    """`uris` with each Hub data set at its current commit, and configs and splits replaced by their files.
 
     Raises:
-        UsageError: there is no such data set, revision, path, config or split, or it isn't ours to read.
+        UsageError: there is no such data set, revision, path, config or split, or no access to it.
         RunError: the Hub can't be reached.
     """
     return tuple(pinned for uri in uris for pinned in (_pinned(uri) if is_hub(uri) else [uri]))
@@ -188,7 +184,7 @@ def _of_split(uri: str, path: str, known: Splits) -> list[str]:
 
 
 def _of_branch(info: DatasetInfo | None) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """((config, split), folders) of the branch where the Hub keeps a data set as Parquet, CONFIG/SPLIT/0000.parquet."""
+    """((config, split), folders) of the Hub's Parquet branch, CONFIG/SPLIT/0000.parquet."""
     for file in () if info is None else info.siblings or ():
         if file.rfilename.endswith(".parquet") and file.rfilename.count("/") == 2:
             config, split, _ = file.rfilename.split("/")
@@ -196,7 +192,7 @@ def _of_branch(info: DatasetInfo | None) -> Iterator[tuple[tuple[str, str], list
 
 
 def _of_card(info: DatasetInfo) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """((config, split), patterns) as a card's `configs` say."""
+    """((config, split), patterns) from a card's `configs`."""
     card = info.card_data.to_dict() if info.card_data is not None else {}
     for config in card.get("configs") or ():
         files = config.get("data_files")

@@ -1,10 +1,9 @@
-"""S3 as a file system that pyarrow can read: what is handed out is what the object holds, or an error.
+"""S3 as a file system for pyarrow: reads give what the object holds, or an error.
 
-pyarrow's own S3 files believe the first answer: of a range that comes back too short, the rest is whatever the memory
-held before, and a file that is replaced while it is read is a mixture of two. Here each answer's length is checked,
-each range must be of the same version (`If-Match`), objects that are read whole are checked against the MD5 in their
-ETag, and what can pass is asked for again. What remains is an OSError whose cause tells of which class it is, which
-pyarrow's own errors don't.
+pyarrow's own S3 files trust the first answer: a range that comes back short is filled with old memory, and a file
+replaced while it is read is a mixture. Here each answer's length is checked, each range must be of the same version
+(`If-Match`), whole objects are checked against the MD5 in their ETag, and what may pass is retried. Other failures are
+OSErrors whose cause tells their kind, unlike pyarrow's.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ from adafv.pipeline.store.s3 import (
 )
 
 ATTEMPTS = 6
-WHOLE = 32 * 2**20  # bytes: objects up to so large are read in one request when they are read from end to end
-BLOCK = 8 * 2**20
-PAGE = 1000  # objects that are listed in one request, the most that S3 allows
+WHOLE = 32 * 2**20  # bytes: smaller objects are streamed in one request
+READ_AHEAD = 8 * 2**20
+PAGE = 1000  # objects per listing request, S3's maximum
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of an object, of `size` bytes each but for the last; `md5`: of their MD5s, one after the other."""
+    """Parts of an object, of `size` bytes each except the last; `md5`: of their joined MD5s."""
 
     size: int
     md5: str
 
 
 class S3Object:
-    """One version of an object: that which is there when this is made.
+    """One version of an object: the current one when this is made.
 
     Attributes:
-        size: in bytes; `modified`: when, in seconds since 1970.
-        md5: of the whole, where its ETag tells; `etag`: as the store has it.
+        size: in bytes; `modified`: in seconds since 1970.
+        md5: of the whole, if the ETag tells; `etag`: as the store has it.
     """
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
@@ -66,7 +65,7 @@ class S3Object:
         self._parts = promised_parts(bucket, answer)
 
     def parts(self) -> Parts | None:
-        """How it was put in parts, where its ETag is made of theirs and the store says how large they are."""
+        """The upload's parts, if the ETag is made of theirs and the store tells their size."""
         if self._parts is None:
             return None
         digest, count = self._parts
@@ -75,7 +74,7 @@ class S3Object:
         return Parts(size, digest) if size and -(-self.size // size) == count else None
 
     def range(self, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on. Raises OSError where they can't be had."""
+        """`length` bytes from `start` on. Raises OSError."""
         return self._tried(lambda: self._get(start, length))
 
     def _get(self, start: int, length: int) -> bytes:
@@ -98,7 +97,7 @@ class S3Object:
 
 
 def _tried(place: str, request: Callable[[], T]) -> T:
-    """What `request` returns, asked for again while that may help."""
+    """The result of `request`, retried while that may help."""
     try:
         return retry(request, delay_of, attempts=ATTEMPTS)
     except (*S3_ERRORS, Damaged) as error:
@@ -113,20 +112,17 @@ class ObjectFile(io.RawIOBase):
     """An object as a file.
 
     Args:
-        streamed: it will be read from end to end, so read ahead.
+        streamed: it will be read from start to end, so read ahead.
     """
 
     def __init__(self, source: S3Object, streamed: bool) -> None:
         super().__init__()
         self._object, self._size = source, source.size
-        self._ahead = (self._size if self._size <= WHOLE else BLOCK) if streamed else 0
+        self._ahead = (self._size if self._size <= WHOLE else READ_AHEAD) if streamed else 0
         self._at = self._start = 0
-        self._held = b""  # what was read last, from `_start` on
+        self._held = b""  # the last read, from `_start` on
 
     def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
         return True
 
     def tell(self) -> int:
@@ -149,15 +145,8 @@ class ObjectFile(io.RawIOBase):
         return self._held[start : start + size]
 
 
-def _type_of(item: dict[str, Any]) -> FileType:
-    """What an object of S3's listing is. One whose key ends with a slash stands for a folder, unless it has bytes."""
-    if not item["Key"].endswith("/"):
-        return FileType.File
-    return FileType.Unknown if item["Size"] else FileType.Directory
-
-
 class S3Handler(pyarrow.fs.FileSystemHandler):
-    """Paths are BUCKET/KEY, and a folder is what keys have before a slash. Nothing is written through it."""
+    """A read-only file system. Paths are BUCKET/KEY, and a folder is the part of keys before a slash."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -174,9 +163,12 @@ class S3Handler(pyarrow.fs.FileSystemHandler):
     def get_file_info_selector(self, selector: pyarrow.fs.FileSelector) -> list[FileInfo]:
         assert selector.recursive
         bucket, _, key = selector.base_dir.partition("/")
-        return [
-            FileInfo(f"{bucket}/{item['Key']}", _type_of(item), size=item["Size"]) for item in self._list(bucket, key)
-        ]
+        found = []
+        for item in self._list(bucket, key):  # a key that ends with a slash is a folder, unless it has bytes
+            folder = FileType.Unknown if item["Size"] else FileType.Directory
+            type = folder if item["Key"].endswith("/") else FileType.File
+            found.append(FileInfo(f"{bucket}/{item['Key']}", type, size=item["Size"]))
+        return found
 
     def _info(self, path: str) -> FileInfo:
         bucket, _, key = path.partition("/")
@@ -189,7 +181,7 @@ class S3Handler(pyarrow.fs.FileSystemHandler):
         return FileInfo(path, FileType.Directory if any(self._list(bucket, key)) else FileType.NotFound)
 
     def _list(self, bucket: str, key: str) -> Iterator[dict[str, Any]]:
-        """What S3 says of the objects in the folder `key`."""
+        """S3's listing of the objects in the folder `key`."""
         prefix, further = (f"{key}/" if key else ""), dict[str, str]()
         while True:
             ask = partial(self._client.list_objects_v2, Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **further)

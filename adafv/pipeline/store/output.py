@@ -1,10 +1,9 @@
 """The output folder, local or on S3: whole files or none.
 
-A reader that lists `labels/` while a job runs must never open half a file. On S3 one put makes an object appear at
-once. On a disk a file is written under `.tmp/`, flushed to the device and renamed into place. The driver that holds the
-output's lease (`lease.py`) is the only writer, so nothing else is needed here; but it must not write once its lease may
-be another's. So `guard` is asked right before a file can appear, and each attempt at a put is one request of bounded
-length: an attempt that was allowed has ended before the lease can expire.
+A reader that lists `labels/` while a job runs must never open half a file. On S3 a put makes an object appear at once;
+on a disk a file is written under `.tmp/`, synced and renamed. The driver that holds the output's lease (`lease.py`) is
+the only writer, but it must not write once another job may hold the lease. So `guard` is called right before a file can
+appear, and each attempt at a put is one request of bounded length, which ends before the lease can expire.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import has_scheme, is_s3, split_s3
 
 LOG = logging.getLogger("adafv")
-PATIENCE = 180.0  # seconds for which a put that fails is tried again
+PATIENCE = 180.0  # seconds to retry a failed put
 
 
 class Output(ABC):
-    """A folder that files are put into, whole, under names such as `labels/x.parquet`.
+    """A folder that holds whole files under names such as `labels/x.parquet`.
 
     Args:
-        filesystem: what it lies on, and `root`: its path there, with a slash at the end unless it is empty.
+        filesystem: its file system; `root`: its path there, with a slash at the end unless empty.
 
     Attributes:
-        guard: asked before each attempt to put a file; raises if this process may no longer write.
-        settling: seconds after which the outcome of a `create` that others contested can be read.
-        landing: seconds in which what a process put just before it was killed may still appear.
+        guard: called before each attempt to put a file; raises if this process may no longer write.
+        settling: seconds after which the outcome of a contested `create` can be read.
+        landing: seconds in which a killed process's last put may still appear.
     """
 
     settling, landing = 0.0, 0.0
@@ -52,23 +51,21 @@ class Output(ABC):
 
     @abstractmethod
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        """Make `data` appear as `name`, all at once; where that fails in a way that may pass, again for `patience`
-        seconds. After a failure it may have appeared all the same, so what is put again must be put as `name` again.
-        """
+        """Make `data` appear as `name`, all at once, retrying passing errors for `patience` seconds. After a failure
+        it may have appeared all the same, so retry under the same `name`."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write `name` only if there is no such file. Whether it was written: on a disk, one of several contenders
-        gets True, and the name is there before the data is; on S3 the answer is the store's.
-        """
+        """Write `name` only if it doesn't exist; whether it was written. On a disk one of several contenders gets
+        True, and the name exists before the data; on S3 the store decides."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The contents of `name`, or None where there is no such file."""
+        """The contents of `name`; None if there is no such file."""
 
     @abstractmethod
     def age(self, name: str) -> float | None:
-        """Seconds since `name` was written, by the store's own clock; None where there is no such file."""
+        """Seconds since `name` was written, by the store's clock; None if there is no such file."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
@@ -79,7 +76,7 @@ class Output(ABC):
         """Remove `name`, if it is there."""
 
     def sweep(self) -> None:  # noqa: B027  (S3 has nothing to do)
-        """Remove what a writer that was killed left half-written, if such can be. Only for who is the only writer."""
+        """Remove what a killed writer left half-written. Only for the only writer."""
 
     def parquet_files(self, folder: str) -> list[str]:
         """The paths, on `filesystem`, of the Parquet files in `folder`, sorted."""
@@ -175,7 +172,7 @@ class S3Output(Output):
         try:
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            # 412: there is one. 409: another such request is under way. Either way it isn't ours.
+            # 412: it exists. 409: another such request is in progress.
             if status_of(error) in (409, 412):
                 return False
             raise

@@ -1,4 +1,4 @@
-"""Asking again for what failed in a way that may pass: the one place where a job waits for another server."""
+"""Retries: the one place where a job waits for another server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds
-LONGEST_WISH = 30.0  # seconds of a `Retry-After` that are granted
+LONGEST_RETRY_AFTER = 30.0  # seconds
 PASSING = (408, 425, 429)  # HTTP statuses that may pass, besides those from 500 on
 T = TypeVar("T")
 
 
-class AwayError(OSError):
-    """A server, or the network between, fails in a way that may pass."""
+class UnavailableError(OSError):
+    """A server, or the network, fails in a way that may pass."""
 
 
 def retry(
@@ -28,20 +28,19 @@ def retry(
     first: float = FIRST_PAUSE,
     on_retry: Callable[[Exception], object] | None = None,
 ) -> T:
-    """What `request` returns. What it raises at last is raised as it is.
+    """The result of `request`; its last exception is raised as it is.
 
     Args:
-        delay: of what it raised, how many seconds the other side wants to be left alone at least, 0 if it didn't say;
-            None where there is no use in another attempt.
-        attempts: at most so many are made, and none that would begin later than `seconds` after the first.
+        delay: for an exception, the seconds to wait at least, 0 if unknown; None if a retry is no use.
+        attempts: the most attempts; `seconds`: none begins later than that after the first.
         first: the first pause, in seconds.
-        on_retry: told of each failure that another attempt follows.
+        on_retry: called with each failure that is retried.
     """
     end = time.monotonic() + seconds
     for attempt in itertools.count(1):
         try:
             return request()
-        except Exception as error:  # which of them may pass is for `delay` to know
+        except Exception as error:  # `delay` decides which may pass
             least = delay(error)
             if least is None or attempt >= attempts:
                 raise
@@ -55,17 +54,17 @@ def retry(
 
 
 def pause(attempt: int, first: float) -> float:
-    """Seconds to wait after the failure of `attempt` (1, 2, …): doubled each time, and jittered so that a fleet
-    doesn't return in step."""
+    """Seconds to wait after the failure of `attempt` (1, 2, …): doubled each time, with jitter so that workers don't
+    retry in step."""
     return min(LONGEST_PAUSE, first * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
-def wished_pause(headers: Mapping[str, str]) -> float:
-    """The seconds that an answer's `Retry-After` asks for, within reason; 0 where it asks for none."""
+def retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that an answer's `Retry-After` asks for, up to a limit; 0 if it doesn't."""
     text = headers.get("retry-after") or ""
-    return min(float(text), LONGEST_WISH) if text.isdecimal() else 0.0
+    return min(float(text), LONGEST_RETRY_AFTER) if text.isdecimal() else 0.0
 
 
 def is_passing(status: int) -> bool:
-    """Whether an HTTP status may be another in a moment."""
+    """Whether an HTTP status may pass."""
     return status in PASSING or status >= 500

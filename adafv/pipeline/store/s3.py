@@ -1,7 +1,7 @@
-"""What an S3 error means for whoever asked, when to ask again, and what a store says of an object's bytes.
+"""The meaning of S3 errors, when to retry them, and what a store says of an object's bytes.
 
-A store's errors are of three kinds. Some pass: it is overloaded, the connection broke. Some speak of this job, not of
-the object: its credentials have expired, its clock is wrong. The rest are about the object, and final.
+There are three kinds. Some may pass: the store is overloaded, the connection broke. Some concern this job, not the
+object: its credentials have expired, its clock is wrong. The rest concern the object and are final.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from botocore.parsers import ResponseParserError
 
 from adafv.pipeline.errors import JobError, RunError, UsageError
 from adafv.pipeline.redaction import safe_message
-from adafv.pipeline.store.retry import AwayError, is_passing, wished_pause
+from adafv.pipeline.store.retry import UnavailableError, is_passing, retry_after
 
-# The last two slip through botocore: a body that is no XML, and a connection that broke while a body was read.
+# botocore doesn't wrap the last two: a body that isn't XML, and a connection that broke in a body.
 S3_ERRORS = (BotoCoreError, ClientError, ResponseParserError, urllib3.exceptions.HTTPError)
 
-# A role's credentials are renewed, and clocks are set right, while a job runs.
+# Credentials may be renewed and clocks set right while a job runs.
 RENEWED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed"}
-OURS = RENEWED | {
+CREDENTIALS = RENEWED | {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "NotSignedUp", "AccountProblem",
     "AuthorizationHeaderMalformed", "MissingAuthenticationToken",
 }  # fmt: skip
 PASSING = RENEWED | {"SlowDown", "RequestTimeout", "Throttling", "RequestLimitExceeded"}
-DEADLINE = 120.0  # seconds for one body: a store that trickles bytes never runs into the time-out of a single read
+DEADLINE = 120.0  # seconds for one body: a trickling store never hits a read time-out
 
 
 class Damaged(Exception):  # noqa: N818  (becomes an OSError)
-    """An answer that isn't what it says it is."""
+    """An answer that isn't what it claims to be."""
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of an S3 error; 0 where there was no answer."""
+    """The HTTP status of an S3 error; 0 without an answer."""
     metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
     return int(metadata.get("HTTPStatusCode", 0))
 
 
 def code_of(error: Exception) -> str:
-    """The code that S3 gave the error, such as `SlowDown`; empty where there was no answer."""
+    """The S3 error code, such as `SlowDown`; empty without an answer."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
@@ -60,15 +60,9 @@ def may_pass(error: Exception) -> bool:
     return not isinstance(error, ParamValidationError | NoCredentialsError | PartialCredentialsError)
 
 
-def is_ours(error: Exception) -> bool:
-    """Whether the error speaks of this job's credentials or clock, so that no object is at fault."""
-    return code_of(error) in OURS or isinstance(error, NoCredentialsError | PartialCredentialsError)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether the error, or what an OSError was raised from, is a store's that may pass."""
-    cause = error.__cause__ if isinstance(error, OSError) else error
-    return isinstance(error, AwayError) or (isinstance(cause, (*S3_ERRORS, Damaged)) and may_pass(cause))
+def is_credentials_error(error: Exception) -> bool:
+    """Whether the error concerns this job's credentials or clock, not the object."""
+    return code_of(error) in CREDENTIALS or isinstance(error, NoCredentialsError | PartialCredentialsError)
 
 
 def describe(error: Exception) -> str:
@@ -81,28 +75,28 @@ def describe(error: Exception) -> str:
 
 
 def delay_of(error: Exception) -> float | None:
-    """For how many seconds the store wants to be left alone (`retry`); None where the error doesn't pass."""
+    """The `delay` for `retry`: seconds that the store wants to be left alone; None if the error doesn't pass."""
     if not isinstance(error, (*S3_ERRORS, Damaged)) or not may_pass(error):
         return None
     metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
-    return wished_pause(metadata.get("HTTPHeaders", {}))
+    return retry_after(metadata.get("HTTPHeaders", {}))
 
 
 def promised_md5(bucket: str, answer: Mapping[str, Any]) -> str | None:
-    """The MD5 of a whole object by its ETag. None where the ETag is none: of an object that was put in parts, that is
-    encrypted with a key of the owner's, or that lies in a directory bucket or behind an Object Lambda."""
+    """The MD5 of a whole object from its ETag. None for multipart uploads, customer-key encryption, directory
+    buckets and Object Lambdas."""
     etag = _telling_etag(bucket, answer)
     return etag if re.fullmatch(r"[0-9a-f]{32}", etag) else None
 
 
 def promised_parts(bucket: str, answer: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Of an object that was put in parts: the MD5 of their MD5s, and how many there are, where its ETag says so."""
+    """For a multipart upload: the MD5 of its parts' MD5s, and their number, if the ETag tells."""
     found = re.fullmatch(r"([0-9a-f]{32})-([0-9]+)", _telling_etag(bucket, answer))
     return (found[1], int(found[2])) if found else None
 
 
 def _telling_etag(bucket: str, answer: Mapping[str, Any]) -> str:
-    """An object's ETag, without quotes; empty where it says nothing of the bytes."""
+    """An object's ETag without quotes; empty if it says nothing about the bytes."""
     other_key = str(answer.get("ServerSideEncryption", "")).startswith("aws:") or answer.get("SSECustomerAlgorithm")
     if other_key or re.search(r"--(x|xa|ol)-s3$", bucket):
         return ""
@@ -114,12 +108,14 @@ def md5(data: bytes | bytearray) -> str:
 
 
 def check_md5(data: bytes | bytearray, promised: str | None) -> None:
-    """Raises Damaged where the bytes of an object aren't those that its ETag promised."""
+    """Raises Damaged if the bytes don't match the promised MD5."""
     if promised not in (None, md5(data)):
         raise Damaged("the bytes don't match the object's ETag")
 
 
 def store_error(problem: str, error: Exception) -> JobError:
-    """What ends a run that can't begin for an error of a store: its absence passes, a wrong option doesn't."""
-    kind = RunError if is_away(error) else UsageError
+    """The error for a run that can't begin: RunError if the store is unavailable, else UsageError."""
+    cause = error.__cause__ if isinstance(error, OSError) else error
+    passing = isinstance(cause, (*S3_ERRORS, Damaged)) and may_pass(cause)
+    kind = RunError if passing or isinstance(error, UnavailableError) else UsageError
     return kind(f"{problem}: {safe_message(str(error))}")

@@ -1,9 +1,8 @@
 """Where S3 is and with which keys: one `Storage`, made by the driver and sent to every stage.
 
-Endpoint, region and keys come from the standard AWS environment variables. They are captured once in the driver,
-because a worker on another node, or in a Ray cluster that was started earlier, has another environment; where no keys
-are set, each node uses its own credentials (profile, instance role). The class is no dataclass and its repr shows
-nothing, because Ray exports the arguments of a stage, dataclasses field by field, to its dashboard and logs.
+Endpoint, region and keys come from the standard AWS environment variables, captured once in the driver, because workers
+elsewhere have another environment. Without keys, each node uses its own credentials (profile, instance role). The class
+isn't a dataclass and its repr shows nothing, because Ray exports a stage's arguments to its dashboard and logs.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import pyarrow.fs
@@ -23,7 +23,8 @@ from adafv.pipeline.store.hub import hub_filesystem
 from adafv.pipeline.store.objects import S3Handler
 from adafv.pipeline.uris import has_scheme, is_hub, is_s3, split_s3
 
-CONNECT, READ = 10, 30  # seconds for one attempt to connect, and to wait for the next bytes of an answer
+_OF_URIS = "/?#%:@!$&'()*+,;=~"  # characters that a URI's path and options may have; others are quoted
+CONNECT, READ = 10, 30  # seconds to connect, and to wait for the next bytes
 
 
 class Storage:
@@ -35,7 +36,7 @@ class Storage:
 
     @classmethod
     def from_environment(cls, endpoint: str | None = None, environment: Mapping[str, str] = os.environ) -> Storage:
-        """Read the standard AWS variables; `endpoint` (an option) wins over AWS_ENDPOINT_URL."""
+        """Read the standard AWS variables; `endpoint` (an option) overrides AWS_ENDPOINT_URL."""
         get = environment.get
         endpoint = endpoint or get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None
         region = get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None
@@ -56,14 +57,14 @@ class Storage:
         return self.endpoint, self.region, self._keys
 
     def client(self, attempts: int = 8) -> Any:
-        """A boto3 S3 client, shared by the threads of this process, that tries each request `attempts` times."""
+        """A boto3 S3 client, shared by this process's threads, that makes up to `attempts` per request."""
         try:
             return _client(self, attempts)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"S3 can't be asked with this endpoint, region or profile: {error}") from error
 
     def filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-        """The pyarrow file system that `uri` (or local path) lies on, and its path there."""
+        """The pyarrow file system of `uri` (or local path), and its path there."""
         if is_s3(uri):
             bucket, key = split_s3(uri)
             return _s3_filesystem(self), f"{bucket}/{key}".rstrip("/")
@@ -71,8 +72,10 @@ class Storage:
             return hub_filesystem(), uri.removeprefix("hf://")
         if not has_scheme(uri):
             return pyarrow.fs.LocalFileSystem(), os.path.abspath(uri)
+        host, slash, path = uri.partition("://")[2].partition("/")
         try:
-            return pyarrow.fs.FileSystem.from_uri(uri)
+            whole = f"{uri.partition('://')[0]}://{host}{slash}{quote(path, safe=_OF_URIS)}"
+            return pyarrow.fs.FileSystem.from_uri(whole)
         except (ValueError, NotImplementedError) as error:
             raise UsageError(f"{uri!r} can't be opened: {error}") from error
 
@@ -86,7 +89,7 @@ def _client(storage: Storage, attempts: int) -> Any:
         connect_timeout=CONNECT,
         read_timeout=READ,
         max_pool_connections=32,
-        # Checksums beyond what S3 requires are refused by some S3-compatible stores.
+        # Some S3-compatible stores refuse checksums that S3 doesn't require.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if storage.endpoint else {},

@@ -1,3 +1,5 @@
-"""The work on a row: `prepare` makes a sample of it on a CPU, `samples` is how that travels, and `label` has the model
-answer batches of them, on a GPU where there is one. `model` finds the model's files on a node, `hub` those of the
-Hugging Face hub."""
+"""The stages that work on a row: `prepare` makes a sample on a CPU, `label` runs the model on batches of samples.
+
+`samples` is the table that samples travel in; `repeats` gives rows the labels of their duplicates; `model` finds a
+model's files on this node, and `hub` those of the Hugging Face Hub.
+"""

@@ -1,8 +1,8 @@
-"""Models on the Hugging Face hub: a repository at one commit, downloaded once per node.
+"""Models on the Hugging Face Hub: a repository at one commit, downloaded once per node.
 
-A branch moves while a job runs, and a worker that starts an hour later would label with another model. So the driver
-asks once which commit `--revision` is, the run and the recipe record it, and all workers load that one. Access is the
-hub's own: `HF_TOKEN` or a login, `HF_HUB_OFFLINE` for what is in the cache.
+A branch moves while a job runs, and a later worker would label with another model. So the driver looks up the commit of
+`--revision` once, the run and the recipe record it, and all workers load it. Access is the Hub's own: `HF_TOKEN` or a
+login; `HF_HUB_OFFLINE` uses the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adafv.pipeline.uris import is_s3
 
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")
 _WEIGHTS = "*.safetensors"
-_ASIDE = ("*/*.safetensors", "*/*.json", "consolidated*")  # the same weights in other formats, in some repositories
+_ASIDE = ("*/*.safetensors", "*/*.json", "consolidated*")  # the same weights in other formats
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PINNED = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)@([0-9a-f]{40})")
 
@@ -28,21 +28,21 @@ def is_hub_id(name: str) -> bool:
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """The commit that a branch, tag or commit is now; the default branch's where there is no revision.
+    """The current commit of a branch, tag or commit; the default branch's if `revision` is None.
 
     Raises:
-        OSError: the repository or the revision isn't there or isn't ours to read; what to do is said.
+        OSError: the repository or revision isn't there or not readable; the message says what to do.
     """
     return _snapshot(repository, revision, _SMALL).name
 
 
 def at_commit(repository: str, commit: str) -> str:
-    """A name for the repository at that commit, which `downloaded` knows."""
+    """A name for the repository at that commit, for `downloaded`."""
     return f"{repository}@{commit}"
 
 
 def downloaded(name: str, weights: bool = True) -> Path | None:
-    """The folder of a `at_commit` model, with its weights if they are asked for; None for any other name.
+    """The folder of an `at_commit` model, with its weights if asked for; None for any other name.
 
     Raises:
         OSError: as for `commit_of`, or there are no safetensors weights.

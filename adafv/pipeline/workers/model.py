@@ -1,12 +1,10 @@
-"""Where a model's files are on this node, for each way in which `--model` can name it.
+"""A model's files on this node, for each way that `--model` can name it.
 
-What an s3:// prefix holds is downloaded once per node, into a folder of its own for each version of the model: the
-names, sizes and ETags that the store lists. So a file that is there, with its size, is that version's and whole, for it
-gets its name only when its bytes have been checked: a download that is cut off goes on with the files that it lacks. A
-lock keeps the node's processes from downloading at once, and the kernel frees it when its holder dies.
+An s3:// prefix is downloaded once per node, into one folder per version of the model: the listed names, sizes and
+ETags. A file gets its name only when its bytes are checked, so an interrupted download continues with the missing
+files. A lock keeps a node's processes from downloading at once; the kernel frees it when its holder dies.
 
-A run is held to the version that it began with: were the model replaced in the middle of a night, the workers that come
-later would label with another.
+A run keeps to the version that it began with, so that workers that start later don't use another model.
 """
 
 from __future__ import annotations
@@ -36,9 +34,9 @@ if TYPE_CHECKING:
     from adafv.engine import EngineOptions
 
 WEIGHTS = ".safetensors"
-UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")  # weights in formats unread here
-THREADS, RANGE = 8, 16 * 2**20  # so many ranges of so many bytes are downloaded at once
-FILES = 2  # at once: while one is checked the next is downloaded
+UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")  # unused weight formats
+THREADS, RANGE = 8, 16 * 2**20  # ranges downloaded at once, and their bytes
+FILES = 2  # at once: one is checked while the next downloads
 VERSION = re.compile(r"(s3://.*)#([0-9a-f]{16})", re.DOTALL)
 
 
@@ -56,14 +54,13 @@ class Listed:
 
 
 def resolve_model(name: str, storage: Storage, weights: bool = True) -> str:
-    """`name` as a folder or hub id. Embedded models come with the package. An s3:// prefix, or a repository of the hub
-    at one commit, is downloaded once per node.
+    """`name` as a folder or Hub id. An s3:// prefix, or a Hub repository at a commit, is downloaded once per node.
 
     Args:
-        weights: whether they are needed. What prepares rows does without, and so do the nodes that do nothing else.
+        weights: whether to download them. Preparing rows needs none.
 
     Raises:
-        OSError: it can't be had, or is another version than `at_version` says.
+        OSError: it isn't available, or its version isn't the one that `at_version` gave.
         ValueError: a file's name leaves the folder.
     """
     if name in OWN_MODELS:
@@ -72,14 +69,14 @@ def resolve_model(name: str, storage: Storage, weights: bool = True) -> str:
 
 
 def resolve_text_tower(options: EngineOptions, storage: Storage, weights: bool = True) -> EngineOptions:
-    """`options` with their text tower, if they have one, as a folder or hub id."""
+    """`options` with their text tower, if any, as a folder or Hub id."""
     tower = options.text_tower
     return options if tower is None else replace(options, text_tower=resolve_model(tower, storage, weights))
 
 
 def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
-    """`name` for a run's workers: of an s3:// prefix with its version, of a hub id with its commit, if that is given,
-    of a folder with its full path, since their current folder is another. Errors as for `resolve_model`."""
+    """`name` for a run's workers: an s3:// prefix with its version, a Hub id with its `commit`, a folder as an
+    absolute path. Errors as for `resolve_model`."""
     if commit is not None:
         return hub.at_commit(name, commit)
     if is_s3(name):
@@ -94,7 +91,7 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
 
 
 def _download(name: str, storage: Storage, weights: bool) -> Path:
-    """The folder with the files of `name`, which are there afterwards; the weights if they are asked for."""
+    """The folder with the files of `name`, downloaded; weights only if asked for."""
     found = VERSION.fullmatch(name)
     uri, wanted = (found[1], found[2]) if found else (name, None)
     files = _listing(uri, storage)
@@ -113,7 +110,7 @@ def _download(name: str, storage: Storage, weights: bool) -> Path:
 
 
 def _listing(uri: str, storage: Storage) -> list[Listed]:
-    """The model's files, without those that nobody reads."""
+    """The model's files, without unused ones."""
     bucket, prefix = split_s3(uri.rstrip("/") + "/")
     pages = storage.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     found = (item for page in pages for item in page.get("Contents", ()))
@@ -130,14 +127,14 @@ def _version(files: Sequence[Listed]) -> str:
 
 
 def _missing(files: Sequence[Listed], folder: Path) -> list[Listed]:
-    """Those that aren't there, or not with their size."""
+    """The files that are missing or have another size."""
     paths = {file: folder / file.name for file in files}
     return [file for file, path in paths.items() if not path.is_file() or path.stat().st_size != file.size]
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """While this lasts no other process of the node is in here."""
+    """Excludes this node's other processes."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -171,8 +168,8 @@ def _download_files(uri: str, files: Sequence[Listed], folder: Path, storage: St
 
 
 def _download_file(source: S3Object, target: Path) -> None:
-    """Several ranges at once, each checked for its length and version, and the whole by its ETag as far as that is made
-    of MD5s."""
+    """Several ranges at once, each checked for length and version, and the whole by its ETag if that is made of
+    MD5s."""
     with target.open("w+b") as file, ThreadPoolExecutor(THREADS) as threads:
 
         def fetch(start: int) -> None:
@@ -185,7 +182,7 @@ def _download_file(source: S3Object, target: Path) -> None:
 
 
 def _matches(source: S3Object, file: int) -> bool:
-    """Whether the file is what its ETag says: the MD5 of the whole, or of its parts' MD5s. Other ETags say nothing."""
+    """Whether the file matches its ETag: the MD5 of the whole, or of its parts' MD5s. Other ETags say nothing."""
     if source.md5 is not None:
         return _md5(file, 0, source.size).hex() == source.md5
     parts = source.parts()
@@ -196,7 +193,7 @@ def _matches(source: S3Object, file: int) -> bool:
 
 
 def _md5(file: int, start: int, length: int) -> bytes:
-    """Of `length` bytes of the file from `start` on, or as many as there are."""
+    """The MD5 of up to `length` bytes of the file from `start`."""
     digest = hashlib.md5(usedforsecurity=False)
     while length and (data := os.pread(file, min(length, RANGE), start)):
         digest.update(data)

@@ -1,7 +1,7 @@
 """The CPU stage: decode a row's images, cut them into crops and tokenise its prompt.
 
-Decoders are C code that reads what strangers wrote. So this is done in a child process (`isolation`), with bounds on
-its time and memory: whatever a picture does to its decoder, it costs that picture alone.
+Decoders are C code that reads untrusted data, so this runs in a child process (`isolation`) with limits on time and
+memory: a bad image costs only itself.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from adafv.pipeline.images.decode import decode, memory_bound
-from adafv.pipeline.isolation import Handler, Isolated, work
+from adafv.pipeline.isolation import Handler, Isolated, run_isolated
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Preparer, Sample
     from adafv.pipeline.options import JobOptions
 
-SPARE_MEMORY = 2**30  # bytes that preparing may take beyond decoding: the encoded image, the crops, the tokenizer
+SPARE_MEMORY = 2**30  # bytes beyond decoding: the encoded image, the crops, the tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """The stage, as it is sent to the tasks.
+    """The stage, as sent to the tasks.
 
     Attributes:
-        max_pixels, max_bytes: of a row's images together; rows with more are rejected.
-        timeout: seconds that one row may take.
-        handler: makes what does the work, of this; a test may give one that misbehaves.
+        max_pixels, max_bytes: for a row's images together; rows with more are rejected.
+        timeout: seconds per row.
+        handler: makes the handler that does the work; tests may replace it.
     """
 
     model: str
@@ -51,31 +51,20 @@ class Preparation:
     handler: Callable[[Preparation], Handler]
 
     @classmethod
-    def of(
-        cls,
-        options: JobOptions,
-        *,
-        model: str,
-        engine: EngineOptions,
-        storage: Storage,
-        handler: Callable[[Preparation], Handler],
-    ) -> Preparation:
-        """Within the limits of `options`. These don't travel themselves: Ray shows what a stage holds."""
+    def of(cls, options: JobOptions, **others: Any) -> Preparation:
+        """With the limits of `options`, which don't travel themselves: Ray shows what a stage holds."""
         return cls(
-            model=model,
-            engine=engine,
-            storage=storage,
             max_pixels=options.max_image_pixels,
             max_bytes=options.max_image_bytes,
             timeout=options.image_timeout,
-            handler=handler,
+            **others,
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with bytes in (`rows.SCHEMA`), samples or rejects out (`samples.SCHEMA`)."""
+        """Rows with image bytes in (`rows.SCHEMA`), samples or rejects out (`samples.SCHEMA`)."""
         good = table.filter(pc.is_null(table.column("error")))
         rejected = rows.from_table(table.filter(pc.is_valid(table.column("error"))))
-        answers, failures = work(_process(self), good) if good.num_rows else ([], {})
+        answers, failures = run_isolated(_process(self), good) if good.num_rows else ([], {})
         for number, failure in failures.items():
             [row] = rows.from_table(good.slice(number, 1))
             rejected.append(row.rejected(Reject("prepare_died", failure.message)))
@@ -84,18 +73,18 @@ class Preparation:
 
 @lru_cache(maxsize=1)
 def _process(preparation: Preparation) -> Isolated:
-    """This process's child, which is kept from task to task."""
+    """This process's child, kept between tasks."""
     memory = memory_bound(preparation.max_pixels, preparation.max_bytes) + SPARE_MEMORY
     return Isolated(partial(preparation.handler, preparation), preparation.timeout, memory)
 
 
 class Preparing:
-    """The work itself, in the child process. Neighbours that share images share their decoding."""
+    """The work in the child process. Adjacent rows with the same images decode them once."""
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparer = load_preparer(preparation.model, preparation.engine, preparation.storage)
         self._max_pixels = preparation.max_pixels
-        self._known: dict[bytes, Image.Image | Reject] = {}  # the last row's
+        self._known: dict[bytes, Image.Image | Reject] = {}  # of the last row
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
         prepared = []
@@ -118,9 +107,9 @@ class Preparing:
         return row, sample, milliseconds
 
     def _decode(self, row: Row, on_progress: Callable[[], None]) -> list[Image.Image] | Row:
-        """The row's images, or the row as a reject. They must fit within the limit together, for all are in memory."""
+        """The row's images, or the row as a reject. All are in memory, so the limit is for all together."""
         data = [image.data or b"" for image in row.images]
-        # Those that this row doesn't show are let go before it takes memory of its own.
+        # Free the last row's other images first.
         self._known = {key: image for key, image in self._known.items() if key in data}
         pixels = self._max_pixels
         found = []
@@ -130,7 +119,7 @@ class Preparing:
                 on_progress()
             image = self._known[one]
             if isinstance(image, Reject):
-                del self._known[one]  # alone it might be none
+                del self._known[one]  # alone it may fit
                 return row.rejected_for(number, image)
             found.append(image)
             pixels -= image.width * image.height
@@ -157,6 +146,6 @@ def _sample(preparer: Preparer, row: Row, images: Sequence[Image.Image]) -> Samp
         return preparer.converse(row.id or "", images, row.conversation, row.choices)
     except PrepareError as error:
         return row.rejected(Reject(error.error, str(error)))
-    except Exception as error:  # the model's own processor, on pictures of any shape: it may throw anything
+    except Exception as error:  # the model's own processor may raise anything for odd shapes
         sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
         return row.rejected(Reject("image_unsupported", f"{sizes}: {type(error).__name__}: {error}"))

@@ -1,8 +1,5 @@
-"""The table that samples travel in, from the CPU stage to the GPU stage.
-
-Pixels stay uint8 all the way: a float tensor of the same crops would be four times the traffic between processes, and
-normalising is next to nothing on the device.
-"""
+"""The table that samples travel in, from the CPU stage to the GPU stage. Pixels stay uint8: floats would be four
+times the traffic, and normalising costs little on the device."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from adafv.pipeline.sources.rows import Row
 if TYPE_CHECKING:
     from adafv.engine import PreparedImage, Sample
 
-# What comes before the sample's own columns; `error` is null where there is a sample.
+# The row's columns, before the sample's own; `error` is null if there is a sample.
 PASSED_ON = (
     *("id", "image", "image_uri", "question", "prompt", "stratum", "choices", "carried"),
     *("fetch_ms", "error", "message"),
 )
-NAMES = "names"  # of the row's images, and where they lie in full
+NAMES = "names"  # and places of the row's images
 
 PICTURE = pa.struct(
     [
@@ -32,6 +29,7 @@ PICTURE = pa.struct(
         ("size", pa.list_(pa.int32())),
         ("key", pa.string()),
         ("visual_tokens", pa.int32()),
+        ("whole", pa.list_(pa.int32())),
     ]
 )
 
@@ -42,14 +40,14 @@ SCHEMA = pa.schema(
         (NAMES, pa.list_(pa.struct([("image", pa.string()), ("uri", pa.string())]))),
         ("pictures", pa.list_(PICTURE)),
         ("input_ids", pa.list_(pa.int32())),
-        ("asked", pa.list_(pa.int32())),
+        ("question_places", pa.list_(pa.int32())),
         ("fits_unpruned", pa.bool_()),
     ]
 )
 
 
 def to_table(entries: Iterable[tuple[Row, Sample | None, float]]) -> pa.Table:
-    """Rows with their samples, or None for rejects, and the milliseconds that each took."""
+    """Rows with their samples, None for rejects, and the milliseconds that each took."""
     return pa.Table.from_pylist([_to_dict(*entry) for entry in entries], schema=SCHEMA)
 
 
@@ -62,7 +60,7 @@ def _to_dict(row: Row, sample: Sample | None, milliseconds: float) -> dict[str, 
         NAMES: [{"image": image.name, "uri": image.place} for image in row.images],
         "pictures": [_image_to_dict(image) for image in sample.images],
         "input_ids": sample.input_ids,
-        "asked": sample.asked,
+        "question_places": sample.question_places,
         "fits_unpruned": sample.fits_unpruned,
     }
 
@@ -74,21 +72,22 @@ def _image_to_dict(image: PreparedImage) -> dict[str, Any]:
         "size": image.size,
         "key": image.key,
         "visual_tokens": image.visual_tokens,
+        "whole": image.whole,
     }
 
 
 def samples_of(table: pa.Table) -> list[Sample]:
-    """The samples in the rows of a table of `SCHEMA`, none of them a reject. Crops are views of the table's memory."""
+    """The samples of a table of `SCHEMA` without rejects. Crops are views of its memory."""
     from adafv.engine import Sample
 
     images = [tuple(map(_image, each.values)) for each in table.column("pictures")]
-    small = table.select(["id", "input_ids", "asked", "stratum", "choices", "fits_unpruned"]).to_pylist()
+    small = table.select(["id", "input_ids", "question_places", "stratum", "choices", "fits_unpruned"]).to_pylist()
     return [
         Sample(
             id=values["id"],
             images=shown,
             input_ids=np.array(values["input_ids"], np.int32),
-            asked=np.array(values["asked"], np.int32),
+            question_places=np.array(values["question_places"], np.int32),
             stratum=values["stratum"],
             choices=tuple(values["choices"]),
             fits_unpruned=values["fits_unpruned"],
@@ -100,7 +99,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
 def _image(scalar: pa.StructScalar) -> PreparedImage:
     from adafv.engine import PreparedImage
 
-    height, width = scalar["size"].as_py()
+    size, whole = tuple(scalar["size"].as_py()), tuple(scalar["whole"].as_py())
     crops = np.frombuffer(scalar["crops"].as_buffer(), np.uint8).reshape(scalar["shape"].as_py())
     key, visual_tokens = scalar["key"].as_py(), scalar["visual_tokens"].as_py()
-    return PreparedImage(crops=crops, size=(height, width), key=key, visual_tokens=visual_tokens)
+    return PreparedImage(crops=crops, size=size, key=key, visual_tokens=visual_tokens, whole=whole)

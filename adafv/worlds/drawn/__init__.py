@@ -17,5 +17,5 @@
     train.py      how their weights were made                       python -m adafv.worlds.drawn.train
 
 The weights lie in `adafv.embedded` and in weights/.
-docs/testbed.md says what its figures are, and what they are no evidence for.
+docs/worlds.md says what its figures are, and what they are no evidence for.
 """

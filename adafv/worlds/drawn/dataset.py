@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from adafv.worlds.drawn.questions import QUESTION_TYPES, questions
-from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, STYLES, Scene, StyleName, make_scene, render
+from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, STYLES, StyleName, make_scene, render
 
 SCHEMA = pa.schema(
     [
@@ -34,21 +36,36 @@ SCHEMA = pa.schema(
 )
 
 
+# A scene: its picture, and what is asked about it, each with `text`, `answer`, `type` and `size`.
+Shown = tuple[Image.Image, Sequence[Any]]
+
+
 def rows(
     scenes: int, seed: int = 0, types: Iterable[str] | None = None, style: StyleName = "plain"
 ) -> Iterator[dict[str, object]]:
     """The rows of `scenes` scenes, from the `seed`-th of the evaluation range on."""
-    if scenes < 1 or seed < 0 or seed + scenes > len(EVALUATION_SEEDS):
+    chosen = list(types) if types is not None else None
+
+    def shown(number: int) -> Shown:
+        scene = make_scene(number, style=style)
+        return render(scene), questions(scene, chosen)
+
+    return rows_of(scenes, seed, EVALUATION_SEEDS, shown)
+
+
+def rows_of(scenes: int, seed: int, seeds: range, shown: Callable[[int], Shown]) -> Iterator[dict[str, object]]:
+    """Likewise of any world; `shown`: the picture of a scene, by its seed, and what is asked about it."""
+    if scenes < 1 or seed < 0 or seed + scenes > len(seeds):
         raise ValueError(
-            f"scenes must be at least 1, seed at least 0, and both together at most {len(EVALUATION_SEEDS)}; "
+            f"scenes must be at least 1, seed at least 0, and both together at most {len(seeds)}; "
             f"got scenes {scenes}, seed {seed}"
         )
-    chosen = list(types) if types is not None else None
     for number in range(seed, seed + scenes):
-        scene = make_scene(EVALUATION_SEEDS[number], style=style)
-        name = f"scene-{number:06d}"
-        picture = {"bytes": _png(scene), "path": f"{name}.png"}
-        for i, question in enumerate(questions(scene, chosen)):
+        name, (image, asked) = f"scene-{number:06d}", shown(seeds[number])
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        picture = {"bytes": buffer.getvalue(), "path": f"{name}.png"}
+        for i, question in enumerate(asked):
             yield {
                 "id": f"{name}-q{i:02d}",
                 "image": picture,
@@ -56,14 +73,8 @@ def rows(
                 "answer": question.answer,
                 "type": question.type,
                 "size": question.size,
-                "scene": scene.seed,
+                "scene": seeds[number],
             }
-
-
-def _png(scene: Scene) -> bytes:
-    buffer = io.BytesIO()
-    render(scene).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def write_dataset(
@@ -111,19 +122,28 @@ def _write_shard(output: Path, number: int, shard: list[dict[str, object]]) -> P
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="write a testbed dataset of held-out scenes")
-    parser.add_argument("--scenes", type=int, required=True, help="how many; about twelve questions each")
+    parser.add_argument("--style", choices=list(STYLES), default="plain", help="of the scenes; default: %(default)s")
+    write(parser, arguments, QUESTION_TYPES, lambda asked, types: rows(asked.scenes, asked.seed, types, asked.style))
+
+
+def write(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    question_types: Iterable[str],
+    rows: Callable[[argparse.Namespace, list[str]], Iterable[dict[str, object]]],
+) -> None:
+    """The command of any world: write the rows that the options and the types of questions ask for."""
+    parser.add_argument("--scenes", type=int, required=True, help="how many; a dozen or two of questions each")
     parser.add_argument("--seed", type=int, default=0, help="the first scene's place in the held-out range")
     parser.add_argument("--output", type=Path, required=True, help="folder for the Parquet shards")
     parser.add_argument(
-        "--question-types", default=",".join(QUESTION_TYPES), help="comma-separated; default: %(default)s"
+        "--question-types", default=",".join(question_types), help="comma-separated; default: %(default)s"
     )
-    parser.add_argument("--style", choices=list(STYLES), default="plain", help="of the scenes; default: %(default)s")
     parser.add_argument("--shard-rows", type=int, default=5000)
     options = parser.parse_args(arguments)
-    types = options.question_types.split(",")
     try:
-        shards = write_dataset(options.output, options.scenes, options.seed, types, options.shard_rows, options.style)
-    except (ValueError, FileExistsError) as error:
+        shards = write_shards(options.output, rows(options, options.question_types.split(",")), options.shard_rows)
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
         parser.error(str(error))
     total = sum(pq.read_metadata(shard).num_rows for shard in shards)
     print(f"{options.output}: {total} questions on {options.scenes} scenes in {len(shards)} shards")

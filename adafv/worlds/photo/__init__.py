@@ -23,6 +23,6 @@
     build.py      all that `--model testbed-photo` needs             make photo
     weights/      projector and additions, and the logs of their training
 
-Nothing of the packages is in the repository. docs/photo.md says what the figures are, and what they are no evidence
+Nothing of the packages is in the repository. docs/worlds.md says what the figures are, and what they are no evidence
 for.
 """

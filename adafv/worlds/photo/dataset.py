@@ -9,71 +9,37 @@ backgrounds and compositions no training has seen. `wide` draws the sizes that L
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from adafv.worlds.drawn.dataset import write_shards
+from adafv.worlds.drawn.dataset import Shown, rows_of, write
 from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.questions import QUESTION_TYPES, questions
-from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, Scene, make_scene, render, wide_size
+from adafv.worlds.photo.scenes import EVALUATION_SEEDS, SINGLE, make_scene, render, wide_size
 
-WIDE = "wide"
+ONE, WIDE = f"{SINGLE[0]}x{SINGLE[1]}", "wide"
 
 
 def rows(
     scenes: int, seed: int = 0, is_wide: bool = False, types: Iterable[str] | None = None
 ) -> Iterator[dict[str, object]]:
     """The rows of `scenes` scenes, from the `seed`-th of the evaluation range on."""
-    if scenes < 1 or seed < 0 or seed + scenes > len(EVALUATION_SEEDS):
-        raise ValueError(
-            f"scenes must be at least 1, seed at least 0, and both together at most {len(EVALUATION_SEEDS)}; "
-            f"got scenes {scenes}, seed {seed}"
-        )
     drawn, chosen = pictures(), list(types) if types is not None else None
-    for number in range(seed, seed + scenes):
-        scene = make_scene(EVALUATION_SEEDS[number], drawn, wide_size(EVALUATION_SEEDS[number]) if is_wide else SINGLE)
-        name = f"scene-{number:06d}"
-        picture = {"bytes": _png(scene), "path": f"{name}.png"}
-        for i, question in enumerate(questions(scene, drawn, chosen)):
-            yield {
-                "id": f"{name}-q{i:02d}",
-                "image": picture,
-                "question": question.text,
-                "answer": question.answer,
-                "type": question.type,
-                "size": question.size,
-                "scene": scene.seed,
-            }
 
+    def shown(number: int) -> Shown:
+        scene = make_scene(number, drawn, wide_size(number) if is_wide else SINGLE)
+        return render(scene, drawn), questions(scene, drawn, chosen)
 
-def _png(scene: Scene) -> bytes:
-    buffer = io.BytesIO()
-    render(scene, pictures()).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return rows_of(scenes, seed, EVALUATION_SEEDS, shown)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="write a dataset of the photo world's held-out scenes")
-    parser.add_argument("--scenes", type=int, required=True, help="how many; about twenty questions each")
-    parser.add_argument("--seed", type=int, default=0, help="the first scene's place in the held-out range")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the Parquet shards")
-    parser.add_argument("--size", choices=(f"{SINGLE[0]}x{SINGLE[1]}", WIDE), default=f"{SINGLE[0]}x{SINGLE[1]}")
-    parser.add_argument(
-        "--question-types", default=",".join(QUESTION_TYPES), help="comma-separated; default: %(default)s"
-    )
-    parser.add_argument("--shard-rows", type=int, default=5000)
-    options = parser.parse_args(arguments)
-    types = options.question_types.split(",")
-    try:
-        asked = rows(options.scenes, options.seed, options.size == WIDE, types)
-        shards = write_shards(options.output, asked, options.shard_rows)
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
-        parser.error(str(error))
-    total = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    print(f"{options.output}: {total} questions on {options.scenes} scenes in {len(shards)} shards")
+    parser.add_argument("--size", choices=(ONE, WIDE), default=ONE)
+    write(parser, arguments, QUESTION_TYPES, _asked)
+
+
+def _asked(options: argparse.Namespace, types: list[str]) -> Iterator[dict[str, object]]:
+    return rows(options.scenes, options.seed, options.size == WIDE, types)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
 
+from adafv.hardware import computes_bfloat16
 from adafv.worlds.photo.cache import unpacked_folder
 from adafv.worlds.photo.parts import load_tower
 from adafv.worlds.photo.pictures import Pictures
@@ -46,10 +47,16 @@ def encode(tower: Dinov2Model, pixels: Tensor) -> Tensor:
     return hidden[DEPTH][:, 1:]
 
 
+def training_dtype() -> torch.dtype:
+    """bfloat16 where the processor computes in it; elsewhere its products take eight times as long as float32's."""
+    return torch.bfloat16 if computes_bfloat16() else torch.float32
+
+
 @functools.cache
 def training_tower() -> Dinov2Model:
-    """In bfloat16, without the layers behind the features."""
-    tower = load_tower(unpacked_folder()).bfloat16()
+    """Without the layers behind the features."""
+    tower = load_tower(unpacked_folder())
+    torch.nn.Module.to(tower, training_dtype())  # in place; the type of transformers' own `to` takes no dtype
     tower.encoder.layer = tower.encoder.layer[:DEPTH]
     return tower
 

@@ -1,4 +1,4 @@
-"""The language model for training: frozen weights in bfloat16, low-rank additions, many questions per picture.
+"""The language model for training: frozen weights, low-rank additions, many questions per picture.
 
 A row of a batch is one picture and all that is asked about it: prefix, visual tokens, then the questions with
 their answers, one after another. A question sees the picture and itself, at the positions that it would have
@@ -43,6 +43,7 @@ class PackedLanguageModel(nn.Module):
 
     Args:
         prefix: the tokens before a picture.
+        dtype: of the weights and of what is computed with them.
     """
 
     embeddings: Tensor
@@ -50,7 +51,9 @@ class PackedLanguageModel(nn.Module):
     prefix: Tensor
     frequencies: Tensor
 
-    def __init__(self, model: LlamaForCausalLM, lora: Lora, prefix: list[int]) -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, lora: Lora, prefix: list[int], dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         config: Any = model.config
         self.lora = lora
@@ -59,15 +62,15 @@ class PackedLanguageModel(nn.Module):
         self.width: int = config.head_dim
         self.layers: int = config.num_hidden_layers
         self.eps: float = config.rms_norm_eps
-        self.register_buffer("embeddings", model.model.embed_tokens.weight.detach().bfloat16())
-        self.register_buffer("last_norm", model.model.norm.weight.detach().bfloat16())
+        self.register_buffer("embeddings", model.model.embed_tokens.weight.detach().to(dtype))
+        self.register_buffer("last_norm", model.model.norm.weight.detach().to(dtype))
         self.register_buffer("prefix", torch.tensor(prefix))
         self.register_buffer("frequencies", cast(Tensor, model.model.rotary_emb.inv_freq).float().clone())
         for number, layer in enumerate(cast(Any, model.model.layers)):
             for stack, (names, norm) in _STACKS.items():
                 weight = torch.cat([layer.get_submodule(name).weight.detach() for name in names])
                 before = layer.get_submodule(norm).weight.detach() if norm else torch.ones(weight.shape[1])
-                self.register_buffer(f"{stack}_{number}", (weight * before).bfloat16())
+                self.register_buffer(f"{stack}_{number}", (weight * before).to(dtype))
                 self.register_buffer(f"{stack}_norm_{number}", before)
 
     def forward(self, visual: Tensor, packed: Packed) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from adafv.worlds.photo.cache import cache_folder, unpacked_folder
-from adafv.worlds.photo.features import Features, training_tower
+from adafv.worlds.photo.features import Features, training_dtype, training_tower
 from adafv.worlds.photo.lora import lora_for
 from adafv.worlds.photo.model import trained_file
 from adafv.worlds.photo.packed import PackedLanguageModel
@@ -29,7 +29,7 @@ from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import RECIPES
 from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS
-from adafv.worlds.photo.trainer import Parts, Trainer
+from adafv.worlds.photo.trainer import VALIDATION_NAMES, Parts, Trainer
 
 PREFIX = "<|im_start|>user\n"  # what stands before a picture
 
@@ -42,12 +42,12 @@ def load_parts() -> Parts:
     encode = functools.cache(lambda text: tokenizer(text).input_ids)
     drawn, folder = pictures(), cache_folder() / "features"
     return Parts(
-        language=PackedLanguageModel(language, lora_for(language.model), encode(PREFIX)),
+        language=PackedLanguageModel(language, lora_for(language.model), encode(PREFIX), training_dtype()),
         projector=Projector(vision_config().hidden_size, language.config.hidden_size),
         encode=encode,
         pictures=drawn,
         training=Features(folder, TRAINING_SEEDS, drawn, training_tower),
-        validation=Features(folder, VALIDATION_SEEDS, drawn, training_tower),
+        validation=Features(folder, VALIDATION_SEEDS, drawn, training_tower, shard=VALIDATION_NAMES),
         tower=training_tower,
     )
 

@@ -164,10 +164,10 @@ def _variant(name: str, text: str, template: str, is_next: bool = True, special:
         "saliency": cls_row,
         "names": (OLD_NAMES, LATE_NAMES),
     }
+    usual["processor"] = partial(_processor, whole=LlavaNextProcessor if is_next else LlavaProcessor)
     return Variant(
         name=name,
         text=text,
-        processor=partial(_processor, whole=LlavaNextProcessor if is_next else LlavaProcessor),
         template=template,
         special={"<image>": "image_token"} | dict.fromkeys(special),
         **{**usual, **values},
@@ -193,6 +193,18 @@ VARIANTS = (
         eos=("<|im_end|>",),
         saliency=received,
         names=(OLD_NAMES, LATE_NAMES),
+    ),
+    _variant(
+        "LLaVA with SigLIP and Llama-3.1, as JoyCaption",
+        "llama",
+        LLAMA_3,
+        is_next=False,
+        special=_HEADERS,
+        config=partial(_llava, tower=SiglipVisionConfig, strategy="full", side=UNEVEN),
+        images=_siglip_images,
+        processor=partial(_processor, strategy="full"),
+        saliency=received,
+        **_LLAMA_3,
     ),
     _variant(
         "LLaVA, DINOv2 at another size",

@@ -41,15 +41,17 @@ class Collector:
         return self._cells.keys() == {(variant, column) for variant in variants for column in columns}
 
     def table(self) -> str:
-        """Markdown: a row for each variant. Reasons stand below as notes."""
+        """Markdown: the variants by what they didn't pass. Reasons stand below as notes."""
         variants = list(dict.fromkeys(variant for variant, _ in self._cells))
         columns = list(dict.fromkeys(column for _, column in self._cells))
         reasons = list(dict.fromkeys(cell for cell in self._cells.values() if cell not in (PASSED, FAILED)))
-        lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        marks = {cell: f"n/a ({number})" for number, cell in enumerate(reasons, 1)}
+        groups: dict[str, list[str]] = {}
         for variant in variants:
-            cells = [self._cells.get((variant, column), FAILED) for column in columns]
-            marks = [f"n/a ({reasons.index(cell) + 1})" if cell in reasons else cell for cell in cells]
-            lines.append(f"| {variant} | " + " | ".join(marks) + " |")
+            cells = {column: self._cells.get((variant, column), FAILED) for column in columns}
+            but = "; ".join(f"{column}: {marks.get(cell, cell)}" for column, cell in cells.items() if cell != PASSED)
+            groups.setdefault(f"all but {but}" if but else "all", []).append(variant)
+        lines = [f"- **{passed}**: {'; '.join(names)}" for passed, names in groups.items()]
         notes = [f"({i}) {reason}" for i, reason in enumerate(reasons, 1)]
         return "\n".join([*lines, *(["", *notes] if notes else [])])
 

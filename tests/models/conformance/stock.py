@@ -1,11 +1,12 @@
 """Transformers' own way with a checkpoint: its processor, its `generate`, and the cues from whole attention matrices.
 
-A processor that also reads videos wants a video processor, which wants torchvision. Pictures need none, so here it gets
-one that can't do anything: the processor is the stock class with its own code.
+A processor that also reads videos or sounds wants parts that want other libraries. Pictures need none of them, so here
+it gets some that can't do anything: the processor is the stock class with its own code.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,23 +21,24 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from tests.models.conformance.variant import Variant
 
 
-class NoVideos:
-    """Stands for a video processor."""
+class Nothing:
+    """Stands for a processor of videos or sounds."""
 
     model_input_names = ()
     num_frames = fps = None
 
 
 def for_pictures(processor: type[Any], **arguments: Any) -> Any:
-    """A `processor` with a `NoVideos`, which it would refuse."""
+    """A `processor` with a `Nothing`, which it would refuse, for what isn't among its `arguments`."""
 
     class Pictures(processor):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument_name != "video_processor":
+            if not isinstance(argument, Nothing):
                 return super().check_argument_for_proper_class(argument_name, argument)
 
     Pictures.__name__ = processor.__name__
-    return Pictures(video_processor=NoVideos(), **arguments)
+    parts = {"video_processor", "feature_extractor"} & inspect.signature(processor.__init__).parameters.keys()
+    return Pictures(**dict.fromkeys(parts, Nothing()), **arguments)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_cues_equal_the_slow_way(subject, column):
             table = adapter.arrange(encoded.patches(slice(None)), geometry, size)
             order = torch.from_numpy(geometry.source[geometry.is_token])
             prompt = processing.prompt(QUESTION, [geometry])
-            ids = prompt.input_ids[prompt.asked]
+            ids = prompt.input_ids[prompt.question_places]
             similarity = text_similarity(adapter.embed(torch.from_numpy(ids))[None], table.tokens[order][None])[0]
         torch.testing.assert_close(table.tokens[order], expected.tokens, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(table.saliency[order], expected.saliency, rtol=1e-4, atol=1e-6)

@@ -1,7 +1,7 @@
 """One model that is tried: a family with a language model, in its published configuration scaled down.
 
-Weights are random and scaled up from transformers' initialisation, as in `tests.tiny_models`. The tokenizer is made on
-the spot, of words, white space and the family's special tokens, so that each character of a chat template counts.
+Weights are those of `tests.random_weights`. The tokenizer is made on the spot, of words, white space and the family's
+special tokens, so that each character of a chat template counts.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from transformers import (
     Qwen3Config,
     Qwen3VLTextConfig,
 )
+
+from tests.random_weights import spread
 
 WORDS = [f"w{i}" for i in range(60)]
 ROLES = ["USER", "ASSISTANT", "User", "Assistant", "user", "assistant", "INST"]
@@ -89,10 +91,7 @@ class Variant:
         config = self.config(_text_config(self.text, len(tokenizer) + _UNUSED, ids[0], bos), tokenizer)
         torch.manual_seed(seed)
         model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if weight.dim() > 1 and "norm" not in name.lower():
-                    weight.normal_(0, 1.2 / weight[0].numel() ** 0.5)
+        spread(model)
         eos = ids if len(ids) > 1 else ids[0]
         model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=0)
         model.save_pretrained(path)

@@ -109,7 +109,7 @@ def test_a_wide_range_is_scaled_as_one(monkeypatch):
     values = np.linspace(-1, 3, 60 * 40, dtype=np.float32).reshape(40, 60)
     whole = np.asarray(to_rgb(Image.fromarray(values)))
     assert np.array_equal(whole[..., 0], np.rint((values.astype(float) + 1) * 255 / 4))
-    monkeypatch.setattr("adafv.pipeline.images.decode.BLOCK", 7)
+    monkeypatch.setattr("adafv.pipeline.images.decode.CHUNK", 7)
     assert np.array_equal(np.asarray(to_rgb(Image.fromarray(values))), whole)
 
 

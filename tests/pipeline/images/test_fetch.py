@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote
 
+import pyarrow.fs
 import pytest
 
+from adafv.pipeline.images import http
 from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources.rows import Row, RowImage
-from adafv.pipeline.store.retry import wished_pause
+from adafv.pipeline.store.retry import retry_after
 from adafv.pipeline.store.s3 import md5, promised_md5
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
@@ -216,8 +222,8 @@ def test_which_etags_are_the_md5(bucket, answer, promised):
 
 
 def test_what_a_store_asks_to_wait_is_granted_within_reason():
-    assert [wished_pause(headers) for headers in ({}, {"retry-after": "3"}, {"retry-after": "86400"})] == [0, 3, 30]
-    assert wished_pause({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}) == 0
+    assert [retry_after(headers) for headers in ({}, {"retry-after": "3"}, {"retry-after": "86400"})] == [0, 3, 30]
+    assert retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}) == 0
 
 
 def test_s3_that_is_down_can_be_retried():
@@ -231,11 +237,46 @@ def test_a_storage_shows_no_keys():
     assert "k1" not in repr(storage) and "k2" not in repr(storage) and not hasattr(storage, "__dataclass_fields__")
 
 
+# --- other stores ---
+
+
+def test_a_path_in_other_stores_may_have_any_letters():
+    assert Storage().filesystem("gs://anonymous@bucket/a b/é[1].jpg")[1] == "bucket/a b/é[1].jpg"
+
+
+class Elsewhere(Storage):
+    """A store whose bucket is a local folder. It opens what the operator names."""
+
+    def __init__(self, bucket: Path) -> None:
+        super().__init__()
+        self.bucket = bucket
+
+    def filesystem(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+        assert uri == "gs://bucket/root", "options of a URI are the operator's, not the data's"
+        return pyarrow.fs.SubTreeFileSystem(str(self.bucket), pyarrow.fs.LocalFileSystem()), "root"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "sub/ünï.jpg", "a b.jpg", "a#b.jpg", "a%20b%zz.jpg", "a.jpg?scheme=http"])
+def test_names_in_other_stores_are_taken_as_they_are(root, tmp_path, name):
+    (root / name).write_bytes(DATA)
+    fetch = fetcher(Elsewhere(tmp_path)).fetch
+    assert fetch(name, "gs://bucket/root") == fetch(f"gs://bucket/root/{name}", "gs://bucket/root") == DATA
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "gs://other/a.jpg", "%2e%2e/secret.jpg", "a.jpg?endpoint_override=x"]
+)
+def test_nothing_else_of_other_stores_is_opened(root, tmp_path, name):
+    error = error_of(fetcher(Elsewhere(tmp_path)).fetch(name, "gs://bucket/root"))
+    assert error == ("image_refused" if ".." in name or "other" in name else "image_not_found")
+
+
 # --- HTTP ---
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the path says: /status/404, /redirect?to, /short, /flaky/NAME (fails twice), else DATA."""
+    """Answers as the path says: /status/404, /redirect/TO, /short, /flaky/NAME (fails twice), /length/TEXT, /trickle,
+    else DATA."""
 
     seen: ClassVar[list[str]] = []
 
@@ -257,6 +298,20 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if kind == "flaky" and self.seen.count(self.path) < 3:
             return self._answer(503, b"")
+        if kind == "length":
+            self.wfile.write(
+                f"HTTP/1.0 200 OK\r\nContent-Length: {unquote(rest, 'latin-1')}\r\n\r\nx".encode("latin-1")
+            )
+            return None
+        if kind == "trickle":  # a header, or a body of no given length, in single bytes
+            self.send_response(200)
+            self.flush_headers()
+            self.wfile.write(b"X-Long: " if rest == "header" else b"\r\n")
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+            return None
         if kind == "endless":
             self.send_response(200)
             self.end_headers()
@@ -308,12 +363,23 @@ def test_http(web):
         ("/status/429", "image_fetch_failed", ATTEMPTS),
         ("/short", "image_fetch_failed", ATTEMPTS),
         ("/endless", "image_too_large", 1),
+        ("/redirect/http://[x", "image_refused", 1),
+        ("/length/%B2", "image_refused", 1),
+        ("/length/" + 5000 * "9", "image_refused", 1),
     ],
 )
 def test_http_errors(web, path, error, tries):
     result = fetcher(allow_http=True, allowed=loopback).fetch(f"{web}{path}?key=hidden", "")
     assert error_of(result) == error and "hidden" not in str(result)
     assert len(Handler.seen) == tries
+
+
+@pytest.mark.parametrize("part", ["header", "body"])
+def test_http_answers_that_trickle_are_cut_off(web, part, monkeypatch):
+    """Each byte comes in time, the whole answer doesn't."""
+    monkeypatch.setattr(http, "DEADLINE", 0.5)
+    result = fetcher(allow_http=True, allowed=loopback).fetch(f"{web}/trickle/{part}", "")
+    assert error_of(result) == "image_fetch_failed" and "TimeoutError" in result.message
 
 
 def test_http_redirects_end(web):
@@ -362,6 +428,11 @@ def test_http_urls_that_are_none(url):
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:0a00:0001::", False),
+        ("192.0.0.192", False),
+        ("168.63.129.16", False),
+        ("64:ff9b:1::a9fe:a9fe", False),
+        ("::127.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_public_addresses(address, public):

@@ -59,4 +59,4 @@ class Unmade:
     def __init__(self, how: str) -> None:
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(f"no such {how}")
+        raise (ValueError if how == "unsupported" else OSError)(f"no such {how}")

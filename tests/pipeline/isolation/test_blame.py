@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adafv.pipeline.isolation import Failure, Isolated, StartError, work
+from adafv.pipeline.isolation import Failure, Isolated, StartError, run_isolated
 from tests.pipeline.isolation.handlers import Obedient, Unmade
 from tests.pipeline.isolation.test_process import doubles, rows
 
@@ -30,13 +30,13 @@ def asked(notes: Path) -> list[list[int]]:
 
 
 def test_sound_rows_are_asked_once(process, notes):
-    answers, failures = work(process, rows(None, None, None))
+    answers, failures = run_isolated(process, rows(None, None, None))
     assert [doubles(answer) for answer in answers] == [[0, 2, 4]] and failures == {}
     assert asked(notes) == [[0, 1, 2]]
 
 
 def test_the_killers_are_found_and_the_rest_comes_through(process, notes):
-    answers, failures = work(process, rows(None, "die", None, "hang", "raise", None))
+    answers, failures = run_isolated(process, rows(None, "die", None, "hang", "raise", None))
     assert [doubles(answer) for answer in answers] == [[0], [4], [10]]
     assert failures == {
         1: Failure(None, "signal 11 (SIGSEGV)"),
@@ -47,20 +47,20 @@ def test_the_killers_are_found_and_the_rest_comes_through(process, notes):
 
 
 def test_a_death_by_accident_costs_no_row(process, notes, tmp_path):
-    answers, failures = work(process, rows(None, f"once {tmp_path / 'marker'}", None))
+    answers, failures = run_isolated(process, rows(None, f"once {tmp_path / 'marker'}", None))
     assert [doubles(answer) for answer in answers] == [[0], [2], [4]] and failures == {}
 
 
 def test_a_row_that_raises_alone_is_not_asked_again(process, notes):
-    assert work(process, rows("raise")) == ([], {0: Failure("ValueError", "ValueError: as asked")})
+    assert run_isolated(process, rows("raise")) == ([], {0: Failure("ValueError", "ValueError: as asked")})
     assert asked(notes) == [[0]]
 
 
 def test_a_lone_row_that_kills_is_given_up_at_the_third_death(process, notes):
-    assert work(process, rows("die")) == ([], {0: Failure(None, "signal 11 (SIGSEGV)")})
+    assert run_isolated(process, rows("die")) == ([], {0: Failure(None, "signal 11 (SIGSEGV)")})
     assert asked(notes) == [[0], [0], [0]]
 
 
 def test_no_row_is_blamed_where_no_process_can_be_had():
     with pytest.raises(StartError):
-        work(Isolated(partial(Unmade, "model"), timeout=1.0), rows(None, None))
+        run_isolated(Isolated(partial(Unmade, "model"), timeout=1.0), rows(None, None))

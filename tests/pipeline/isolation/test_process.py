@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from adafv.pipeline.isolation import Isolated, StartError
+from adafv.pipeline.isolation import Isolated, RefusedError, StartError
 from adafv.pipeline.isolation import process as module
 from adafv.pipeline.isolation.channel import write_table
 from adafv.pipeline.isolation.process import Died, Raised
@@ -159,6 +159,8 @@ def test_what_can_not_be_made_blames_no_row(starting):
         Isolated(partial(Unmade, "model"), timeout=60).ask(rows(None))
     with pytest.raises(StartError, match=r"died 3 times before it was given any row, at last by signal 9"):
         Isolated(partial(Unmade, "die"), timeout=60).ask(rows(None))
+    with pytest.raises(RefusedError, match=r"^no such unsupported"):
+        Isolated(partial(Unmade, "unsupported"), timeout=60).ask(rows(None))
 
 
 def test_no_process_outlives_its_parents_interest(starting):

@@ -74,7 +74,7 @@ def test_a_file_of_something_else_is_named(tmp_path):
 
 def test_a_row_is_found_again_by_its_place(tmp_path):
     output = write_labels(tmp_path, 5)
-    batches = list(read_batches(output, output.parquet_files("labels"), ["id"], ahead=2, places=True))
+    batches = list(read_batches(output, output.parquet_files("labels"), ["id"], ahead=2, numbered=True))
     rows = [row for batch in batches for row in batch.to_pylist()]
     assert len(rows) == 15
     for row in rows:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,7 +48,7 @@ def on_s3(s3: S3Server, endpoint: str) -> Output:
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Contenders on another host, who can't look at the holder's process."""
-    monkeypatch.setattr(module, "_alive", lambda pid, born: True)
+    monkeypatch.setattr(module, "_gone", lambda pid, born: False)
 
 
 def test_the_second_is_refused_while_the_first_lives_and_welcome_after(output):
@@ -153,7 +155,7 @@ def test_what_a_killed_holder_put_last_is_waited_for(output, monkeypatch, releas
     dead._take()
     if released:
         dead._write(released=True)
-    monkeypatch.setattr(module, "_alive", lambda pid, born: False)
+    monkeypatch.setattr(module, "_gone", lambda pid, born: True)
     output.landing = 1.0
     late = threading.Timer(output.settling + 0.5, copy.copy(output).put, ("labels/late", b""))
     late.start()
@@ -195,3 +197,31 @@ with Lease(LocalOutput({str(tmp_path)!r}), "victim", 3600):
     process.wait()
     with Lease(output, "heir", 3600) as heir:
         heir.check()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_holder_of_another_user_lives(tmp_path):
+    """Who may not look into a process: it is there all the same."""
+    with Lease(LocalOutput(str(tmp_path)), "theirs", LONG):
+        [file] = (tmp_path / "lease").iterdir()
+        holder = json.loads(file.read_bytes())
+        child = os.fork()
+        if not child:
+            os.setuid(65534)
+            os._exit(module._gone(holder["pid"], holder["born"]))
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["machine", "container"])
+def test_a_holder_elsewhere_under_the_same_name_lives(output, place):
+    """Its process number means nothing here; only time tells that it is dead."""
+    boot, namespace, ticks = module._born(os.getpid()).split("/")
+    born = [boot, namespace]
+    born[place] = "other"
+    holder = {"run_id": "far", "host": socket.gethostname(), "pid": 2**22 + 1, "born": "/".join([*born, ticks])}
+    output.create("lease/00000001", json.dumps(holder | {"token": "t", "released": False}).encode())
+    with pytest.raises(RunError, match="run far"), Lease(output, "near", LONG):
+        pass
+    output.put("lease/00000001", json.dumps(holder | {"token": "t", "released": True}).encode())
+    with Lease(output, "near", LONG):
+        pass

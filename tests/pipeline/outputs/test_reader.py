@@ -143,7 +143,7 @@ def test_labels_are_picked_by_their_places(place):
     output = open_output(uri, storage)
     for name in ("a", "b", "c"):
         write(output, f"labels/{name}", *(label(f"{name}{n}") for n in range(5)))
-    everything = rows(read_labels(uri, ["id"], storage, places=True))
+    everything = rows(read_labels(uri, ["id"], storage, numbered=True))
     wanted = {(row["file"], row["row"]): row["id"] for row in everything if row["id"] in ("a0", "a4", "c2")}
     found = pick_labels(uri, wanted, ["id", "kept_indices"], storage)
     assert found == {spot: {"id": id, "kept_indices": [1, 5]} for spot, id in wanted.items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id, digest_place
 from adafv.pipeline.planning.worklist import (
     DONE,
@@ -20,6 +23,7 @@ from adafv.pipeline.planning.worklist import (
     draw_stretches,
     judge,
     make_worklist,
+    map_units,
 )
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.records import Columns
@@ -256,3 +260,10 @@ def test_an_input_that_can_only_be_read_in_part(ray_local, tmp_path, caplog):
     plan = make_worklist(units, Ledger(), storage=Storage(), columns=COLUMNS, num_cpus=0.25, sample=5)
     assert [task.verdicts.tolist() for task in plan.tasks] == [[UNREAD]]
     assert "1 places of the input can't be read" in caplog.text
+
+
+def test_a_scanning_task_that_dies_or_raises_fails_the_run(ray_local, tmp_path):
+    [unit] = open_source(str(write_jsonl(tmp_path / "rows.jsonl")), Storage(), COLUMNS).units
+    for deed, said in ((lambda _: 1 // 0, "ZeroDivisionError"), (lambda _: os._exit(1), "WorkerCrashedError")):
+        with pytest.raises(RunError, match=f"rows.jsonl can't be read: .*{said}"):
+            list(map_units(deed, [unit], 0.1))

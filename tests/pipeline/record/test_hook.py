@@ -79,7 +79,7 @@ def test_a_command_has_the_record_on_its_input_and_in_a_file(tmp_path, caplog):
     first, second = (tmp_path / "told; x").read_text().split("|")
     assert json.loads(first) == json.loads(second) == RECORD
     assert [path.name for path in tmp_path.iterdir()] == ["told; x"]
-    assert "is told" in caplog.messages[-1]
+    assert "was notified" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_a_url_is_sent_the_record(server, caplog):
     assert body == RECORD and path == f"/services/{SECRET}?token={SECRET}"
     assert headers["Content-Type"] == "application/json"
     assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode() == f"{SECRET}:pw@{SECRET}"
-    assert SECRET not in caplog.text and "is told" in caplog.messages[-1]
+    assert SECRET not in caplog.text and "was notified" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(
     ("statuses", "asked", "said"),
     [
-        ([503, 429, 200], 3, "is told"),
+        ([503, 429, 200], 3, "was notified"),
         ([500], 3, "it answered 500, 3 times"),
         ([403], 1, "it answered 403"),
         ([302], 1, "it answered 302"),

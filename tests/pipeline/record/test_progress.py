@@ -9,7 +9,7 @@ from datetime import date
 
 import pytest
 
-from adafv.pipeline.control.roster import Attendance
+from adafv.pipeline.control.roster import WorkerStatus
 from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.metrics import Metrics
 from adafv.pipeline.record.prices import Price, Tariff
@@ -54,13 +54,13 @@ def progress(sink: Sink, metrics: Metrics, to_do: int, tariff: Tariff, roster: A
 class All:
     """Stands for Ray's list of workers."""
 
-    def __init__(self, *seen: Attendance) -> None:
+    def __init__(self, *seen: WorkerStatus) -> None:
         self._seen = list(seen)
 
-    def attendance(self) -> Attendance:
-        return self._seen.pop(0) if self._seen else Attendance(frozenset(), 0, 0, 0)
+    def status(self) -> WorkerStatus:
+        return self._seen.pop(0) if self._seen else WorkerStatus(frozenset(), 0, 0, 0)
 
-    def line(self, seen: Attendance, seconds: float) -> str:
+    def waiting_message(self, seen: WorkerStatus, seconds: float) -> str:
         return f"waiting for {seen.wanted}"
 
 
@@ -111,7 +111,9 @@ def test_lines_say_who_is_there(sink, caplog):
     caplog.set_level(logging.INFO, "adafv")
     sink.tally.workers, sink.tally.actors = {"w/7": time.time() - 60.0}, {"w/7": "a"}
     both = frozenset({("a", 7), ("b", 8)})
-    roster = All(Attendance(both - {("b", 8)}, 2, 2, 0), Attendance(both, 2, 2, 0), Attendance(frozenset(), 2, 0, 0))
+    roster = All(
+        WorkerStatus(both - {("b", 8)}, 2, 2, 0), WorkerStatus(both, 2, 2, 0), WorkerStatus(frozenset(), 2, 0, 0)
+    )
     tariff = Tariff(table=(Price(3.6, date(2026, 11, 22), "made up", "A10G"),))
     watched = progress(sink, Metrics("r", "none", 10), 10, tariff, roster)
     watched._check_workers()
@@ -124,5 +126,17 @@ def test_lines_say_who_is_there(sink, caplog):
     sink.tally.devices["w/7"] = Device("T4", "g4dn.xlarge")
     watched._check_workers()
     watched._check_workers()
-    said = [message for message in caplog.messages if "has none for T4 (g4dn.xlarge)" in message]
+    said = [message for message in caplog.messages if "has no price for T4 (g4dn.xlarge)" in message]
     assert len(said) == 1 and "$" not in caplog.messages[-1]
+
+
+def test_workers_that_end_with_the_run_are_not_gone(sink):
+    """Ray takes them away after the last row."""
+    sink.tally.workers, sink.tally.actors = {"w/7": time.time()}, {"w/7": "a"}
+    watched = progress(sink, Metrics("r", "none", 2), 2, Tariff(), All())
+    sink.tally.labelled = 2
+    watched._check_workers()
+    assert not sink.tally.gone
+    sink.tally.labelled = 1
+    watched._check_workers()
+    assert sink.tally.gone.keys() == {"w/7"}

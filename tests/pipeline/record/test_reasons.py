@@ -20,7 +20,7 @@ def test_messages_that_differ_in_names_only_are_one_reason():
     found.add(table(("image_corrupt", "at byte 7"), ("image_corrupt", "at byte 8"), ("image_corrupt", "else")))
     assert list(found.lines()) == [
         "5 image_not_found, such as 0: no file 'a 0.jpg' in /data/0",
-        "  --image-root names the folder that relative paths are relative to",
+        "  --image-root is the base of relative paths",
         "2 image_corrupt, such as 0: at byte 7",
         "1 image_corrupt, such as 2: else",
     ]

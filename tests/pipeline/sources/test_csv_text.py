@@ -57,8 +57,25 @@ def test_bad_rows_cost_themselves(tmp_path):
     (folder / "rows.csv").write_bytes(b"\n".join([*lines, b"5,plain.jpg,", b"6,plain.jpg,w6", b'7,plain.jpg,"w7']))
     found = rows_of(folder / "rows.csv")
     errors = [row.reject and row.reject.error for row in found]
-    assert errors == [None, "bad_row", "bad_row", "bad_row", "prompt_incomplete", None, None]
-    assert [row.id for row in found] == ["1", None, None, None, "5", "6", "7"]
+    assert errors == [None, "bad_row", "bad_row", "bad_row", "prompt_incomplete", None, "bad_row"]
+    assert [row.id for row in found] == ["1", None, None, None, "5", "6", None]
+
+
+def test_no_row_is_swallowed_by_the_question_of_another(tmp_path):
+    folder = write_images(tmp_path)
+    lines = [
+        "id,image,question",
+        '1,plain.jpg,"w1',
+        '2,plain.jpg,"w2"',
+        "3,plain.jpg,w3",
+        '4,plain.jpg,"w4',
+        "5,plain.jpg,w5",
+    ]
+    (folder / "rows.csv").write_text("\n".join(lines))
+    found = rows_of(folder / "rows.csv")
+    assert [row.id for row in found] == [None, "3", None]
+    told = [row.reject.message.partition(" can't")[0] for row in found if row.reject]
+    assert told == ["lines 2 to 3", "lines 5 to 6"]
 
 
 def test_columns_of_one_name_and_none(tmp_path):

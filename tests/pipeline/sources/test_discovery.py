@@ -15,9 +15,9 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
-from adafv.pipeline.sources.rows import Row, row_of
+from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_all, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
@@ -34,12 +34,12 @@ FIXED = columns("Describe.", ())
 
 
 def rows_of(uri: object, storage: Storage | None = None, wanted: Columns | None = None) -> list[Row]:
-    """The rows of an input, images fetched; the planning pass must see as many."""
+    """The rows of an input as they travel, images fetched; the planning pass must see as many."""
     storage, wanted = storage or Storage(), wanted or columns()
     units = discovery.open_source(str(uri), storage, wanted).units
-    found = [row_of(record, wanted) for unit in units for record in read(unit, storage, wanted)]
+    found = [row_of(record, wanted) for unit in units for record in read_unit(unit, storage, wanted)]
     assert sum(len(scan_unit(unit, storage, wanted).digests) for unit in units) == len(found)
-    return Fetcher(storage, max_bytes=10**7).fetch_rows(found)
+    return Fetcher(storage, max_bytes=10**7).fetch_rows(from_table(to_table(found)))
 
 
 def check(rows: list[Row]) -> None:
@@ -124,7 +124,7 @@ def test_other_columns_fill_the_prompt(tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"key": 7, "pic": "a", "q": "why", "n": 2}])
     wanted = columns("{q}? {{{n}}}", ("q", "n"), id="key", image="pic", question="q")
     [row] = [row_of(record, wanted) for unit in discovery.open_source(str(path), Storage(), wanted).units
-             for record in read(unit, Storage(), wanted)]  # fmt: skip
+             for record in read_unit(unit, Storage(), wanted)]  # fmt: skip
     assert (row.id, row.question, row.prompt, row.images[0].uri) == ("7", "why", "why? {2}", "a")
 
 
@@ -174,7 +174,7 @@ def test_bad_jsonl_lines_cost_only_themselves(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
     assert errors(found) == [None, *["bad_row"] * 6, None]
     assert [row.image for row in found[1:3]] == [f"{unit.uri}#1", f"{unit.uri}#2"]
 
@@ -185,7 +185,7 @@ def test_overlong_lines_are_not_held(tmp_path, monkeypatch):
     (tmp_path / "x.jsonl").write_bytes(good + b"\n" + b"x" * 2**24 + b"\n" + good + b"\n")
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    assert errors([row_of(record, wanted) for record in read(unit, Storage(), wanted)]) == [None, "bad_row", None]
+    assert errors([row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]) == [None, "bad_row", None]
 
 
 BAD_VALUES = [
@@ -212,7 +212,7 @@ def test_bad_values(tmp_path, values, error):
     write_jsonl(tmp_path / "x.jsonl", [{"id": "a", "image": "x", "question": "q"} | values, *ROWS])
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    assert errors([row_of(record, wanted) for record in read(unit, Storage(), wanted)]) == [
+    assert errors([row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]) == [
         error,
         None,
         None,
@@ -225,7 +225,7 @@ def test_a_missing_key_in_one_line_is_a_reject(tmp_path):
     write_jsonl(tmp_path / "x.jsonl", [*ROWS, {"id": "b", "image": "x"}, {"image": "x", "question": "q"}, {"id": "c"}])
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
     assert errors(found)[4:] == ["prompt_incomplete", "missing_id", "image_missing"]
 
 
@@ -233,8 +233,16 @@ def test_unpaired_surrogates_are_replaced(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": "a\\ud800", "image": "i\\udfff", "question": "q\\ud83d!\\u0000"}\n')
     wanted = columns()
     [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    [row] = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+    [row] = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
     assert (row.id, row.images[0].uri, row.prompt) == ("a\ufffd", "i\ufffd", "q\ufffd!\0")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    folder = write_images(tmp_path)
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    bad, *others = sorted(rows_of(folder, wanted=FIXED), key=lambda row: row.reject is None)
+    assert (bad.id, bad.reject.error) == ("caf\ufffd.jpg", "bad_row") and bad.image == f"{folder}/caf\ufffd.jpg"
+    assert len(others) == len(NAMES) and not any(row.reject for row in others)
 
 
 def test_text_that_is_not_utf8_in_parquet(tmp_path):
@@ -313,6 +321,6 @@ def test_a_damaged_header_in_the_middle_of_a_tar_is_no_end_of_it(tmp_path, cut):
     path.write_bytes(data[: third + 100] if cut else data)
     wanted = columns()
     [unit] = discovery.open_source(str(path), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
     assert errors(found)[-1] == "source_unreadable" and errors(found)[:1] == [None]
     assert len(scan_unit(unit, Storage(), wanted).digests) == len(found)

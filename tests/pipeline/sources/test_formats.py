@@ -10,7 +10,7 @@ import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
 from adafv.pipeline.sources.units import Unit
@@ -26,7 +26,7 @@ FAULTS = ("reset_body", "truncated", "short", "slow_down", "denied")  # tests of
 
 
 def rows_of(units: tuple[Unit, ...], storage: Storage, images: bool = True) -> list[Row]:
-    return [row_of(record, COLUMNS) for unit in units for record in read(unit, storage, COLUMNS, images)]
+    return [row_of(record, COLUMNS) for unit in units for record in read_unit(unit, storage, COLUMNS, images)]
 
 
 def check(rows: list[Row]) -> None:
@@ -132,10 +132,10 @@ def test_row_groups_without_a_row_of_use_are_not_read(tmp_path):
     path.write_bytes(data.replace(b"\x02" * 500, b"\x63" * 500))
     [unit] = discovery.open_source(str(path), Storage(), COLUMNS).units
     idle = [True, False, True, True, True, True]
-    found = list(read(unit, Storage(), COLUMNS, idle=idle))
+    found = list(read_unit(unit, Storage(), COLUMNS, idle=idle))
     assert [record.place for record in found] == [f"{path}#{i}" for i in range(8)]
     assert [record.reject for record in found] == [None] * 8
     assert [found[i].columns["id"] for i in (0, 1, 6, 7)] == ["row-0", "row-1", "row-6", "row-7"]
     assert not any(record.columns for record in found[2:6])
-    (damaged, _) = list(read(unit, Storage(), COLUMNS))[2:4]
+    (damaged, _) = list(read_unit(unit, Storage(), COLUMNS))[2:4]
     assert damaged.reject is not None

@@ -18,7 +18,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.worklist import scan_unit
 from adafv.pipeline.sources import discovery, formats, units
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
@@ -47,7 +47,7 @@ def said(*values: str | None) -> list[dict[str, Any]]:
 
 def rows_of(path: Path, columns: Columns) -> list[Row]:
     units = discovery.open_source(str(path), Storage(), columns).units
-    return [row_of(record, columns) for unit in units for record in read(unit, Storage(), columns)]
+    return [row_of(record, columns) for unit in units for record in read_unit(unit, Storage(), columns)]
 
 
 def asked(tmp_path: Path, columns: Columns, *records: dict[str, Any]) -> list[Row]:
@@ -299,7 +299,7 @@ def units_of(path: Path, columns: Columns = TALK) -> Sequence[Unit]:
 def test_both_passes_count_alike_in_every_format(tmp_path, kind):
     [unit] = units_of(write(tmp_path, kind))
     for images in (False, True):
-        assert [row_of(record, TALK).id for record in read(unit, Storage(), TALK, images)] == EXPANDED
+        assert [row_of(record, TALK).id for record in read_unit(unit, Storage(), TALK, images)] == EXPANDED
     assert len(scan_unit(unit, Storage(), TALK).digests) == len(EXPANDED)
 
 
@@ -310,7 +310,7 @@ def test_row_groups_of_which_all_questions_are_done_are_passed_over(tmp_path, do
     read_group = formats._read_group
     monkeypatch.setattr(formats, "_read_group", lambda file, group, wanted, narrow: (
         opened.append(group) if "image" in wanted else None, read_group(file, group, wanted, narrow))[1])  # fmt: skip
-    found = list(read(unit, Storage(), TALK, idle=idle))
+    found = list(read_unit(unit, Storage(), TALK, idle=idle))
     assert [row_of(r, TALK).id for r, idly in zip(found, idle, strict=True) if not idly] == [
         id for id, idly in zip(EXPANDED, idle, strict=True) if not idly
     ]
@@ -332,9 +332,9 @@ def damaged(path: Path, column: str) -> Path:
 
 def test_damaged_images_cost_their_rows_and_both_passes_still_count_alike(tmp_path):
     [unit] = units_of(damaged(tmp_path / "rows.parquet", "image"))
-    rows = [row_of(record, TALK) for record in read(unit, Storage(), TALK)]
+    rows = [row_of(record, TALK) for record in read_unit(unit, Storage(), TALK)]
     assert [row.id for row in rows] == EXPANDED
-    assert [row_of(r, TALK).id for r in read(unit, Storage(), TALK, images=False)] == EXPANDED
+    assert [row_of(r, TALK).id for r in read_unit(unit, Storage(), TALK, images=False)] == EXPANDED
     assert [row.id for row in rows if row.reject] == [id for id in EXPANDED if id[:2] in ("r3", "r4", "r5")]
     assert {row.reject.error for row in rows if row.reject} == {"source_unreadable"}
 
@@ -344,11 +344,28 @@ def test_where_damage_hides_how_many_questions_there_are_no_later_row_takes_anot
     for a moment in one pass only, each of its rows would have the verdict of another."""
     [unit] = units_of(damaged(tmp_path / "rows.parquet", "conversations"))
     for images in (False, True):
-        *rows, last = (row_of(record, TALK) for record in read(unit, Storage(), TALK, images))
+        *rows, last = (row_of(record, TALK) for record in read_unit(unit, Storage(), TALK, images))
         assert [row.id for row in rows] == EXPANDED[:6]
         assert last.id is None and last.reject is not None and last.reject.error == "source_unreadable"
     scan = scan_unit(unit, Storage(), TALK)
     assert len(scan.digests) == 7 and scan.unread == [6], "so what this run finds there is left for the next"
+
+
+def test_a_run_reads_as_many_questions_before_the_damage_as_the_plan_saw(tmp_path):
+    """In one row group, whose rows a run counts to see whether it needs them."""
+    path = tmp_path / "rows.parquet"
+    rows = [{"id": f"r{i}", "image": "a.jpg", "question": [f"{i}?" * 50, "why?"]} for i in range(200)]
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="none", data_page_size=1000, write_batch_size=10,
+                   use_dictionary=False, write_statistics=False, write_page_checksum=True)  # fmt: skip
+    data = bytearray(path.read_bytes())
+    data[data.index(b"150?150?") + 5] ^= 0xFF
+    path.write_bytes(data)
+    [unit] = units_of(path, LIST)
+    planned = len(scan_unit(unit, Storage(), LIST).digests)
+    found = list(read_unit(unit, Storage(), LIST, idle=[False] * planned))
+    assert len(found) == planned > 200 and [record.reject is None for record in found] == [True] * (planned - 1) + [
+        False
+    ]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_view(pa.string())])
@@ -357,7 +374,7 @@ def test_a_parquet_list_of_questions(tmp_path, kind):
     pq.write_table(pa.table({"id": ["a"], "image": ["x"], "question": pa.array([["b", "c"]], kind)}), path)
     [unit] = units_of(path, LIST)
     for images in (False, True):
-        assert [row_of(r, LIST).id for r in read(unit, Storage(), LIST, images)] == ["a/1", "a/2"]
+        assert [row_of(r, LIST).id for r in read_unit(unit, Storage(), LIST, images)] == ["a/1", "a/2"]
 
 
 @pytest.mark.parametrize(
@@ -395,5 +412,5 @@ def test_usage(tmp_path):
         discovery.open_source(str(path), Storage(), LIST)
     with pytest.raises(UsageError, match=r"no column 'talk'; --conversations-column must be one of"):
         discovery.open_source(str(path), Storage(), named("", (), "talk"))
-    with pytest.raises(UsageError, match=r"--prompt is 'Describe.'; it must be a template that names \{question\}"):
+    with pytest.raises(UsageError, match=r"--prompt is 'Describe.'; it must be a template with \{question\}"):
         JobOptions(input=("a",), output="b", conversations_column="conversations", prompt="Describe.")

@@ -89,7 +89,7 @@ def store(s3, monkeypatch) -> Iterator[FaultyStore]:
     monkeypatch.setattr(Sink.__init__, "__defaults__", (5, *Sink.__init__.__defaults__[1:]))
     monkeypatch.setattr(retry, "pause", lambda *_: 0.1)
     monkeypatch.setattr(Lease.__init__, "__defaults__", (60.0,))
-    monkeypatch.setattr(lease, "_alive", lambda pid, born: False)
+    monkeypatch.setattr(lease, "_gone", lambda pid, born: True)
     with FaultyStore(s3.endpoint) as store:
         yield store
 

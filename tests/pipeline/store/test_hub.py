@@ -13,7 +13,7 @@ from huggingface_hub import close_session
 
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.sources import discovery
-from adafv.pipeline.sources.formats import read
+from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import row_of
 from adafv.pipeline.store.hub import CONVERTED, pin
@@ -50,7 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
 
 def ids(*uris: str) -> list[str]:
     units = [unit for uri in uris for unit in discovery.open_source(uri, Storage(), COLUMNS).units]
-    rows = [row_of(record, COLUMNS) for unit in units for record in read(unit, Storage(), COLUMNS)]
+    rows = [row_of(record, COLUMNS) for unit in units for record in read_unit(unit, Storage(), COLUMNS)]
     assert all(row.images[0].data in SOUND.values() for row in rows), rows
     return [row.id or "" for row in rows]
 
@@ -106,9 +106,9 @@ def test_only_what_is_needed_is_downloaded(hub):
     """Ids without images, and images without other columns, by ranges."""
     hub.commit("org/large", {"data.parquet": parquet(0, rows=8, ballast=10**6)})
     unit = discovery.open_source(pin(["hf://datasets/org/large"])[0], Storage(), COLUMNS).units[0]
-    assert len(list(read(unit, Storage(), COLUMNS, images=False))) == 8
+    assert len(list(read_unit(unit, Storage(), COLUMNS, images=False))) == 8
     assert hub.read("org/large") < 300_000
-    assert len(list(read(unit, Storage(), COLUMNS))) == 8
+    assert len(list(read_unit(unit, Storage(), COLUMNS))) == 8
     assert hub.read("org/large") < 10**6 < len(hub.files("org/large")["data.parquet"]) / 8 + 10**5
 
 
@@ -150,7 +150,7 @@ def test_a_hub_that_is_away_passes(hub, monkeypatch, tmp_path, capsys):
     unit = discovery.open_source(pinned[0], Storage(), COLUMNS).units[0]
     hub.down = True
     assert main([*arguments, "hf://datasets/org/plain"]) == 1 and "503 for org/plain" in capsys.readouterr().err
-    (record,) = read(unit, Storage(), COLUMNS)
+    (record,) = read_unit(unit, Storage(), COLUMNS)
     assert record.reject is not None and record.reject.retryable and "503 for org/plain" in record.reject.message
     hub.__exit__()
     close_session()
@@ -165,9 +165,9 @@ def test_rows_without_ids_have_the_files_name_in_the_data_set_and_their_number(h
     for uri in ("hf://datasets/org/plain/data/train-0.parquet", "hf://datasets/org/plain/data/tr*"):
         units = discovery.open_source(pin([uri])[0], Storage(), wanted).units
         for images in (False, True):
-            rows = [r.columns["@row"] for unit in units for r in read(unit, Storage(), wanted, images=images)]
+            rows = [r.columns["@row"] for unit in units for r in read_unit(unit, Storage(), wanted, images=images)]
             assert rows == [f"data/train-0.parquet#{i}" for i in range(4)]
-        (some,) = read(units[1], Storage(), replace(wanted, where="id == 'r3'"))
+        (some,) = read_unit(units[1], Storage(), replace(wanted, where="id == 'r3'"))
         assert some.columns["@row"] == "data/train-0.parquet#3"
         hub.commit("org/plain", {"more": b""})
 
@@ -178,7 +178,7 @@ def test_lines_without_ids(tmp_path):
     wanted = replace(COLUMNS, id="@row")
     for uri, name in ((tmp_path, "sub/a.jsonl"), (tmp_path / "sub/a.jsonl", "a.jsonl")):
         (unit,) = discovery.open_source(str(uri), Storage(), wanted).units
-        rows = [row_of(record, wanted) for record in read(unit, Storage(), wanted)]
+        rows = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
         assert [row.id for row in rows] == [f"{name}#0", None, f"{name}#2"]
     with pytest.raises(UsageError, match=r"no column 'id'; --id-column must be one of image, or @row"):
         discovery.open_source(str(tmp_path), Storage(), COLUMNS)

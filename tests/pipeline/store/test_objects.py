@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline.store import objects, retry
-from adafv.pipeline.store.objects import ATTEMPTS, BLOCK, WHOLE
+from adafv.pipeline.store.objects import ATTEMPTS, READ_AHEAD, WHOLE
 from adafv.pipeline.store.storage import Storage
 from tests.faulty_store import Fault, FaultyStore
 
@@ -74,13 +74,13 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_mixture(place, s3):
 def test_large_objects_are_read_in_blocks(place, s3, monkeypatch):
     store, filesystem, path = place
     monkeypatch.setattr(objects, "WHOLE", 2**20)
-    monkeypatch.setattr(objects, "BLOCK", 2**19 + 1)
+    monkeypatch.setattr(objects, "READ_AHEAD", 2**19 + 1)
     store.faults = (Fault("short", after=2, first=1),)
     with filesystem.open_input_stream(path) as stream:
         pieces = [stream.read(1000), stream.read(2**20), stream.read()]
     assert [len(piece) for piece in pieces[:2]] == [1000, 2**20] and b"".join(pieces) == DATA
     assert store.count("short") == 1
-    assert BLOCK < WHOLE, "what is checked against its MD5 is what is held in memory"
+    assert READ_AHEAD < WHOLE, "what is checked against its MD5 is what is held in memory"
 
 
 def test_parquet(place, s3):

@@ -142,7 +142,7 @@ def test_other_names_are_no_hub_ids(tmp_path, monkeypatch):
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     options = JobOptions(input=("x",), output="y", model=str(tmp_path), revision="main")
-    with pytest.raises(UsageError, match=r"--revision is 'main', and --model .* is no hub id"):
+    with pytest.raises(UsageError, match=r"--revision is 'main', but --model .* isn't a hub id"):
         with_commit(options)
 
 

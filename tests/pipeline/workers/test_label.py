@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -11,16 +9,17 @@ from transformers import AutoTokenizer
 from adafv.engine import EngineOptions
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.record.prices import Tariff
+from adafv.pipeline.schema import labels_schema
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of, to_table
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers import label as worker
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
-from tests.pipeline.pictures import SOUND
+from tests import tiny_qwen
+from tests.pipeline.pictures import SOUND, encoded, picture
 
 
-def stages(tiny_model, engine: EngineOptions, reuses: bool = False) -> tuple[Preparing, Labelling]:
+def stages(tiny_model, engine: EngineOptions) -> tuple[Preparing, Labelling]:
     """What a row passes between the fetcher and the sink, without its processes."""
     prepare = Preparing(
         Preparation(
@@ -31,7 +30,7 @@ def stages(tiny_model, engine: EngineOptions, reuses: bool = False) -> tuple[Pre
     tariff = Tariff(None, (), 1)
     options = WorkerOptions(
         model="m", path=str(tiny_model), engine=engine, storage=Storage(), run_id="run", tariff=tariff, threads=1,
-        batch_timeout=60.0, handler=Labelling, reuses=reuses,
+        batch_timeout=60.0, handler=Labelling,
     )  # fmt: skip
     return prepare, Labelling(options)
 
@@ -66,59 +65,17 @@ def test_thresholds_go_by_a_column_of_the_input(tiny_model):
     assert [row["looks"] for row in results] == [2, 1, 2, 1, 1, 1]
 
 
-def counting(label: Callable, asked: list[str]) -> Callable:
-    def counted(samples: list, *rest: object) -> list:
-        asked.extend(sample.id for sample in samples)
-        return label(samples, *rest)
-
-    return counted
-
-
-def test_a_row_that_repeats_another_has_its_label_and_costs_nothing(tiny_model, monkeypatch):
-    """In a batch and in later ones, whatever the ids and the images' names; other pictures and prompts are labelled.
-    All labels are what they are without reuse."""
-
-    def row(id: str, picture: str, word: str) -> Row:
-        return Row(id, f"{id}.png", (RowImage(f"{id}.png", data=SOUND[picture]),), question=word, prompt=word)
-
-    png, jpg = "plain.png", "plain.jpg"
-    batches = [
-        [row("a", png, "w1"), row("b", png, "w2"), row("c", png, "w1"), row("d", jpg, "w1")],
-        [row("e", png, "w1"), row("f", png, "w3"), row("g", png, "w3")],
-        [row("h", png, "w1"), row("i", png, "w2")],
-    ]
-    found: dict[bool, list[dict]] = {}
-    asked: list[str] = []
-    for reuses in (False, True):
-        prepare, labelling = stages(tiny_model, EngineOptions(keep=0.5, max_new_tokens=4), reuses)
-        monkeypatch.setattr(labelling._engine, "label", counting(labelling._engine.label, asked))
-        tables = [labelling(prepare(to_table(batch), lambda: None), lambda: None) for batch in batches]
-        found[reuses] = [one for table in tables for one in table.to_pylist()]
-    assert "".join(asked) == "abcdefghi" + "abdf"
-    originals = {row["id"]: row["duplicate_of"] for row in found[True] if row["duplicate_of"]}
-    assert originals == {"c": "a", "e": "a", "g": "f", "h": "a", "i": "b"}
-    same = ("id", "image", "question", "prompt", "answer", "mean_logprob", "kept_indices", "finish_reason", "grid")
-    assert [[row[n] for n in same] for row in found[True]] == [[row[n] for n in same] for row in found[False]]
-    assert [row["images"][0]["image"] for row in found[True]] == [f"{id}.png" for id in "abcdefghi"]
-    free = [row for row in found[True] if row["duplicate_of"]]
-    assert {(row["gpu_seconds"], row["decode_ms"], row["batch_size"]) for row in free} == {(0.0, 0.0, None)}
-    assert not any(row["duplicate_of"] for row in found[False])
-
-
-def test_a_worker_forgets_what_it_has_not_used_for_longest(tiny_model, monkeypatch):
-    monkeypatch.setattr(worker, "KNOWN", 2)
-    prepare, labelling = stages(tiny_model, EngineOptions(keep=0.5, max_new_tokens=1), reuses=True)
-
-    def ask(id: str, word: str) -> str | None:
-        asked = Row(id, "x.png", (RowImage("x.png", data=SOUND["plain.png"]),), question=word, prompt=word)
-        [result] = labelling(prepare(to_table([asked]), lambda: None), lambda: None).to_pylist()
-        return result["duplicate_of"]
-
-    assert [ask(str(n), word) for n, word in enumerate(["w1", "w2", "w1", "w3", "w1", "w2"])] == [
-        None,
-        None,
-        "0",
-        None,
-        "0",
-        None,
-    ]
+def test_a_label_says_by_how_much_its_images_were_shrunk(tmp_path):
+    model = tiny_qwen.build(tmp_path, tiny_qwen.QwenShape())
+    prepare, labelling = stages(model, EngineOptions(keep=0.5, max_new_tokens=1, max_image_tokens=9))
+    images = [picture(64, 64), picture(48, 8)]
+    shown = tuple(RowImage(f"{n}.png", data=encoded(image, "PNG")) for n, image in enumerate(images))
+    asked = [Row("a", "0.png", shown, question="w1", prompt="w1"), Row("b", "1.png", shown[1:], prompt="w1")]
+    first, second = labelling(prepare(to_table(asked), lambda: None), lambda: None).to_pylist()
+    assert first["image_scales"][0] == pytest.approx(0.42, abs=0.02) and first["image_scales"][1:] == [1.0]
+    assert [part["visual_tokens"] for part in first["images"]] == [9, 6]
+    assert [(part["width"], part["height"]) for part in first["images"]] == [(64, 64), (48, 8)], "as they were before"
+    assert second["image_scales"] == [1.0]
+    for most, there in ((None, False), (9, True)):
+        options = JobOptions.of(input=("in",), output="out", max_image_tokens=most)
+        assert ("image_scales" in labels_schema(optional=options.optional_columns).names) is there

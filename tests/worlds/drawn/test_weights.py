@@ -147,7 +147,7 @@ def test_tokens_on_the_objects_are_enough(model):
     background = small_object_accuracy(model, (batch.order >= 0) & ~on_object)
     assert kept >= 0.93
     assert random < kept - 0.03
-    # Not lower: the tower spreads what it sees into the tokens around (docs/testbed.md, "no evidence for").
+    # Not lower: the tower spreads what it sees into the tokens around (docs/worlds.md, "no evidence for").
     assert background < kept - 0.2
 
 

@@ -45,7 +45,7 @@ def make_parts(stand_ins, kept):
     def tower() -> Dinov2Model:
         torch.manual_seed(0)
         config = Dinov2Config(hidden_size=WIDTH, num_hidden_layers=8, num_attention_heads=2, image_size=336)
-        return Dinov2Model(config).bfloat16().eval()
+        return Dinov2Model(config).eval()
 
     def make() -> Parts:
         torch.manual_seed(0)
