@@ -33,6 +33,7 @@ class WorkerStatus:
         wanted: how many workers Ray Data wants, the live ones included.
         units: the cluster's GPUs, or its CPUs for CPU workers; `free`: the unused ones.
         unlisted: actors that rows have come from and that Ray doesn't list, dead or alive.
+        ended: actors that Ray Data has ended. It starts a lost worker's actor again.
     """
 
     alive: frozenset[tuple[str, int]]
@@ -40,6 +41,7 @@ class WorkerStatus:
     units: float
     free: float
     unlisted: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
 
 
 class Roster:
@@ -96,4 +98,5 @@ def worker_status(
         if actor["State"] != DEAD and (worker in actor["ActorClassName"] or id in reporting)
     ]
     alive = frozenset((actor["ActorID"], actor["Pid"]) for actor in ours if actor["State"] == ALIVE)
-    return WorkerStatus(alive, len(ours), units, free, frozenset(reporting) - listed.keys())
+    ended = frozenset(id for id in reporting if id in listed and listed[id]["State"] == DEAD)
+    return WorkerStatus(alive, len(ours), units, free, frozenset(reporting) - listed.keys(), ended)

@@ -116,7 +116,7 @@ class Progress:
         """Log how far the run is; or, without workers, what it is waiting for."""
         seen, now = self._roster.status(), time.monotonic()
         if self._tally.rows < self._to_do:  # after the last row, Ray takes the workers away
-            self._tally.note_gone(seen.alive, time.time(), seen.unlisted)
+            self._tally.note_gone(seen.alive, time.time(), seen.unlisted, seen.ended)
         if seen.wanted and not seen.alive:
             self._alone = now if self._alone is None else self._alone
             LOG.info(self._roster.waiting_message(seen, now - self._alone))

@@ -190,7 +190,7 @@ class RunRecord:
         return {
             "plan_seconds": _rounded(self.plan_seconds),
             "workers": len(self.tally.workers),
-            "workers_gone": len(self.tally.gone),
+            "workers_gone": self.tally.lost,
             **{
                 f"{step}_seconds": {"median": _rounded(median(seconds)), "most": _rounded(max(seconds))}
                 for step, seconds in self.tally.start_seconds().items()

@@ -83,6 +83,7 @@ class Tally:
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
     actors: dict[str, str] = field(default_factory=dict)  # name: Ray's name of it
     gone: dict[str, float] = field(default_factory=dict)  # name: when it was first missing
+    lost: int = 0  # how many of those Ray Data has not ended itself
     starts: dict[str, tuple[float, ...]] = field(default_factory=dict)  # name: seconds of `schema.STARTING`
     spans: dict[str, Span] = field(default_factory=dict)  # name: from its first batch to its last
 
@@ -138,12 +139,20 @@ class Tally:
         mean = sum(known) / len(known) if known else tariff.of(None, None) or 0.0
         return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
 
-    def note_gone(self, alive: Collection[tuple[str, int]], now: float, unlisted: Collection[str] = ()) -> None:
-        """Note which workers are not `alive`, by actor and process number. `unlisted` actors may be alive."""
+    def note_gone(
+        self,
+        alive: Collection[tuple[str, int]],
+        now: float,
+        unlisted: Collection[str] = (),
+        ended: Collection[str] = (),
+    ) -> None:
+        """Note which workers are not `alive`, by actor and process number. `unlisted` actors may be alive; `ended` ones
+        are gone, but not lost."""
         for name, actor in self.actors.copy().items():
             there = actor in unlisted or (actor, int(name.rpartition("/")[2])) in alive
             if name not in self.gone and not there:
                 self.gone[name] = now
+                self.lost += actor not in ended
 
     def start_seconds(self) -> dict[str, list[float]]:
         """The seconds that each worker took, by step of `schema.STARTING`."""

@@ -46,7 +46,7 @@ def test_status_is_of_workers_alone():
 def test_those_that_rows_come_from_are_workers_by_any_name():
     actors = [actor("a", "ALIVE", name=""), actor("b", "DEAD", name=""), actor("c", "ALIVE", name="")]
     seen = worker_status(actors, "LabelWorker", ("a", "b", "z"), 2.0, 1.0)
-    assert seen == WorkerStatus(frozenset({("a", 7)}), 1, 2.0, 1.0, unlisted=frozenset({"z"}))
+    assert seen == WorkerStatus(frozenset({("a", 7)}), 1, 2.0, 1.0, frozenset({"z"}), frozenset({"b"}))
 
 
 class Echo:
