@@ -26,7 +26,7 @@ SUMMED = ("batch_size", *(name for name in tally.SUMMED if name != "cost_usd")) 
 # Columns read for all rows; and for those that stand out: the JSON's, and the page's besides.
 READ = (
     "id", *SUMMED, "mean_logprob", "finish_reason", "flags", "strategy", "run_id", "labelled_at", "from_text",
-    "from_saliency", "looks", "answer", "first_answer",
+    "from_saliency", "looks", "answer", "first_answer", "audit_answer",
 )  # fmt: skip
 SHOWN = ("id", "image", "question", "answer", "mean_logprob", "gpu_seconds", "kept_tokens", "visual_tokens")
 DRAWN = (
@@ -64,7 +64,7 @@ class SecondLooks:
     def __init__(self) -> None:
         self.rows = self.changed = 0
         self.revised = TopRows(["file", "row"])
-        self._once, self._seconds = Subtotal(), 0.0
+        self._once, self._twice = Subtotal(), Subtotal()  # without reused labels
 
     def add(self, batch: pa.RecordBatch, seconds: np.ndarray, keys: np.ndarray) -> None:
         """`batch` has the columns `READ`; `keys`: float64 [N], the smallest are sampled."""
@@ -73,8 +73,8 @@ class SecondLooks:
         changed = again & other.to_numpy(zero_copy_only=False)
         self.rows += int(again.sum())
         self.changed += int(changed.sum())
-        self._seconds += float(seconds[again].sum())
-        self._once.add(int((~again).sum()), float(seconds[~again].sum()))
+        for part, looked in ((self._once, ~again), (self._twice, again)):
+            part.add(int(np.count_nonzero(seconds[looked])), float(seconds[looked].sum()))
         self.revised.add(batch, np.where(changed, keys, np.nan))
 
     @property
@@ -83,7 +83,7 @@ class SecondLooks:
         look."""
         if not self._once.rows:
             return None if self.rows else 0.0
-        return self._seconds - self.rows * self._once.gpu_seconds / self._once.rows
+        return self._twice.gpu_seconds - self._twice.rows * self._once.gpu_seconds / self._once.rows
 
 
 class LabelFigures:
@@ -95,6 +95,7 @@ class LabelFigures:
         minutes: by run, and by minute since 1970.
         timeline: when they were made.
         strategies: labels and gpu-seconds by strategy.
+        worked: the same without reused labels, by strategy and whether the label was asked unpruned as well.
         finished: answers by finish reason; `flags`: answers by flag.
         confidence: answers by mean token probability, in `BINS` equal bins from 0 to 1.
         latency: labels by seconds: `PER_DECADE` bins per power of ten from `DECADES[0]` on.
@@ -111,6 +112,7 @@ class LabelFigures:
         self.minutes: dict[str, dict[int, Subtotal]] = defaultdict(lambda: defaultdict(Subtotal))
         self.timeline = Timeline()
         self.strategies: dict[str, Subtotal] = defaultdict(Subtotal)
+        self.worked: dict[tuple[str, bool], Subtotal] = defaultdict(Subtotal)
         self.finished: dict[str, int] = defaultdict(int)
         self.flags: Counter[str] = Counter()
         self.confidence = np.zeros(BINS, dtype=np.int64)
@@ -144,15 +146,19 @@ class LabelFigures:
 
     def _group(self, batch: pa.RecordBatch, seconds: np.ndarray) -> None:
         """Add to the sums by run and minute, by strategy and by finish reason."""
+        pruned = pc.less(batch.column("kept_tokens"), batch.column("visual_tokens")).fill_null(False)
+        audited = pc.and_(pc.is_valid(batch.column("audit_answer")), pruned)  # whole, it is its own audit
         times = batch.column("labelled_at").cast(pa.int64())
         self.timeline.add(times.drop_null().to_numpy() // SECOND)
         minutes = pc.divide(times, 60 * SECOND)
         named = {name: batch.column(name).fill_null("") for name in ("run_id", "strategy", "finish_reason")}
-        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds})
+        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds, "audited": audited})
         for (run_id, minute), rows, spent in _grouped(table, "run_id", "minute"):
             self.minutes[run_id][minute].add(rows, spent)
         for (strategy,), rows, spent in _grouped(table, "strategy"):
             self.strategies[strategy].add(rows, spent)
+        for key, rows, spent in _grouped(table.filter(pc.greater(table["seconds"], 0)), "strategy", "audited"):
+            self.worked[key].add(rows, spent)
         for (reason,), rows, _ in _grouped(table, "finish_reason"):
             self.finished[reason] += rows
 

@@ -200,9 +200,11 @@ def make_report(
     labels = read_figures(uri, storage)
     output = open_output(os.fspath(uri), storage)
     held = _held(read_runs(output), labels)
-    rates = [price_of(each.run, price_per_hour, prices) for each in held]
-    unpriced = {each.run.run_id: rate.why for each, rate in zip(held, rates, strict=True) if rate.usd_per_hour is None}
-    cost = None if unpriced else _cost(held, labels, rates)
+    costly = _costly(held, labels)
+    rates = [price_of(each.run, price_per_hour, prices) for each in costly]
+    unpriced = dict.fromkeys(labels.minutes.keys() - {each.run.run_id for each in held}, "runs/ has no record of it")
+    unpriced |= {one.run.run_id: rate.why for one, rate in zip(costly, rates, strict=True) if rate.usd_per_hour is None}
+    cost = None if unpriced else _cost(costly, labels, rates, exact=all(each.exact for each in held))
     known = [each.run for each in held if each.run.run_id in labels.minutes]
     sizes = {None if run.config.get("audit") else run.sizes for run in known}
     return Report(output.uri, held, labels, count, cost, unpriced, rejects.rows(), saved(labels, sizes))
@@ -221,7 +223,17 @@ def _held(runs: Sequence[RecordedRun], labels: LabelFigures) -> list[Held]:
     return held
 
 
-def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> Cost:
+def _costly(held: Sequence[Held], labels: LabelFigures) -> list[Held]:
+    """The runs that held workers. One with nothing to do held none, and needs no price."""
+    busy = {each.run.run_id for each in held if each.worker_seconds}
+    return [
+        each
+        for each in held
+        if each.worker_seconds or (each.run.run_id not in busy and labels.gpu_seconds(each.run.run_id))
+    ]
+
+
+def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate], exact: bool) -> Cost:
     """The cost of runs with known prices. Runs of one name share its labels, and the last one's price."""
     by_name: dict[str, list[tuple[Held, float]]] = {}
     for each, rate in zip(held, rates, strict=True):
@@ -230,11 +242,11 @@ def _cost(held: Sequence[Held], labels: LabelFigures, rates: Sequence[Rate]) -> 
     for name, executions in by_name.items():
         used = labels.gpu_seconds(name)
         spent = sum(each.worker_seconds * usd for each, usd in executions)
-        exact, last = all(each.exact for each, _ in executions), executions[-1][1]
+        ended, last = all(each.exact for each, _ in executions), executions[-1][1]
         attributed += used * last / 3600
         # Without a known end, workers were held at least as long as the labels took.
-        true += (spent if exact else max(spent, used * last)) / 3600
-    return Cost(attributed, true, all(each.exact for each in held))
+        true += (spent if ended else max(spent, used * last)) / 3600
+    return Cost(attributed, true, exact)
 
 
 def summary(report: Report) -> str:

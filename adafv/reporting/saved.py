@@ -1,14 +1,15 @@
 """What pruning saved, compared with the same work without it.
 
 **Measured** if there are labels made without pruning (`none`), in the output or the one it is compared with: worker
-seconds per sample against each other.
+seconds per sample against each other, without audited rows, whose times are two prompts', and reused labels, which
+took none.
 
 **Estimated** otherwise. Encoding takes the same time, and without pruning nothing is selected. Prefill time scales with
 floating-point operations, since many positions go through the model at once; decoding with the bytes read, weights and
 the keys and values of earlier positions. Both are counted from the model's sizes (`adafv.counting`) at the labels' mean
 lengths, and scale the measured times. Restored newline embeddings are not counted. There is no estimate if rows had
-second looks, whose labels count the second look's tokens only, with an audit, whose times are two prompts', or for
-small models, whose time is overhead.
+second looks, whose labels count the second look's tokens only, with an audit, or for small models, whose time is
+overhead.
 docs/report.md compares estimates with measurements.
 """
 
@@ -31,7 +32,7 @@ class Saved:
 
     Attributes:
         how: `measured` or `estimated`.
-        samples: labelled with pruning.
+        samples: labelled with pruning, and not reused.
     """
 
     how: str
@@ -67,14 +68,15 @@ def saved(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None
 
 def measured(pruned: LabelFigures, unpruned: LabelFigures) -> Saved | None:
     """The pruned labels of one output against the unpruned ones of the other; None if either has none."""
-    ours, theirs = Subtotal(), unpruned.strategies.get(UNPRUNED, Subtotal())
-    for strategy, part in pruned.strategies.items():
-        if strategy != UNPRUNED:
-            ours.rows += part.rows
-            ours.gpu_seconds += part.gpu_seconds
-    if not ours.gpu_seconds or not theirs.gpu_seconds:
+    ours, theirs, audited = Subtotal(), unpruned.worked.get((UNPRUNED, False), Subtotal()), 0
+    for (strategy, twice), part in pruned.worked.items():
+        if strategy != UNPRUNED and twice:
+            audited += part.rows
+        elif strategy != UNPRUNED:
+            ours.add(part.rows, part.gpu_seconds)
+    if not ours.rows or not theirs.rows:
         return None
-    return Saved("measured", ours.rows, ours.gpu_seconds / ours.rows, theirs.gpu_seconds / theirs.rows)
+    return Saved("measured", ours.rows + audited, ours.gpu_seconds / ours.rows, theirs.gpu_seconds / theirs.rows)
 
 
 def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved | None:

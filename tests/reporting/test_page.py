@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_says_by_what_and_counts_as_ended(tmp_path):
 
 
 def test_an_output_without_labels_or_prices(tmp_path):
-    text = " ".join(page(tmp_path, []).words)
+    text = " ".join(page(tmp_path, [], worker_seconds=1.0).words)
     assert "give --price-per-hour or --prices" in text
 
 

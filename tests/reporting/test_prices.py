@@ -12,7 +12,7 @@ from adafv.reporting.prices import Rate, price_of
 from adafv.reporting.report import make_report, summary
 from adafv.reporting.runs import read_runs
 from tests.pipeline.record.test_prices import TABLE
-from tests.reporting.outputs import run, write
+from tests.reporting.outputs import label, run, write
 
 
 def on(device: str, instance: str | None = None, workers: int = 1) -> dict:
@@ -72,7 +72,8 @@ def test_spot_prices_are_others_and_not_all_are_there(tmp_path):
 def test_the_summary_says_why(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text(TABLE)
-    uri = write(tmp_path / "out", [], [run("r1", devices=[on("B")]), run("r2", 9, devices=[on("A")])])
+    busy = [run(name, devices=[on(device)], worker_seconds=1.0) for name, device in (("r1", "B"), ("r2", "A"))]
+    uri = write(tmp_path / "out", [], busy)
     text = summary(make_report(uri, prices=read_prices(path)))
     assert "for the workers of r1\n" in text and "small 3, large 2.5" in text
     text = summary(make_report(uri))
@@ -85,3 +86,17 @@ def test_a_run_with_prices_by_device_has_their_mean_over_its_time(tmp_path):
     uri = write(tmp_path / "out", [], [run(devices=[on("A")], usd=0.5, worker_seconds=900.0)])
     [read] = read_runs(LocalOutput(uri))
     assert price_of(read, None, read_prices(tmp_path / "prices.yaml")) == Rate(2.0)
+
+
+def test_a_run_that_held_no_worker_needs_no_price(tmp_path):
+    """Such as the same command once more, under another name or the same, when all is done; or one killed at once."""
+    idle = [run("r2", 900), run("r3", 1800, status="running"), run("r1", 2700)]
+    busy = run("r1", devices=[on("A")], usd=0.5, worker_seconds=900.0, earlier=[])
+    runs = [idle[2] | {"earlier": [busy]}, *idle[:2]]
+    cost = make_report(write(tmp_path / "out", [label("a", 450.0)], runs)).cost
+    assert cost is not None and (cost.attributed, cost.true, cost.exact) == (0.25, 0.5, False)
+
+
+def test_labels_of_a_run_without_a_record_have_no_known_cost(tmp_path):
+    report = make_report(write(tmp_path / "out", [label("a", run="lost")], [run(price=1.0, worker_seconds=9.0)]), 2.0)
+    assert report.cost is None and report.unpriced == {"lost": "runs/ has no record of it"}

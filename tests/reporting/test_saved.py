@@ -43,6 +43,18 @@ def test_measured_within_an_output(tmp_path):
     assert "7.0000 USD" in render(report) and "measured; unpruned takes 2.40 times as long" in render(report)
 
 
+def test_what_is_measured_leaves_audits_and_reused_labels_out(tmp_path):
+    """An audited row took two prompts, a reused label none. A whole one is its own audit."""
+    audited = label("twice", 9.0, audit_answer="red")
+    whole = label("whole", 3.0, strategy="none", kept_tokens=100, audit_answer="red")
+    labels = [*pruned(3), audited, label("again", 0.0), *unpruned(1), label("nothing", 0.0, strategy="none"), whole]
+    found = make_report(write(tmp_path / "out", labels, [run()])).as_json()
+    assert (found["saved"]["pruned_s_a_sample"], found["saved"]["unpruned_s_a_sample"]) == (1.0, 3.0)
+    assert (found["saved"]["samples"], found["saved"]["seconds"]) == (4, 8.0)
+    assert found["by_strategy"]["adafv"] == {"labelled": 5, "gpu_seconds": 12.0}
+    assert make_report(write(tmp_path / "all", [audited, whole], [run()])).saved is None, "only audited rows"
+
+
 def test_measured_against_another_output(tmp_path):
     first = make_report(write(tmp_path / "a", pruned(3), [run() | KNOWN]))
     other = make_report(write(tmp_path / "b", unpruned(3), [run() | KNOWN]))

@@ -41,6 +41,12 @@ def test_how_many_and_what_it_took(report):
     json.dumps(report.as_json(), allow_nan=False)
 
 
+def test_reused_labels_took_nothing(tmp_path):
+    labels = [label("a"), label("a2", 0.0), again("b", 3.0), again("b2", 0.0)]
+    found = make_report(write(tmp_path / "out", labels, [run(input=4)])).as_json()["second_looks"]
+    assert (found["asked_again"], found["gpu_seconds"]) == (2, 2.0)
+
+
 def test_an_output_without_any_says_nothing(tmp_path):
     report = make_report(write(tmp_path / "out", [label("a"), label("b")], [run(input=2)]))
     assert report.as_json()["second_looks"]["asked_again"] == 0
