@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +84,7 @@ class Processing:
         self._takes_strings = False
         self._takes_strings = chat_template is not None and not self._writes_parts()
         self.placeholder = self.find_placeholder()
-        self._frame = lru_cache(maxsize=16)(self._render)
-        if self._frame((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
+        if self._render((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
             raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
         self.fitted = lru_cache(maxsize=4096)(self._fitted)
@@ -150,7 +149,7 @@ class Processing:
         """
         *earlier, last = turns
         asked = Turn(last.role, tuple(None if part is None else _MARKER for part in last.parts))
-        text, frame = self._render(turns), self._frame((*earlier, asked))
+        text, frame = self._render(turns), self._render((*earlier, asked))  # at the same time: some write the date
         if text.count(self.placeholder) == len(images):  # else a text brings its own, which the caller refuses
             texts = [self.image_text(geometry) for geometry in images]
             text, frame = (_with_texts(each, self.placeholder, texts) for each in (text, frame))
@@ -189,10 +188,10 @@ class Processing:
         """Whether a prompt ends in white space. Otherwise answers begin with a space."""
         return self._behind_question[-1:].isspace()
 
-    @property
+    @cached_property
     def _behind_question(self) -> str:
         """What the template ends a prompt with."""
-        return self._frame((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
+        return self._render((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
 
     def takes_system(self) -> bool:
         """Whether the chat template has a place for a system turn."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers.utils import chat_template_utils
 
 from adafv.models import Processing, Prompt, load_processing
 from tests.models.conftest import picture
@@ -62,6 +64,24 @@ def test_a_template_that_rewrites_itself_is_refused(checkpoints):
     rewriting = with_template(load_processing(str(checkpoints("next"))), template)
     with pytest.raises(ValueError, match="can't be located"):
         ask(rewriting, "w1 w2")
+
+
+def test_a_template_may_write_the_date(checkpoints, monkeypatch):
+    """A job goes on after midnight."""
+    today = 1
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, today)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    processing = load_processing(str(checkpoints("next")))
+    dated = with_template(processing, "w{{ strftime_now('%d') | int }} " + processing._template)
+    for today in (1, 2):
+        prompt = ask(dated, "w7 w8")
+        assert processing.tokenizer.decode(prompt.input_ids).startswith(f"w{today} ")
+        assert processing.tokenizer.decode(prompt.input_ids[prompt.question_places]) == "w7 w8"
 
 
 def test_an_image_processor_of_another_family_is_named(checkpoints, tmp_path):
