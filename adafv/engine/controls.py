@@ -21,7 +21,9 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
 )
 
 from adafv.engine.grammar import Grammar
@@ -48,6 +50,8 @@ class Controls:
         self, adapter: Adapter, options: EngineOptions, processing: Processing | None, grammar: Grammar | None
     ) -> None:
         config = generation_config(adapter, options)
+        if options.stop is not None:
+            config.eos_token_id = sorted({*end_tokens(config), *_special_tokens(processing, options.stop)})
         self.ends = end_tokens(config)
         self._grammar, self._device = grammar, adapter.model.device
         mark = LogitsProcessor()  # before the warpers
@@ -58,6 +62,11 @@ class Controls:
         if options.banned_words is not None:
             assert processing is not None  # the engine has it
             self._processors.append(_Banned(_spellings(processing, options.banned_words), self._device))
+        if options.answer_prefix is not None and processing is not None:
+            prefix = uploaded(torch.tensor(processing.answer_ids(options.answer_prefix)), self._device)
+            self._processors = [
+                _Behind(prefix, one) if isinstance(one, _SEQUENCES) else one for one in self._processors
+            ]
 
     @property
     def change_scores(self) -> bool:
@@ -157,8 +166,25 @@ class _Banned(LogitsProcessor):
         return scores
 
 
+class _Behind(LogitsProcessor):
+    """Another processor, of sequences of tokens, which may begin in the `prefix` of all answers, int64 [P]."""
+
+    def __init__(self, prefix: Tensor, inner: LogitsProcessor) -> None:
+        self._prefix, self._inner = prefix, inner
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        whole = torch.cat([self._prefix.expand(len(input_ids), -1), input_ids], dim=1)
+        return self._inner(cast(torch.LongTensor, whole), cast(torch.FloatTensor, scores))
+
+
+# What looks at several tokens in a row.
+_SEQUENCES = (NoRepeatNGramLogitsProcessor, SequenceBiasLogitsProcessor, _Banned)
+
+
 class Stops:
-    """Texts before which an answer ends. They count after its first `min_new_tokens`."""
+    """Texts before which an answer ends. They count after its first `min_new_tokens`. Special tokens, which aren't in
+    an answer's text, are among `Controls.ends` instead.
+    """
 
     def __init__(self, options: EngineOptions, processing: Processing | None) -> None:
         assert processing is not None and options.stop is not None  # the engine has it
@@ -182,7 +208,7 @@ class Stops:
 
     def _place(self, ids: Sequence[int]) -> int | None:
         """Where in an answer's text the first of them is."""
-        text, start = self._text(ids), len(self._text(ids[: self._least]))
+        text, start = self._text(ids), len(self._text(ids[: self._least]).rstrip("\ufffd"))  # half a letter
         return min((at for one in self._texts if (at := text.find(one, start)) >= 0), default=None)
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -225,6 +251,13 @@ def end_tokens(config: GenerationConfig) -> list[int]:
     """The tokens that end an answer, ascending."""
     end = config.eos_token_id
     return sorted(end) if isinstance(end, list) else [] if end is None else [end]
+
+
+def _special_tokens(processing: Processing | None, texts: Sequence[str]) -> list[int]:
+    """Those of the texts that are special tokens."""
+    assert processing is not None  # the engine has it
+    tokens = processing.tokenizer.added_tokens_decoder
+    return [number for number, token in tokens.items() if token.special and token.content in texts]
 
 
 def _spellings(processing: Processing, words: Sequence[str]) -> list[list[int]]:

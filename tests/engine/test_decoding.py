@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.engine.controls import Stops, generation_config
@@ -99,6 +102,33 @@ def test_stops_count_behind_the_least_length(loaded, said, stop, least):
     assert stops.text(ids) == " ".join(f"w{n}" for n in (said[: found[0]] if found else said))
 
 
+def test_a_special_token_stops_an_answer(loaded):
+    """It isn't in an answer's text; and it doesn't come before the least length."""
+    [free] = [one for one in labels_of(loaded) if "ASSISTANT:" in one.answer.split()[:1]]
+    tokenizer, adapter = copy.deepcopy(loaded[1].tokenizer), loaded[0]
+    tokenizer.add_tokens(["ASSISTANT:"], special_tokens=True)
+    processing = copy.copy(loaded[1])
+    processing.tokenizer = tokenizer
+    stopped = [one for one in labels_of((adapter, processing, loaded[2]), stop=["ASSISTANT:"]) if one.id == free.id]
+    assert [(one.answer, one.finish_reason, one.output_tokens) for one in stopped] == [("", "stop", 1)]
+    for label in labels_of((adapter, processing, loaded[2]), stop=["ASSISTANT:"], min_new_tokens=12):
+        assert label.output_tokens == 12
+
+
+def test_a_stop_counts_behind_a_letter_of_which_the_least_length_has_a_part(loaded):
+    """With tokens of bytes, as Llama 2 has them."""
+    vocabulary = {"<unk>": 0} | {f"<0x{byte:02X}>": byte + 1 for byte in range(256)}
+    core = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    processing = copy.copy(loaded[1])
+    processing.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    ids = processing.tokenizer("\U0001f600.x", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 6, "a letter of four bytes"
+    for least in range(1, 5):
+        stops = Stops(EngineOptions(stop=["."], min_new_tokens=least), processing)
+        assert (stops.length(ids), stops.text(ids)) == (5, "\U0001f600"), least
+
+
 def test_banned_words_are_in_no_answer(loaded):
     plain = labels_of(loaded)
     words = {word for label in plain for word in label.answer.split() if word.startswith("w")}
@@ -126,6 +156,20 @@ def test_no_ngram_stands_twice(loaded):
     for label in labels_of(loaded, no_repeat_ngram=1, max_new_tokens=30):
         words = label.answer.split()
         assert len(words) == len(set(words))
+
+
+def test_what_may_not_stand_in_a_row_may_begin_in_the_prefix(loaded):
+    def answers(prefix: str, **options) -> list[list[str]]:
+        begun = crowd(Preparer(loaded[1], EngineOptions(answer_prefix=prefix)), 9)
+        labels = labels_of((*loaded[:2], begun), answer_prefix=prefix, **options)
+        return [label.answer.split() for label in labels]
+
+    row, word = next((row, said[2]) for row, said in enumerate(answers("w1 w2")) if said[2][0] == "w")
+    assert answers("w1 w2", banned_words=[f"w2 {word}"])[row][2] != word
+    prefix = "w1 w163 w168 w102 w151"
+    assert any(len(said) > len({*said}) for said in answers(prefix, max_new_tokens=1)), "one is repeated"
+    for said in answers(prefix, no_repeat_ngram=1):
+        assert len(said) == len({*said})
 
 
 def test_a_penalty_and_a_least_length(loaded):
