@@ -28,8 +28,7 @@ def check_grammar(options: EngineOptions) -> None:
     Raises:
         OptionError: llguidance isn't installed, or can't do the schema or the expression.
     """
-    name = "schema" if options.schema is not None else "regex"
-    value = getattr(options, name)
+    name, value = _given(options)
     if value is None:
         return
     try:
@@ -54,7 +53,8 @@ class Grammar:
         vocabulary, ends: those.
 
     Raises:
-        ValueError: the model's tokens can't write any text, or nothing ends an answer.
+        OptionError: the model's tokens can't write any text.
+        ValueError: nothing ends an answer.
     """
 
     def __init__(self, processing: Processing, options: EngineOptions, ends: list[int], vocabulary: int) -> None:
@@ -65,10 +65,10 @@ class Grammar:
         try:
             self._tokens = llguidance.hf.from_tokenizer(processing.tokenizer, n_vocab=vocabulary, eos_token=ends)
         except ValueError as error:
-            raise ValueError(f"the model's tokenizer can't be held to a grammar: {error}") from error
+            raise _unfit(options, str(error)) from error
         known = processing.tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"]
         if self._tokens.decode_bytes(known).strip() != _SAMPLE.encode():
-            raise ValueError("the model's tokenizer has no tokens for JSON, so that no grammar can be held to")
+            raise _unfit(options, "it has no tokens for JSON")
         self._lead = "" if processing.ends_in_space else " "
         self.vocabulary, self.ends = vocabulary, frozenset(ends)
         self._matcher = self._new(_lark(options, self._lead))
@@ -92,6 +92,15 @@ class Grammar:
         fulfilled = matcher.consume_tokens(said) and matcher.is_accepting()
         text = self._tokens.decode_bytes(said).decode("utf-8", "replace")
         return text.removeprefix(self._lead), bool(fulfilled)
+
+
+def _given(options: EngineOptions) -> tuple[str, str | None]:
+    """The option that an answer is held to, and its value; None where there is none."""
+    return ("schema", options.schema) if options.schema is not None else ("regex", options.regex)
+
+
+def _unfit(options: EngineOptions, why: str) -> OptionError:
+    return OptionError(*_given(options), f"unset for this model: its tokenizer can't be held to a grammar ({why})")
 
 
 def _lark(options: EngineOptions, lead: str) -> str:

@@ -87,7 +87,7 @@ def _log_resources(setup: Setup) -> None:
     resources = setup.resources
     low, high = resources.workers
     many = f"{low:,}" if low == high else f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
-    LOG.info("device %s, %s workers, batches of %d", resources.device, many, resources.batch_size)
+    LOG.info("device %s, workers: %s, batches of %d", resources.device, many, resources.batch_size)
     if resources.device != "cpu":
         return
     if setup.options.engine.device == "auto" and not is_ours_alone():

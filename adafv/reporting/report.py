@@ -276,7 +276,7 @@ def summary(report: Report) -> str:
         lines.append(("answers cut off", cut_off(cut, labels.rows, _longest(report) if cut else None)))
         others = [f"{flag} {many:,}" for flag, many in labels.flags.most_common() if flag != "cut"]
         lines += [("answers flagged", ", ".join(others))] if others else []
-    text = [format_table(f"{report.uri}: {len(report.held)} runs", lines)]
+    text = [format_table(f"{report.uri}, runs: {len(report.held)}", lines)]
     text += _rows("least confident", labels.unsure.rows, lambda row: f"{row['mean_logprob']:7.3f}")
     revised = labels.second_looks.revised.rows
     text += _rows("changed by a second look, from", revised, lambda row: f"{_short(row['first_answer'], 20):<20}")

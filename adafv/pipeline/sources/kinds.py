@@ -89,4 +89,6 @@ def why_not(name: str, kind: str | None) -> str:
         return "a .json may be anything in a folder: to be read it has to be named"
     if lower.endswith(UNDECODED):
         return "images of this format can't be decoded: convert them to JPEG or PNG"
+    if lower.endswith(".txt"):
+        return "a .txt is read only beside its image, and if an option names what it holds"
     return "the format is none that is known"

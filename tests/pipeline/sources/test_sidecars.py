@@ -56,7 +56,8 @@ def test_texts_and_objects_are_columns(tmp_path):
     [fetched] = Fetcher(Storage(), 10**7).fetch_rows([a])
     assert fetched.images[0].data == JPEG
     _, passed = shown(place, asking("txt", "n"))
-    assert why(passed) == {"the format is none that is known": 2}
+    text = "a .txt is read only beside its image, and if an option names what it holds"
+    assert why(passed) == {text: 1, "the format is none that is known": 1}
 
 
 def test_a_text_is_the_question_unless_an_object_has_it(tmp_path):
