@@ -212,8 +212,15 @@ def test_the_same_command_again_does_nothing(mixed, tiny_model):
     after = outcome(mixed.output)
     assert again.status == 0 and again.run.tally.labelled == 0
     assert after.labels == before.labels
-    # The two later rows of a repeated id are skipped with the first, which is done.
     assert len(after.rejects) == len(before.rejects) and again.run.skipped == again.run.input
+
+
+def test_rejects_that_a_kill_lost_are_made_again(mixed, tiny_model, tmp_path):
+    """Also those of the later rows of a repeated id, whose first row has its label."""
+    shutil.copytree(mixed.output, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "rejects")
+    again = label(tiny_model, tmp_path / "out", mixed.folder / "rows.jsonl", run_id="second")
+    assert outcome(tmp_path / "out").errors() == mixed.rejects() and again.run.tally.labelled == 0
 
 
 def test_grown_input_and_retries(ray_local, tiny_model, tmp_path):

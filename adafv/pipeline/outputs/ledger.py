@@ -2,14 +2,15 @@
 
 At the start of a run the ids under `labels/` and `rejects/` are read as 16-byte digests into one sorted array: 160 MB
 for ten million ids, without a Python object per id. A label is done. A reject is done unless its error may pass, or
-`--retry-rejects` asks for all. A `duplicate_id` never counts, since the id is another row's. A row without an id is
-known by its place.
+`--retry-rejects` asks for all. A row without an id is known by its place. A `duplicate_id` says nothing of its id,
+which is another row's: these are counted, so that a repetition whose reject was lost is rejected again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -43,10 +44,15 @@ def digest_rejects(batch: pa.RecordBatch) -> bytes:
 
 
 class Ledger:
-    """A set of row digests."""
+    """A set of row digests.
 
-    def __init__(self, digests: Iterable[bytes] = ()) -> None:
+    Attributes:
+        repeats: the rejected repetitions of ids, each as often as it was rejected.
+    """
+
+    def __init__(self, digests: Iterable[bytes] = (), repeats: Ledger | None = None) -> None:
         """`digests`: each item holds one digest or several joined."""
+        self.repeats = repeats
         gathered = bytearray()
         for some in digests:
             gathered += some
@@ -70,17 +76,19 @@ class Ledger:
         at = np.searchsorted(self._sorted, digests).clip(max=len(self._sorted) - 1)
         return self._sorted[at] == digests
 
+    def times(self, digests: np.ndarray) -> np.ndarray:
+        """int [N]: how often each of the digests [N] was given."""
+        return self._sorted.searchsorted(digests, "right") - self._sorted.searchsorted(digests)
+
 
 def read_ledger(output: Output, retry_rejects: bool) -> Ledger:
     """The rows that are done under `output`. Raises OSError, which names a file that can't be read."""
-    return Ledger(_done(output, retry_rejects))
-
-
-def _done(output: Output, retry_rejects: bool) -> Iterator[bytes]:
-    for batch in read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD):
-        yield digest_labels(batch)
-    if not retry_rejects:
-        columns = ["id", "image", "error", "retryable"]
-        for batch in read_batches(output, output.parquet_files("rejects"), columns, FILES_AHEAD):
-            speaks_of_its_id = pc.not_equal(batch.column("error"), "duplicate_id")
-            yield digest_rejects(batch.filter(pc.and_not(speaks_of_its_id, batch.column("retryable"))))
+    rejected, repeats = [], []
+    columns = ["id", "image", "error", "retryable"]
+    for batch in read_batches(output, output.parquet_files("rejects"), columns, FILES_AHEAD):
+        repeated = pc.equal(batch.column("error"), "duplicate_id")
+        repeats.append(digest_rejects(batch.filter(repeated)))
+        if not retry_rejects:
+            rejected.append(digest_rejects(batch.filter(pc.invert(pc.or_(repeated, batch.column("retryable"))))))
+    labels = read_batches(output, output.parquet_files("labels"), ["id"], FILES_AHEAD)
+    return Ledger(chain(map(digest_labels, labels), rejected), Ledger(repeats))

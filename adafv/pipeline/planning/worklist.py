@@ -3,7 +3,7 @@
 One pass over the input reads only the ids, in parallel tasks, as 16-byte digests. In the input's order, a row is new,
 done (in the ledger), or a repetition of an earlier row. So the first of several rows with one id is labelled whatever
 finishes first, the number of rows is known, a rerun with nothing to do starts no worker, and the reading stage needs
-only one byte per row, its verdict.
+only one byte per row, its verdict. Of the repetitions of an id, the first so many are done as have a reject.
 
 Where this pass can't read the input, ids can't be judged and what follows has no verdict. The reading stage might be
 able to read it, and would label done rows again. So such a place stays unread in this run: it is rejected, and the next
@@ -218,7 +218,11 @@ def _judge_bucket(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None) -> 
     repeated = np.zeros(len(digests), dtype=bool)
     repeated[1:] = in_order[1:] == in_order[:-1]
     found = np.where(repeated, REPEATED, NEW).astype(np.uint8)
-    found[ledger.contains(in_order)] = DONE
+    found[~repeated & ledger.contains(in_order)] = DONE
+    if ledger.repeats is not None and repeated.any():
+        rows = np.arange(len(digests))
+        number = rows - np.maximum.accumulate(np.where(repeated, 0, rows))  # 0 for the first row of an id
+        found[repeated & (number <= ledger.repeats.times(in_order))] = DONE
     if drawn is not None:
         found[repeated | ~drawn.contains(in_order)] = UNDRAWN
     verdicts = np.empty_like(found)

@@ -242,7 +242,10 @@ def test_the_ledger_reads_the_output(output):
     known = [digest_id("done"), digest_id("bad"), digest_place("f#3")]
     ledger = read_ledger(output, retry_rejects=False)
     assert len(ledger) == 3 and ledger.contains(_array(known)).all()
-    assert read_ledger(output, retry_rejects=True).contains(_array(known)).tolist() == [True, False, False]
+    again = read_ledger(output, retry_rejects=True)
+    assert again.contains(_array(known)).tolist() == [True, False, False]
+    for repeats in (ledger.repeats, again.repeats):
+        assert repeats.times(_array([digest_id("twin"), digest_id("done")])).tolist() == [1, 0]
 
 
 def _array(digests: list[bytes]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -37,14 +38,22 @@ def digests(ids: list[str]) -> np.ndarray:
     return np.array([digest_id(id) for id in ids], dtype=DIGEST)
 
 
-@given(st.lists(st.sampled_from("abcdefghij")), st.lists(st.sampled_from("abcdefghij")))
-def test_judge(ids, done):
-    seen: set[str] = set()
+LETTERS = st.lists(st.sampled_from("abcdefghij"))
+
+
+@given(LETTERS, LETTERS, LETTERS)
+def test_judge(ids, done, rejected):
+    """Of an id's repetitions, as many are done as were rejected."""
+    repeats = Counter(rejected)
     expected = []
-    for id in ids:
-        expected.append(DONE if id in done else REPEATED if id in seen else NEW)
-        seen.add(id)
-    assert judge(digests(ids), Ledger(digest_id(id) for id in done)).tolist() == expected
+    for number, id in enumerate(ids):
+        if id not in ids[:number]:
+            expected.append(DONE if id in done else NEW)
+        else:
+            expected.append(DONE if repeats[id] > 0 else REPEATED)
+            repeats[id] -= 1
+    ledger = Ledger(map(digest_id, done), Ledger(map(digest_id, rejected)))
+    assert judge(digests(ids), ledger).tolist() == expected
 
 
 def test_digests_that_end_in_zeros_are_told_apart():
@@ -60,7 +69,7 @@ RAW = [bytes([first]) + bytes(14) + bytes([last]) for first in (0, 1, 255) for l
 def test_judge_within_a_bucket(rows, done):
     """Digests that share their first byte are judged together."""
     first = {digest: i for i, digest in reversed(list(enumerate(rows)))}
-    expected = [DONE if d in done else NEW if first[d] == i else REPEATED for i, d in enumerate(rows)]
+    expected = [REPEATED if first[d] != i else DONE if d in done else NEW for i, d in enumerate(rows)]
     assert judge(np.array(rows, dtype=DIGEST), Ledger(done)).tolist() == expected
 
 
