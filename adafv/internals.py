@@ -51,7 +51,8 @@ PRIVATE_NAMES = tuple(
         ("ray.autoscaler._private.aws.node_provider.AWSNodeProvider._create_node", "adafv.spot.SpotFirst"),
     )
 )
-# And Dataset._logical_plan, which Ray sets on instances: `set_last_stage_cpus`.
+# And what only instances have: Ray's Dataset._logical_plan (`set_last_stage_cpus`), and _raw_stream of botocore's
+# StreamingBody (`read_arrived`).
 
 
 def onednn_linear(
@@ -132,6 +133,12 @@ def replace_deepstack(language_model: Any, add: Callable[..., Tensor]) -> None:
 def set_last_stage_cpus(dataset: Any, cpus: float) -> None:
     """Have the last stage of a Ray dataset reserve so many CPUs, where Ray has no option for it."""
     dataset._logical_plan.dag.ray_remote_args["num_cpus"] = cpus
+
+
+def read_arrived(body: Any, size: int) -> bytes:
+    """Up to `size` bytes of an S3 answer's body as soon as there are any; none at its end. Its own `read` waits until
+    all of them are there."""
+    return body._raw_stream.read1(size)
 
 
 def record(counter: Any, value: float, tags: Mapping[Any, str] | None) -> None:

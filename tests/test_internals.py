@@ -49,7 +49,7 @@ def test_it_is_still_there(name):
 
 
 def test_a_stage_reserves_what_it_is_told(ray_local):
-    """The one that only instances have."""
+    """One that only instances have."""
     import ray.data
 
     dataset = ray.data.from_items([1, 2]).map_batches(dict).repartition(target_num_rows_per_block=1)
@@ -57,6 +57,17 @@ def test_a_stage_reserves_what_it_is_told(ray_local):
     internals.set_last_stage_cpus(dataset, 0.25)
     assert dataset._logical_plan.dag.ray_remote_args["num_cpus"] == 0.25
     assert "num_cpus" not in dataset._logical_plan.dag.input_dependencies[0].ray_remote_args, "and no other"
+
+
+def test_an_answers_body_has_its_stream(s3):
+    """The other one."""
+    bucket = s3.new_bucket()
+    s3.client.put_object(Bucket=bucket, Key="x", Body=b"some bytes")
+    body = s3.client.get_object(Bucket=bucket, Key="x")["Body"]
+    assert hasattr(body, "_raw_stream"), "botocore had it in 1.43: read_arrived"
+    assert [internals.read_arrived(body, 6), internals.read_arrived(body, 6), internals.read_arrived(body, 6)] == [
+        b"some b", b"ytes", b""
+    ]  # fmt: skip
 
 
 def test_what_replaces_a_method_needs_it_to_be_there():

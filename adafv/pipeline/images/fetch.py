@@ -37,6 +37,7 @@ from adafv.pipeline.store.s3 import (
     S3_ERRORS,
     Damaged,
     check_md5,
+    chunks_of,
     delay_of,
     describe,
     is_credentials_error,
@@ -144,10 +145,10 @@ class Fetcher:
             raise Refused("image_refused", f"{public_uri(uri)} is not s3://BUCKET/KEY")
         try:
             answer = self.storage.client(attempts=1).get_object(Bucket=bucket, Key=key)
-            with contextlib.closing(answer["Body"]) as body:
+            with contextlib.closing(answer["Body"]):
                 if answer.get("ContentLength", 0) > self.max_bytes:
                     raise Refused.of(_too_large(answer["ContentLength"], self.max_bytes))
-                data = read_within(body.iter_chunks(2**18), self.max_bytes)
+                data = read_within(chunks_of(answer), self.max_bytes)
             check_md5(data, promised_md5(bucket, answer))
         except (*S3_ERRORS, Damaged) as error:
             raise _s3_refusal(uri, error) from error

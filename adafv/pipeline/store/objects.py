@@ -25,6 +25,7 @@ from adafv.pipeline.store.s3 import (
     S3_ERRORS,
     Damaged,
     check_md5,
+    chunks_of,
     delay_of,
     describe,
     promised_md5,
@@ -82,7 +83,7 @@ class S3Object:
             Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self.etag
         )
         data, end = bytearray(), time.monotonic() + DEADLINE
-        for chunk in answer["Body"].iter_chunks(2**18):
+        for chunk in chunks_of(answer):
             data += chunk
             if time.monotonic() > end:
                 raise Damaged(f"{len(data)} bytes of {length} came in {DEADLINE:.0f} s")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import urllib3
@@ -21,6 +21,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from adafv.internals import read_arrived
 from adafv.pipeline.errors import JobError, RunError, UsageError
 from adafv.pipeline.redaction import safe_message
 from adafv.pipeline.store.retry import UnavailableError, is_passing, retry_after
@@ -36,6 +37,7 @@ CREDENTIALS = RENEWED | {
 }  # fmt: skip
 PASSING = RENEWED | {"SlowDown", "RequestTimeout", "Throttling", "RequestLimitExceeded"}
 DEADLINE = 120.0  # seconds for one body: a trickling store never hits a read time-out
+CHUNK = 2**18  # bytes
 
 
 class Damaged(Exception):  # noqa: N818  (becomes an OSError)
@@ -111,6 +113,17 @@ def check_md5(data: bytes | bytearray, promised: str | None) -> None:
     """Raises Damaged if the bytes don't match the promised MD5."""
     if promised not in (None, md5(data)):
         raise Damaged("the bytes don't match the object's ETag")
+
+
+def chunks_of(answer: Mapping[str, Any]) -> Iterator[bytes]:
+    """The bytes of an answer's body as they arrive, so that a deadline also ends a trickle. Raises Damaged if they are
+    fewer than announced."""
+    came = 0
+    while chunk := read_arrived(answer["Body"], CHUNK):
+        came += len(chunk)
+        yield chunk
+    if came < (announced := answer.get("ContentLength", 0)):
+        raise Damaged(f"{came} bytes came of {announced}")
 
 
 def store_error(problem: str, error: Exception) -> JobError:

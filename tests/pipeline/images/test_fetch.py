@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pyarrow.fs
 import pytest
 
+from adafv.pipeline.images import fetch as module
 from adafv.pipeline.images import http
 from adafv.pipeline.images.fetch import ATTEMPTS, Fetcher
 from adafv.pipeline.images.http import is_public
@@ -190,6 +191,21 @@ def test_s3_bytes_that_trickle(s3):
     with FaultyStore(s3.endpoint, [Fault("slow", seconds=0.5)]) as store:
         fetch = fetcher(Storage.from_environment(store.endpoint, s3.environment)).fetch
         assert fetch(f"s3://{bucket}/a.jpg", "") == DATA
+
+
+def test_s3_bytes_are_looked_at_as_they_arrive(s3, monkeypatch):
+    """A deadline that is looked at once they are all there is none."""
+    bucket, chunks = s3.new_bucket(), list[bytes]()
+
+    def read(given: Iterator[bytes], limit: int) -> bytes:
+        chunks.extend(given)
+        return b"".join(chunks)
+
+    monkeypatch.setattr(module, "read_within", read)
+    s3.client.put_object(Bucket=bucket, Key="a.jpg", Body=DATA)
+    with FaultyStore(s3.endpoint, [Fault("slow")]) as store:
+        fetch = fetcher(Storage.from_environment(store.endpoint, s3.environment)).fetch
+        assert fetch(f"s3://{bucket}/a.jpg", "") == DATA and len(chunks) > 1
 
 
 def test_s3_objects_in_parts_have_no_md5_to_compare(s3):

@@ -53,6 +53,14 @@ def test_a_range_is_whole_or_an_error(place, kind):
             file.read_at(100_000, 200_000)
 
 
+def test_a_trickle_ends_at_the_deadline(place, monkeypatch):
+    store, filesystem, path = place
+    monkeypatch.setattr(objects, "DEADLINE", 0.1)
+    store.faults = (Fault("slow"),)
+    with filesystem.open_input_file(path) as file, pytest.raises(OSError, match="of 200000 came in 0 s"):
+        file.read_at(200_000, 0)
+
+
 @pytest.mark.parametrize(("kind", "code"), [("denied", "AccessDenied"), ("unknown_key", "InvalidAccessKeyId")])
 def test_what_stays_is_not_asked_for_again(place, kind, code):
     store, filesystem, path = place
