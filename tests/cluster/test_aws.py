@@ -139,6 +139,19 @@ def test_credentials_are_roles_that_are_there(account):
     assert not re.search(r"AKIA|aws_access_key|aws_secret|aws_credentials|BEGIN .*KEY", text, re.IGNORECASE)
 
 
+def test_the_head_cannot_make_another_machine_its_own():
+    """By a tag it could: it may end what has the cluster's."""
+    [policy] = yaml.load(ACCOUNT, Template)["Resources"]["HeadRole"]["Properties"]["Policies"]
+    found: dict[str, list[Any]] = {"ec2:CreateTags": [], "ec2:TerminateInstances": []}
+    for statement in policy["PolicyDocument"]["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        for action in found.keys() & {*actions}:
+            found[action].append(statement.get("Condition"))
+    own = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": GIVEN["cluster_name"]}}
+    starting = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
+    assert found == {"ec2:CreateTags": [starting, own], "ec2:TerminateInstances": [own]}
+
+
 def test_gpu_machines_are_spot_machines(account, config):
     provider, started = start(config, "gpu")
     assert isinstance(provider, SpotFirst)
