@@ -28,6 +28,7 @@ import socket
 import threading
 import time
 import uuid
+from typing import Any
 
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.store.output import Output
@@ -113,7 +114,7 @@ class Lease:
     def _is_mine(self) -> bool:
         """Whether the newest lease file is this job's."""
         data = self._output.read(self._name) if self._newest() == self._name else None
-        return data is not None and data != b"" and json.loads(data)["token"] == self._token
+        return data is not None and _holder_in(data).get("token") == self._token
 
     def _newest(self) -> str | None:
         return max(self._output.names(FOLDER), default=None)
@@ -123,9 +124,9 @@ class Lease:
         age = self._output.age(name)
         if age is None or age > self._ttl or _released(data):
             return None
-        if not data:
+        holder = _holder_in(data)
+        if not holder:
             return {"run_id": "(starting)", "host": "an unknown host", "pid": "unknown"}
-        holder: dict[str, str] = json.loads(data)
         return None if _gone(int(holder["pid"]), holder["born"]) else holder
 
     def _renew(self) -> None:
@@ -164,8 +165,17 @@ def _now() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def _holder_in(data: bytes) -> dict[str, Any]:
+    """What a lease file says; nothing while it is being created, or if the machine failed then."""
+    try:
+        holder = json.loads(data)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
 def _released(data: bytes) -> bool:
-    return bool(data) and json.loads(data)["released"]
+    return bool(_holder_in(data).get("released"))
 
 
 def _gone(pid: int, born: str | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -132,12 +132,18 @@ class LocalOutput(Output):
 
     def age(self, name: str) -> float | None:
         try:
-            return time.time() - (self._folder / name).stat().st_mtime
+            written = (self._folder / name).stat().st_mtime
         except FileNotFoundError:
             return None
+        with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+            file.write(b"now")  # by a network drive's clock, which may differ from this machine's
+            return os.fstat(file.fileno()).st_mtime - written
 
     def names(self, folder: str) -> list[str]:
-        return sorted(f"{folder}/{path.name}" for path in (self._folder / folder).glob("*"))
+        try:
+            return sorted(f"{folder}/{name}" for name in os.listdir(self._folder / folder))
+        except FileNotFoundError:
+            return []
 
     def delete(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)

@@ -66,6 +66,17 @@ def test_it_is_renewed_for_as_long_as_it_is_held(output, elsewhere):
             pass
 
 
+@pytest.mark.parametrize("left", [b"", bytes(64), b'{"token": "', b"null"], ids=["empty", "zeros", "cut off", "null"])
+def test_a_lease_that_a_failing_machine_left_half_written_expires(tmp_path, left):
+    output = LocalOutput(str(tmp_path))
+    output.create("lease/00000001", left)
+    with pytest.raises(RunError, match=r"by run \(starting\)"), Lease(output, "early", LONG):
+        pass
+    os.utime(tmp_path / "lease" / "00000001", (0, 0))
+    with Lease(output, "next", LONG) as lease:
+        lease.check()
+
+
 def test_of_many_contenders_for_a_dead_jobs_lease_one_wins(output, elsewhere):
     dead = Lease(output, "dead", TTL)
     dead._take()  # and never renewed

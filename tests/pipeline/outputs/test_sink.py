@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -286,6 +287,30 @@ def test_age_names_and_delete(output):
     output.delete("lease/1")
     output.delete("lease/1")
     assert output.names("lease") == ["lease/2"]
+
+
+def test_ages_are_by_the_drives_clock(tmp_path, monkeypatch):
+    """Not by this machine's, which may go wrong, or differ from a network drive's."""
+    output = LocalOutput(str(tmp_path))
+    output.put("lease/1", b"")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert 0 <= output.age("lease/1") < 600
+    assert [path.name for path in tmp_path.glob("*") if path.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    """Or all its labels would be made once more."""
+    output = LocalOutput(str(tmp_path))
+    output.put("labels/a.parquet", b"")
+
+    def refuse(path: object) -> None:
+        raise PermissionError(path)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(PermissionError):
+        output.parquet_files("labels")
 
 
 def test_half_written_files_of_a_killed_writer_are_swept_away(tmp_path):
