@@ -26,7 +26,7 @@ class Passed:
     example: str
 
     def __str__(self) -> str:
-        what = self.what if self.count != 1 else self.what.removesuffix("s")
+        what = self.what if self.count != 1 else " ".join(word.removesuffix("s") for word in self.what.split())
         return f"{self.count:,} {what}, because {self.why} (such as {self.example})"
 
 

@@ -46,13 +46,16 @@ def read_tar(reading: UnitReading) -> Iterator[Record]:
     try:
         with (
             open_streamed(reading.unit, reading.storage) as stream,
-            tarfile.open(fileobj=_Source(stream), mode="r|", tarinfo=_Header) as tar,
+            _Tar.open(fileobj=_Source(stream), mode="r|") as tar,
         ):
             for sample in _samples(tar, reading):
                 for record in sample.records():
                     yield record
                     number += 1
-            if _has_rest(tar):
+            if not tar.has_end:
+                why = "a tar without the zeros at its end may be cut off there"
+                reading.passed.add("rests of files", why, reading.unit.uri)
+            elif _has_rest(tar):
                 reading.passed.add("rests of files", "what lies behind the end of a tar isn't read", reading.unit.uri)
     except READ_ERRORS as error:
         yield reading.rest_unreadable(number, error)
@@ -85,11 +88,21 @@ class _Header(tarfile.TarInfo):
         return header
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Any:
+    def fromtarfile(cls, tarfile_: Any) -> Any:
         try:
             return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tarfile_.has_end = True
+            raise
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"a member's header is damaged: {error}") from error
+
+
+class _Tar(tarfile.TarFile):
+    """A tar. `has_end`: whether its end has been read, rather than that of the file."""
+
+    tarinfo = _Header
+    has_end = False
 
 
 def _has_rest(tar: tarfile.TarFile) -> bool:

@@ -288,6 +288,17 @@ def test_what_lies_behind_the_end_of_a_tar_is_counted(tmp_path, pack, tail, rest
     assert passed.total() == passed.total("rests of files") == rests
 
 
+def test_a_tar_that_is_cut_off_between_members_is_counted(tmp_path):
+    """It looks whole but for its end, as a download can on a full disk."""
+    whole = packed([member("1.jpg"), member("2.jpg")])
+    (tmp_path / "x.tar").write_bytes(whole[: whole.rindex(b"2.jpg")])
+    records, passed = shown(tmp_path / "x.tar")
+    assert errors(records) == [None]
+    assert [str(one) for one in passed] == [
+        f"1 rest of file, because a tar without the zeros at its end may be cut off there (such as {tmp_path}/x.tar)"
+    ]
+
+
 def test_garbage_behind_a_compressed_tar_is_no_reject(tmp_path):
     (tmp_path / "x.tgz").write_bytes(gzip.compress(packed([member("1.jpg")])) + b"garbage")
     records, passed = shown(tmp_path / "x.tgz")
