@@ -69,20 +69,8 @@ def open_source(uri: str, storage: Storage, columns: Columns, output: str | None
     Raises UsageError if there is nothing, the format is unknown, or a column is missing.
     """
     search = _Search(storage, columns, None if output is None else plain_uri(output), PassedOver())
-    units = search.matching(_listed(uri, storage)) if uri.startswith("@") else search.units_of(plain_uri(uri))
+    units = search.matching(search.listed(uri)) if uri.startswith("@") else search.units_of(plain_uri(uri))
     return Source(tuple(units), tuple(search.passed))
-
-
-def _listed(uri: str, storage: Storage) -> Pattern:
-    """The paths or URIs in a list file, one per line."""
-    place = plain_uri(uri[1:])
-    filesystem, path = storage.filesystem(place)
-    try:
-        with filesystem.open_input_file(path) as source:
-            text = source.read().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise store_error(f"--input {uri} can't be read", error) from error
-    return Pattern.listed(uri, place, text)
 
 
 def check_roots(image_root: str | None, allow_local: str | None, storage: Storage) -> None:
@@ -142,6 +130,21 @@ class _Search:
             folder, name = posixpath.split(uri)
             return self._images(folder, [name])
         return self._tables(kind, folder_of(uri), [uri])
+
+    def listed(self, uri: str) -> Pattern:
+        """The paths or URIs in a list file, one per line."""
+        place = plain_uri(uri[1:])
+        filesystem, path = self.storage.filesystem(place)
+        try:
+            with filesystem.open_input_file(path) as source:
+                lines = source.read().decode("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise store_error(f"--input {uri} can't be read", error) from error
+        named = [line.strip() for line in lines if line.strip()]
+        pattern = Pattern.listed(uri, place, named)
+        if again := len(named) - len(pattern.names):
+            self.passed.add("lines", "a file that a list names again is read once", uri, again)
+        return pattern
 
     def matching(self, pattern: Pattern) -> Iterable[Unit]:
         """The units of the files that a pattern names."""

@@ -52,10 +52,10 @@ class Pattern:
         return cls(uri, folder or "/", names, tuple(tuple(glob.split("/")) for glob in globs))
 
     @classmethod
-    def listed(cls, uri: str, list_uri: str, text: str) -> Pattern:
-        """A pattern for the lines of a text, paths or URIs relative to the text's folder. Raises UsageError if they
-        have no folder in common."""
-        places = [join(folder_of(list_uri), line.strip()) for line in text.splitlines() if line.strip()]
+    def listed(cls, uri: str, list_uri: str, lines: Iterable[str]) -> Pattern:
+        """A pattern for the lines of a list, paths or URIs relative to its folder. Raises UsageError if they have no
+        folder in common."""
+        places = [join(folder_of(list_uri), line) for line in lines]
         parts = [place.split("/") for place in places]
         same = list(takewhile(lambda several: len(set(several)) == 1, zip(*(one[:-1] for one in parts), strict=False)))
         folder = "/".join(several[0] for several in same)

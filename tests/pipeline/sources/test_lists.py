@@ -9,6 +9,7 @@ from adafv.pipeline.sources import discovery
 from adafv.pipeline.sources.listing import Pattern
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import ROWS, write_images, write_jsonl
+from tests.pipeline.pictures import jpeg
 from tests.pipeline.sources.test_discovery import FIXED, check, rows_of
 
 
@@ -27,6 +28,16 @@ def test_tables(tmp_path, s3):
     storage = Storage.from_environment(environment=s3.environment)
     check(rows_of(f"@{tmp_path}/list.txt", storage))
     check(rows_of(f"@s3://{bucket}/up/list.txt", storage))
+
+
+def test_lines_that_name_nothing_new(tmp_path):
+    """A file is read once, and its name may have a character that some take for the end of a line."""
+    for name in ("a.jpg", "b\u2028c.jpg"):
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "list.txt").write_text("\ufeffa.jpg\r\nb\u2028c.jpg\na.jpg\n./a.jpg\n\n", newline="")
+    source = discovery.open_source(f"@{tmp_path}/list.txt", Storage(), FIXED)
+    assert [unit.members for unit in source.units] == [("a.jpg", "b\u2028c.jpg")]
+    assert [(one.what, one.count) for one in source.passed] == [("lines", 2)]
 
 
 def test_images_have_their_path_as_id(tmp_path):
@@ -58,7 +69,7 @@ def test_a_list_that_is_not_there(tmp_path):
 
 
 def test_long_lists_are_looked_up():
-    pattern = Pattern.listed("@l", "/l", "".join(f"a/{number % 100}/{number}.jpg\n" for number in range(20_000)))
+    pattern = Pattern.listed("@l", "/l", [f"a/{number % 100}/{number}.jpg" for number in range(20_000)])
     assert pattern.folder == "/a"
     assert sum(pattern.reach(f"{number % 100}/x{number}.jpg") for number in range(20_000)) == 0
     assert pattern.reach("7") == 1 and pattern.reach("7/107.jpg") == 2
