@@ -1,5 +1,6 @@
 """A candidate's answers and costs, read from its output. Each worker's first batch is slower, since caches are cold.
-It is a twentieth of a small sample and nothing of a data set, so its time isn't counted."""
+It is a twentieth of a small sample and nothing of a data set, so its time isn't counted. Nor are reused labels, which
+took none."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
         rows |= {row["id"]: row for row in batch.filter(pa.array(drawn)).to_pylist()}
     found = [*rows.values()]
-    later = _without_first_batches(found)
+    later = _without_first_batches([row for row in found if row["gpu_seconds"]])
     return Answers(
         rows=rows,
         seconds=_mean([row["gpu_seconds"] for row in later]) if later else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,14 @@ def set_up_job() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("adafv").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
+
+
+def price(text: str) -> float:
+    """The type of an option in USD."""
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no price")
+    return value
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

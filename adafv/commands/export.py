@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adafv.commands import DONE, FAILED, USAGE
+from adafv.commands import DONE, FAILED, USAGE, price
 from adafv.exporting.captions import EXISTING, Texts
 from adafv.exporting.detections import CONVENTIONS
 from adafv.exporting.export import FORMATS, export
@@ -33,11 +33,24 @@ from adafv.pipeline.store.storage import Storage
 from adafv.reporting.card import card
 from adafv.reporting.report import make_report
 
+FILES = (*FORMATS, "txt", "webdataset")
+# The formats of options that aren't for all.
+ONLY = {
+    "image_root": FILES,
+    **dict.fromkeys(("existing", "prefix", "suffix"), ("txt",)),
+    "boxes": ("coco-detections",),
+    **dict.fromkeys(("shard_bytes", "input"), ("webdataset",)),
+    **dict.fromkeys(("public", "price_per_hour"), ("hub",)),
+}
+
 
 def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int:
     """Write what is asked for; the exit status."""
     parser = make_parser(prog)
     options = parser.parse_args(arguments)
+    for name, formats in ONLY.items():
+        if options.format not in formats and getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} does nothing with --format {options.format}; leave it out")
     try:
         exported = _exported(options, Storage.from_environment(options.s3_endpoint))
     except argparse.ArgumentTypeError as error:
@@ -66,6 +79,12 @@ def _exported(options: argparse.Namespace, storage: Storage) -> Exported:
     return export(options.output, options.format, new_file(options.to), options.image_root, storage, options.boxes)
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
 def _folder(text: str) -> Path:
     path = Path(text)
     if path.exists() and not path.is_dir():
@@ -79,9 +98,7 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
     )
     given = as_called("the --output of adafv label: a local folder or s3://", prog)
     parser.add_argument("output", metavar="OUTPUT", help=given)
-    parser.add_argument(
-        "--format", required=True, choices=[*FORMATS, "txt", "webdataset", "hub"], help="format to write"
-    )
+    parser.add_argument("--format", required=True, choices=[*FILES, "hub"], help="format to write")
     parser.add_argument(
         "--to",
         required=True,
@@ -105,7 +122,7 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--shard-bytes",
-        type=int,
+        type=_positive,
         default=SHARD_BYTES,
         metavar="N",
         help=f"webdataset: start another tar after this many (default: {SHARD_BYTES})",
@@ -120,9 +137,9 @@ def make_parser(prog: str = "export.py") -> argparse.ArgumentParser:
     parser.add_argument("--public", action="store_true", help="hub: make a new data set public")
     parser.add_argument(
         "--price-per-hour",
-        type=float,
+        type=price,
         metavar="USD",
-        help="hub: USD per hour of one worker, for runs without a price",
+        help="hub: USD per hour of one worker, for all runs (default: each run's own price)",
     )
     parser.add_argument(
         "--s3-endpoint", metavar="URL", help="URL of an S3-compatible store (default: AWS_ENDPOINT_URL)"

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adafv.commands import DONE, FAILED, USAGE
+from adafv.commands import DONE, FAILED, USAGE, price
 from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import PRICE_KINDS
@@ -39,22 +38,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = "report.py") -> int
         )
         report = report.compared_with(others[0]) if others else report
         comparison = compare(report, others[0], storage) if others else None
+        print(summary(report))
+        if comparison is not None:
+            print(f"\n{comparison_table(comparison)}")
+        if options.html:
+            from adafv.reporting.page import render
+            from adafv.reporting.pictures import Access
+
+            access = Access(storage, tuple(options.input or ()), options.image_root, options.allow_http)
+            page = render(report, None if options.no_images else access)
+            options.html.write_bytes(page.encode("utf-8", "replace"))
+        if options.json:
+            figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
     except (UsageError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
-    print(summary(report))
-    if comparison is not None:
-        print(f"\n{comparison_table(comparison)}")
-    if options.html:
-        from adafv.reporting.page import render
-        from adafv.reporting.pictures import Access
-
-        access = Access(storage, tuple(options.input or ()), options.image_root, options.allow_http)
-        page = render(report, None if options.no_images else access)
-        options.html.write_bytes(page.encode("utf-8", "replace"))
-    if options.json:
-        figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return DONE
 
 
@@ -72,14 +71,14 @@ def make_parser(prog: str = "report.py") -> argparse.ArgumentParser:
     images.add_argument("--allow-http", action="store_true", help="fetch http(s) images, from public addresses only")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write all figures")
     parser.add_argument("--compare", metavar="OUTPUT2", help="second output to compare with, row by row")
-    price = parser.add_mutually_exclusive_group()
-    price.add_argument(
+    paid = parser.add_mutually_exclusive_group()
+    paid.add_argument(
         "--price-per-hour",
-        type=_price,
+        type=price,
         metavar="USD",
         help="USD per hour of one worker, for all runs (default: each run's own price)",
     )
-    price.add_argument(
+    paid.add_argument(
         "--prices",
         type=Path,
         metavar="FILE",
@@ -95,10 +94,3 @@ def make_parser(prog: str = "report.py") -> argparse.ArgumentParser:
         "--s3-endpoint", metavar="URL", help="URL of an S3-compatible store (default: AWS_ENDPOINT_URL)"
     )
     return parser
-
-
-def _price(text: str) -> float:
-    price = float(text)
-    if not math.isfinite(price) or price < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no price")
-    return price

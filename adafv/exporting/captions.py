@@ -95,7 +95,8 @@ class Texts:
     suffix: str = ""
 
     def export(self, labels: Labels, images: Images) -> Exported:
-        """Write the files, each whole or not at all. Raises OSError if one can't be written."""
+        """Write the files, each whole or not at all. The same export again adds nothing twice. Raises OSError if one
+        can't be written."""
         captions, count, held = Captions(labels, images, ".txt"), 0, 0
         for name, row in captions:
             if self._write(self.folder / name, row["answer"].strip()):
@@ -116,10 +117,14 @@ class Texts:
             held = data.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise OSError(f"{path} isn't UTF-8: convert it, or give --existing skip or replace") from error
+        before, after = "" if self.prefix else " ", "" if self.suffix else " "
         if held and self.existing == "append":
-            text = held + ("" if self.prefix else " ") + text
-        elif held and self.existing == "prepend":
-            text = text + ("" if self.suffix else " ") + held
+            there, text = f" {held}".endswith(before + text.rstrip()), held + before + text
+        else:
+            there = bool(held) and f"{held} ".startswith(text.lstrip() + after)
+            text += after + held if held else ""
+        if there:  # from an export that ended halfway
+            return True
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(text)

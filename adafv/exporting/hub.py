@@ -30,7 +30,7 @@ def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, pr
         private: whether a new data set is private.
 
     Raises:
-        UsageError: there are no labels.
+        UsageError: there are no labels, or runs have columns of one name and different types.
         OSError: the labels can't be read, or the Hub refuses or can't be reached.
     """
     from huggingface_hub import HfApi
@@ -57,7 +57,12 @@ def push(uri: str | os.PathLike[str], name: str, card: str, storage: Storage, pr
 def _write(output: Output, folder: Path) -> Iterator[int]:
     """Write the labels in files of about `SHARD` bytes; yields the rows of each."""
     files = ds.dataset(output.parquet_files("labels"), filesystem=output.filesystem, format="parquet")
-    schema = pa.unify_schemas([one.physical_schema for one in files.get_fragments()], promote_options="permissive")
+    try:
+        schema = pa.unify_schemas([one.physical_schema for one in files.get_fragments()], promote_options="permissive")
+    except pa.ArrowTypeError as error:  # answers' properties, under several schemas
+        raise UsageError(
+            f"runs disagree on a column's type ({error}), which jsonl can hold, but no data set"
+        ) from error
     columns = [column for column in schema.names if column not in LISTS]
     gathered: list[pa.RecordBatch] = []
     number = 0

@@ -31,6 +31,13 @@ def test_unless_there_is_no_other(tmp_path):
     assert read(tmp_path, [label("a", 9.0), label("b", 9.0)]).seconds == 9.0
 
 
+def test_reused_labels_took_no_time(tmp_path):
+    """Also where all others are of a worker's first batch."""
+    labels = [label("a", 9.0, encode_ms=500.0), label("b", 0.0, after=11, encode_ms=0.0)]
+    found = read(tmp_path, labels)
+    assert (found.seconds, found.encode_seconds, [*found.rows]) == (9.0, 0.5, ["a", "b"])
+
+
 def test_workers_of_two_runs_are_two(tmp_path):
     labels = [label("a", 9.0, run="r1"), label("b", 8.0, run="r2", after=20), label("c", 1.0, run="r2", after=21)]
     assert read(tmp_path, labels).seconds == pytest.approx(1.0)

@@ -98,6 +98,21 @@ def test_texts_that_are_there(output, photos, options, found, capsys):
     assert "a hen" in texts(photos)["3.txt"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["append"], ["append", "--prefix", ", ", "--suffix", "."], ["prepend"], ["prepend", "--suffix", ", "]],
+    ids=" ".join,
+)
+def test_the_same_export_again_adds_nothing_twice(output, photos, options):
+    """As after one that ended halfway, at a text that isn't UTF-8 or at a full disk."""
+    (photos / "sub/2.txt").write_text("dogma\n")
+    (photos / "3.txt").write_text("")
+    arguments = [output, "--format", "txt", "--to", str(photos), "--existing", *options]
+    assert main(arguments) == 0
+    before = texts(photos)
+    assert main(arguments) == 0 and texts(photos) == before and before["sub/2.txt"].count("a dog") == 1
+
+
 @pytest.mark.parametrize("existing", ["skip", "replace", "append"])
 def test_a_text_that_is_not_utf8(output, photos, existing, capsys):
     """It can be kept or replaced, but nothing can be added to it."""

@@ -116,3 +116,11 @@ def test_a_hub_that_refuses(hub, output, monkeypatch, capsys):
     for path in (Path(output) / "labels").iterdir():
         path.unlink()
     assert main([output, "--format", "hub", "--to", "org/labels"]) == 2 and "no labels" in capsys.readouterr().err
+
+
+def test_columns_of_different_types_are_refused(hub, output, capsys):
+    """An answer's property under two schemas, by --allow-mixed. Nothing is pushed."""
+    path = Path(output) / "labels/1.parquet"
+    pq.write_table(pq.read_table(path).append_column("colour", pa.array([1, 2])), path)
+    assert main([output, "--format", "hub", "--to", "org/labels"]) == 2
+    assert "Field colour has incompatible types" in capsys.readouterr().err and not hub.files("org/labels")

@@ -33,6 +33,11 @@ def test_a_file(output, tmp_path, capsys):
         (["--format", "jsonl", "--to", "/nowhere/f"], "there is no folder /nowhere\n"),
         (["--format", "jsonl", "--to", "/tmp"], "/tmp is a folder; name a file in it"),
         (["--format", "label-studio", "--to", "f"], "give --image-root"),
+        (["--format", "kohya", "--to", "f", "--prefix", "sks "], "--prefix does nothing with --format kohya"),
+        (["--format", "jsonl", "--to", "f", "--boxes", "thousandths"], "--boxes does nothing with --format jsonl"),
+        (["--format", "hub", "--to", "a/b", "--image-root", "/data"], "--image-root does nothing with --format hub"),
+        (["--format", "hub", "--to", "a/b", "--price-per-hour", "nan"], "nan is no price"),
+        (["--format", "webdataset", "--to", "f", "--shard-bytes", "0"], "0 is less than 1"),
     ],
 )
 def test_wrong_options_exit_with_2(output, tmp_path, monkeypatch, wrong, said, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -53,6 +54,15 @@ def test_wrong_options_exit_with_2(output, wrong, capsys):
 def test_no_output_exits_with_2(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "is no output" in capsys.readouterr().err
+
+
+def test_a_full_disk_exits_with_1(output, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert report.main([output, "--json", str(tmp_path / "f")]) == 1
+    assert "report.py: [Errno 28] No space left" in capsys.readouterr().err
 
 
 def test_the_page_has_images_unless_they_are_left_out(tmp_path):
