@@ -146,9 +146,12 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         with as_usage_error():
-            object.__setattr__(self, "prompt", text_of_file("prompt", self.prompt))
-            if self.system is not None:
-                object.__setattr__(self, "system", text_of_file("system", self.system))
+            for name in ("prompt", "system"):
+                if (given := getattr(self, name)) is not None:
+                    text = text_of_file(name, given)
+                    # Or a copy of these options, or a calibration's command, would take it for a file's name.
+                    require(text == given or text[:1] != "@", name, given, "a file whose text doesn't begin with @")
+                    object.__setattr__(self, name, text)
             if self.columns is not None:
                 object.__setattr__(self, "columns", texts_of("columns", self.columns))
             if self.prompts is not None:

@@ -148,6 +148,10 @@ def test_prompts_come_from_files(tmp_path):
     (tmp_path / "prompts.yaml").write_text("'Describe it.': 3\n'{question}': 1\n")
     assert parse(*NEEDED, "--prompt", f"@{tmp_path}/prompt.txt").prompt == "Describe {question}."
     assert parse(*NEEDED, "--system", f"@{tmp_path}/prompt.txt").system == "Describe {question}."
+    (tmp_path / "prompt.txt").write_text("@prompt.txt\n")
+    for name in ("--prompt", "--system"):
+        with pytest.raises(UsageError, match="a file whose text doesn't begin with @"):
+            parse(*NEEDED, name, f"@{tmp_path}/prompt.txt")
     options = parse(*NEEDED, "--prompts", f"{tmp_path}/prompts.yaml")
     assert options.prompts == (("Describe it.", 3.0), ("{question}", 1.0)) and options.prompt_columns() == ("question",)
     assert options == JobOptions.of(input=["in.parquet"], output="out", prompts={"Describe it.": 3, "{question}": 1})
