@@ -3,7 +3,8 @@
 Each job has several children, and each would import these anew: three or four seconds of a core, most of what a small
 job takes. So a server imports them once and forks a child whenever an `Isolated` wants one. All that follows is as in
 use: the child has its socket, its limits and its death to itself, and what it dies of is told alike
-(tests/pipeline/isolation). Only its parent is another, of which it learns nothing.
+(tests/pipeline/isolation). Only its parent is another, of which it learns nothing; its name says whose child it is to
+be, which `tests.services.parents` reads.
 
 python -m tests.forking SOCKET    until its standard input is closed
 """
@@ -29,6 +30,7 @@ SERVER = "ADAFV_TESTS_FORK_SERVER"  # the environment variable with its socket
 HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray's, private: if it goes, tests only take longer
 REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 300.0
+MARK = "child "  # begins the name that a child's process has
 MOST_BYTES = 2**20  # of a request
 PARTS = ("adafv.engine.engine", "adafv.pipeline.workers.prepare", "adafv.pipeline.workers.label")
 
@@ -154,6 +156,7 @@ def _become_child(request: bytes, descriptors: list[int]) -> None:
         os.environ.update(environment)
         sys.path[:] = path
         os.getppid = lambda: asker  # whose child it is to be
+        Path("/proc/self/comm").write_text(f"{MARK}{asker}")
         from adafv.pipeline.isolation.child import main
 
         signal.signal(signal.SIGINT, signal.default_int_handler)

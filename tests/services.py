@@ -27,8 +27,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.forking import MARK
+
 S3_KEY, S3_SECRET = "test:tester", "swift-secret-3f9c"  # as in swift_s3.sh
 PROGRAMS = Path(sys.executable).parent
+DEADLINE = 300.0  # seconds for what takes a few: a slow machine is no fault
 OBJECT_STORE = 200 * 2**20  # bytes on each node of a cluster: Ray takes a third of the memory if it isn't told
 # A lost node is noticed after three seconds; Ray's own default takes about half a minute.
 # Ray's provider of pretended machines wants its head known by this name.
@@ -88,7 +91,7 @@ class S3Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 300
+        end = time.monotonic() + DEADLINE
         while True:
             try:
                 self.client.create_bucket(Bucket="ready")
@@ -105,7 +108,7 @@ class S3Server:
         """End all its processes at once, as a power cut would."""
         if self._process is not None:
             kill_tree(self._process.pid)
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=DEADLINE)
             self._process = None
 
     def pause(self) -> None:
@@ -155,7 +158,7 @@ class Node:
     def kill(self) -> None:
         """End all its processes at once, as the loss of a machine does. Asked to end, Ray takes half a minute."""
         kill_tree(self.process.pid)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=DEADLINE)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -263,13 +266,13 @@ class RayCluster:
         request = urllib.request.Request(
             f"{self.dashboard_address}/api/v0/nodes", headers={"Authorization": f"Bearer {self._token}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
         return [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
 
     def _wait(self, node: Node) -> None:
         """Until the node is up: a cluster of this many nodes, and, where it takes jobs, a list of them."""
-        end = time.monotonic() + 300
+        end = time.monotonic() + DEADLINE
         while b"Ray runtime started" not in node.log.read_bytes() or not self._takes_jobs():
             if node.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"a Ray node didn't start: {node.log.read_text()[-3000:]}")
@@ -309,15 +312,23 @@ def free_ports(count: int) -> int:
     raise OSError(f"no {count} neighbouring free ports")
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that `pid` started, and those that they did."""
-    parents = {}
+def parents() -> dict[int, int]:
+    """The parent of each process. Of a forked child (tests/forking.py) it is the process that asked for it, which may
+    be gone."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
+            name, _, values = path.read_text().partition(" (")[2].rpartition(")")
+            asker = name.removeprefix(MARK) if name.startswith(MARK) else values.split()[1]
+            found[int(path.parent.name)] = int(asker)
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that `pid` started, and those that they did."""
+    of, found = parents(), [pid]
     for parent in found:
-        found += [child for child, of in parents.items() if of == parent]
+        found += [child for child, its in of.items() if its == parent]
     return found[1:]
 
 

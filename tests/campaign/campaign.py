@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
@@ -18,9 +19,9 @@ from adafv.pipeline.record.run_record import format_table, versions
 from tests.campaign.data import Verdict, check, labels, write_input
 from tests.campaign.faults import KINDS, Faults
 from tests.campaign.job import Job
-from tests.services import PROGRAMS, RayCluster, S3Server, descendants, title, without_ray
+from tests.services import PROGRAMS, RayCluster, S3Server, descendants, parents, title, without_ray
 
-DEADLINE = 300.0  # seconds without a row, while nothing is away, after which a job counts as hung
+DEADLINE = 300.0  # seconds without a row, while nothing is away, after which a job counts as hung, or a process as left
 MOST_RUNS = 40  # of one output: more means that it doesn't come to an end
 SINKS = (None, "400,8", "100,2")  # rows and seconds; None: the job's own
 PHASES = {"starting": 3, "running": 6, "ending": 2}  # how often a run is first struck in each
@@ -110,15 +111,19 @@ class Campaign:
         self._outputs = self._runs = 0
         self.summary = Summary()
 
-    def prepare(self) -> None:
-        """The input, and the undisturbed run."""
+    def prepare(self, label: Callable[[list[str]], int] | None = None) -> None:
+        """The input, and the undisturbed run: one on the cluster, or what `label` makes of its arguments."""
         write_input(self._folder / "input", self._settings.rows, self._settings.seed, self._settings.repeated)
         self._store.upload(self._folder / "input", f"s3://{self._bucket}/in")
-        job = self.start("reference")
-        if job.process.wait(timeout=3600) or job.rejected:
-            raise RuntimeError(f"the undisturbed run failed: {job.said[-3000:]}")
+        started = time.monotonic()
+        if label is None:
+            job = self.start("reference")
+            if job.process.wait(timeout=3600) or job.rejected:
+                raise RuntimeError(f"the undisturbed run failed: {job.said[-3000:]}")
+        elif label(self._arguments("reference")):
+            raise RuntimeError("the undisturbed run failed")
         self.reference = labels(self._store, self._bucket, "reference")
-        seconds = time.monotonic() - job.started
+        seconds = time.monotonic() - started
         self._log(f"the undisturbed run took {seconds:.0f} s for {len(self.reference):,} rows")
         if len({row["id"] for row in self.reference}) != self._settings.rows:
             raise RuntimeError(f"the undisturbed run labelled {len(self.reference)} rows of {self._settings.rows}")
@@ -142,6 +147,11 @@ class Campaign:
     def start(self, name: str, sink: str | None = None) -> Job:
         """A run of the job into the output `name`."""
         self._runs += 1
+        environment = without_ray() | self._cluster.environment | self._store.environment
+        environment |= {} if sink is None else {"ADAFV_SINK": sink}
+        return Job(self._arguments(name), environment, self._folder / f"{name}-{self._runs}.log")
+
+    def _arguments(self, name: str) -> list[str]:
         base = f"s3://{self._bucket}"
         inputs = [f"{base}/in/rows/{path.name}" for path in sorted((self._folder / "input" / "rows").iterdir())]
         arguments = [
@@ -152,9 +162,7 @@ class Campaign:
             arguments += ["--escalate", "1.0", f"--escalate-below={self._settings.below}"]
         if self._settings.repeated and name != "reference":
             arguments += ["--duplicates", "reuse"]
-        environment = without_ray() | self._cluster.environment | self._store.environment
-        environment |= {} if sink is None else {"ADAFV_SINK": sink}
-        return Job(arguments, environment, self._folder / f"{name}-{self._runs}.log")
+        return arguments
 
     def _log(self, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
@@ -265,24 +273,24 @@ class Campaign:
 
     def _look_for_orphans(self) -> None:
         """Processes of killed jobs that live on although no one needs them."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + DEADLINE
         while (found := self._orphans()) and time.monotonic() < end:
             time.sleep(1)
         for pid, name in found.items():
             self._problem(f"process {pid} was left behind: {name}")
 
     def _orphans(self) -> dict[int, str]:
-        """Processes that were started with this cluster's token and belong to none of its nodes."""
+        """Processes that were started with this cluster's token and belong to none of its nodes, and forked children
+        of processes that are gone."""
         token = self._cluster.environment["RAY_AUTH_TOKEN"].encode()
         ours = {node.process.pid for node in self._cluster.nodes}
         ours |= {pid for root in list(ours) for pid in descendants(root)}
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if token in path.read_bytes() and int(path.parent.name) not in ours:
-                    found[int(path.parent.name)] = title(int(path.parent.name))
-            except OSError:  # another user's, or ended meanwhile
-                continue
+        of = parents()
+        found = {pid: title(pid) for pid, parent in of.items() if parent and parent not in of}
+        for pid in of.keys() - ours:
+            with contextlib.suppress(OSError):  # another user's, or ended meanwhile
+                if token in Path(f"/proc/{pid}/environ").read_bytes():
+                    found[pid] = title(pid)
         return found
 
     def _evidence(self, job: Job) -> Path:

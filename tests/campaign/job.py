@@ -79,7 +79,7 @@ class Job:
 
     def kill(self) -> None:
         send(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=300)
 
 
 def _number(text: str) -> int:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobs.label import main
 from tests.campaign.campaign import Campaign, Settings
 from tests.campaign.data import check
+from tests.forking import forking_jobs
 from tests.services import RayCluster, S3Server
 
 ROWS = [
@@ -36,20 +38,23 @@ def test_the_check_finds_what_is_wrong(found, wrong):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    """A head that does no work, and two nodes."""
-    with RayCluster(head_cpus=0) as cluster:
+def cluster(forks: None) -> Iterator[RayCluster]:
+    """A head that does no work, and two nodes, whose workers' children are forked."""
+    with RayCluster(head_cpus=0, variables=forking_jobs()) as cluster:
         for _ in range(2):
             cluster.add_node()
         yield cluster
 
 
 @pytest.fixture(scope="module")
-def campaign(s3: S3Server, cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """A campaign of one kill of each sort, all on one output."""
+def campaign(ray_local: None, s3: S3Server, cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """A campaign of one kill of each sort, all on one output. The undisturbed run is one of this process."""
     settings = Settings(kills=4, rows=300, first=("driver", "child", "node", "actor"), seed=5, mean_seconds=1)
     campaign = Campaign(settings, tmp_path_factory.mktemp("campaign"), s3, cluster, print)
-    campaign.prepare()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in s3.environment.items():
+            patched.setenv(name, value)
+        campaign.prepare(main)
     return campaign
 
 
