@@ -1,5 +1,5 @@
 """jobs/label.py with workers that answer without a model, a row in a hundredth of a second, and that write often: a
-night that is quick to begin and can be ended half-way."""
+night that is quick to begin, and that can be ended half-way (tests/jobs/half.py)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from adafv.pipeline import run, schema
 from adafv.pipeline.workers.label import GIVEN, WorkerOptions
 from jobs.label import main
+from tests.jobs import half
 
 SECONDS = 0.01  # that a row takes
 
@@ -23,9 +24,11 @@ class Night:
     """A worker's handler."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        pass
+        self._rows = 0
 
     def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        half.wait(self._rows, on_progress)
+        self._rows += table.num_rows
         time.sleep(SECONDS * table.num_rows)
         common = {"answer": "no", "finish_reason": "stop", "batch_size": table.num_rows, "gpu_seconds": SECONDS}
         common |= {"labelled_at": datetime.now(UTC), "worker_device": "none"}

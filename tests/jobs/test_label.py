@@ -23,12 +23,13 @@ from adafv.worlds.drawn.dataset import write_dataset
 from jobs.label import main
 from jobs.report import main as report
 from tests.forking import forking_jobs
+from tests.jobs.half import HALF
 from tests.models.general.tiny import build
 from tests.pipeline.inputs import write_all, write_images, write_jsonl, write_structs
 from tests.services import PROGRAMS, RayCluster, without_ray
 
 REPOSITORY = Path(__file__).parents[2]
-ROWS = 1000  # enough that a run can be ended half-way
+ROWS = 200
 
 
 def command(model: Path, output: Path, *inputs: Path) -> list[str]:
@@ -142,10 +143,11 @@ def test_help_needs_no_ray():
 
 
 def run_alone(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
-    """The job in a process of its own, with its own Ray, and with a progress line every second."""
+    """The job in a process of its own, with its own Ray, until half of the rows are labelled."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.campaign.command", *arguments],
-        cwd=cwd, env=without_ray() | forking_jobs(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "tests.jobs.half", *arguments],
+        cwd=cwd, env=without_ray() | forking_jobs() | {HALF: str(ROWS // 2)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 from adafv.pipeline.outputs.reader import reconcile
 from tests.forking import forking_jobs
 from tests.jobs import night
+from tests.jobs.half import HALF
 from tests.pipeline.inputs import write_images, write_jsonl
 from tests.services import without_ray
 
@@ -88,14 +89,14 @@ class Schedule:
         """A night that is killed when it has written some of its rows."""
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.jobs.night", *self.command, "--run-id", name],
-            cwd=REPOSITORY, env=without_ray() | forking_jobs(), stderr=subprocess.DEVNULL,
+            cwd=REPOSITORY, env=without_ray() | forking_jobs() | {HALF: "100"}, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         before, end = self.labels(), time.monotonic() + DEADLINE
         while len(self.labels()) < len(before) + 20:
             assert process.poll() is None and time.monotonic() < end, "it ended too early for this test"
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert process.wait(timeout=DEADLINE) == -signal.SIGKILL
         assert 0 < self.check(name, before) < self.rows - len(before)
 
 
@@ -107,7 +108,7 @@ def test_five_nights(ray_local, tiny_model, tmp_path, capfd):
     assert schedule.night("night-1") == (0, 39)
     schedule.grow(30)
     assert schedule.night("night-2") == (0, 30)
-    schedule.grow(500)
+    schedule.grow(400)
     schedule.crash("night-3")
     assert schedule.record("night-3")["status"] == "running"
 
