@@ -1,18 +1,46 @@
-"""jobs/label.py itself, with simulated workers and a progress line every second."""
+"""jobs/label.py itself, with simulated workers and a progress line every second.
+
+Where a node's environment has ADAFV_HELD, each of its workers leaves a file in that folder when it has rows, and waits
+until there is also one called `go`.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
+
+import pyarrow as pa
 
 from adafv.bench.scale import Simulated
 from adafv.pipeline import collector, run
 from jobs.label import main
 
-if __name__ == "__main__":
+
+class Held(Simulated):
+    def __call__(self, table: pa.Table, on_progress: Callable[[], None]) -> pa.Table:
+        if folder := os.environ.get("ADAFV_HELD"):
+            Path(folder, str(os.getpid())).touch()
+            while not Path(folder, "go").exists():
+                on_progress()
+                time.sleep(0.1)
+        return super().__call__(table, on_progress)
+
+
+def label() -> int:
+    """The job's exit status."""
     with (
         patch.object(collector, "Progress", partial(collector.Progress, every=1.0)),
-        patch.object(run, "Labelling", Simulated),
+        patch.object(run, "Labelling", Held),
     ):
-        sys.exit(main())
+        return main()
+
+
+if __name__ == "__main__":
+    from tests.pipeline import simulated_job  # under this name the workers find the handler again
+
+    sys.exit(simulated_job.label())
