@@ -44,6 +44,10 @@ class Obedient:
             for _ in range(8):
                 time.sleep(0.5)
                 on_progress()
+        elif deed and deed.startswith("until "):
+            while not Path(deed.removeprefix("until ")).exists():
+                time.sleep(0.01)
+                on_progress()
         elif deed == "eat":
             bytearray(2**30)
         elif deed and deed.startswith("once "):

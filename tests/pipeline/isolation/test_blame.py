@@ -19,7 +19,7 @@ def notes(tmp_path) -> Path:
 
 @pytest.fixture
 def process(notes):
-    process = Isolated(partial(Obedient, str(notes)), timeout=1.0)
+    process = Isolated(partial(Obedient, str(notes)), timeout=5.0)
     yield process
     process.close()
 
@@ -40,7 +40,7 @@ def test_the_killers_are_found_and_the_rest_comes_through(process, notes):
     assert [doubles(answer) for answer in answers] == [[0], [4], [10]]
     assert failures == {
         1: Failure(None, "signal 11 (SIGSEGV)"),
-        3: Failure(None, "no progress for 1 s"),
+        3: Failure(None, "no progress for 5 s"),
         4: Failure("ValueError", "ValueError: as asked"),
     }
     assert asked(notes) == [[0, 1, 2, 3, 4, 5], [0], [1], [1], [2], [3], [3], [4], [5]]

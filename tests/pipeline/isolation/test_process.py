@@ -23,6 +23,8 @@ from adafv.pipeline.isolation.process import Died, Raised
 from tests.forking import Forked
 from tests.pipeline.isolation.handlers import Obedient, Unmade
 
+LONG, SHORT = 300.0, 3.0  # seconds without progress: of processes that needn't hang, and of those that do
+
 
 def rows(*deeds: str | None) -> pa.Table:
     return pa.table({"number": list(range(len(deeds))), "deed": pa.array(deeds, pa.string())})
@@ -44,7 +46,7 @@ def starting(request):
 
 @pytest.fixture(scope="module")
 def process(starting):
-    process = Isolated(Obedient, timeout=3.0)
+    process = Isolated(Obedient, timeout=LONG)
     yield process
     process.close()
 
@@ -66,7 +68,7 @@ def gone(pid: int) -> bool:
         except FileNotFoundError:
             return True
 
-    return within(20, ended)
+    return within(LONG, ended)
 
 
 def test_rows_are_answered_by_one_process(process):
@@ -94,17 +96,18 @@ def test_threads_get_their_own_answers_from_one_process(process):
     assert {pid for answer in answers for pid in answer.column("pid").to_pylist()} == {process.pid}
 
 
-def test_the_next_table_is_written_while_one_is_worked_on(process, monkeypatch):
+def test_the_next_table_is_written_while_one_is_worked_on(process, monkeypatch, tmp_path):
     """Else the model would wait for it."""
     written = []
     monkeypatch.setattr(module, "write_table", lambda *given: (write_table(*given), written.append(given)))
     process.ask(rows(None))
     with ThreadPoolExecutor(2) as threads:
-        toiling = threads.submit(process.ask, rows("toil"))
-        assert within(10, process._lock.locked)
+        toiling = threads.submit(process.ask, rows(f"until {tmp_path / 'marker'}"))
+        assert within(LONG, process._lock.locked)
         waiting = threads.submit(process.ask, rows(None, None))
-        assert within(1, lambda: len(written) == 3)
+        assert within(LONG, lambda: len(written) == 3)
         assert not toiling.done() and not waiting.done()
+        (tmp_path / "marker").touch()
         assert doubles(toiling.result()) == [0] and doubles(waiting.result()) == [0, 2]
 
 
@@ -123,10 +126,11 @@ def test_a_death_costs_only_the_table_in_hand(process):
         ("spend", "RuntimeError: the context is spent"),
     ],
 )
-def test_a_death_says_how_and_another_process_takes_over(process, deed, how):
+def test_a_death_says_how_and_another_process_takes_over(process, deed, how, monkeypatch):
     process.ask(rows(None))
     before = process.pid
-    with pytest.raises(Died, match=how):
+    with monkeypatch.context() as patched, pytest.raises(Died, match=how):
+        patched.setattr(process, "_timeout", SHORT if deed == "hang" else LONG)
         process.ask(rows(None, deed))
     assert gone(before)
     assert doubles(process.ask(rows(None, None))) == [0, 2] and process.pid != before
@@ -140,8 +144,9 @@ def test_what_raises_leaves_the_process_alive(process):
     assert doubles(process.ask(rows(None))) == [0] and process.pid == before
 
 
-def test_progress_extends_the_time(process):
+def test_progress_extends_the_time(process, monkeypatch):
     """Four seconds of work, with a time-out of three, and word of progress every half."""
+    monkeypatch.setattr(process, "_timeout", SHORT)
     assert doubles(process.ask(rows("toil"))) == [0]
 
 

@@ -46,7 +46,7 @@ def test_each_row_once_and_in_order(tmp_path, files):
 
 def test_files_are_opened_at_the_same_time(tmp_path):
     output = write_labels(tmp_path, 8)
-    together = threading.Barrier(4, timeout=20)  # breaks, and with it the reading, where fewer than four come at once
+    together = threading.Barrier(4, timeout=60)  # breaks, and with it the reading, where fewer than four come at once
     slow = opening(output, together.wait)
     assert len(ids(read_batches(slow, output.parquet_files("labels"), ["id"], ahead=4))) == 24
 

@@ -109,9 +109,9 @@ def test_a_holder_that_could_not_renew_stops_before_another_may_begin(output, el
 
 
 def test_a_holder_that_was_overtaken_notices_and_does_not_write_back(output, elsewhere):
-    with Lease(output, "slow", TTL) as held:
+    with Lease(output, "slow", 4 * TTL) as held:
         output.put("lease/00000009", b'{"run_id": "new", "host": "h", "pid": 1, "born": null, "released": false}')
-        time.sleep(TTL / 4)
+        held._thread.join()  # it ends with the renewal that finds the other's
         with pytest.raises(RunError, match="was lost: another job took it"):
             held.check()
     assert b'"new"' in (output.read("lease/00000009") or b"")

@@ -180,7 +180,7 @@ def targets(cluster: RayCluster) -> list[str]:
 
 
 def scrape(target: str) -> list[Sample]:
-    with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{target}/metrics", timeout=300) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return [one for family in families for one in family.samples]
 

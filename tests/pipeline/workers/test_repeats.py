@@ -122,7 +122,7 @@ def test_two_threads_of_a_worker_label_a_sample_once(prepare, worker, monkeypatc
     first, second = prepare([row("a", PNG, "w1")]), prepare([row("b", PNG, "w1")])
     with ThreadPoolExecutor(2) as threads:
         labelled = threads.submit(one, first)
-        assert begun.wait(30)
+        assert begun.wait(300)
         copied = threads.submit(one, second).result().to_pylist()
     assert (copied[0]["duplicate_of"], copied[0]["answer"]) == ("a", labelled.result().to_pylist()[0]["answer"])
     assert one._process.asked == ["a"]
