@@ -13,6 +13,7 @@ from adafv.bench import peers
 from adafv.bench.peers import BROKEN, SCRIPT, Fate, Peer, PeerTerms, broken_rows
 from jobs.bench import main
 from tests.bench.tiny_shapes import NEXT, subject
+from tests.forking import forking_jobs
 
 TERMS = PeerTerms(small=1, large=2, max_new_tokens=2, device="cpu", keep=0.1, usd_per_hour=3.6)
 
@@ -58,8 +59,10 @@ pq.write_table(pa.table({"id": kept, "answer": ["a"] * len(kept)}), sys.argv[2] 
 
 
 @pytest.mark.slow(seconds=40)
-def test_this_job_gives_each_broken_row_a_reason(tmp_path):
+def test_this_job_gives_each_broken_row_a_reason(forks, tmp_path, monkeypatch):
     """As a user starts it, on a model without pruning."""
+    for name, value in forking_jobs().items():
+        monkeypatch.setenv(name, value)
     job = peers.peers(TERMS)[1]
     assert job.name == "adafv label --strategy none"
     subject(NEXT).save(str(tmp_path / "model"))

@@ -47,7 +47,8 @@ def test_phones_pictures(format, tmp_path):
     for end in (20, len(data) // 2, len(data) - 50):
         cut = decode(data[:end], LIMIT)
         assert isinstance(cut, Reject) and cut.error in ("image_corrupt", "image_format"), end
-    large = encoded(Image.effect_noise((3000, 2000), 50).convert("RGB"), format, quality=95)
+    quick = {"enc_params": {"preset": "ultrafast"}} if format == "HEIF" else {"speed": 10}
+    large = encoded(Image.effect_noise((3000, 2000), 50).convert("RGB"), format, quality=95, **quick)
     assert decode_within(tmp_path / "picture", large, memory_bound(3000 * 2000, len(large))) == "decoded"
     without = "import sys; sys.modules['pillow_heif'] = None; from adafv.pipeline.images.decode import decode; "
     command = [sys.executable, "-c", without + "print(decode(open(sys.argv[1], 'rb').read(), 10**9))"]
@@ -79,12 +80,12 @@ def test_html_is_called_by_its_name():
     assert isinstance(reject, Reject) and "HTML" in reject.message
 
 
-def test_the_pixel_limit_is_exact_and_ours():
+def test_the_pixel_limit_is_exact_and_ours(monkeypatch):
     data = encoded(Image.new("L", (100, 100)), "PNG")
     assert isinstance(decode(data, 10_000), Image.Image)
     assert decode(data, 9_999) == Reject("image_too_many_pixels", "100 x 100 pixels; the limit is 9999 in all")
-    beyond_pillows = encoded(Image.new("1", (20_000, 10_000)), "PNG")
-    assert isinstance(decode(beyond_pillows, 200_000_000), Image.Image)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_999)  # Pillow refuses twice as many
+    assert isinstance(decode(data, 10_000), Image.Image)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])

@@ -27,7 +27,7 @@ from tests.services import S3_SECRET, S3Server
 
 pytestmark = pytest.mark.slow
 
-ROWS = [{"id": f"r{i}", "image": f"{i}-{NAMES[i % 4]}", "question": f"w{i} w{i % 7}"} for i in range(80)]
+ROWS = [{"id": f"r{i}", "image": f"{i}-{NAMES[i % 4]}", "question": f"w{i} w{i % 7}"} for i in range(48)]
 BROKEN = (
     "slow_down",
     "unavailable",
