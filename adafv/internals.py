@@ -7,7 +7,6 @@ Libraries are imported where they are used: what prunes has no need of Ray, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,39 +17,24 @@ TRIED = {"torch": "2.13.0", "transformers": "5.23.0", "ray": "2.60.0"}  # versio
 NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivateName:
-    """One of them.
-
-    Attributes:
-        path: dotted, beginning with the library.
-        used_by: the function of this module, or what else in the package, that needs it.
-    """
-
-    path: str
-    used_by: str
-
-
 _QWEN3 = "transformers.models.qwen3_vl.modeling_qwen3_vl"
-PRIVATE_NAMES = tuple(
-    PrivateName(path=path, used_by=used_by)
-    for path, used_by in (
-        ("torch.ops.mkldnn._linear_pointwise", "onednn_linear"),
-        ("torch.ops.mkldnn._reorder_linear_weight", "onednn_weight"),
-        ("torch.ops.mkldnn._is_mkldnn_bf16_supported", "onednn_has_bfloat16"),
-        ("torch.utils._pytree", "NOISY_LOGGERS"),
-        ("transformers.GenerationMixin._prepare_special_tokens", "logits_processors"),
-        ("transformers.GenerationMixin._get_logits_processor", "logits_processors"),
-        ("transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected", "ignoring_weights"),
-        ("transformers.modeling_flash_attention_utils._flash_attention_forward", "flash_attention"),
-        (f"{_QWEN3}.Qwen3VLTextModel._deepstack_process", "replace_deepstack"),
-        ("ray.util.metrics.Counter._record", "record"),
-        ("ray._private.state.actors", "actors"),
-        ("ray._private.worker._global_node", "global_node"),
-        ("ray._private.internal_api.node_stats", "object_store_bytes"),
-        ("ray.autoscaler._private.aws.node_provider.AWSNodeProvider._create_node", "adafv.spot.SpotFirst"),
-    )
-)
+# By their paths: the function of this module, or what else in the package, that needs them.
+PRIVATE_NAMES = {
+    "torch.ops.mkldnn._linear_pointwise": "onednn_linear",
+    "torch.ops.mkldnn._reorder_linear_weight": "onednn_weight",
+    "torch.ops.mkldnn._is_mkldnn_bf16_supported": "onednn_has_bfloat16",
+    "torch.utils._pytree": "NOISY_LOGGERS",
+    "transformers.GenerationMixin._prepare_special_tokens": "logits_processors",
+    "transformers.GenerationMixin._get_logits_processor": "logits_processors",
+    "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected": "ignoring_weights",
+    "transformers.modeling_flash_attention_utils._flash_attention_forward": "flash_attention",
+    f"{_QWEN3}.Qwen3VLTextModel._deepstack_process": "replace_deepstack",
+    "ray.util.metrics.Counter._record": "record",
+    "ray._private.state.actors": "actors",
+    "ray._private.worker._global_node": "global_node",
+    "ray._private.internal_api.node_stats": "object_store_bytes",
+    "ray.autoscaler._private.aws.node_provider.AWSNodeProvider._create_node": "adafv.spot.SpotFirst",
+}
 # And what only instances have: Ray's Dataset._logical_plan (`set_last_stage_cpus`), and _raw_stream of botocore's
 # StreamingBody (`read_arrived`).
 

@@ -35,16 +35,16 @@ def resolve(path: str) -> Any:
     raise AttributeError(f"there is no module {names[0]}")
 
 
-@pytest.mark.parametrize("name", PRIVATE_NAMES, ids=lambda name: name.path)
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
 def test_it_is_still_there(name):
-    library = name.path.partition(".")[0]
+    library = name.partition(".")[0]
     try:
-        resolve(name.path)
+        resolve(name)
     except AttributeError as error:
         installed = f"{library} {importlib.metadata.version(library)}"
         pytest.fail(
-            f"{installed} has no {name.path} any more, which {TRIED[library]} had: {error}. "
-            f"adafv.internals must do without it in {name.used_by}"
+            f"{installed} has no {name} any more, which {TRIED[library]} had: {error}. "
+            f"adafv.internals must do without it in {PRIVATE_NAMES[name]}"
         )
 
 

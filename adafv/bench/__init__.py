@@ -27,6 +27,7 @@ What they share:
     ceilings   what the hardware can do at best
     process    a process of its own for one measurement
     memory     the most memory that something took
+    bootstrap  intervals of means and of differences
     chart      accuracy over budget, drawn; table: rows of figures, printed
     machine    what every figure has to be read with
 

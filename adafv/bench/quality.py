@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from adafv.bench.bootstrap import Bootstrap
 from adafv.bench.exam import Contender, Results, Setting, hold, processes
 from adafv.bench.examples import ALL, HALLUCINATED, RECALLED, ExampleSource, Scenes
 from adafv.bench.table import table as text_table
@@ -20,7 +21,6 @@ from adafv.engine import EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pruning import WITH_TEXT_TOWER
-from adafv.scoring.bootstrap import Bootstrap
 from adafv.worlds.drawn.score import CAPTION
 from adafv.worlds.registry import WORLDS, World
 

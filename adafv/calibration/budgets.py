@@ -15,8 +15,7 @@ from adafv.calibration.demand import LOSS, Demand, accuracy
 from adafv.calibration.options import CalibrationOptions, Candidate
 from adafv.calibration.truth import Truth
 from adafv.scoring.agreement import AGREEMENTS
-from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import Bounds
+from adafv.scoring.bounds import Bounds, Estimate
 
 SEED = 0
 EXAMPLES = 10

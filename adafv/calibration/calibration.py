@@ -22,7 +22,7 @@ from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.ledger import Ledger
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.storage import Storage
-from adafv.scoring.bootstrap import CONFIDENCE, Estimate
+from adafv.scoring.bounds import CONFIDENCE, Estimate
 
 LOG = logging.getLogger("adafv")
 
@@ -187,7 +187,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         UsageError: the options can't be carried out.
         RunError: a run failed, or labelled nothing to compare.
     """
-    from adafv.pipeline.control.session import RaySession  # here, so that a wrong option doesn't wait for Ray
+    from adafv.pipeline.control.session import ray_session  # here, so that a wrong option doesn't wait for Ray
     from adafv.pipeline.setup import with_commit
 
     options = replace(options, job=with_commit(options.job))
@@ -196,7 +196,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         if name is not None:
             check_column(options.job, option, name, storage)
     unpruned, *candidates = options.candidates()
-    with RaySession():
+    with ray_session():
         sample = _label(unpruned, 1, len(candidates) + 1)
         for number, candidate in enumerate(candidates, 2):
             _label(candidate, number, len(candidates) + 1)

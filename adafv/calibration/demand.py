@@ -9,8 +9,7 @@ import numpy as np
 
 from adafv.scoring.agreement import AGREEMENTS
 from adafv.scoring.betting import Betting
-from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import TAIL, Bounds, floored, rows_to_show
+from adafv.scoring.bounds import TAIL, Bounds, Estimate, floored, rows_to_show
 from adafv.scoring.metrics import METRICS
 
 AGREEMENT, ACCURACY, LOSS = "agreement", "accuracy", "loss"

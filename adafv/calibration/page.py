@@ -13,7 +13,7 @@ from adafv.calibration.calibration import Calibration
 from adafv.calibration.cascades import Cascade, CascadeFamily
 from adafv.calibration.demand import ACCURACY, AGREEMENT, LOSS
 from adafv.reporting import charts
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 
 SHARES = 10  # steps from no second look to one for every row
 

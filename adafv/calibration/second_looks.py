@@ -37,7 +37,8 @@ def families(
     found = []
     for (strategy, keep), again in pairs:
         first, second = labelled[strategy, keep], unpruned if again == 1 else labelled[strategy, again]
-        ids = [id for id in known if id in second.rows and _confidence(first, id) is not None]
+        both = first.rows.keys() & second.rows.keys()
+        ids = [id for id in known if id in both and first.rows[id]["confidence"] is not None]
         if not ids:
             continue
         bounds = demand.bounds([unpruned.rows[id]["image"] for id in ids], SEED)
@@ -45,10 +46,6 @@ def families(
         thresholds = LEADS if options.job.chooses else THRESHOLDS
         found.append(family(strategy, one, other, bounds, demand, len(pairs) * strata, thresholds))
     return tuple(found)
-
-
-def _confidence(answers: Answers, id: str) -> float | None:
-    return answers.rows[id]["confidence"] if id in answers.rows else None
 
 
 def _answers(

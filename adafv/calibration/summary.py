@@ -14,7 +14,7 @@ from adafv.calibration.demand import share as _share
 from adafv.calibration.verdict import UNDECIDED, judge, rows_needed
 from adafv.pipeline.redaction import redact
 from adafv.scoring.agreement import AGREEMENTS
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 
 
 def summary(calibration: Calibration) -> str:

@@ -118,7 +118,7 @@ class Preparer:
         shown = sum(turn.images for turn in turns)
         if shown != len(images):
             raise ValueError(f"the turns show {shown} images and {len(images)} are given")
-        if any(_is_surrogate(letter) for turn in turns for part in turn.parts for letter in part or ""):
+        if any("\ud800" <= letter <= "\udfff" for turn in turns for part in turn.parts for letter in part or ""):
             raise PrepareError("prompt_encoding", "the prompt contains an unpaired surrogate, which no tokenizer reads")
         single = len(images) == 1
         smaller = [self._fitted(image, single) for image in images]
@@ -223,7 +223,3 @@ def _generation(model: str) -> dict[str, Any]:
     except OSError:  # it has none
         return {}
     return {name: value for name, value in config.to_diff_dict().items() if name != "transformers_version"}
-
-
-def _is_surrogate(letter: str) -> bool:
-    return "\ud800" <= letter <= "\udfff"

@@ -25,9 +25,6 @@ class PackedLinear(nn.Module):
         """[..., out_features] of [..., in_features]."""
         return self._product(x)
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
 
 class PackedQuickGeluMlp(nn.Module):
     """second(h · sigmoid(1.702 h)) of h = first(x), as CLIP has it: with weights that are so much larger, and so much

@@ -12,7 +12,7 @@ import ray
 from adafv.engine.grammar import check_grammar
 from adafv.engine.options import EngineOptions
 from adafv.pipeline.control.resources import Resources, allot
-from adafv.pipeline.control.session import RaySession, is_ours_alone
+from adafv.pipeline.control.session import is_ours_alone, ray_session
 from adafv.pipeline.errors import JobError, UsageError
 from adafv.pipeline.options import JobOptions, as_usage_error
 from adafv.pipeline.record.prices import Tariff, read_prices
@@ -71,7 +71,7 @@ def set_up(options: JobOptions, writing: bool = False) -> Iterator[Setup]:
     prices = tuple(read_prices(Path(options.prices), options.price_kind)) if options.prices else ()
     if writing:
         _check_writable(output)
-    with RaySession():
+    with ray_session():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         resources = allot(options, nodes, may_grow=not is_ours_alone())
         yield Setup(

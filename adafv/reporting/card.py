@@ -34,7 +34,8 @@ def card(report: Report, name: str) -> str:
     ]
     front = ["---", "configs:", "- config_name: default", f"  data_files: {FILES}", "tags:", "- adafv", "---", ""]
     made = f"Labels made by [AdaFV Batch](https://arxiv.org/abs/2501.09532) {adafv.__version__}."
-    table = ["| | |", "|---|---|", *(f"| {key} | {_cell(text)} |" for key, text in lines if text)]
+    cells = [(key, " ".join(text.replace("|", "\\|").split())) for key, text in lines if text]
+    table = ["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in cells)]
     return "\n".join([*front, f"# {name}", "", made, "", *table, ""])
 
 
@@ -60,7 +61,3 @@ def _cost(report: Report) -> str:
 
 def _one(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value, ensure_ascii=False)}`"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

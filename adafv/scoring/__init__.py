@@ -2,7 +2,6 @@
 
 metrics    how right an answer is, given the references
 agreement  how alike two answers are
-bootstrap  intervals of means and of differences
-bounds     intervals of means that hold near 0 and 1
+bounds     a mean and its interval, which holds also near 0 and 1
 betting    lower ends of means that hold for any scores from 0 to 1
 """

@@ -24,7 +24,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from adafv.scoring.bootstrap import numbered
+from adafv.scoring.bounds import numbered
 
 MOST = 0.75  # of the capital at stake in one bet
 STEPS = 30  # bisections

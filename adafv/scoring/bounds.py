@@ -17,14 +17,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from adafv.scoring.bootstrap import CONFIDENCE, Estimate, numbered
-
+CONFIDENCE = 0.95
 DRAWS = 10_000
 TAIL = (1 - CONFIDENCE) / 2  # on each side
 _CHUNK = 2_000_000  # weights drawn at once
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and the interval that holds 95 % of its draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+def numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """(int64 [R], each row's cluster as a number in order of appearance; the number of clusters)."""
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    return np.array([numbers[cluster] for cluster in clusters], dtype=np.int64), len(numbers)
 
 
 class Bounds:

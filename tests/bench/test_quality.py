@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adafv.bench import exam
+from adafv.bench.bootstrap import Bootstrap
 from adafv.bench.exam import Answered, Contender, Examiner, Results, Setting, hold, processes
 from adafv.bench.examples import LabelledData, Scenes, Skipped
 from adafv.bench.quality import Contest, Entry, contenders, entries, in_worlds, job_in, run, summary, table
@@ -16,7 +17,6 @@ from adafv.engine import Engine, EngineOptions
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.store.storage import Storage
-from adafv.scoring.bootstrap import Bootstrap
 from adafv.worlds.registry import WORLDS
 from tests.tiny_clip import build_clip
 from tests.tiny_models import Shape

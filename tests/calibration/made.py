@@ -12,7 +12,7 @@ from adafv.calibration.cascades import CascadeFamily
 from adafv.calibration.options import CalibrationOptions
 from adafv.calibration.strata import Stratified
 from adafv.pipeline.options import JobOptions
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 
 
 def options(**values: Any) -> CalibrationOptions:

@@ -6,8 +6,7 @@ import pytest
 
 from adafv.calibration.demand import ACCURACY, LOSS, Demand
 from adafv.scoring.betting import Betting
-from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import Bounds
+from adafv.scoring.bounds import Bounds, Estimate
 
 SAID, UNPRUNED = ["red", "a dog", "two", "left"], ["red", "dog", "three", "right"]
 RIGHT = [("red",), ("cat",), ("2",), ("right",)]

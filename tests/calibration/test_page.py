@@ -6,7 +6,7 @@ import pytest
 
 from adafv.calibration.budgets import Change
 from adafv.calibration.page import render
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 from tests.calibration.made import budget, calibration
 from tests.reporting.test_page import SCRIPT, Page
 

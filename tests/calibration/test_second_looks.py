@@ -13,7 +13,7 @@ from adafv.calibration.options import parse_command
 from adafv.calibration.page import render
 from adafv.calibration.second_looks import families
 from adafv.calibration.summary import summary
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 from tests.calibration.made import answers, budget, calibration, options
 from tests.parsing import parse_options
 from tests.reporting.test_page import Page

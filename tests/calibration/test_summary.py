@@ -10,7 +10,7 @@ import pytest
 from adafv.calibration.command import command_line
 from adafv.calibration.summary import summary
 from adafv.pipeline.options import JobOptions
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 from tests.calibration.made import budget, calibration, options
 from tests.parsing import parse_options
 

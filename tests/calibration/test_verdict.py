@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adafv.calibration.demand import Demand
 from adafv.calibration.verdict import FAILS, MEETS, UNDECIDED, is_beyond, judge, recommend, rows_needed
-from adafv.scoring.bootstrap import Estimate
+from adafv.scoring.bounds import Estimate
 from tests.calibration.made import budget
 
 DEMAND = Demand("normalised", 0.9)

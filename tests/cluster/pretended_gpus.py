@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import ray
 
-from adafv.pipeline.control.session import RaySession
+from adafv.pipeline.control.session import ray_session
 from adafv.pipeline.isolation import Handler
 from adafv.pipeline.run import run
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
@@ -26,7 +26,7 @@ def on_cpu(options: WorkerOptions) -> Handler:
 
 def main() -> None:
     options = parse_options(sys.argv[1:], "", "")
-    with RaySession():
+    with ray_session():
         before = ray.cluster_resources()
         between = ray.get(ray.remote(num_cpus=4)(ray.cluster_resources).remote())  # more CPUs than the head has
         print(run(options, on_cpu).run.table())

@@ -129,7 +129,7 @@ def test_what_cannot_be_written_or_loaded_is_said_before_ray_starts(tmp_path, mo
     def no_session():
         raise AssertionError("Ray is started")
 
-    monkeypatch.setattr(setup, "RaySession", no_session)
+    monkeypatch.setattr(setup, "ray_session", no_session)
     (tmp_path / "a.png").write_bytes(SOUND["plain.png"])
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "out", "/proc/out"):

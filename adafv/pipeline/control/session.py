@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -18,18 +20,15 @@ DATA_LOG = logging.getLogger("ray.data")
 BAD_STARTS = 3  # workers in a row that may die while starting, as on a spot machine that is taken back
 
 
-class RaySession:
+@contextmanager
+def ray_session() -> Iterator[None]:
     """Ray for one run or several: the initialised one, the cluster that RAY_ADDRESS names, or a local one.
 
-    On exit, Ray Data's settings and log level are as before.
+    Afterwards Ray Data's settings and log level are as before.
     """
-
-    def __enter__(self) -> None:
-        self._settings = DataContext.current(DataContext.get_current().copy())
-        self._settings.__enter__()
-        self._log_level = DATA_LOG.level
-        self._ours = not ray.is_initialized()
-        if self._ours:
+    log_level, ours = DATA_LOG.level, not ray.is_initialized()
+    with DataContext.current(DataContext.get_current().copy()):
+        if ours:
             address = os.environ.get("RAY_ADDRESS", "local")
             if address == "local":
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -38,12 +37,12 @@ class RaySession:
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # ray.init's handler ends the process in mid-write
-
-    def __exit__(self, *_: object) -> None:
-        if self._ours:
-            ray.shutdown()
-        DATA_LOG.setLevel(self._log_level)
-        self._settings.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            if ours:
+                ray.shutdown()
+            DATA_LOG.setLevel(log_level)
 
 
 def is_ours_alone() -> bool:

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from adafv.scoring.agreement import AGREEMENTS
-from adafv.scoring.bootstrap import Estimate
-from adafv.scoring.bounds import DRAWS, Bounds
+from adafv.scoring.bounds import DRAWS, Bounds, Estimate
 
 MOST = 200_000_000  # weights for an interval: with many images, fewer draws do
 

@@ -20,7 +20,7 @@ import ray.data
 
 from adafv.pipeline.control import roster as module
 from adafv.pipeline.control.roster import Roster, WorkerStatus, worker_status
-from adafv.pipeline.control.session import RaySession
+from adafv.pipeline.control.session import ray_session
 from adafv.pipeline.limits import Limits
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
@@ -58,7 +58,7 @@ class Echo:
 
 def test_workers_of_a_pool_are_found_by_the_name_of_their_class(ray_local):
     """Also one that was killed and started again by Ray, and before it has delivered anything."""
-    with RaySession():
+    with ray_session():
         roster, other = Roster(0, Echo.__name__, lambda: ()), Roster(0, "LabelWorker", lambda: ())
         rows = ray.data.from_items([{"n": n} for n in range(8)], override_num_blocks=8)
         pool = rows.map_batches(
@@ -85,7 +85,7 @@ def test_where_workers_are_not_found_a_warning_says_so_and_cost_goes_on(ray_loca
     listed = [actor("a", "ALIVE", name="")] if broken == "no names" else []
     monkeypatch.setattr(module, "actors", lambda job: listed if broken != "no list" else {}["gone"])
     tally = Tally(workers={"w/7": 900.0}, actors={"w/7": "a"})
-    with RaySession():
+    with ray_session():
         roster = Roster(0, "LabelWorker", tally.actors.values)
         for now in (910.0, 920.0):
             seen = roster.status()

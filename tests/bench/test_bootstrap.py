@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adafv.scoring.bootstrap import Bootstrap
+from adafv.bench.bootstrap import Bootstrap
 
 EVERY = np.ones(400, dtype=bool)
 

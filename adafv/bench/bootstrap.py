@@ -10,28 +10,13 @@ If all rows score the same, the interval is a point: 100 % of 300 scenes is not 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from adafv.scoring.bounds import TAIL, Estimate, numbered
+
 DRAWS = 2000
-CONFIDENCE = 0.95
 _CHUNK = 100  # draws made at once; each takes 8 bytes per cluster
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean and the interval that holds 95 % of its draws."""
-
-    value: float
-    low: float
-    high: float
-
-
-def numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """(int64 [R], each row's cluster as a number in order of appearance; the number of clusters)."""
-    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-    return np.array([numbers[cluster] for cluster in clusters], dtype=np.int64), len(numbers)
 
 
 class Bootstrap:
@@ -56,8 +41,7 @@ class Bootstrap:
         drawn = self._draws @ counts.astype(np.float32)
         with np.errstate(invalid="ignore"):  # a draw may hold no chosen row
             means = self._draws @ sums.astype(np.float32) / drawn
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(means, [tail, 1 - tail])
+        low, high = np.nanquantile(means, [TAIL, 1 - TAIL])
         return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
     def difference(self, values: np.ndarray, others: np.ndarray, chosen: np.ndarray) -> Estimate:
