@@ -17,7 +17,7 @@ from adafv.pipeline.store.storage import Storage
 
 COLUMNS = (
     "id", "image", "question", "answer", "confidence", "visual_tokens", "kept_tokens", "prompt_tokens",
-    "output_tokens", "encode_ms", "gpu_seconds", "run_id", "worker", "labelled_at",
+    "output_tokens", "encode_ms", "gpu_seconds", "cost_usd", "run_id", "worker", "labelled_at",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class Answers:
         rows: by id.
         seconds: of a worker, per sample; None without labels. `encode_seconds`: of these, to encode the image.
         kept_tokens, visual_tokens: per sample; `tokens`: those of the language model, prompt and answer.
+        usd_per_hour: of a worker, as recorded; None without a price.
     """
 
     rows: dict[str, dict[str, Any]]
@@ -37,6 +38,7 @@ class Answers:
     kept_tokens: float
     visual_tokens: float
     tokens: float
+    usd_per_hour: float | None = None
 
 
 def cost_per_1000(seconds: float, price_per_hour: float) -> float:
@@ -59,6 +61,7 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
         kept_tokens=_mean([row["kept_tokens"] for row in found]),
         visual_tokens=_mean([row["visual_tokens"] for row in found]),
         tokens=_mean([row["prompt_tokens"] + row["output_tokens"] for row in found]),
+        usd_per_hour=_price(later),
     )
 
 
@@ -69,6 +72,11 @@ def _without_first_batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         worker = row["run_id"], row["worker"]
         first[worker] = min(row["labelled_at"], first.get(worker, row["labelled_at"]))
     return [row for row in rows if row["labelled_at"] > first[row["run_id"], row["worker"]]] or rows
+
+
+def _price(rows: list[dict[str, Any]]) -> float | None:
+    costs, seconds = [row["cost_usd"] for row in rows], sum(row["gpu_seconds"] for row in rows)
+    return None if None in costs or not seconds else 3600 * sum(costs) / seconds
 
 
 def _mean(values: list[float]) -> float:

@@ -36,6 +36,7 @@ class Calibration:
         unpruned: worker seconds per sample without pruning.
         accuracy: the unpruned model's, if right answers are known.
         unpruned_tokens: the language model's tokens per sample without pruning, prompt and answer.
+        usd_per_hour: of a worker, as the unpruned labels record it.
         families: cascades of two keep ratios.
         stratified: thresholds by stratum, if asked for and any stratum has its own.
     """
@@ -50,10 +51,18 @@ class Calibration:
     unpruned_tokens: float
     families: tuple[CascadeFamily, ...]
     stratified: Stratified | None = None
+    usd_per_hour: float | None = None
 
     @property
     def demand(self) -> Demand:
         return self.options.demand
+
+    @property
+    def price(self) -> float | None:
+        """USD per hour of a worker."""
+        job = self.options.job
+        given = job.price_per_hour  # of one GPU, or of a CPU worker
+        return self.usd_per_hour if given is None else given * job.engine.tensor_parallel
 
     @property
     def recommended(self) -> Budget | None:
@@ -115,7 +124,7 @@ class Calibration:
             "agreement": options.agreement,
             "confidence": CONFIDENCE,
             "seed": SEED,
-            "price_per_hour": options.job.price_per_hour,
+            "price_per_hour": self.price,
             "unpruned": {
                 "labelled": self.labelled,
                 "accuracy": _interval(self.accuracy),
@@ -172,8 +181,7 @@ class Calibration:
 
     def _cost(self, seconds: float) -> dict[str, float | None]:
         """Of 1,000 samples."""
-        price = self.options.job.price_per_hour
-        return {"cost_per_1000_usd": None if price is None else cost_per_1000(seconds, price)}
+        return {"cost_per_1000_usd": None if self.price is None else cost_per_1000(seconds, self.price)}
 
 
 def _interval(estimate: Estimate | None) -> dict[str, float] | None:
@@ -221,6 +229,7 @@ def calibrate(options: CalibrationOptions) -> Calibration:
         accuracy=comparison.accuracy,
         budgets=tuple(comparison.budget(each, labelled[each.strategy, each.keep]) for each in candidates),
         unpruned_tokens=answers.tokens,
+        usd_per_hour=answers.usd_per_hour,
         families=found,
         stratified=by_stratum,
     )

@@ -20,7 +20,7 @@ SAMPLE, MIN_AGREEMENT, KEEPS, ESCALATES, METRIC = 500, 0.98, "0.5,0.25,0.1,0.05"
 # A job's options that a calibration sets itself.
 DECIDED = (
     "output", "sample", "sample_adjacent", "strategy", "keep", "keep_tokens", "escalate", "escalate_below",
-    "thresholds", "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
+    "escalate_flags", "thresholds", "max_reject_rate", "allow_mixed", "run_id", "max_cost", "max_hours", "on_finish",
     "audit", "audit_fails", "min_agreement",
 )  # fmt: skip
 

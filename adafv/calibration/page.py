@@ -63,7 +63,7 @@ def _curves(
     level: float | None,
 ) -> Markup:
     """Fixed budgets by `figure`, second looks by `figure_again`, and a line at the demand's `level`."""
-    price = calibration.options.job.price_per_hour
+    price = calibration.price
     unit, each = ("worker ms per sample", 1000) if price is None else ("USD per 1,000 samples", 1000 * price / 3600)
     lines = [("unpruned", [_point(each * calibration.unpruned, unpruned, "all")])]
     for name, budgets in strategies:

@@ -56,7 +56,7 @@ def tables(calibration: Calibration) -> list[tuple[str, list[str], list[list[str
 
 def _budget(calibration: Calibration, budget: Budget | None) -> Row:
     """A budget's row; the unpruned model's for None."""
-    options, price = calibration.options, calibration.options.job.price_per_hour
+    options, price = calibration.options, calibration.price
     accuracy, seconds = calibration.accuracy, calibration.unpruned
     agreements: dict[str, str] = dict.fromkeys(AGREEMENTS, "")
     interval = judged = change = ""
@@ -80,7 +80,7 @@ def _budget(calibration: Calibration, budget: Budget | None) -> Row:
 
 def _cascade(calibration: Calibration, found: Cascade, promised: bool = True) -> Row:
     """The row of a cascade; without its lower bound unless that is `promised`."""
-    options, price = calibration.options, calibration.options.job.price_per_hour
+    options, price = calibration.options, calibration.price
     low = {AGREEMENT: "at least", ACCURACY: "accuracy at least", LOSS: "to unpruned at least"}[calibration.demand.of]
     row = [
         ("kept", f"{found.strategy} {found.keep:g}" if len(options.strategies) > 1 else f"{found.keep:g}"),

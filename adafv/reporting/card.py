@@ -19,12 +19,14 @@ def card(report: Report, name: str) -> str:
     """Markdown with the Hub's front matter. It names no local path."""
     configs = [held.run.config for held in report.held if held.run.labelled or not held.run.is_known]
     kept, seen = report.labels.totals["kept_tokens"], report.labels.totals["visual_tokens"]
+    alone = [config for config in configs if not config.get("prompts")]  # else the record has the default prompt
+    asked = _values(configs, "prompts") + _values(alone, "prompt") + _values(configs, "system")
     plan = [f"{key.replace('_', '-')} {_one(value)}" for key in PLAN for value in _values(configs, key)]
     lines = [
         ("Labels", f"{report.labelled:,}, of {report.input:,} rows"),
         ("Made from", ", ".join(uri for uris in _values(configs, "input") for uri in uris if is_hub(uri))),
         ("Model", ", ".join(dict.fromkeys(map(_model, configs)))),
-        ("Prompt", ", ".join(_one(text) for key in ("prompts", "prompt", "system") for text in _values(configs, key))),
+        ("Prompt", ", ".join(map(_one, asked))),
         ("Pruning", ", ".join(map(str, _values(configs, "strategy")))),
         ("Budget", f"{kept:,.0f} of {seen:,.0f} visual tokens kept ({kept / seen:.1%})" if seen else ""),
         ("Plan", "; ".join(plan)),

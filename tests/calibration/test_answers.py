@@ -38,6 +38,12 @@ def test_reused_labels_took_no_time(tmp_path):
     assert (found.seconds, found.encode_seconds, [*found.rows]) == (9.0, 0.5, ["a", "b"])
 
 
+def test_the_price_is_the_labels(tmp_path):
+    labels = [label("a", 1.0), label("b", 1.0, after=11, cost_usd=0.5), label("c", 3.0, after=12, cost_usd=1.5)]
+    assert read(tmp_path / "x", labels).usd_per_hour == 1800.0
+    assert read(tmp_path / "y", [*labels, label("d", after=13)]).usd_per_hour is None
+
+
 def test_workers_of_two_runs_are_two(tmp_path):
     labels = [label("a", 9.0, run="r1"), label("b", 8.0, run="r2", after=20), label("c", 1.0, run="r2", after=21)]
     assert read(tmp_path, labels).seconds == pytest.approx(1.0)

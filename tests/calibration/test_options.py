@@ -50,6 +50,7 @@ def test_the_jobs_configuration_serves_a_calibration(tmp_path):
     """What it says of strategy, budget and output is what a calibration finds out."""
     path = tmp_path / "nightly.yaml"
     path.write_text("input: there\noutput: labels\nkeep: 0.3\nstrategy: random\nbatch-size: 8\nrun-id: x\nsample: 7\n")
+    path.write_text(path.read_text() + "escalate: 1.0\nescalate-flags: loop\n")
     options = parse_command(["--config", str(path), "--output", "work", "--sample", "5"], "", "").options
     assert options.job.batch_size == 8 and options.job.sample == 5 and options.job.run_id is None
     assert options.job.input == ("there",)

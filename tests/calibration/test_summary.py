@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,16 @@ def test_json():
     assert [each["verdict"] for each in found["budgets"]] == ["fails", "meets"]
     without = calibration(budget(0.5, FAILS)).as_json()
     assert without["recommended_keep"] is without["command"] is without["budgets"][0]["cost_per_1000_usd"] is None
+
+
+def test_a_worker_has_the_price_of_its_gpus_or_of_the_table():
+    given = calibration(budget(0.5, MEETS), price=3.6)
+    four = given.options.job.changed(backend="vllm", tensor_parallel=4)
+    many = replace(given, options=replace(given.options, job=four))
+    assert "  0.04\n" in summary(many) and many.as_json()["unpruned"]["cost_per_1000_usd"] == pytest.approx(0.08)
+    listed = replace(calibration(budget(0.5, MEETS)), usd_per_hour=7.2)  # --prices
+    assert "  0.02\n" in summary(listed) and listed.as_json()["price_per_hour"] == 7.2
+    assert replace(given, usd_per_hour=7.2).price == 3.6
 
 
 def test_the_command_line_is_the_candidates_job():

@@ -18,6 +18,8 @@ from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.store.hub import pin
 from adafv.pipeline.store.storage import Storage
+from adafv.reporting.card import card
+from adafv.reporting.report import make_report
 from jobs.export import main
 from tests.loopback_hub import LoopbackHub
 from tests.pipeline.store.test_hub import COLUMNS
@@ -79,6 +81,12 @@ def test_labels_and_a_card(hub, output, capsys, tmp_path):
     ):
         assert said in text, text
     assert "someone" not in text and hub.token not in text
+
+
+def test_the_card_of_several_prompts_has_no_default_one(tmp_path):
+    config = CONFIG | {"prompt": "{question}", "prompts": [["Describe it.", 1.0]]}
+    report = make_report(write(tmp_path / "out", [], [run(config=config, labelled=1)]))
+    assert '| Prompt | `[["Describe it.", 1.0]]` |' in card(report, "x")
 
 
 def test_it_is_read_again(hub, output, tmp_path):
