@@ -117,7 +117,7 @@ class ChoiceTree:
 
     @property
     def depth(self) -> int:
-        """Of the deepest inner node."""
+        """The depth of the deepest inner node."""
         return int(self._depths.max())
 
     @property

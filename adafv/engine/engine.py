@@ -390,7 +390,7 @@ class Engine:
         return [one.unpadded() for one in prompts] if self._adapter.states else prompts
 
     def _placed(self, samples: Sequence[Sample], images: Sequence[PromptImage]) -> list[tuple[np.ndarray, int]] | None:
-        """Of each prompt its positions, unpruned, and the one after, where the adapter tells them."""
+        """Each prompt's positions, unpruned, and the one after, if the adapter tells them."""
         if not self._adapter.own_positions:
             return None
         shown: list[list[Geometry]] = [[] for _ in samples]

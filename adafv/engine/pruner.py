@@ -18,7 +18,7 @@ from adafv.models import Adapter, Encoded, Geometry, Processing, TextFeatures
 from adafv.pruning import Cues, Merged, Selection, Strategy, text_similarity
 from adafv.uploading import uploaded
 
-# Of so many sizes of images the tables are kept on the device: up to 0.3 MB each at 2,880 tokens.
+# Sizes of images whose tables stay on the device: up to 0.3 MB each at 2,880 tokens.
 _GEOMETRIES = 64
 
 _FROM_TEXT_TOWER = frozenset({"clip_text", "clip_words"})

@@ -40,7 +40,7 @@ class RequestControls:
         return self._batch.masked(self._scores)[0]
 
     def logprob(self, token: int) -> float:
-        """Of the token that was chosen by the newest scores, before the grammar."""
+        """The log-probability of the token chosen by the newest scores, before the grammar."""
         assert self._scores is not None
         return float(self._scores[0, token] - self._scores[0].logsumexp(dim=0))
 

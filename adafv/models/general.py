@@ -214,7 +214,7 @@ class GeneralAdapter(Adapter):
         return [encoded[number] for number in range(len(values))]
 
     def _encoded(self, images: Sequence[Mapping[str, Any]], also: Collection[str]) -> Encoded:
-        """Of images of which the processor made tensors of the same shapes, each as a crop."""
+        """Images whose tensors from the processor have the same shapes, each as a crop."""
         values = joined(images)
         with self.watch.watching():
             tokens, deepstack = self.visual(self.handed_over(values), values["input_ids"])

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from adafv.hardware import is_intel
 from adafv.onednn.products import has_kernels
 
-# Of q [B, H, M, D], k and v [B, H, N, D], scaling, and what is added before softmax [M, N]; makes [B, H, M, D].
+# Takes q [B, H, M, D], k and v [B, H, N, D], scaling, and what is added before softmax [M, N]; gives [B, H, M, D].
 Kernel = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 # The height of blocks, and from which position on it is the other: low blocks fill up little where sequences are short,
@@ -54,7 +54,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, one_sha
     if not one_shape:
         return _in_blocks(query, key, value, scaling, causal=False)
     rows, heads, length, width = query.shape
-    # Of so many heads together oneDNN works out each on one thread, which is faster. Rows that don't have them share.
+    # With enough heads oneDNN works out each on one thread, which is faster. Rows that have fewer share.
     shares = max(1, rows // -(-(2 * torch.get_num_threads() + 1) // heads))
     parts = zip(*(each.tensor_split(shares) for each in (query, key, value)), strict=True)
     done = (_kernel(len(q), heads, length, length, width, masked=False)(q, k, v, scaling, None) for q, k, v in parts)

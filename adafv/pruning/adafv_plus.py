@@ -1,8 +1,8 @@
 """Proportional coverage, `adafv-plus`: spend the budget where the demand is, in proportion. A rule of ours.
 
 Every token j has two demands. P_j is for being there, and more for being salient. Q_j is for what the question asks
-about: as much as some word singles the token out, shared with the tokens around it on the image. A kept token serves
-those that are like it, and what is served already counts for less. So with S kept, token i serves
+about: as much as some word singles the token out, shared with the tokens around it on the image. A kept token covers
+those that are like it, and what is covered already counts for less. So with S kept, token i covers
 
     u_i = Σ_j k_ij · P_j / (1 + Σ_{s in S} k_sj)^γ + Σ_j k_ij² · Q_j / (1 + Σ_{s in S} k_sj²)^γ_Q
     P_j = 1/N + b · a_j / Σ a
@@ -10,19 +10,19 @@ those that are like it, and what is served already counts for less. So with S ke
     with γ = c · (N / K)^e, k_ij = max(0, cos(v_i, v_j))^6, and the sum over the j of i's block: 48 tokens that follow
     each other
 
-The K tokens are kept in R = max(6, ⌈K/24⌉) rounds, as evenly as can be. A round looks at the 48 tokens that serve
+The K tokens are kept in R = max(6, ⌈K/24⌉) rounds, as evenly as can be. A round looks at the 48 tokens that cover
 most, and keeps those with the largest
 
-    u_i · (1 - max of k_ij over the looked-at j that serve more)
+    u_i · (1 - max of k_ij over the looked-at j that cover more)
 
-since what another token of the round serves as well is not served twice.
+since what another token of the round covers as well is not covered twice.
 
 Things of D tokens get tokens in proportion to about D^(1/γ). A small budget is spent on breadth (γ is large: each thing
 gets one, however small it is). A larger one goes into depth: with a large γ it would go to oddities, since everything
-else is served once.
+else is covered once.
 
-Three things set it apart from AdaFV. Cues are not given shares of the budget: demands add up, and a token that serves
-several of them is worth more. What is asked about is worth more tokens: Q adds to P, and is served by what is more
+Three things set it apart from AdaFV. Cues are not given shares of the budget: demands add up, and a token that covers
+several of them is worth more. What is asked about is worth more tokens: Q adds to P, and is covered by what is more
 alike (k²). And a word has its say only so far as it names something in this image. Its gate, from its cosines with all
 tokens,
 
@@ -31,11 +31,11 @@ tokens,
 is near 1 where a few tokens stand out from all others, and 0 where the middle lies halfway: so it is for words that
 name nothing, and "describe the image" leaves P.
 
-A kept token is said to be kept for the text where it serves what is asked for more than what is there,
+A kept token is said to be kept for the text where it covers what is asked for more than what is there,
 Σ_j k_ij² · Q_j > Σ_j k_ij · P_j over its block; else for its saliency.
 
-Blocks and rounds are there for speed. What a kept token serves is worked out over all tokens, so nothing is bought
-twice however the image is cut; but what another would serve needs only be compared among neighbours to rank it. And
+Blocks and rounds are there for speed. What a kept token covers is worked out over all tokens, so nothing is bought
+twice however the image is cut; but what another would cover needs only be compared among neighbours to rank it. And
 tokens that are kept together needn't wait for each other.
 """
 
@@ -91,7 +91,7 @@ def coverage(
     valid: Tensor | None = None,
     constants: Constants = DEFAULT,
 ) -> Selection:
-    """Keep the K tokens of each sample that serve the demands, all of its crops together.
+    """Keep the K tokens of each sample that cover the demands, all of its crops together.
 
     Args:
         visual: [B, N, D], projected visual tokens, in the order in which the language model sees them; or the
@@ -120,21 +120,21 @@ def coverage(
 def _in_rounds(
     visual: Directions, presence: Tensor, question: Tensor, budget: TokenBudget, constants: Constants
 ) -> tuple[Tensor, Tensor]:
-    """bool [B, N] each: the kept tokens, and those that serve the question most. No value is asked for on the host."""
+    """bool [B, N] each: the kept tokens, and those that cover the question most. No value is asked for on the host."""
     free = budget.valid
     likeness = _Likeness(visual, free)
     share = (budget.keep / free.sum(dim=1).clamp_min(1)).float()[:, None]  # K/N
     there = _Demand(presence, constants.discount * share.pow(-constants.exponent))
     asked = _Demand(question, constants.question_discount)
-    for_text = likeness.served(-there.left, asked.left) > 0
+    for_text = likeness.covered(-there.left, asked.left) > 0
     behind = 1 - _TIE * torch.arange(free.shape[1], dtype=torch.float64, device=free.device)
     for due in _schedule(budget):
-        serves = likeness.served(there.left, asked.left).where(free, -torch.inf) * behind
-        tokens, alike = likeness.best_apart(serves, due.shape[1])
+        covers = likeness.covered(there.left, asked.left).where(free, -torch.inf) * behind
+        tokens, alike = likeness.best_apart(covers, due.shape[1])
         free = free.scatter(1, tokens, ~due & free.gather(1, tokens))
         kept = due[:, None].float()  # [B, 1, T]
-        there.serve((kept @ alike).squeeze(1))
-        asked.serve((kept @ alike.square_()).squeeze(1))
+        there.cover((kept @ alike).squeeze(1))
+        asked.cover((kept @ alike.square_()).squeeze(1))
     return budget.valid & ~free, for_text
 
 
@@ -160,21 +160,21 @@ class _Likeness:
         blocks = self._visual.filled_up(-(-valid.shape[1] // BLOCK) * BLOCK).in_blocks(BLOCK)
         self._in_blocks = _sharpened(blocks.cosines(blocks))  # [B, N / 48, 48, 48]
 
-    def served(self, there: Tensor, asked: Tensor) -> Tensor:
-        """float32 [B, N]: of what is left of P and Q [B, N], how much each token would serve in its block."""
+    def covered(self, there: Tensor, asked: Tensor) -> Tensor:
+        """float32 [B, N]: of what is left of P and Q [B, N], how much each token would cover in its block."""
         tokens, blocks = there.shape[1], self._in_blocks.shape[1]
         missing = blocks * BLOCK - tokens
         there, asked = (F.pad(each, (0, missing)).view(-1, blocks, 1, BLOCK) for each in (there, asked))
-        served = torch.addcmul(there, self._in_blocks, asked).mul_(self._in_blocks).sum(dim=3)
-        return served.flatten(1)[:, :tokens]
+        covered = torch.addcmul(there, self._in_blocks, asked).mul_(self._in_blocks).sum(dim=3)
+        return covered.flatten(1)[:, :tokens]
 
-    def best_apart(self, serves: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The tokens that serve most [B, N], without those that a better one is like, the best first.
+    def best_apart(self, covers: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The tokens that cover most [B, N], without those that a better one is like, the best first.
 
         Returns:
             (int64 [B, count] the tokens, float32 [B, count, N] their k with all tokens).
         """
-        most, tokens = serves.topk(min(_LOOKED_AT, serves.shape[1]))
+        most, tokens = covers.topk(min(_LOOKED_AT, covers.shape[1]))
         looked_at = self._visual.at(tokens)
         apart = 1 - _sharpened(looked_at.cosines(looked_at).tril_(-1).amax(dim=2))
         worth = (most * apart).where(most > -torch.inf, -torch.inf)  # 0 times -inf would be NaN
@@ -183,7 +183,7 @@ class _Likeness:
 
 
 class _Demand:
-    """A demand [B, N], and how far it is served.
+    """A demand [B, N], and how far it is covered.
 
     Attributes:
         left: [B, N], what is still worth serving.
@@ -191,11 +191,11 @@ class _Demand:
 
     def __init__(self, wanted: Tensor, discount: Tensor | float) -> None:
         self._wanted, self._discount = wanted, discount
-        self._divisor = torch.ones_like(wanted)  # 1 and how far it is served
+        self._divisor = torch.ones_like(wanted)  # 1 and how far it is covered
         self.left = wanted
 
-    def serve(self, alike: Tensor) -> None:
-        """From now on it is served by `alike` [B, N] more."""
+    def cover(self, alike: Tensor) -> None:
+        """From now on it is covered by `alike` [B, N] more."""
         self._divisor += alike
         self.left = self._wanted / self._divisor.pow(self._discount)
 

@@ -47,7 +47,7 @@ class Saved:
 
     @property
     def seconds(self) -> float:
-        """Of all samples together; negative if pruning took longer."""
+        """Saved by all samples together; negative if pruning took longer."""
         return self.samples * (self.unpruned_seconds - self.pruned_seconds)
 
     def as_json(self) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def coverage(
     chosen: set[int] = set()
     margin = math.inf
 
-    def served(token: int, wanted: Sequence[float], power: int, discount: float) -> float:
+    def covered(token: int, wanted: Sequence[float], power: int, discount: float) -> float:
         return sum(
             alike[token][j] ** power * wanted[j] / (1 + sum(alike[s][j] ** power for s in chosen)) ** discount
             for j in tokens
@@ -276,7 +276,7 @@ def coverage(
     for done in range(rounds):
         due = keep * (done + 1) // rounds - keep * done // rounds
         falls = 1.6 * math.sqrt(len(visual) / keep)
-        gains = {i: served(i, present, 1, falls) + served(i, asked, 2, 4) for i in tokens if i not in chosen}
+        gains = {i: covered(i, present, 1, falls) + covered(i, asked, 2, 4) for i in tokens if i not in chosen}
         looked = sorted(gains, key=lambda i: (-gains[i], i))[:looked_at]
         worth = {
             i: gains[i] * (1 - max((alike[i][j] for j in looked[:rank]), default=0)) for rank, i in enumerate(looked)
@@ -291,7 +291,7 @@ def coverage(
 def for_text(
     visual: Sequence[Sequence[float]], present: Sequence[float], asked: Sequence[float], block: int
 ) -> dict[int, float]:
-    """By how much each token serves what is asked for more than what is there."""
+    """By how much each token covers what is asked for more than what is there."""
     tokens = range(len(visual))
     alike = [[max(0.0, cosine(visual[i], visual[j])) ** 6 for j in tokens] for i in tokens]
     near = {i: [j for j in tokens if j // block == i // block] for i in tokens}
