@@ -7,10 +7,13 @@ or newer than the file list, ends its unit.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import pyarrow.fs as pafs
 
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
@@ -91,7 +94,15 @@ def _kind(name: str) -> str:
 
 def _content(uri: str, storage: Storage, found_at: int | None) -> bytes:
     filesystem, path = storage.filesystem(uri)
-    if found_at is not None and (filesystem.get_file_info(path).mtime_ns or 0) > found_at:
+    if found_at is not None and _changed_at(filesystem, path) > found_at:
         raise OSError("it was replaced after the run began")
     with filesystem.open_input_file(path) as source:
         return source.read(units.LINE_LIMIT + 1)
+
+
+def _changed_at(filesystem: pafs.FileSystem, path: str) -> int:
+    """When a file last changed, in ns since the epoch. On a disk its modification time doesn't tell: copies keep it,
+    and unpacked files may bring one from the future along."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return os.stat(path).st_ctime_ns
+    return filesystem.get_file_info(path).mtime_ns or 0
