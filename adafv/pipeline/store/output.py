@@ -106,12 +106,15 @@ class LocalOutput(Output):
         target, temporary = self._folder / name, self._folder / ".tmp" / uuid.uuid4().hex
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self.guard()
-        os.replace(temporary, target)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.guard()
+            os.replace(temporary, target)
+        finally:  # a full disk isn't kept full
+            temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes) -> bool:

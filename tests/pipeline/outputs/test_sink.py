@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -287,6 +288,18 @@ def test_age_names_and_delete(output):
     output.delete("lease/1")
     output.delete("lease/1")
     assert output.names("lease") == ["lease/2"]
+
+
+def test_what_a_full_disk_does_not_take_leaves_nothing_behind(tmp_path, monkeypatch):
+    output = LocalOutput(str(tmp_path))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        output.put("labels/a.parquet", b"much")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_ages_are_by_the_drives_clock(tmp_path, monkeypatch):
