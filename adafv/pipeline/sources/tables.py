@@ -33,6 +33,7 @@ IMAGES = (
 WORDS = "a prompt is made of texts and numbers: cast the column to text"
 CHOICES = "choices are a list of texts or numbers"
 PLAIN = "--where and --columns take no bytes"
+AHEAD = 8 * 2**20  # bytes read at once, or a whole page; by default pyarrow reads a row group's column at once
 TALK = 'a conversation is a list of {"from", "value"}, both text'
 
 
@@ -69,7 +70,7 @@ def open_parquet(source: pa.NativeFile) -> tuple[pq.ParquetFile, pa.Schema]:
     Raises SchemaError if a name isn't UTF-8, or an extension type rejects its metadata.
     """
     try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=AHEAD, page_checksum_verification=True)
         schema = file.schema_arrow
         schema.names  # noqa: B018  (decodes the names)
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.pipeline.errors import RunError, UsageError
-from adafv.pipeline.sources import discovery
+from adafv.pipeline.sources import discovery, tables
 from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.sources.rows import Row, row_of
@@ -120,6 +121,27 @@ def test_pages_with_checksums_are_checked(tmp_path):
     assert [(row.id, row.reject and row.reject.error) for row in rows] == [
         (row["id"], "source_unreadable") for row in ROWS
     ]
+
+
+def test_a_large_row_group_is_not_read_at_once(tmp_path, monkeypatch):
+    """Pandas makes one of a million rows, whose images no memory holds."""
+    monkeypatch.setattr(tables, "AHEAD", 2**14)
+    images = [bytes([number]) * 1000 for number in range(100)]
+    path = tmp_path / "x.parquet"
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 1, "write_batch_size": 1}
+    pq.write_table(pa.table({"image": images}), path, **options)
+    sizes = []
+
+    class Read(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            sizes.append(size)
+            return super().read(size)
+
+    with Read(path) as raw:
+        file, _ = tables.open_parquet(pa.PythonFile(raw, "r"))
+        sizes.clear()
+        assert [batch["image"].to_pylist() for batch in file.iter_batches(1)] == [[image] for image in images]
+    assert max(sizes) <= 2**14
 
 
 def test_row_groups_without_a_row_of_use_are_not_read(tmp_path):
