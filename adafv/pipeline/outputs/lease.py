@@ -117,7 +117,9 @@ class Lease:
         return data is not None and _holder_in(data).get("token") == self._token
 
     def _newest(self) -> str | None:
-        return max(self._output.names(FOLDER), default=None)
+        """The newest lease file. Others are none of ours, such as the marks that tools leave for folders on S3."""
+        names = self._output.names(FOLDER)
+        return max((name for name in names if name.rpartition("/")[2].isdecimal()), default=None)
 
     def _holder(self, name: str, data: bytes) -> dict[str, str] | None:
         """The holder of the lease file `name`; None if it is free, expired, or its process is gone."""

@@ -66,6 +66,15 @@ def test_it_is_renewed_for_as_long_as_it_is_held(output, elsewhere):
             pass
 
 
+@pytest.mark.parametrize("name", ["lease/", "lease/desktop.ini"])
+def test_other_files_beside_it_do_no_harm(s3, name):
+    output = on_s3(s3, s3.endpoint)
+    output.put(name, b"")
+    for run in ("first", "second"):
+        with Lease(output, run, LONG) as lease:
+            lease.check()
+
+
 @pytest.mark.parametrize("left", [b"", bytes(64), b'{"token": "', b"null"], ids=["empty", "zeros", "cut off", "null"])
 def test_a_lease_that_a_failing_machine_left_half_written_expires(tmp_path, left):
     output = LocalOutput(str(tmp_path))
