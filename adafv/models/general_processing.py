@@ -131,7 +131,7 @@ class GeneralProcessing(Processing):
         if self._template is None:
             found = known[:1]
         else:
-            with_image, without = (self._render((Turn.asking("?", count),)) for count in (1, 0))
+            with_image, without = (self.rendered((Turn.asking("?", count),)) for count in (1, 0))
             found = [name for name in known if with_image.count(name) == 1 and name not in without]
         if not found:
             raise ValueError(
@@ -189,10 +189,6 @@ class GeneralProcessing(Processing):
         text = self.config.get_text_config()
         return min(text.max_position_embeddings, getattr(text, "attention_chunk_size", None) or 2**62)
 
-    def rendered(self, turns: Sequence[Turn]) -> str:
-        """A prompt's text, with a placeholder for each image."""
-        return self._render(turns)
-
     def whole(self, text: str, images: Sequence[Image.Image]) -> Mapping[str, Any]:
         """All that the processor makes of a prompt, as stock transformers would."""
         bos = self.tokenizer.bos_token
@@ -230,7 +226,7 @@ class GeneralProcessing(Processing):
 
     def _matches(self, pictures: Sequence[Image.Image]) -> bool:
         turns = (Turn.asking("what is this?", len(pictures)),)
-        stock = self.whole(self._render(turns), pictures)["input_ids"][0].tolist()
+        stock = self.whole(self.rendered(turns), pictures)["input_ids"][0].tolist()
         self.single_only = False
         geometries = [self.view(picture).geometry for picture in pictures]
         prompt = self.conversation(turns, geometries)

@@ -84,7 +84,7 @@ class Processing:
         self._takes_strings = False
         self._takes_strings = chat_template is not None and not self._writes_parts()
         self.placeholder = self.find_placeholder()
-        if self._render((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
+        if self.rendered((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
             raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
         self.fitted = lru_cache(maxsize=4096)(self._fitted)
@@ -149,7 +149,7 @@ class Processing:
         """
         *earlier, last = turns
         asked = Turn(last.role, tuple(None if part is None else _MARKER for part in last.parts))
-        text, frame = self._render(turns), self._render((*earlier, asked))  # at the same time: some write the date
+        text, frame = self.rendered(turns), self.rendered((*earlier, asked))  # at the same time: some write the date
         if text.count(self.placeholder) == len(images):  # else a text brings its own, which the caller refuses
             texts = [self.image_text(geometry) for geometry in images]
             text, frame = (_with_texts(each, self.placeholder, texts) for each in (text, frame))
@@ -191,12 +191,12 @@ class Processing:
     @cached_property
     def _behind_question(self) -> str:
         """What the template ends a prompt with."""
-        return self._render((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
+        return self.rendered((Turn.asking(_MARKER, 0),)).rpartition(_MARKER)[2]
 
     def takes_system(self) -> bool:
         """Whether the chat template has a place for a system turn."""
         try:
-            return _MARKER in self._render((Turn("system", (_MARKER,)), Turn.asking("?", 0)))
+            return _MARKER in self.rendered((Turn("system", (_MARKER,)), Turn.asking("?", 0)))
         except TemplateError:
             return False
 
@@ -215,7 +215,8 @@ class Processing:
         joined = ids[: len(own)] == own
         return ids[len(own) :] if joined else self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _render(self, turns: Sequence[Turn]) -> str:
+    def rendered(self, turns: Sequence[Turn]) -> str:
+        """A prompt's text, with a placeholder for each image."""
         if self._template is None:
             lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)
             return "\n".join(lines)
@@ -227,7 +228,7 @@ class Processing:
     def _writes_parts(self) -> bool:
         """Whether the chat template takes a turn as a list of parts. Some take its text, and put an image before it."""
         try:
-            return _MARKER in self._render((Turn.asking(_MARKER),))
+            return _MARKER in self.rendered((Turn.asking(_MARKER),))
         except (TemplateError, TypeError):
             return False
 
