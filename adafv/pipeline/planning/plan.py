@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, budget_name
+from adafv.pipeline.options import JobOptions, budget_name, option_fields
 from adafv.pipeline.outputs.recipe import changes_of, check_recipe, recipe_of
 from adafv.pipeline.passed import Passed
 from adafv.pipeline.planning.worklist import find_worklist
@@ -29,6 +29,7 @@ HOW = (
     "measure first: the same command with --sample 320 instead of --plan labels 320 rows, which count towards the job "
     "(more with many workers); or give --measured the output of a calibration or of an earlier job"
 )
+TIMED = ("audit", "duplicates")  # options that decide what a label takes, but not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Plan:
         planning: seconds that the count took, as it will in a run.
         workers: how many will work; `price_per_hour`: of each.
         passed: input that makes no row.
+        differing: how the measured run's `TIMED` options differ, in words.
     """
 
     input: int
@@ -51,6 +53,7 @@ class Plan:
     max_cost: float | None = None
     max_hours: float | None = None
     passed: tuple[Passed, ...] = ()
+    differing: tuple[str, ...] = ()
 
     @property
     def to_do(self) -> int:
@@ -90,11 +93,12 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
         max_cost=options.max_cost,
         max_hours=options.max_hours,
         passed=worklist.passed,
+        differing=differing(speed, options),
     )
 
 
 def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Measured:
-    """The recorded run with the most rows among those labelled as `options` say.
+    """The recorded run with the most rows among those labelled as `options` say, rather one without `differing`.
 
     Args:
         uri: an output, or a calibration's folder of outputs; None for the output of `options`.
@@ -107,17 +111,24 @@ def find_measured(options: JobOptions, uri: str | None, storage: Storage) -> Mea
     wanted = redacted(recipe_of(options))
     wanted.pop("strategy_version", None)  # records don't say
     found: list[Measured] = []
-    differing: list[str] = []
+    others: list[str] = []
     for record in (record for uri in uris for record in _records(uri, storage)):
         changes = changes_of({name: value for name, value in record["config"].items() if name in wanted}, wanted)
         if changes:
-            differing = changes
+            others = changes
         elif (measured := Measured.of(record)) is not None:
             found.append(measured)
     if found:
-        return max(found, key=lambda one: one.rows)
-    why = f"its runs used other options ({'; '.join(differing)})" if differing else "no run of it has enough figures"
+        return max(found, key=lambda one: (not differing(one, options), one.rows))
+    why = f"its runs used other options ({'; '.join(others)})" if others else "no run of it has enough figures"
     raise UsageError(f"--plan: {redact(where)} doesn't show this job's speed: {why}; {HOW}")
+
+
+def differing(measured: Measured, options: JobOptions) -> tuple[str, ...]:
+    """How the measured run's `TIMED` options differ from `options`, in words."""
+    wanted = {name: value for name, value in options.values().items() if name in TIMED}
+    earlier = {name: measured.config.get(name, option_fields()[name].default) for name in wanted}
+    return tuple(changes_of(earlier, wanted))
 
 
 def _records(uri: str, storage: Storage) -> Iterator[dict[str, Any]]:
@@ -143,6 +154,7 @@ def summary(plan: Plan) -> str:
                      f"{measured.device}, run {measured.run_id}, {measured.started[:10]}"),
         ("per row", f"{1000 * measured.label:,.1f} ms of a worker, {1000 * measured.prepare:,.1f} ms of a CPU to "
                         f"prepare, {1000 * measured.fetch:,.1f} ms to fetch"),
+        *(("but", f"{one}, which changes what a row takes") for one in plan.differing),
         ("limited by", _bound(measured)),
         ("workers", f"{plan.workers:,}"),
         ("start-up", _lasting(estimate.start)),

@@ -8,6 +8,7 @@ itself. Speed is taken to grow in proportion to the workers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Measured:
         batch: seconds that a worker takes for what it hands over together.
         label, prepare, fetch: seconds per row: of a worker, of a CPU, and waiting for the image.
         busy: the share of the workers' time, over `seconds`, in which they labelled.
+        config: the run's options.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class Measured:
     prepare: float
     fetch: float
     busy: float
+    config: Mapping[str, Any]
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Measured | None:
@@ -96,6 +99,7 @@ class Measured:
             label=label,
             prepare=totals["preprocess_ms"] / 1000 / rows,
             fetch=totals["fetch_ms"] / 1000 / rows,
+            config=record.get("config") or {},
             busy=min(1.0, totals["gpu_seconds"] * later / rows / held_steadily),
         )
 

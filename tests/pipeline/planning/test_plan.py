@@ -11,7 +11,7 @@ import pytest
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.planning.plan import Plan, find_measured, summary
+from adafv.pipeline.planning.plan import Plan, differing, find_measured, summary
 from adafv.pipeline.record.run_record import public_options
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.record.test_estimate import measured, record
@@ -41,6 +41,20 @@ def test_the_run_with_the_most_rows_of_those_alike(tmp_path):
     write(tmp_path, "killed", status="running", counts={"labelled": 9000, "rejected": 0})
     assert find(tmp_path) == "most"
     assert find(tmp_path, options(keep=0.5, workers="8", price_per_hour=1.0, limit=5)) == "other"
+
+
+def test_an_audit_takes_time_so_a_run_with_another_share_is_told(tmp_path):
+    """Where there is another, that one is taken, however few its rows."""
+    write(tmp_path, "most")
+    asked = options(audit=0.2)
+    [said] = differing(find_measured(asked, str(tmp_path), Storage()), asked)
+    assert said == "audit was 0.0 and is 0.2"
+    assert lines(replace(PLAN, differing=(said,)))["but"] == f"{said}, which changes what a row takes"
+    few = record(labelled=100, steady_rows=80, steady=8.0)
+    write(tmp_path, "few", asked, counts=few["counts"], throughput=few["throughput"])
+    assert find(tmp_path, asked) == "few" and find(tmp_path) == "most"
+    old = replace(measured(), config={})
+    assert differing(old, options()) == () and differing(old, options(duplicates="reuse"))
 
 
 def test_a_calibration_has_a_folder_for_each_budget(tmp_path):
