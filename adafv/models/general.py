@@ -267,8 +267,9 @@ class GeneralAdapter(Adapter):
         return hidden.to(self.model.dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        # The image token may lie outside the vocabulary; its embedding is never seen.
-        return super().embed(input_ids.masked_fill(input_ids == self._visual_id, 0))
+        # The image token may lie outside the vocabulary; in a prompt its embedding is never seen.
+        table: Any = self.model.get_input_embeddings()
+        return super().embed(input_ids.masked_fill(input_ids >= len(table.weight), 0))
 
     @torch.inference_mode()
     def positions(self, ids: np.ndarray, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:

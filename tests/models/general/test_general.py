@@ -42,6 +42,14 @@ def test_saliency_is_found(trial):
     assert trial.adapter.watch.mapping is not None
 
 
+def test_an_answer_may_hold_the_image_token(trial):
+    """As stock reads it; in a prompt a token outside of the vocabulary stands for an image in some models."""
+    visual, table = trial.adapter.visual_id, trial.stock.get_input_embeddings()
+    with torch.inference_mode():
+        embedded = trial.adapter.embed(torch.tensor([visual, len(table.weight)]))
+        assert torch.equal(embedded[0], table(torch.tensor(visual)))
+
+
 def test_a_token_is_made_of_the_patches_that_it_depends_on(trial):
     """Each patch changed by itself, on a picture of another shape."""
     adapter, mapping = trial.adapter, trial.adapter.watch.mapping
