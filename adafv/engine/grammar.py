@@ -3,8 +3,8 @@
 The library is llguidance (`adafv[schema]`): 3 MB, needs no torch, one wheel for every Python, and its masks take
 microseconds, so that nothing is compiled for minutes first. It is imported where it is used.
 
-JSON is written as Python writes it, with one space after colons and commas. Where the chat template doesn't end in
-white space, an answer begins with a space, which isn't part of its text.
+JSON is written as Python writes it, with one space after colons and commas. What stands before an answer
+(`Processing.lead`) isn't part of its text.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Grammar:
         known = processing.tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"]
         if self._tokens.decode_bytes(known).strip() != _SAMPLE.encode():
             raise _unfit(options, "it has no tokens for JSON")
-        self._lead = "" if processing.ends_in_space else " "
+        self._lead = processing.lead
         self.vocabulary, self.ends = vocabulary, frozenset(ends)
         self._matcher = self._new(_lark(options, self._lead))
 

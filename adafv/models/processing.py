@@ -12,6 +12,7 @@ with one placeholder for each run of visual tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -183,10 +184,20 @@ class Processing:
         """The text of `ids`, special tokens left out, stripped."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    @property
-    def ends_in_space(self) -> bool:
-        """Whether a prompt ends in white space. Otherwise answers begin with a space."""
-        return self._behind_question[-1:].isspace()
+    @cached_property
+    def lead(self) -> str:
+        """What stands between a prompt and an answer: nothing where the prompt ends in white space, or the template
+        writes nothing there between a question and what was answered; else a space.
+        """
+        behind = self._behind_question
+        if behind[-1:].isspace():
+            return ""
+        question = {"role": "user", "content": self._content(Turn.asking(_MARKER, 0))}
+        for answer in (self._content(Turn("assistant", (_MARKER,))), _MARKER) if behind else ():  # some take texts only
+            with suppress(TemplateError, TypeError):
+                written = self._written([question, {"role": "assistant", "content": answer}])
+                return "" if f"{_MARKER}{behind}{_MARKER}" in written else " "
+        return " "
 
     @cached_property
     def _behind_question(self) -> str:
@@ -202,14 +213,14 @@ class Processing:
 
     def _begun(self, prefix: str) -> str:
         """What stands behind the template's own text where an answer begins with `prefix`."""
-        return "" if not prefix else prefix if self.ends_in_space else f" {prefix}"
+        return prefix and self.lead + prefix
 
     def answer_ids(self, text: str, prefix: str = "") -> list[int]:
         """The tokens of `text` as the model's answer: what they are behind what the template ends a prompt with, and
-        behind a space where that doesn't end in white space; where answers begin with `prefix`, behind that.
+        behind the `lead`; where answers begin with `prefix`, behind that and a space.
         """
         before = self._behind_question + self._begun(prefix)
-        both = before + ("" if self.ends_in_space and not prefix else " ") + text
+        both = before + (" " if prefix else self.lead) + text
         own, ids = (self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (before, both))
         # Where the template's last token would be another with the answer behind it, the answer stands by itself.
         joined = ids[: len(own)] == own
@@ -220,7 +231,9 @@ class Processing:
         if self._template is None:
             lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)
             return "\n".join(lines)
-        messages = [{"role": turn.role, "content": self._content(turn)} for turn in turns]
+        return self._written([{"role": turn.role, "content": self._content(turn)} for turn in turns])
+
+    def _written(self, messages: Sequence[dict[str, Any]]) -> str:
         return self.tokenizer.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
         )

@@ -50,7 +50,7 @@ EXPRESSIONS = [r"[a-c]{3}/\d", "(yes|no)?é*", "[^\n]{5}", "(.|\n)*"]
 def test_a_choice_is_the_most_probable_of_the_allowed(tokens, wanted, rows, seed):
     asked = {"regex": wanted} if isinstance(wanted, str) else {"schema": wanted}
     vocabulary = len(tokens) + SPARE
-    told = SimpleNamespace(tokenizer=tokens, ends_in_space=True)
+    told = SimpleNamespace(tokenizer=tokens, lead="")
     grammar = Grammar(told, EngineOptions(**asked), ENDS, vocabulary)
     lazy, eager = (BatchMasks(grammar, rows, torch.device("cpu")) for _ in range(2))
     random = torch.Generator().manual_seed(seed)

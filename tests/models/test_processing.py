@@ -10,8 +10,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers.utils import chat_template_utils
 
 from adafv.models import Processing, Prompt, load_processing
+from adafv.turn import Turn
 from tests.models.conftest import picture
 from tests.models.slow_way import SlowModel
+from tests.tiny_models import Shape, build
 
 
 @pytest.mark.parametrize("name", ["next", "llava-no-template"])
@@ -82,6 +84,29 @@ def test_a_template_may_write_the_date(checkpoints, monkeypatch):
         prompt = ask(dated, "w7 w8")
         assert processing.tokenizer.decode(prompt.input_ids).startswith(f"w{today} ")
         assert processing.tokenizer.decode(prompt.input_ids[prompt.question_places]) == "w7 w8"
+
+
+@pytest.mark.parametrize(
+    ("answered", "lead"),
+    [
+        ("'A:' + message['content'][0]['text']", ""),
+        ("'A:' + message['content']", ""),  # what it takes is a text
+        ("'A: ' + message['content'][0]['text']", " "),
+        ("'A:'", " "),
+        ("raise_exception('no assistant')", " "),
+    ],
+)
+def test_an_answer_begins_as_the_template_begins_one(tmp_path, answered, lead):
+    template = (
+        "{% for message in messages %}{% if message['role'] == 'user' %}{% for part in message['content'] %}"
+        "{{ '<image> ' if part['type'] == 'image' else part['text'] }}{% endfor %}{% else %}{{ " + answered + " }}"
+        "{% endif %}{% endfor %}{% if messages[-1]['role'] == 'user' %}{{ 'A:' }}{% endif %}"
+    )
+    processing = with_template(load_processing(str(build(tmp_path, Shape(letters=True)))), template)
+    decode = processing.tokenizer.decode
+    assert (processing.lead, decode(processing.answer_ids("cat"))) == (lead, f"{lead}cat")
+    assert decode(processing.answer_ids("cat", "a")) == " cat"
+    assert decode(processing.conversation([Turn.asking("?", 0)], [], "a").input_ids) == f"?A:{lead}a"
 
 
 def test_an_image_processor_of_another_family_is_named(checkpoints, tmp_path):
