@@ -14,6 +14,7 @@ from typing import Any
 
 from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, replacing, write_list
 from adafv.exporting.images import Images, LabelImage
+from adafv.pipeline.sources.units import IMAGE_EXTENSIONS
 
 METADATA = ("file_name", "text", "id", "prompt", "finish_reason")
 EXISTING = ("skip", "append", "prepend", "replace")
@@ -39,7 +40,8 @@ class Captions:
         for row in self._labels.rows([*WHICH, "id", "prompt", "answer", "finish_reason"]):
             shown = LabelImage.of(row)
             name = self._images.relative(shown[0]) if len(shown) == 1 else ""
-            within = name and "#" not in name and "://" not in name and name[0] != "/" and ".." not in name.split("/")
+            outside = not name or "://" in name or name[0] == "/" or ".." in name.split("/")
+            within = not outside and not _is_held(name)
             if self._extension is not None:
                 name = os.path.splitext(name)[0] + self._extension
             key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
@@ -48,6 +50,13 @@ class Captions:
                 yield name, row
             else:
                 self.left_out += 1
+
+
+def _is_held(name: str) -> bool:
+    """Whether the image is in a table or a tar, such as `part.parquet#1` or `0.tar#a.jpg`; `a#1.jpg` is a file."""
+    before, mark, _ = name.rpartition("#")
+    plain = not os.path.splitext(before)[1] and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+    return bool(mark) and not plain
 
 
 def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:
