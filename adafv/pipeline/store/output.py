@@ -8,12 +8,12 @@ appear, and each attempt at a put is one request of bounded length, which ends b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import tempfile
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -103,19 +103,26 @@ class LocalOutput(Output):
         super().__init__(str(self._folder), pyarrow.fs.LocalFileSystem(), f"{self._folder}/")
 
     def put(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        target, temporary = self._folder / name, self._folder / ".tmp" / uuid.uuid4().hex
+        target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with self._temporary(data) as temporary:
+            self.guard()
+            os.replace(temporary, target)
+        _sync_folder(target.parent)
+
+    @contextlib.contextmanager
+    def _temporary(self, data: bytes) -> Iterator[Path]:
+        """A file with `data` under .tmp/. It is gone afterwards, so that a full disk isn't kept full."""
+        path = self._folder / ".tmp" / uuid.uuid4().hex
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with path.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            self.guard()
-            os.replace(temporary, target)
-        finally:  # a full disk isn't kept full
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def create(self, name: str, data: bytes) -> bool:
         target = self._folder / name
@@ -138,9 +145,8 @@ class LocalOutput(Output):
             written = (self._folder / name).stat().st_mtime
         except FileNotFoundError:
             return None
-        with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-            file.write(b"now")  # by a network drive's clock, which may differ from this machine's
-            return os.fstat(file.fileno()).st_mtime - written
+        with self._temporary(b"") as now:  # by a network drive's clock, which may differ from this machine's
+            return now.stat().st_mtime - written
 
     def names(self, folder: str) -> list[str]:
         try:
