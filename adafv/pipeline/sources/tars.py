@@ -241,6 +241,10 @@ class _TarSample:
         self._used |= {member.name for member in (text, metadata) if member is not None}
         values: dict[str, Any] = {names.id: clean(stem)}
         rejects = [member.value for member in (image, metadata, text) if member and isinstance(member.value, Reject)]
+        if image is None and names.conversations is None:
+            there = ", ".join(member.name for member in self._members[:5])
+            sort = "a sample's members must be adjacent, as tar --sort=name packs them"
+            rejects.append(Reject("image_missing", f"the sample has no image, only {there}; {sort}"))
         if image is not None and not isinstance(image.value, Reject):
             path = f"{self._reading.unit.uri}#{clean(image.name)}"
             values[names.image] = {"path": path, "bytes": image.value}

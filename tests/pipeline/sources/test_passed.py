@@ -248,6 +248,13 @@ def test_which_images_of_a_key_are_rows(tmp_path, names, rows):
     assert passed.total("members") == len([name for name in names if name == "1.short.txt"])
 
 
+def test_a_text_apart_from_its_image_is_told_how_to_pack_them(tmp_path):
+    """tar packs a folder in the order that the disk has, where an image's text may come first: it takes the id."""
+    records, _ = shown(write_members(tmp_path / "x.tar", "1.txt", "2.jpg", "1.jpg"))
+    assert ids(records) == ["1", "2", "1"] and errors(records) == ["image_missing", None, None]
+    assert "has no image, only 1.txt" in records[0].reject.message and "tar --sort=name" in records[0].reject.message
+
+
 def test_an_image_that_stands_twice_is_a_repetition(tmp_path):
     records, _ = shown(write_members(tmp_path / "x.tar", "1.jpg", "1.jpg"))
     assert ids(records) == ["1", "1"]
