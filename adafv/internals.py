@@ -39,15 +39,13 @@ PRIVATE_NAMES = {
 # StreamingBody (`read_arrived`).
 
 
-def onednn_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", arguments: Sequence[float] = ()
-) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """[..., N]: `activation` of x @ weightᵀ + bias by oneDNN, for contiguous x [..., E] and a weight [N, E], which may
     be laid out by `onednn_weight`.
     """
     import torch
 
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, list(arguments), "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
 
 
 def onednn_weight(matrix: Tensor, rows: int) -> Tensor:

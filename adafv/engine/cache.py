@@ -69,17 +69,16 @@ class BatchCache(Cache):
         for layer in self._parts:
             layer.repeat(times)
 
-    def begin_decode(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
+    def begin_decode(self, width: int, lengths: Tensor, following: Tensor) -> None:
         """From now on `advance` makes room for a token of every row.
 
         Args:
             width: L.
             lengths: int64 [B], of the rows' prompts.
-            following: int64 [B], the positions of the first tokens, where those aren't `lengths`.
+            following: int64 [B], the positions of the first tokens.
         """
         self._at.rows, self._at.end = slice(0, self._rows), width
-        self._width, self._lengths = width, lengths
-        self._next = lengths if following is None else following
+        self._width, self._lengths, self._next = width, lengths, following
 
     def advance(self) -> Tensor:
         """Expect one token of every row. Returns its positions, int64 [B, 1]."""
@@ -143,7 +142,7 @@ class RowCaches(BatchCache):
         super().repeat(times)
         self._all = [copy.deepcopy(row) for row in self._all for _ in range(times)]
 
-    def begin_decode(self, width: int, lengths: Tensor, following: Tensor | None = None) -> None:
+    def begin_decode(self, width: int, lengths: Tensor, following: Tensor) -> None:
         super().begin_decode(width, lengths, following)
         self._now = self._all
 

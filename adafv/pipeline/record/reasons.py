@@ -32,9 +32,9 @@ class Reasons:
             self._counts[reason] += 1
             self._examples.setdefault(reason, f"{row['id'] or row['image']}: {row['message']}")
 
-    def lines(self, most: int = 3) -> Iterator[str]:
-        """The most common reasons, each with an example and advice."""
-        for (error, _), count in self._counts.most_common(most):
+    def lines(self) -> Iterator[str]:
+        """The three most common reasons, each with an example and advice."""
+        for (error, _), count in self._counts.most_common(3):
             yield f"{count:,} {error}, such as {self._examples[error, _]}"
             if ERRORS[error].advice:
                 yield f"  {ERRORS[error].advice}"

@@ -81,8 +81,8 @@ class UnitReading:
         message = f"nothing after record {number} can be read: {type(error).__name__}: {error}"
         return self.record(number, {}, Reject("source_unreadable", message))
 
-    def pass_over(self, what: str, why: str, name: object, count: int = 1) -> None:
-        self.passed.add(what, why, f"{self.unit.uri}#{name}", count)
+    def pass_over(self, what: str, why: str, name: object) -> None:
+        self.passed.add(what, why, f"{self.unit.uri}#{name}")
 
 
 def stamp_of(filesystem: pyarrow.fs.FileSystem, path: str) -> Stamp:
