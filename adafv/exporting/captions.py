@@ -41,7 +41,7 @@ class Captions:
             shown = LabelImage.of(row)
             name = self._images.relative(shown[0]) if len(shown) == 1 else ""
             outside = not name or "://" in name or name[0] == "/" or ".." in name.split("/")
-            within = not outside and not _is_held(name)
+            within = not outside and not _is_held(shown[0], name)
             if self._extension is not None:
                 name = os.path.splitext(name)[0] + self._extension
             key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
@@ -52,8 +52,11 @@ class Captions:
                 self.left_out += 1
 
 
-def _is_held(name: str) -> bool:
-    """Whether the image is in a table or a tar, such as `part.parquet#1` or `0.tar#a.jpg`; `a#1.jpg` is a file."""
+def _is_held(image: LabelImage, name: str) -> bool:
+    """Whether the image is in a table, under its path or a place such as `part.parquet#1`, or in a tar, as
+    `0.tar#a.jpg` is; `a#1.jpg` is a file."""
+    if image.uri is not None and image.file is None:
+        return True
     before, mark, _ = name.rpartition("#")
     plain = not os.path.splitext(before)[1] and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
     return bool(mark) and not plain

@@ -46,6 +46,7 @@ def output(tmp_path: Path, photos: Path) -> str:
         of("out", "/elsewhere/x.jpg", "/elsewhere/x.jpg"),
         of("far", "s3://bucket/x.jpg", "s3://bucket/x.jpg"),
         *(of(held, held, str(photos / held)) for held in ("part.parquet#1", "0.tar#a.jpg", "a#0.tar#b#1.jpg")),
+        of("embedded", "1.png", str(photos / "part.parquet#2")),
         label("none", image="x", images=[], prompt="p"),
     ]
     return write(tmp_path / "out", labels, [run()])
@@ -65,7 +66,7 @@ def test_texts_beside_the_images_or_in_a_folder_laid_out_alike(output, photos, t
     assert main([*arguments, "--image-root", str(photos)] if mirror else arguments) == 0
     assert texts(folder) == WRITTEN and len(list(folder.rglob("*.*"))) == 3 * (2 - mirror)
     said = capsys.readouterr().out
-    assert "3 labels" in said and "8 labels were left out: they are of no image" in said
+    assert "3 labels" in said and "9 labels were left out: they are of no image" in said
 
 
 def test_a_job_reads_them_again(output, photos):
