@@ -53,15 +53,15 @@ class Refused(Exception):  # noqa: N818  (control flow, not an error)
         return cls(reject.error, reject.message)
 
 
-def read_within(chunks: Iterable[bytes], max_bytes: int) -> bytes:
+def read_within(chunks: Iterable[bytes], max_bytes: int, deadline: float = DEADLINE) -> bytes:
     """The joined chunks; refused as soon as they are too many or take too long."""
-    end, data = time.monotonic() + DEADLINE, bytearray()
+    end, data = time.monotonic() + deadline, bytearray()
     for chunk in chunks:
         data += chunk
         if len(data) > max_bytes:
             raise Refused("image_too_large", f"more than {max_bytes} bytes, which is the limit")
         if time.monotonic() > end:
-            raise Refused("image_fetch_failed", f"not complete after {DEADLINE:.0f} s", retry_after=0.0)
+            raise Refused("image_fetch_failed", f"not complete after {deadline:.0f} s", retry_after=0.0)
     return bytes(data)
 
 
