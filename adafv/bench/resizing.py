@@ -94,7 +94,7 @@ def _of_patches(processing: Processing) -> Processing:
     @lru_cache(maxsize=256)
     def geometry(size: Size, single: bool = True) -> Geometry:
         rows, columns = size[0] // patch, size[1] // patch
-        panel = Panel(rows=rows, columns=columns, top=0.0, left=0.0, bottom=1.0, right=1.0)
+        panel = Panel(rows=rows, columns=columns)
         return Geometry(crops=1, source=np.arange(rows * columns), panels=(panel,))
 
     def crops(image: Image.Image, single: bool = True) -> np.ndarray:

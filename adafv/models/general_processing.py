@@ -293,11 +293,10 @@ def _told(values: Mapping[str, Any], visual: int) -> Geometry:
     count = np.cumsum(is_token)
     total = int(is_token.sum())
     grid = _told_grid(values, total)
-    whole = {"top": 0.0, "left": 0.0, "bottom": 1.0, "right": 1.0}
     return Geometry(
         crops=1,
         source=np.arange(total),
-        panels=() if grid is None else (Panel(rows=grid[0], columns=grid[1], **whole),),
+        panels=() if grid is None else (Panel(rows=grid[0], columns=grid[1]),),
         cuts=tuple(int(count[start]) - 1 for start in starts[1:]),
         text=bytes(values[_TEXT].tolist()).decode(),
     )

@@ -21,15 +21,15 @@ class Panel:
 
     A sample's tokens are its panels' one after the other: token t of a panel lies in row t // columns. `top`, `left`,
     `bottom` and `right` are fractions of the image's height and width; they exceed [0, 1] by the part of a token that
-    lies on padding.
+    lies on padding. By default it covers the whole image.
     """
 
     rows: int
     columns: int
-    top: float
-    left: float
-    bottom: float
-    right: float
+    top: float = 0.0
+    left: float = 0.0
+    bottom: float = 1.0
+    right: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -103,7 +103,7 @@ class QwenAdapter(Adapter):
         return Geometry(
             crops=1,
             source=np.arange(rows * columns),
-            panels=(_whole_image(rows, columns),),
+            panels=(Panel(rows=rows, columns=columns),),  # the image was stretched by half a token at most
             positions=cls.inner_class.get_vision_position_ids(None, 0, grid, 1, merge).numpy(),
         )
 
@@ -169,11 +169,6 @@ class QwenAdapter(Adapter):
     def project(self, hidden: Tensor) -> Tensor:
         states = hidden.to(self.model.dtype).unflatten(-1, (-1, self._vision.hidden_size))
         return self._tower.merger(states.flatten(0, -2)).view(*hidden.shape[:-1], -1)
-
-
-def _whole_image(rows: int, columns: int) -> Panel:
-    """A panel over the whole image, which was stretched by half a token at most."""
-    return Panel(rows=rows, columns=columns, top=0.0, left=0.0, bottom=1.0, right=1.0)
 
 
 def _linear(patches: nn.Conv3d) -> nn.Linear:
