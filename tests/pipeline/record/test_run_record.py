@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import date
 
-from adafv.pipeline.record.prices import Tariff
+import pyarrow as pa
+
+from adafv.pipeline.record.prices import Price, Tariff
 from adafv.pipeline.record.run_record import RunRecord
-from adafv.pipeline.record.tally import Tally
+from adafv.pipeline.record.tally import Device, Tally
+
+TABLE = (Price(2.0, date(2026, 11, 21), "x", "A"),)
 
 
 def table(**counts) -> dict[str, str]:
@@ -20,6 +25,27 @@ def test_it_says_how_many_answers_were_cut_off_and_what_to_try():
     assert lines["cut"].endswith("3 (7.5%) by --max-new-tokens 48; try 96")
     assert lines["answer_incomplete"].endswith("10 (20.0%) by --max-new-tokens 48; try 96")
     assert lines["loop"].split()[-1] == "2"
+
+
+def test_no_part_of_an_unknown_cost_is_on_record():
+    """One of two devices has no price: its labels cost nothing, and the run an unknown sum."""
+    run = RunRecord(run_id="r", config={}, tariff=Tariff(table=TABLE), output="out")
+    run.tally.devices = {"a": Device("A"), "b": Device("B")}
+    run.tally.workers, run.tally.totals["cost_usd"] = {"a": 0.0, "b": 0.0}, 0.5
+    run.cost_usd = run.tally.usd(3600.0, run.tariff)
+    assert run.record()["cost"]["usd"] is run.record()["cost"]["usd_attributed"] is None
+    del run.tally.devices["b"], run.tally.workers["b"]
+    run.cost_usd = run.tally.usd(3600.0, run.tariff)
+    assert (run.record()["cost"]["usd"], run.record()["cost"]["usd_attributed"]) == (2.0, 0.5)
+
+
+def test_an_audits_lower_end_is_rounded_down():
+    run = RunRecord(run_id="r", config={}, tariff=Tariff(None), output="out")
+    rows = [{"image": str(n), "answer": "a", "audit_answer": "b" if n < 1 else "a"} for n in range(200)]
+    run.tally.audit.add(pa.Table.from_pylist(rows))
+    low = run.tally.audit.estimate().low
+    [shown] = [line.split("[")[1].split(",")[0] for line in run.table().splitlines() if "audited" in line]
+    assert round(low, 4) > low and 0 <= low - float(shown) < 1e-4
 
 
 def test_where_none_was_it_says_nothing_of_it():
