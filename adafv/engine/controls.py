@@ -63,7 +63,8 @@ class Controls:
             assert processing is not None  # the engine has it
             self._processors.append(_Banned(_spellings(processing, options.banned_words), self._device))
         if options.answer_prefix is not None and processing is not None:
-            prefix = uploaded(torch.tensor(processing.answer_ids(options.answer_prefix)), self._device)
+            ids = torch.tensor(processing.answer_ids(options.answer_prefix), dtype=torch.int64)
+            prefix = uploaded(ids, self._device)
             self._processors = [
                 _Behind(prefix, one) if isinstance(one, _SEQUENCES) else one for one in self._processors
             ]
@@ -261,10 +262,17 @@ def _special_tokens(processing: Processing | None, texts: Sequence[str]) -> list
 
 
 def _spellings(processing: Processing, words: Sequence[str]) -> list[list[int]]:
-    """The tokens of each word, by itself and after a space, as written, in small letters and with a capital one."""
+    """The tokens of each word, as written, in small letters and with a capital one: by itself, as the beginning of an
+    answer, after a space, and after a sign, for which a line break stands.
+    """
+
+    def tokens(text: str) -> list[int]:
+        return processing.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     forms = dict.fromkeys(form for word in words for form in (word, word.lower(), word.capitalize()))
-    texts = [space + form for form in forms for space in ("", " ")]
-    found = [processing.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    found += [processing.answer_ids(word) for word in words]
+    found = [tokens(space + form) for form in forms for space in ("", " ")]
+    found += [processing.answer_ids(form) for form in forms]
+    line = tokens("\n")
+    found += [ids[len(line) :] for form in forms if (ids := tokens(f"\n{form}"))[: len(line)] == line]
     unknown = processing.tokenizer.unk_token_id
     return [list(ids) for ids in dict.fromkeys(map(tuple, found)) if ids and unknown not in ids]

@@ -39,7 +39,7 @@ class EngineOptions:
         keep: K = keep * N, rounded half up, at least 1. `keep_tokens`: an image with fewer tokens keeps all of them.
         choices: the answer is the one that the model finds most probable (adafv.engine.choices).
         schema: its text, a file, a mapping, or a Pydantic model; it is kept as text (adafv.engine.grammar).
-        banned_words: texts whose tokens don't stand in an answer, neither as its beginning nor after a space.
+        banned_words: texts whose tokens don't stand in an answer: as its beginning, after a space or after a sign.
         repetition_penalty: for the prompt's tokens as well, as transformers has it.
         text_scope: the `question`, or all of the `prompt` that follows the image, as the authors' code does.
         text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
-from adafv.engine.controls import Stops, generation_config
+from adafv.engine.controls import Stops, _spellings, generation_config
 from adafv.option import OptionError
 from adafv.turn import Turn
 from tests.engine.test_engine import SHAPE, crowd
@@ -136,6 +136,18 @@ def test_banned_words_are_in_no_answer(loaded):
     held = labels_of(loaded, banned_words=[banned[0].upper(), *banned[1:]])
     assert not any(word in label.answer.split() for label in held for word in banned)
     assert [label.answer for label in held] != [label.answer for label in plain]
+
+
+def test_a_word_is_banned_wherever_it_begins(loaded):
+    """With tokens as Llama 2's: one behind a space is another than one behind a quotation mark or a line break."""
+    pieces = ["▁photo", "photo", "▁Photo", "Photo", "▁", "\n"]
+    core = Tokenizer(models.Unigram([("<unk>", 0.0), *((piece, -1.0) for piece in pieces)], unk_id=0))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Replace("▁", " ")
+    processing = copy.copy(loaded[1])
+    processing.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    banned = processing.tokenizer.batch_decode(_spellings(processing, ["photo"]))
+    assert {"photo", "Photo", " photo", " Photo"} <= {*banned}
 
 
 def test_of_several_tokens_only_the_last_is_kept_from_an_answer(loaded):
