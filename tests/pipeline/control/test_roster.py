@@ -151,7 +151,7 @@ def test_a_job_waits_for_gpus_and_outlives_their_loss(cluster, tmp_path):
     job = Job(tmp_path, cluster, 160, "--device", "cuda", "--batch-size", "8", "--prices", f"{tmp_path}/prices.yaml")
     try:
         job.wait(lambda: "waiting for a GPU worker: 0 of 1 there after 0:00:0" in job.said)
-        assert "the cluster has 0 GPUs, 0 of them free" in job.said and "device cuda, 1 or more workers" in job.said
+        assert "the cluster has 0 GPUs, 0 of them free" in job.said and "device cuda, workers: 1 or more" in job.said
         first = cluster.add_node(gpus=1, ADAFV_SIMULATED_DEVICE="A10G", ADAFV_SIMULATED_RATE="4")
         job.wait(lambda: "/160 rows (" in job.said.rpartition("waiting for")[2] and " 0/160" not in job.said[-200:])
         cluster.kill_node(first)
