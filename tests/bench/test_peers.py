@@ -59,6 +59,7 @@ pq.write_table(pa.table({"id": kept, "answer": ["a"] * len(kept)}), sys.argv[2] 
 
 
 @pytest.mark.slow(seconds=40)
+@pytest.mark.nightly
 def test_this_job_gives_each_broken_row_a_reason(forks, tmp_path, monkeypatch):
     """As a user starts it, on a model without pruning."""
     for name, value in forking_jobs().items():

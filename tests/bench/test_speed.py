@@ -54,6 +54,7 @@ def asked(count: int, shape: Shape = NEXT) -> Asked:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_all_rows(caplog):
     caplog.set_level(logging.INFO, "adafv")
     figures, text = speed.run(settings(rounds=2, mixed=True), NEXT)

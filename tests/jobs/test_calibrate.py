@@ -30,6 +30,12 @@ def scenes(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """The output of calibrations whose samples have the same labels of the unpruned model."""
+    return tmp_path_factory.mktemp("calibrate") / "work"
+
+
 def command(scenes: Path, work: Path, *more: str) -> list[str]:
     asked = ["--input", str(scenes), "--output", str(work), "--sample", "30", "--keep", "0.5,0.05"]
     return [*asked, "--min-agreement", "0.5", "--max-new-tokens", "8", *more]
@@ -40,8 +46,8 @@ def ids(output: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_from_a_sample_to_the_labels(ray_local, scenes, tmp_path, capsys, caplog):
-    work, written, page = tmp_path / "work", tmp_path / "c.json", tmp_path / "c.html"
+def test_from_a_sample_to_the_labels(ray_local, scenes, work, tmp_path, capsys, caplog):
+    written, page = tmp_path / "c.json", tmp_path / "c.html"
     files = ["--json", str(written), "--html", str(page)]
     asked = command(scenes, work, "--answer-column", "answer", "--price-per-hour", "1", "--stratify", "type", *files)
     assert calibrate.main(asked) == 0
@@ -81,8 +87,8 @@ def test_from_a_sample_to_the_labels(ray_local, scenes, tmp_path, capsys, caplog
 
 
 @pytest.mark.slow
-def test_strategies_side_by_side_and_a_sample_that_decides_nothing(ray_local, scenes, tmp_path, capsys):
-    asked = command(scenes, tmp_path / "work", "--sample", "5", "--strategies", "random,uniform", "--keep", "0.5",
+def test_strategies_side_by_side_and_a_sample_that_decides_nothing(ray_local, scenes, work, tmp_path, capsys):
+    asked = command(scenes, work, "--sample", "5", "--strategies", "random,uniform", "--keep", "0.5",
                     "--min-agreement", "0.99", "--json", str(tmp_path / "c.json"))  # fmt: skip
     assert calibrate.main(asked) == 0
     found, out = json.loads((tmp_path / "c.json").read_text()), capsys.readouterr().out

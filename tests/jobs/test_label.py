@@ -199,13 +199,12 @@ def test_ray_job_submit(ray_local, tiny_model, tmp_path, cluster):
     ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
     for name in ("adafv", "jobs"):
         shutil.copytree(REPOSITORY / name, work / name, ignore=ignore)
-    files = write_all(tmp_path / "in")
-    inputs = [files["jsonl"], files["structs"]]
-    assert main(command(tiny_model, tmp_path / "direct", *inputs)) == 0
+    path = write_all(tmp_path / "in")["jsonl"]
+    assert main(command(tiny_model, tmp_path / "direct", path)) == 0
     address = cluster.dashboard_address
     arguments = ["job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "jobs/label.py"]
     submitted = subprocess.run(
-        [str(PROGRAMS / "ray"), *arguments, *command(tiny_model, tmp_path / "job", *inputs)],
+        [str(PROGRAMS / "ray"), *arguments, *command(tiny_model, tmp_path / "job", path)],
         cwd=work, env=without_ray() | cluster.environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]

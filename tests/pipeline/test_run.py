@@ -265,17 +265,14 @@ def test_a_source_that_fails_only_while_the_run_is_planned(ray_local, tiny_model
         begin(job)
 
     monkeypatch.setattr(Job, "_begin", heal_and_begin)
-    for name, before in (("fresh", []), ("resumed", ["r0", "r1", "r2", "r3"])):
-        put(whole)
-        if before:
-            label(tiny_model, tmp_path / name, path)
+    for times, before in ((1, []), (2, ["r0", "r1", "r2", "r3"])):  # in a new output, and in one that has labels
         put(whole[:20] + bytes(len(whole) - 20))
-        label(tiny_model, tmp_path / name, path)
-        found = outcome(tmp_path / name)
-        assert Counter(row["error"] for row in found.rejects) == {"source_unreadable": 1}, name
+        label(tiny_model, tmp_path / "out", path)
+        found = outcome(tmp_path / "out")
+        assert Counter(row["error"] for row in found.rejects) == {"source_unreadable": times}
         assert [row["id"] for row in found.labels] == before
-        label(tiny_model, tmp_path / name, path)
-        assert [row["id"] for row in outcome(tmp_path / name).labels] == ["r0", "r1", "r2", "r3"], name
+        label(tiny_model, tmp_path / "out", path)
+        assert [row["id"] for row in outcome(tmp_path / "out").labels] == ["r0", "r1", "r2", "r3"]
 
 
 def test_s3_end_to_end(ray_local, s3, tiny_model, mixed, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from adafv.internals import global_node
 from jobs.label import main
 from tests.forking import forking_jobs
 from tests.loopback_hub import LoopbackHub
@@ -144,20 +145,20 @@ def test_a_run_that_labels_and_rejects(s3, tiny_model, tmp_path, ray_folder):
     assert record["config"]["input"][-1] == f"hf://datasets/org/set@{sha}"
 
 
-@pytest.mark.slow
-def test_a_run_that_fails(tiny_model, tmp_path, ray_folder):
+def test_a_run_that_fails(ray_local, tiny_model, tmp_path, monkeypatch, capfd, caplog):
     """In the workers, whose errors Ray logs with all that it knows of the task."""
+    for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": "http://user:planted@127.0.0.1:9"}).items():
+        monkeypatch.setenv(name, value)
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no weights")
     folder = write_images(tmp_path / "in")
     path = write_jsonl(folder / "rows.jsonl", rows())
     arguments = ["--input", str(path), "--output", str(tmp_path / "out"), "--model", str(model), "--allow-http"]
-    endpoint = {"AWS_ENDPOINT_URL": "http://user:planted@127.0.0.1:9"}
-    status, printed = run_job(arguments, ray_folder, ENVIRONMENT | endpoint)
-    assert_clean(printed, "printed")
-    assert status == 1, printed
+    assert main(arguments) == 1
+    captured = capfd.readouterr()
+    assert_clean(captured.out + captured.err + caplog.text, "printed")
     assert_output_clean(tmp_path / "out")
-    assert_logs_clean(ray_folder)
+    assert_logs_clean(Path(global_node().get_session_dir_path()))
 
 
 SECRET_URI = "https://user:planted@127.0.0.1:9/x?sig=planted"
