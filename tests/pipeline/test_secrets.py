@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from adafv.internals import global_node
+from adafv.pipeline import setup
+from adafv.pipeline.store import retry
 from jobs.label import main
 from tests.forking import forking_jobs
 from tests.loopback_hub import LoopbackHub
@@ -184,6 +186,8 @@ SECRET_URI = "https://user:planted@127.0.0.1:9/x?sig=planted"
 )
 def test_options_that_are_refused(options, s3, ray_local, tiny_model, tmp_path, monkeypatch, capfd, caplog):
     """Also with keys that the store doesn't know."""
+    monkeypatch.setattr(setup, "PATIENCE", 0.0)
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.0)
     for name, value in ({"AWS_ENDPOINT_URL": s3.endpoint} | ENVIRONMENT).items():
         monkeypatch.setenv(name, value)
     path = write_jsonl(write_images(tmp_path / "in") / "rows.jsonl", rows()[-1:])

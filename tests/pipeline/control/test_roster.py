@@ -50,19 +50,27 @@ def test_those_that_rows_come_from_are_workers_by_any_name():
 
 
 class Echo:
+    """Says where it works. With all but its first row it waits until there is a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker, self._first = marker, True
+
     def __call__(self, table: pa.Table) -> pa.Table:
-        time.sleep(0.5)  # so that there is work left when it is killed
+        while not self._first and not self._marker.exists():
+            time.sleep(0.05)
+        self._first = False
         actor, pid = ray.get_runtime_context().get_actor_id(), os.getpid()
         return pa.table({"actor": [actor] * table.num_rows, "pid": [pid] * table.num_rows})
 
 
-def test_workers_of_a_pool_are_found_by_the_name_of_their_class(ray_local):
+def test_workers_of_a_pool_are_found_by_the_name_of_their_class(ray_local, tmp_path):
     """Also one that was killed and started again by Ray, and before it has delivered anything."""
     with ray_session():
         roster, other = Roster(0, Echo.__name__, lambda: ()), Roster(0, "LabelWorker", lambda: ())
         rows = ray.data.from_items([{"n": n} for n in range(8)], override_num_blocks=8)
         pool = rows.map_batches(
-            Echo, batch_format="pyarrow", batch_size=1, num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1),
+            Echo, fn_constructor_args=(tmp_path / "marker",), batch_format="pyarrow", batch_size=1, num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(size=1),
         )  # fmt: skip
         batches = iter(pool.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0))
         [first] = next(batches).to_pylist()
@@ -76,6 +84,7 @@ def test_workers_of_a_pool_are_found_by_the_name_of_their_class(ray_local):
             time.sleep(0.1)
         [(actor, pid)] = again.alive
         assert actor == first["actor"] and pid != first["pid"], "started again"
+        (tmp_path / "marker").touch()
         assert len(list(batches)) == 7, "and the pool goes on"
 
 

@@ -435,8 +435,9 @@ def test_the_guard_is_asked_before_each_attempt(faulty):
     assert asked == [0, 1, 2, 3], "one request for each permission"
 
 
-def test_a_put_is_given_up_in_the_end(faulty):
+def test_a_put_is_given_up_in_the_end(faulty, monkeypatch):
     store, output = faulty
+    monkeypatch.setattr(retry, "pause", lambda *_: 0.2)
     store.faults = (Fault("slow_down", "PUT"),)
     with pytest.raises(S3_ERRORS, match="SlowDown"):
         output.put("labels/x", b"", patience=3.0)
