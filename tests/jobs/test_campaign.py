@@ -58,7 +58,7 @@ def campaign(ray_local: None, s3: S3Server, cluster: RayCluster, tmp_path_factor
     return campaign
 
 
-@pytest.mark.slow(250)
+@pytest.mark.slow(150)
 def test_nothing_is_lost_whatever_is_killed(campaign):
     summary = campaign.run()
     assert summary.kills.total() == 4 and summary.verdicts
