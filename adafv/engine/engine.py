@@ -306,10 +306,11 @@ class Engine:
         ]
         best = max(range(len(answers)), key=ranks.__getitem__)
         own, answer = said[best], answers[best]
+        prefix = "" if choices else self._options.answer_prefix or ""  # which the model hasn't said
         return own | {
             "finish_reason": answer.finish_reason,
             "mean_logprob": answer.mean_logprob,
-            "flags": flags_of(own["answer"], answer.finish_reason),
+            "flags": flags_of(own["answer"].removeprefix(prefix), answer.finish_reason),
             "output_tokens": sum(len(one.ids) for one in answers),
             "samples": None if self._options.samples is None else tuple(map(_sampled, answers, said)),
         }

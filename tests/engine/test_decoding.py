@@ -251,6 +251,14 @@ def test_an_answer_begins_as_it_is_told(loaded):
     assert label.answer in ("w3", "w4")
 
 
+def test_nothing_said_after_the_prefix_is_flagged(loaded):
+    samples = crowd(Preparer(loaded[1], EngineOptions(answer_prefix="w1 w2")), 9)
+    begun = (*loaded[:2], samples)
+    word = labels_of(begun, answer_prefix="w1 w2")[0].answer.split()[2]
+    label = labels_of(begun, answer_prefix="w1 w2", stop=[word])[0]
+    assert (label.answer, label.flags) == ("w1 w2", ("empty",))
+
+
 def test_a_system_turn_stands_first(loaded):
     _, processing, _ = loaded
     preparer = Preparer(processing, EngineOptions())
