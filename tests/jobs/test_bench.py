@@ -215,17 +215,16 @@ def test_quality_on_vqav2s_files(one_core, tmp_path):
     assert found["none", 1.0, "all"]["accuracy"] == pytest.approx(0.6), "all right, and two of ten annotators say so"
 
 
-def test_quality_on_textvqas_file(one_core, tmp_path):
+def test_quality_on_textvqas_rows(one_core, tmp_path):
     asked = pictures(tmp_path, "train_images/{}.jpg")
-    data = [
+    lines = [
         {
-            "question": row["question"], "image_id": str(row["number"]), "question_id": i, "set_name": "val",
+            "question": row["question"], "image": f"train_images/{row['number']}.jpg", "question_id": i,
             "answers": [row["answer"]] * 9 + ["answering does not require reading text in the image"],
         }
         for i, row in enumerate(asked)
     ]  # fmt: skip
-    (tmp_path / "TextVQA_0.5.1_val.json").write_text(json.dumps({"data": data}))
-    snippet("textvqa.jsonl", tmp_path)
+    (tmp_path / "textvqa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = quality(
         tmp_path, "--input", str(tmp_path / "textvqa.jsonl"), "--id-column", "question_id", "--answer-column",
         "answers", "--metric", "vqa", "--limit", "3",
