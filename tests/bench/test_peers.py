@@ -52,7 +52,7 @@ import pyarrow.parquet as pq
 
 ids = [row["id"] for row in pq.read_table(sys.argv[1]).to_pylist()]
 time.sleep(len(ids) / 10)
-kept = [id for id in ids if id in ("r0", "broken3")]
+kept = [id for id in ids if id in ("r0", "r1", "broken3")][: int(sys.argv[3])]
 pathlib.Path(sys.argv[2]).mkdir(parents=True)
 pq.write_table(pa.table({"id": kept, "answer": ["a"] * len(kept)}), sys.argv[2] + "/0.parquet")
 """
@@ -77,16 +77,28 @@ def test_this_job_gives_each_broken_row_a_reason(forks, tmp_path, monkeypatch):
     assert peers.fate(job, ran.output, "r", 1) == Fate(answered=1, reasoned=0, missing=0)
 
 
-def test_what_is_missing_is_counted(tmp_path, monkeypatch):
-    """A contender that answers the good rows and one broken one, and drops the others."""
-
-    def command(model, input, output):
-        return [sys.executable, "-c", CARELESS, str(input), str(output)]
-
+def compared(monkeypatch, command):
     monkeypatch.setattr(peers, "find_spec", lambda name: True)
     made = Peer(name="made up", command=command, results=peers._peer_results, lines=7)
     monkeypatch.setattr(peers, "peers", lambda terms: [made])
-    [figures], text = peers.run(NEXT, TERMS)
+    return peers.run(NEXT, TERMS)
+
+
+def test_good_rows_without_an_answer_are_no_speed(monkeypatch):
+    def command(model, input, output):
+        return [sys.executable, "-c", CARELESS, str(input), str(output), "1"]
+
+    with pytest.raises(RuntimeError, match="made up ended with status 0 or left good rows unanswered"):
+        compared(monkeypatch, command)
+
+
+def test_what_is_missing_is_counted(monkeypatch):
+    """A contender that answers the good rows and one broken one, and drops the others."""
+
+    def command(model, input, output):
+        return [sys.executable, "-c", CARELESS, str(input), str(output), "9"]
+
+    [figures], text = compared(monkeypatch, command)
     assert Fate(**figures["broken"]) == Fate(answered=1, reasoned=0, missing=19)
     assert Fate(**figures["good"]) == Fate(answered=1, reasoned=0, missing=0)
     assert figures["usd_per_1000"] == pytest.approx(1 / figures["samples_per_s"])
