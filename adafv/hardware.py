@@ -24,10 +24,11 @@ def is_intel() -> bool:
     return "intel" in cpu_name().lower()
 
 
-def computes_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has instructions for products in bfloat16, AMX or AVX512-BF16, as far as Linux says so."""
+def has_amx(info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has AMX for products in bfloat16, as far as Linux says so. With AVX512-BF16 alone they are
+    slower than float32's (docs/speed.md)."""
     flags = (line.partition(":")[2].split() for line in _lines(info) if line.startswith("flags"))
-    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(next(flags, []))
+    return "amx_bf16" in next(flags, [])
 
 
 def _lines(file: Path) -> list[str]:

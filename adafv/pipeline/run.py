@@ -20,7 +20,7 @@ from typing import Any
 import ray.data
 import ray.exceptions
 
-from adafv.hardware import computes_bfloat16
+from adafv.hardware import has_amx
 from adafv.option import OptionError, require
 from adafv.pipeline import schema
 from adafv.pipeline.collector import Collector
@@ -92,7 +92,7 @@ def _log_resources(setup: Setup) -> None:
         return
     if setup.options.engine.device == "auto" and not is_ours_alone():
         LOG.warning("the cluster has no GPU now, so this run uses CPUs; --device cuda waits for GPUs")
-    if setup.options.engine.dtype == "auto" and is_ours_alone() and computes_bfloat16():
+    if setup.options.engine.dtype == "auto" and is_ours_alone() and has_amx():
         LOG.info("labels are made in float32; --dtype bfloat16 is faster on this processor")
 
 

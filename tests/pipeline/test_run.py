@@ -502,7 +502,7 @@ def test_a_run_of_nothing_but_rejects(ray_local, tiny_model, tmp_path):
 )
 def test_a_run_on_a_cpu_says_that_bfloat16_is_faster(monkeypatch, caplog, dtype, device, alone, fast, told):
     monkeypatch.setattr(run_module, "is_ours_alone", lambda: alone)
-    monkeypatch.setattr(run_module, "computes_bfloat16", lambda: fast)
+    monkeypatch.setattr(run_module, "has_amx", lambda: fast)
     options = SimpleNamespace(engine=EngineOptions(device=device, dtype=dtype))
     resources = SimpleNamespace(device=device, workers=(1, 1), batch_size=16)
     with caplog.at_level("INFO", "adafv"):

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
 
-from adafv.hardware import computes_bfloat16
+from adafv.hardware import has_amx
 from adafv.worlds.photo.cache import unpacked_folder
 from adafv.worlds.photo.parts import load_tower
 from adafv.worlds.photo.pictures import Pictures
@@ -48,8 +48,8 @@ def encode(tower: Dinov2Model, pixels: Tensor) -> Tensor:
 
 
 def training_dtype() -> torch.dtype:
-    """bfloat16 where the processor computes in it; elsewhere its products take eight times as long as float32's."""
-    return torch.bfloat16 if computes_bfloat16() else torch.float32
+    """bfloat16 where the processor has AMX; elsewhere its products take longer than float32's, up to eight times."""
+    return torch.bfloat16 if has_amx() else torch.float32
 
 
 @functools.cache
