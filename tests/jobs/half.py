@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from adafv.pipeline import collector, run
+from adafv.pipeline.isolation import Handler
 from adafv.pipeline.workers.label import Labelling, WorkerOptions
 from jobs.label import main
 
@@ -39,11 +40,11 @@ class Half(Labelling):
         return super().__call__(table, on_progress)
 
 
-def label() -> int:
-    """The job's exit status."""
+def label(handler: Callable[[WorkerOptions], Handler] = Half) -> int:
+    """The exit status of jobs/label.py with this handler, and with a progress line every second."""
     with (
         patch.object(collector, "Progress", partial(collector.Progress, every=1.0)),
-        patch.object(run, "Labelling", Half),
+        patch.object(run, "Labelling", handler),
     ):
         return main()
 

@@ -10,15 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import pyarrow as pa
 
 from adafv.bench.scale import Simulated
-from adafv.pipeline import collector, run
-from jobs.label import main
+from tests.jobs.half import label
 
 
 class Held(Simulated):
@@ -31,16 +28,7 @@ class Held(Simulated):
         return super().__call__(table, on_progress)
 
 
-def label() -> int:
-    """The job's exit status."""
-    with (
-        patch.object(collector, "Progress", partial(collector.Progress, every=1.0)),
-        patch.object(run, "Labelling", Held),
-    ):
-        return main()
-
-
 if __name__ == "__main__":
     from tests.pipeline import simulated_job  # under this name the workers find the handler again
 
-    sys.exit(simulated_job.label())
+    sys.exit(label(simulated_job.Held))
