@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,25 +68,13 @@ def window(placed: Placed, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def name_batch(
-    features: Features,
-    numbers: np.ndarray,
-    side: int,
-    pictures: Pictures,
-    encode: Encode,
-    rng: np.random.Generator,
-    things: int | None = None,
+    features: Features, numbers: np.ndarray, side: int, pictures: Pictures, encode: Encode, rng: np.random.Generator
 ) -> tuple[Tensor, Packed]:
-    """One thing of each of these scenes, of the first so many `things` by name, seen through a window, and the
-    question what it is. Scenes without such a thing are left out.
-    """
-    known = {thing.name for thing in pictures.things[:things]}
+    """One thing of each of these scenes, seen through a window, and the question what it is."""
     visual, rows = [], []
     for number in numbers:
         scene = features.scene(int(number))
-        among = [each for each in scene.things if each.name in known]
-        if not among:
-            continue
-        placed = among[rng.integers(len(among))]
+        placed = scene.things[rng.integers(len(scene.things))]
         visual.append(features[int(number)][window(placed, side, rng)])
         rows.append([turn(NAME_QUESTION, placed.name, encode)])
     return torch.stack(visual), pack(rows)
@@ -98,6 +87,27 @@ def scene_batch(
     asked = [questions(features.scene(int(number)), pictures) for number in numbers]
     rows = [[turn(question.text, question.answer, encode) for question in each] for each in asked]
     return torch.stack([features[int(number)] for number in numbers]), pack(rows), asked
+
+
+def part_batch(
+    features: Features, numbers: np.ndarray, patches: int, pictures: Pictures, encode: Encode, rng: np.random.Generator
+) -> tuple[Tensor, Packed]:
+    """As scene_batch, of so many patches of each scene, which stand where they stand in the whole."""
+    visual, packed, _ = scene_batch(features, numbers, pictures, encode)
+    kept = torch.stack([part(features.scene(int(number)), patches, rng) for number in numbers])
+    rows = torch.arange(len(kept))[:, None]
+    end = torch.full((len(kept), 1), visual.shape[1])
+    return visual[rows, kept], replace(packed, places=torch.cat([kept, end], dim=1))
+
+
+def part(scene: Scene, patches: int, rng: np.random.Generator) -> Tensor:
+    """int64 [patches], ascending: those whose middles show what is small, and random others."""
+    order = rng.random((SIDE, SIDE))
+    middles = np.arange(SIDE) * PATCH + PATCH // 2
+    for box in (*(each.box for each in scene.things if not each.is_main), *([scene.sign.box] if scene.sign else [])):
+        across, down = ((middles >= box[i]) & (middles < box[i + 2]) for i in (0, 1))
+        order -= np.outer(down, across)
+    return torch.from_numpy(np.sort(order.reshape(-1).argsort()[:patches]))
 
 
 def wide_scene(

@@ -36,6 +36,8 @@ class Packed:
     segment: Tensor  # int64 [B, T]: which question a token belongs to; -1 for padding
     offset: Tensor  # int64 [B, T]: its place within the question
     target: Tensor  # int64 [B, T]: the next token where that is part of an answer, or IGNORE
+    # int64 [B, V + 1]: where each visual token stands in its picture, and the picture's end; None: none is left out.
+    places: Tensor | None = None
 
 
 class PackedLanguageModel(nn.Module):
@@ -84,7 +86,9 @@ class PackedLanguageModel(nn.Module):
         picture = torch.cat([start, visual.to(start.dtype)], dim=1)
         seen = picture.shape[1]
         hidden = torch.cat([picture, self.embeddings[packed.text]], dim=1)
-        places = torch.cat([torch.arange(seen).expand(rows, -1), seen + packed.offset], dim=1)
+        standing = torch.arange(visual.shape[1] + 1).expand(rows, -1) if packed.places is None else packed.places
+        standing = torch.cat([torch.arange(len(self.prefix)).expand(rows, -1), len(self.prefix) + standing], dim=1)
+        places = torch.cat([standing[:, :-1], standing[:, -1:] + packed.offset], dim=1)
         angles = places[..., None] * self.frequencies
         turn = torch.cat([angles, angles], dim=-1)
         cos, sin = (each.to(hidden.dtype)[:, None] for each in (turn.cos(), turn.sin()))

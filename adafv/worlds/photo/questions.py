@@ -61,9 +61,10 @@ def region(placed: Placed, scene: Scene) -> str:
 
 def with_article(name: str) -> str:
     """ "otter" -> "an otter"; what looks like a plural gets none."""
-    if name.startswith("two ") or (name.endswith("s") and not name.endswith(("ss", "us", "is"))):
+    counted = name.partition(" of ")[0]
+    if counted.endswith("s") and not counted.endswith("us"):
         return name
-    return ("an " if name[0] in "aeiou" and not name.startswith(("european", "university")) else "a ") + name
+    return ("an " if name[0] in "aeiou" else "a ") + name
 
 
 def in_words(place: str) -> str:

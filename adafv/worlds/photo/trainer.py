@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Model
 
 from adafv.worlds.photo.align import Alignment
-from adafv.worlds.photo.batches import Encode, name_batch, scene_batch, wide_scene
+from adafv.worlds.photo.batches import Encode, name_batch, part_batch, scene_batch, wide_scene
 from adafv.worlds.photo.features import Features
 from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
@@ -158,6 +158,8 @@ class Trainer:
         round_, start = divmod(self.step * stage.rows, shard)
         order = np.random.default_rng(round_).permutation(shard)
         numbers = round_ % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
+        if stage.patches:
+            return part_batch(features, numbers, stage.patches, self.parts.pictures, self.parts.encode, self._rng)
         visual, packed, _ = scene_batch(features, numbers, self.parts.pictures, self.parts.encode)
         return visual, packed
 
@@ -165,7 +167,7 @@ class Trainer:
         self, features: Features, numbers: np.ndarray, stage: Stage, rng: np.random.Generator
     ) -> tuple[Tensor, Packed]:
         pictures, encode = self.parts.pictures, self.parts.encode
-        return name_batch(features, numbers, stage.window, pictures, encode, rng, stage.things)
+        return name_batch(features, numbers, stage.window, pictures, encode, rng)
 
     @torch.no_grad()
     def evaluate(self, stage: Stage) -> dict[str, float]:

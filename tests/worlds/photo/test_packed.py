@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -47,6 +49,25 @@ def test_questions_are_answered_as_if_alone(model: LlamaForCausalLM) -> None:
                 alone = model(inputs_embeds=inputs[None]).logits[0, -len(ids) :]
                 together = packed_model.logits(states[row][packed.segment[row] == number])
                 torch.testing.assert_close(together, alone, rtol=0.03, atol=0.03 * float(alone.abs().max()))
+
+
+def test_what_is_left_out_of_a_picture_moves_nothing(model: LlamaForCausalLM) -> None:
+    packed_model = PackedLanguageModel(model, lora_for(model.model), PREFIX).float()
+    kept, whole = [[0, 3, 4, 8], [1, 2, 5, 6]], 9
+    packed = replace(pack(ROWS), places=torch.tensor([[*each, whole] for each in kept]))
+    visual = torch.randn(2, whole, 48)
+    left = torch.stack([visual[row, each] for row, each in enumerate(kept)])
+    with torch.no_grad():
+        states = packed_model.states(left, packed)
+        for row, asked in enumerate(ROWS):
+            for number, (prompt, answer) in enumerate(asked):
+                ids = torch.tensor([*prompt, *answer[:-1]])
+                embed = model.model.embed_tokens
+                inputs = torch.cat([embed(torch.tensor(PREFIX)), left[row], embed(ids)])
+                places = [0, 1, *(2 + place for place in kept[row]), *range(2 + whole, 2 + whole + len(ids))]
+                alone = model(inputs_embeds=inputs[None], position_ids=torch.tensor([places])).logits[0, -len(ids) :]
+                together = packed_model.logits(states[row][packed.segment[row] == number])
+                torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
 
 def test_only_answers_are_targets() -> None:

@@ -24,7 +24,8 @@ from adafv.worlds.photo.trainer import Parts, Trainer
 WIDTH, WORDS = 32, 3000
 RECIPE = (
     Stage(kind="align", steps=3, rows=16, shards=1, rate=0.0, projector_rate=1e-3),
-    Stage(kind="names", steps=3, rows=4, shards=1, rate=1e-3, projector_rate=1e-3, things=24),
+    Stage(kind="names", steps=3, rows=4, shards=1, rate=1e-3, projector_rate=1e-3),
+    Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3, patches=60),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3),
     Stage(kind="wide", steps=2, rows=1, shards=2, rate=1e-3, projector_rate=1e-3),
 )
@@ -82,7 +83,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(make_parts, tmp_path):
         torch.testing.assert_close(_weights(again)[name], value, rtol=0, atol=0)
         assert not torch.equal(value, before[name]), name
     log = [json.loads(line) for line in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes", "wide"]
+    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes", "scenes", "wide"]
     assert {"name", "main", "caption", "exists", "wide main"} <= log[-1]["right"].keys()
 
 
