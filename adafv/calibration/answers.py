@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_labels
 from adafv.pipeline.outputs.reader import read_labels
+from adafv.pipeline.record.audit import first_image
 from adafv.pipeline.store.storage import Storage
 
 COLUMNS = (
@@ -26,7 +27,7 @@ class Answers:
     """The labels of one output.
 
     Attributes:
-        rows: by id; `image` tells images apart: their pixels do, as rows of a table may each hold the same image.
+        rows: by id; `image` is the `first_image`.
         seconds: of a worker, per sample; None without labels. `encode_seconds`: of these, to encode the image.
         kept_tokens, visual_tokens: per sample; `tokens`: those of the language model, prompt and answer.
         usd_per_hour: of a worker, as recorded; None without a price.
@@ -52,8 +53,9 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
     for batch in read_labels(uri, COLUMNS, storage):
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
         for row in batch.filter(pa.array(drawn)).to_pylist():
-            first = next(iter(row.pop("images") or []), None)
-            rows[row["id"]] = row | {"image": (first and first["key"]) or row["image"]}  # old labels have no key
+            image = first_image(row)
+            del row["images"]  # long
+            rows[row["id"]] = row | {"image": image}
     found = [*rows.values()]
     later = _without_first_batches([row for row in found if row["gpu_seconds"]])
     return Answers(
