@@ -69,8 +69,9 @@ def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def imagefolder_csv(labels: Labels, images: Images, write: Write) -> Exported:
-    """metadata.csv, with the same columns."""
-    rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n")
+    """metadata.csv, with the same columns, all quoted: readers end lines at a lone carriage return, Python's csv doesn't
+    know."""
+    rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n", quoting=csv.QUOTE_ALL)
     rows.writeheader()
     return _metadata(labels, images, rows.writerow)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas
 import pytest
 from datasets import load_dataset
 
@@ -184,6 +185,16 @@ def test_imagefolder_is_what_datasets_loads(output, photos, tmp_path, kind):
     assert {row.image_uri: row.prompt.strip() for row in rows} == {
         str(photos / name): text for name, text in zip(NAMES, WRITTEN.values(), strict=True)
     }, "a job reads it again"
+
+
+def test_a_carriage_return_ends_no_line(photos, tmp_path):
+    shown = [{"image": "1.jpg", "uri": str(photos / "1.jpg"), "panels": 1, "visual_tokens": 1, "kept_tokens": 1}]
+    one = label("a", image="1.jpg", image_uri=str(photos / "1.jpg"), images=shown, prompt="p\rq", answer='a\r"cat"\r\n')
+    output = write(tmp_path / "cr", [one], [run()])
+    target = photos / "metadata.csv"
+    assert main([output, "--format", "imagefolder", "--image-root", str(photos), "--to", str(target)]) == 0
+    [row] = pandas.read_csv(target).to_dict("records")
+    assert (row["file_name"], row["text"], row["prompt"]) == ("1.jpg", 'a\r"cat"\r\n', "p\rq")
 
 
 def test_kohya_is_what_sd_scripts_look_up(output, photos, tmp_path):
