@@ -69,8 +69,8 @@ def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def imagefolder_csv(labels: Labels, images: Images, write: Write) -> Exported:
-    """metadata.csv, with the same columns, all quoted: readers end lines at a lone carriage return, Python's csv doesn't
-    know."""
+    """metadata.csv, with the same columns. All are quoted, since Python's csv leaves a lone carriage return bare, and
+    readers end the line there."""
     rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n", quoting=csv.QUOTE_ALL)
     rows.writeheader()
     return _metadata(labels, images, rows.writerow)
