@@ -19,7 +19,7 @@ from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_id
 from adafv.pipeline.planning.worklist import map_units
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read_unit
-from adafv.pipeline.sources.preview import PEEKED
+from adafv.pipeline.sources.preview import PEEKED, TRIED
 from adafv.pipeline.sources.questions import value_for
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import id_of, text_of
@@ -43,7 +43,7 @@ def check_answers(job: JobOptions, column: str, metric: str, storage: Storage) -
     """The same for the column with right answers, and if the metric needs more of them than the first rows have."""
     records = _peek(job, "--answer-column", column, storage)
     counts = [len(references_of(value_for(record, column))) for record in records]
-    if metric == "vqa" and 0 < max(counts) < VQA_FEWEST:
+    if metric == "vqa" and 0 < max(counts, default=0) < VQA_FEWEST:
         raise UsageError(
             f"--metric vqa needs {VQA_FEWEST} or more right answers to a question, and is made for ten; column "
             f"{column!r} has {max(counts)}: give another --metric, such as exact"
@@ -64,12 +64,15 @@ def read_strata(job: JobOptions, column: str, sample: Ledger, storage: Storage) 
 
 
 def _peek(job: JobOptions, option: str, column: str, storage: Storage) -> list[Record]:
-    """The first records. Raises UsageError if none has the column."""
-    unit = _units(job, column, storage)[0]
-    found = list(islice(_records(unit, replace(_columns(job, column), where=None), storage), PEEKED))
-    if not any(column in record.columns for record in found):
-        raise UsageError(f"{option} is {column!r}; {unit.uri} has no such column")
-    return found
+    """The first records: of the first file that isn't empty or unreadable. Raises UsageError if none has the column."""
+    columns = replace(_columns(job, column), where=None)
+    for unit in _units(job, column, storage)[:TRIED]:
+        found = [record for record in islice(_records(unit, columns, storage), PEEKED) if record.columns]
+        if found and not any(column in record.columns for record in found):
+            raise UsageError(f"{option} is {column!r}; {unit.uri} has no such column")
+        if found:
+            return found
+    return []
 
 
 def _read(
@@ -125,7 +128,7 @@ def _units(job: JobOptions, column: str, storage: Storage) -> list[Unit]:
     found: list[Unit] = []
     for uri in job.input:
         units = open_source(uri, storage, Columns.of(job)).units
-        if units[0].format == "images":
+        if units and units[0].format == "images":
             with suppress(UsageError):  # nothing beside the images has it
                 units = open_source(uri, storage, _columns(job, column)).units
         found += units

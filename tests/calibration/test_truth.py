@@ -63,6 +63,20 @@ def test_a_column_that_there_is_not(tmp_path):
         check_column(job(path), "--answer-column", "answers", Storage())
 
 
+def test_files_without_rows_lack_no_column(tmp_path):
+    """Spark writes such files; the job says what is wrong where there are no others, and rejects what is damaged."""
+    (tmp_path / "0.damaged.parquet").write_bytes(b"PAR1")
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table.slice(0, 0), tmp_path / "0.parquet")
+    pq.ParquetWriter(tmp_path / "1.parquet", table.schema).close()
+    check_column(job(tmp_path / "1.parquet"), "--answer-column", "answer", Storage())
+    check_answers(job(tmp_path), "answer", "vqa", Storage())
+    pq.write_table(table, tmp_path / "2.parquet")
+    check_column(job(tmp_path), "--answer-column", "answer", Storage())
+    with pytest.raises(UsageError, match=r"2\.parquet has no such column"):
+        check_column(job(tmp_path), "--answer-column", "answers", Storage())
+
+
 def test_the_first_file_counts(ray_local, tmp_path):
     for number, answer in enumerate(["red", "blue"]):
         write_jsonl(tmp_path / f"{number}.jsonl", [{"id": "a", "image": "a.jpg", "question": "?", "answer": answer}])
