@@ -145,6 +145,16 @@ def json_schema(name: str, value: Any) -> str:
     return json.dumps(schema)
 
 
+def _json_or_yaml(text: str) -> Any:
+    """What a text says as JSON, else as YAML, which takes JSON's escape of an emoji for two characters."""
+    import yaml  # here: options travel to where nobody reads files
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def weighted_texts(name: str, value: Any) -> tuple[tuple[str, float], ...]:
     """Texts with their weights: a mapping from text to weight, a list of texts or of pairs, one of these as JSON, or a
     YAML file's path.
@@ -159,7 +169,7 @@ def weighted_texts(name: str, value: Any) -> tuple[tuple[str, float], ...]:
         try:
             if not text.startswith(("[", "{")):
                 text = Path(text).read_text(encoding="utf-8")
-            found = yaml.safe_load(text)
+            found = _json_or_yaml(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise OptionError(name, value, f"a YAML file ({error})") from error
     listed = found.items() if isinstance(found, Mapping) else found if isinstance(found, list | tuple) else ()

@@ -19,6 +19,7 @@ from adafv.pipeline.options import JobOptions
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.sources.discovery import open_source
 from adafv.pipeline.sources.formats import read_unit
+from adafv.pipeline.sources.questions import value_for
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of
 from adafv.pipeline.store.storage import Storage
@@ -220,7 +221,7 @@ class LabelledData:
         name = row.id or record.place
         if row.reject is not None:
             return Skipped(name, row.reject.error, row.reject.message)
-        references = references_of(record.columns.get(self.answer_column))
+        references = references_of(value_for(record, self.answer_column))
         if not references:
             wanted = "a text, a list of texts, or a list of {'answer': text}"
             return Skipped(name, "answer_missing", f"column {self.answer_column!r} must be {wanted}, and not empty")

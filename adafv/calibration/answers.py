@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, digest_labels
 from adafv.pipeline.outputs.reader import read_labels
+from adafv.pipeline.record.audit import first_image
 from adafv.pipeline.store.storage import Storage
 
 COLUMNS = (
-    "id", "image", "question", "answer", "confidence", "visual_tokens", "kept_tokens", "prompt_tokens",
+    "id", "image", "images", "question", "answer", "confidence", "visual_tokens", "kept_tokens", "prompt_tokens",
     "output_tokens", "encode_ms", "gpu_seconds", "cost_usd", "run_id", "worker", "labelled_at",
 )  # fmt: skip
 
@@ -26,7 +27,7 @@ class Answers:
     """The labels of one output.
 
     Attributes:
-        rows: by id.
+        rows: by id; `image` is the `first_image`.
         seconds: of a worker, per sample; None without labels. `encode_seconds`: of these, to encode the image.
         kept_tokens, visual_tokens: per sample; `tokens`: those of the language model, prompt and answer.
         usd_per_hour: of a worker, as recorded; None without a price.
@@ -51,7 +52,10 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
     rows: dict[str, dict[str, Any]] = {}
     for batch in read_labels(uri, COLUMNS, storage):
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
-        rows |= {row["id"]: row for row in batch.filter(pa.array(drawn)).to_pylist()}
+        for row in batch.filter(pa.array(drawn)).to_pylist():
+            image = first_image(row)
+            del row["images"]  # long
+            rows[row["id"]] = row | {"image": image}
     found = [*rows.values()]
     later = _without_first_batches([row for row in found if row["gpu_seconds"]])
     return Answers(

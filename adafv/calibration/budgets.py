@@ -1,6 +1,6 @@
 """How far a candidate's answers agree with the unpruned ones, how right they are, and what they took. Rows are
 matched by id; a row that either side rejected is left out and counted. Questions about one image depend on each
-other, so intervals are drawn over images, by name."""
+other, so intervals are drawn over images."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from adafv.calibration.demand import AGREEMENT, Demand
 from adafv.calibration.options import UNPRUNED, CalibrationOptions, Candidate
 from adafv.calibration.second_looks import families
 from adafv.calibration.strata import Stratified, StratumPlan, stratify
-from adafv.calibration.truth import check_column, read_strata, read_truth
+from adafv.calibration.truth import check_answers, check_column, read_strata, read_truth
 from adafv.calibration.verdict import is_beyond, judge, recommend
-from adafv.pipeline.errors import RunError
+from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.outputs.ledger import Ledger
 from adafv.pipeline.redaction import redact
 from adafv.pipeline.store.storage import Storage
@@ -200,22 +200,23 @@ def calibrate(options: CalibrationOptions) -> Calibration:
 
     options = replace(options, job=with_commit(options.job))
     storage, column = Storage.from_environment(options.job.s3_endpoint), options.answer_column
-    for option, name in (("--answer-column", column), ("--stratify", options.stratify)):
-        if name is not None:
-            check_column(options.job, option, name, storage)
+    if column is not None:
+        check_answers(options.job, column, options.metric, storage)
+    if options.stratify is not None:
+        check_column(options.job, "--stratify", options.stratify, storage)
     unpruned, *candidates = options.candidates()
     with ray_session():
         sample = _label(unpruned, 1, len(candidates) + 1)
         for number, candidate in enumerate(candidates, 2):
             _label(candidate, number, len(candidates) + 1)
-        truth = {} if column is None else read_truth(options.job, column, sample, storage)
+        truth = {} if column is None else read_truth(options.job, column, sample, storage, options.metric)
         strata = {} if options.stratify is None else read_strata(options.job, options.stratify, sample, storage)
     answers = read_answers(unpruned.job.output, sample, storage)
     if answers.seconds is None:
         raise RunError(f"no row of the sample was labelled: see {unpruned.job.output}/rejects")
     if column is not None and not truth.keys() & answers.rows.keys():
         wanted = "a text, a list of texts, or a list of {'answer': text}"
-        raise RunError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
+        raise UsageError(f"--answer-column {column!r} has no answer for any row of the sample; it must be {wanted}")
     comparison = Comparison(options, answers, truth, len(sample))
     labelled = {(each.strategy, each.keep): _read(each, answers, sample, storage) for each in candidates}
     found = families(options, answers, labelled, truth)

@@ -17,7 +17,7 @@ def command_line(job: JobOptions) -> str:
     """The command for `job` on all rows, without secrets in URIs."""
     parts = [*_program(), "--input", *map(redact, job.input), "--output", redact(job.output)]
     parts += ["--strategy", job.engine.strategy]
-    parts += [] if "keep" in job.engine.idle else ["--keep", f"{job.engine.keep:g}"]
+    parts += [] if "keep" in job.engine.idle else ["--keep", str(job.engine.keep)]
     for name, value in job.values().items():
         if name not in PASSED_OVER and value != option_fields()[name].default:
             parts += _argument(name, value)

@@ -221,7 +221,10 @@ def _by_stratum(calibration: Calibration) -> list[str]:
     if column is None:
         return []
     if found is None:
-        return [f"No {column} has enough rows for its own threshold: give a larger --sample."]
+        return [
+            f"No {column} has its own threshold: each has too few rows, or isn't shown to meet the target. A larger "
+            "--sample may help."
+        ]
     own = [plan for plan in found.plans if plan.own]
     lines = [
         f"By {column}: {len(own)} of {len(found.plans)} have their own threshold, and the target holds in all of these "
@@ -231,8 +234,8 @@ def _by_stratum(calibration: Calibration) -> list[str]:
     if len(own) < len(found.plans):
         rows = sum(plan.rows for plan in found.plans if not plan.own)
         lines.append(
-            f"The others have too few rows ({rows:,} together) and get the common threshold, whose promise covers all "
-            "rows together, not theirs alone."
+            f"The others ({rows:,} rows together) have too few rows, or aren't shown to meet the target. They get the "
+            "common threshold, whose promise covers all rows together, not theirs alone."
         )
     return lines
 

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int
     print(f"{options.to}: {exported.rows:,} labels")
     if exported.left_out:
         print(f"{exported.left_out:,} labels were left out: {exported.reason}")
-    for line in exported.listed:
-        print(f"  {line}")
+    for line in exported.listed:  # ids come from the data
+        print("  " + "".join(character if character.isprintable() else " " for character in line))
     return DONE
 
 

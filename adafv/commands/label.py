@@ -82,11 +82,14 @@ def _too_many(run: RunRecord, most: float | None) -> str:
 
 def _too_little(run: RunRecord, least: float | None) -> str:
     """The message for too little agreement of the audited rows."""
+    from adafv.scoring.bounds import floored  # here: it imports numpy
+
     found = run.tally.audit.estimate()
     assert found is not None  # or they would not agree too little
     return (
-        f"the {run.tally.audit.rows:,} audited rows agree {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] with "
-        f"the unpruned answers; --min-agreement is {least}. adafv calibrate finds a safer --keep or --escalate-below"
+        f"the {run.tally.audit.rows:,} audited rows agree {floored(found.value):.4f} [{floored(found.low):.4f}, "
+        f"{found.high:.4f}] with the unpruned answers; --min-agreement is {least}. adafv calibrate finds a safer "
+        "--keep or --escalate-below"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, replacing, write_list
+from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, images_of, replacing, write_list
 from adafv.exporting.images import Images, LabelImage
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS
 
@@ -37,9 +37,10 @@ class Captions:
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         seen: set[bytes] = set()
+        images = self._images.with_shared_names(images_of(batch) for batch in self._labels.singles(WHICH))
         for row in self._labels.rows([*WHICH, "id", "prompt", "answer", "finish_reason"]):
             shown = LabelImage.of(row)
-            name = self._images.relative(shown[0]) if len(shown) == 1 else ""
+            name = images.relative(shown[0]) if len(shown) == 1 else ""
             outside = not name or "://" in name or name[0] == "/" or ".." in name.split("/")
             within = not outside and not _is_held(shown[0], name)
             if self._extension is not None:
@@ -68,8 +69,9 @@ def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def imagefolder_csv(labels: Labels, images: Images, write: Write) -> Exported:
-    """metadata.csv, with the same columns."""
-    rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n")
+    """metadata.csv, with the same columns. All are quoted, since Python's csv leaves a lone carriage return bare, and
+    readers end the line there."""
+    rows = csv.DictWriter(SimpleNamespace(write=write), METADATA, lineterminator="\n", quoting=csv.QUOTE_ALL)
     rows.writeheader()
     return _metadata(labels, images, rows.writerow)
 

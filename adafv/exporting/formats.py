@@ -197,6 +197,7 @@ def label_studio(labels: Labels, images: Images, write: Write) -> Exported:
     They are written to an unnamed file, with 12 bytes per row kept in memory, and copied from it in order.
     """
     columns = [*WHICH, "id", "prompt", "answer", "finish_reason", "mean_logprob", "model", "strategy", "run_id"]
+    images = images.with_shared_names(images_of(batch) for batch in labels.singles(WHICH))
     scores, places = [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
     with tempfile.TemporaryFile() as tasks:
         for batch in labels.singles(columns):

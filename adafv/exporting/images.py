@@ -4,7 +4,8 @@ A label names its image by path or URI. Trainers want a path within one folder, 
 written relative to it. Label Studio wants something that a browser can load, or a URI of a connected store.
 
 One name may be that of several images: two inputs may both have images/0001.jpg. Images are told apart by where they
-are, and those inside a table by their pixels, too.
+are, and those inside a table by their pixels, too. If no image lies under a root, the roots hold copies, and names lead
+to them.
 """
 
 from __future__ import annotations
@@ -68,10 +69,12 @@ class Images:
     Attributes:
         roots: folders and prefixes, as `of` gives them.
         shared: digests of names that several images have.
+        used: whether any image lies under a root.
     """
 
     roots: tuple[str, ...] = ()
     shared: frozenset[bytes] = frozenset()
+    used: bool = False
 
     @classmethod
     def of(cls, roots: Sequence[str]) -> Images:
@@ -80,23 +83,30 @@ class Images:
         return cls(tuple(root.rstrip("/") + "/" for root in whole))
 
     def with_shared_names(self, batches: Iterable[Sequence[LabelImage]]) -> Images:
-        """With the names that several of the images have. Takes 32 bytes per image."""
-        names, identities = [np.empty(0, DIGEST)], [np.empty(0, DIGEST)]
+        """With what all the images tell: names that several have, and whether any lies under a root. Takes 32 bytes per
+        image."""
+        names, identities, used = [np.empty(0, DIGEST)], [np.empty(0, DIGEST)], False
         for batch in batches:
+            used = used or any(self._root(image.file) is not None for image in batch)
             names.append(np.frombuffer(b"".join(digest_id(image.name) for image in batch), DIGEST))
             identities.append(np.frombuffer(b"".join(image.identity for image in batch), DIGEST))
         found = _distinct(np.stack([np.concatenate(names), np.concatenate(identities)], axis=1))
         several = found[1:][found[1:] == found[:-1]]
         # As V16: numpy's strings drop trailing zeros.
-        return replace(self, shared=frozenset(several.view("V16").tolist()))
+        return replace(self, shared=frozenset(several.view("V16").tolist()), used=used)
 
     def relative(self, image: LabelImage) -> str:
-        """The image's path within its root; without one, its name, or its full place if other images have that name."""
+        """The image's path within its root; without one, its name, or its full place if the name may lead to another
+        image."""
         for place in (image.file, image.name):
-            root = next((root for root in self.roots if place is not None and place.startswith(root)), None)
+            root = self._root(place)
             if place is not None and root is not None:
                 return place.removeprefix(root)
-        return image.uri if image.uri and digest_id(image.name) in self.shared else image.name
+        outside = self.used and image.file is not None
+        return image.uri if image.uri and (outside or digest_id(image.name) in self.shared) else image.name
+
+    def _root(self, place: str | None) -> str | None:
+        return next((root for root in self.roots if place is not None and place.startswith(root)), None)
 
     def url(self, image: LabelImage) -> str:
         """What Label Studio can load: a URI as it is, a path under its document root through its own server.

@@ -143,8 +143,10 @@ def _may_be_opened(row: Mapping[str, Any]) -> bool:
 
 def _draw(cards: list[Card], found: Mapping[str, Found]) -> None:
     for number, card in enumerate(cards):
-        picture = found.get(card.row["id"])
-        if isinstance(picture, Picture) or (not card.is_reject and _may_be_opened(card.row)):
+        opened = _may_be_opened(card.row)
+        # A repeated id's reject has the id of a row whose picture may be there.
+        picture = found.get(card.row["id"]) if opened else None
+        if isinstance(picture, Picture) or (not card.is_reject and opened):
             shown = picture if isinstance(picture, Picture) else None
             card.image = drawing.draw(shown, card.row, f"drawing-{number}")
             if "revised" in card.kinds:

@@ -98,7 +98,7 @@ class LabelFigures:
         worked: the same without reused labels, by strategy and whether the label was asked unpruned as well.
         finished: answers by finish reason; `flags`: answers by flag.
         confidence: answers by mean token probability, in `BINS` equal bins from 0 to 1.
-        latency: labels by seconds: `PER_DECADE` bins per power of ten from `DECADES[0]` on.
+        latency: labels, without reused ones, by seconds: `PER_DECADE` bins per power of ten from `DECADES[0]` on.
         split: int64 [RATIOS, BINS]: labels by the share of tokens kept, and by the text cue's share of what both cues
             picked; in equal bins from 0 to 1.
         second_looks: what second looks took and changed.
@@ -135,7 +135,8 @@ class LabelFigures:
         self._group(batch, np.nan_to_num(seconds))
         self.flags.update(pc.list_flatten(batch.column("flags")).to_pylist())
         self.confidence += _counted(np.exp(values["mean_logprob"]), BINS)
-        decades = np.log10(seconds.clip(10.0 ** DECADES[0])) - DECADES[0]
+        taken = np.where(seconds > 0, seconds, np.nan)  # reused labels took none
+        decades = np.log10(taken.clip(10.0 ** DECADES[0])) - DECADES[0]
         self.latency += _counted(decades / (DECADES[1] - DECADES[0]), len(self.latency))
         self.split += _split(values)
         self.unsure.add(batch, values["mean_logprob"])

@@ -52,3 +52,17 @@ def test_workers_of_two_runs_are_two(tmp_path):
 def test_nothing_labelled(tmp_path):
     found = read(tmp_path, [])
     assert found.rows == {} and found.seconds is None
+
+
+def test_rows_that_each_hold_the_same_image_are_about_one(tmp_path):
+    """In a table each is named after its row, so the pixels tell. Old labels, and those of no image, have none."""
+
+    def of(id, *keys, name=None):
+        shown = [
+            {"image": id, "uri": id, "panels": 1, "visual_tokens": 1, "kept_tokens": 1, "key": key} for key in keys
+        ]
+        return label(id, image=name or f"part.parquet#{id}", images=shown)
+
+    labels = [of("a", "k1"), of("b", "k1", "k2"), of("c", "k2"), of("d"), of("e", None, name="e.jpg"), label("f")]
+    rows = read(tmp_path, labels).rows
+    assert [rows[id]["image"] for id in "abcdef"] == ["k1", "k1", "k2", "part.parquet#d", "e.jpg", "f.jpg"]

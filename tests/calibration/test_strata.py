@@ -86,7 +86,7 @@ def test_too_few_rows_get_the_common_threshold_and_that_is_said():
     _, made = found()
     text = summary(made)
     assert "second looks by stratum\n" in text and "By type: 2 of 3 have their own threshold" in text
-    assert "have too few rows (40 together) and get the common threshold" in text
+    assert "The others (40 rows together) have too few rows, or aren't shown to meet the target" in text
     [line] = [line for line in text.splitlines() if line.split()[:2] == ["sign", "40"]]
     assert line.endswith("the common threshold")
 
@@ -122,7 +122,15 @@ def test_the_page_has_them_too():
 def test_no_stratum_is_large_enough():
     by_stratum, made = found(strata={id: id[-1] for id in STRATA})  # ten of 84 rows
     assert by_stratum is None and made.stratified_command is None and made.as_json()["plans"] == []
-    assert "No type has enough rows for its own threshold" in summary(made)
+    assert "No type has its own threshold: each has too few rows, or isn't shown" in summary(made)
+
+
+def test_large_strata_that_nothing_suffices_for():
+    """Not their size is to blame."""
+    labelled = {("adafv", keep): pruned(keep) for keep in (0.1, 0.5)}
+    by_stratum, made = found(labelled=labelled, escalates=(0.5,))
+    assert by_stratum is None and made.cascade is None
+    assert "isn't shown to meet the target" in summary(made) and "enough rows" not in summary(made)
 
 
 def test_rows_of_no_stratum_get_the_common_threshold():

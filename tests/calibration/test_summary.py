@@ -110,11 +110,13 @@ def test_the_command_line_is_the_candidates_job():
     [
         {"prompt": "-- {question}"},
         {"allow_http": True},
+        {"keep": 0.3333333},
+        {"prompts": (("Describe it 😀.", 3.0), ("List: what's there", 1.0))},
         {"workers": "1:2", "dtype": "float32", "limit": 10, "image_root": "/pictures", "max_new_tokens": 3},
     ],
 )
 def test_all_options_of_the_job_are_on_it(changes):
-    job = JobOptions.of(input=("in",), output="out", strategy="random", keep=0.5, **changes)
+    job = JobOptions.of(input=("in",), output="out", strategy="random", **{"keep": 0.5} | changes)
     assert parse_options(shlex.split(command_line(job))[2:], "", "") == job
 
 

@@ -8,11 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from adafv import __version__
 from adafv.commands import COMMANDS, main
+from adafv.commands.label import _too_little
 from adafv.pipeline.arguments import as_called
+from adafv.pipeline.record.prices import Tariff
+from adafv.pipeline.record.run_record import RunRecord
+from tests.reporting.outputs import label, write
+from tests.reporting.outputs import run as record_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -114,3 +120,20 @@ def test_where_benchmarks_are_not_installed_a_sentence_says_where_they_are(monke
         assert main(arguments) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith("adafv bench: benchmarks come with the repository")
+
+
+def test_too_little_agreement_never_looks_enough():
+    """Rounded, 0.97997 would be 0.98."""
+    record = RunRecord(run_id="r", config={}, tariff=Tariff(None), output="out")
+    rows = [
+        {"image": str(n % 7), "images": None, "answer": "a", "audit_answer": "b" if n < 601 else "a"}
+        for n in range(30_000)
+    ]
+    record.tally.audit.add(pa.Table.from_pylist(rows))
+    assert record.agrees_too_little(0.98) and "30,000 audited rows agree 0.9799 [" in _too_little(record, 0.98)
+
+
+def test_ids_left_out_of_an_export_cant_control_the_terminal(tmp_path, capsys):
+    output = write(tmp_path / "out", [label("a\x1b[2J\nb", model="Qwen2.5-VL")], [record_of()])
+    assert main(["export", output, "--format", "coco-detections", "--to", str(tmp_path / "x.json")]) == 0
+    assert "  a [2J b: it was labelled by an older version" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas
 import pytest
 from datasets import load_dataset
 
@@ -67,6 +68,42 @@ def test_texts_beside_the_images_or_in_a_folder_laid_out_alike(output, photos, t
     assert texts(folder) == WRITTEN and len(list(folder.rglob("*.*"))) == 3 * (2 - mirror)
     said = capsys.readouterr().out
     assert "3 labels" in said and "9 labels were left out: they are of no image" in said
+
+
+def two_inputs(tmp_path: Path, first: str, second: str) -> str:
+    """The output of a job with two folders as its input, both with a 1.jpg; 2.jpg has a label in the first only."""
+
+    def of(folder: str, name: str) -> dict:
+        uri = f"{folder}/{name}"
+        shown = [{"image": name, "uri": uri, "panels": 1, "visual_tokens": 1, "kept_tokens": 1}]
+        return label(uri, image=name, image_uri=uri, images=shown, answer=f"of {uri}", prompt="p")
+
+    return write(tmp_path / "both", [of(first, "1.jpg"), of(first, "2.jpg"), of(second, "1.jpg")], [run()])
+
+
+@pytest.mark.parametrize("kind", ["txt", "kohya", "label-studio", "coco-captions"])
+def test_an_image_of_another_input_gives_no_caption(photos, tmp_path, kind, capsys):
+    """Its name is that of an image under the root, or may be that of one without a label."""
+    output = two_inputs(tmp_path, str(tmp_path / "other"), str(photos))
+    target = photos if kind == "txt" else tmp_path / "x.json"
+    roots = [] if kind == "txt" else ["--image-root", str(photos)]
+    status = main([output, "--format", kind, "--to", str(target), *roots])
+    if kind == "txt":
+        assert texts(photos) == {"1.txt": f"of {photos}/1.jpg"} and "2 labels were left out" in capsys.readouterr().out
+    elif kind == "kohya":
+        assert json.loads(target.read_text()) == {"1.jpg": {"caption": f"of {photos}/1.jpg"}}
+    elif kind == "label-studio":
+        assert status == 2 and f"{tmp_path}/other/1.jpg" not in capsys.readouterr().out and not target.exists()
+    else:
+        names = [image["file_name"] for image in json.loads(target.read_text())["images"]]
+        assert names == [f"{tmp_path}/other/1.jpg", f"{tmp_path}/other/2.jpg", "1.jpg"]
+
+
+def test_images_that_were_copied_are_found_by_name(photos, tmp_path):
+    """As after a job on a bucket; of names that two images have nobody knows which was copied."""
+    output = two_inputs(tmp_path, "s3://bucket/a", "s3://bucket/b")
+    assert main([output, "--format", "txt", "--to", str(photos)]) == 0
+    assert texts(photos) == {"2.txt": "of s3://bucket/a/2.jpg"}
 
 
 def test_a_job_reads_them_again(output, photos):
@@ -148,6 +185,16 @@ def test_imagefolder_is_what_datasets_loads(output, photos, tmp_path, kind):
     assert {row.image_uri: row.prompt.strip() for row in rows} == {
         str(photos / name): text for name, text in zip(NAMES, WRITTEN.values(), strict=True)
     }, "a job reads it again"
+
+
+def test_a_carriage_return_ends_no_line(photos, tmp_path):
+    shown = [{"image": "1.jpg", "uri": str(photos / "1.jpg"), "panels": 1, "visual_tokens": 1, "kept_tokens": 1}]
+    one = label("a", image="1.jpg", image_uri=str(photos / "1.jpg"), images=shown, prompt="p\rq", answer='a\r"cat"\r\n')
+    output = write(tmp_path / "cr", [one], [run()])
+    target = photos / "metadata.csv"
+    assert main([output, "--format", "imagefolder", "--image-root", str(photos), "--to", str(target)]) == 0
+    [row] = pandas.read_csv(target).to_dict("records")
+    assert (row["file_name"], row["text"], row["prompt"]) == ("1.jpg", 'a\r"cat"\r\n', "p\rq")
 
 
 def test_kohya_is_what_sd_scripts_look_up(output, photos, tmp_path):

@@ -73,6 +73,16 @@ def test_the_runs_own_options_say_where_the_images_are(tmp_path):
     assert not any(card.image or card.problem for card in make_gallery(report, None))
 
 
+def test_a_repeated_id_is_not_shown_with_the_first_rows_image(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "other"):
+        Image.new("RGB", (30, 20)).save(tmp_path / "in" / f"{name}.jpg")
+    rejects = [reject("a", "duplicate_id", image="other.jpg")]
+    report = report_of(tmp_path, [label("a")], rejects, config={"input": [str(tmp_path / "in")]})
+    images = {card.is_reject: card.image for card in make_gallery(report, Access(Storage()))}
+    assert "data:image/jpeg" in images[False] and images[True] is None
+
+
 def test_facts_that_are_unknown_are_left_out(tmp_path):
     nothing = dict.fromkeys(
         ("mean_logprob", "gpu_seconds", "kept_tokens", "visual_tokens", "output_tokens", "strategy")

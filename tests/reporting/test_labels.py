@@ -39,7 +39,7 @@ def test_bins_and_sums(values, size):
     for each in values:
         confidence[min(int(np.exp(np.float64(each["mean_logprob"])) * BINS), BINS - 1)] += 1
         place = (np.log10(max(each["gpu_seconds"], 10.0 ** DECADES[0])) - DECADES[0]) / (DECADES[1] - DECADES[0])
-        latency[min(int(place * len(latency)), len(latency) - 1)] += 1
+        latency[min(int(place * len(latency)), len(latency) - 1)] += each["gpu_seconds"] > 0  # others are reused
         picks = (each["from_text"] or 0) + each["from_saliency"]
         if each["from_text"] is not None and picks and each["visual_tokens"]:
             ratio = min(int(each["kept_tokens"] / each["visual_tokens"] * RATIOS), RATIOS - 1)

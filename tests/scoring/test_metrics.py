@@ -159,7 +159,7 @@ def test_all_measures_have_a_name():
         ("red", ("red",)),
         (["red", "blue"], ("red", "blue")),
         ([{"answer": "red", "answer_confidence": "yes", "answer_id": 1}, {"answer": "blue"}], ("red", "blue")),
-        (3, ("3",)),
+        (3, ("3",)), (3.0, ("3",)), ([2.5, -1e3], ("2.5", "-1000")),
         (["", "red"], ("", "red")),
         (None, ()), ("", ()), ([], ()), (["", " "], ()), (True, ()), ({"text": "red"}, ()), ([["red"]], ()),
         ([None], ()),

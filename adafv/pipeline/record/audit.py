@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +32,11 @@ class Audit:
 
     def add(self, labels: pa.Table) -> None:
         """Count the labels that were audited."""
-        columns = labels.select(["image", "answer", "audit_answer"])
+        columns = labels.select(["image", "images", "answer", "audit_answer"])
         for row in columns.filter(columns.column("audit_answer").is_valid()).to_pylist():
             agrees = AGREEMENTS[self.measure](row["answer"], row["audit_answer"])
             self.rows, self.agreement = self.rows + 1, self.agreement + agrees
-            self._images[row["image"]].append(agrees)
+            self._images[first_image(row)].append(agrees)
 
     def estimate(self) -> Estimate | None:
         """The agreement and its 95 % interval, clustered by image; None if nothing was audited."""
@@ -58,3 +59,10 @@ class Audit:
             "low": round(found.low, 6),
             "high": round(found.high, 6),
         }
+
+
+def first_image(label: Mapping[str, Any]) -> str:
+    """What tells images apart, given the columns `image` and `images`: pixels, since rows of a table may each hold the
+    same image, named after the row. In old labels it is the name."""
+    first = next(iter(label["images"] or ()), None)
+    return (first and first["key"]) or label["image"]

@@ -40,7 +40,19 @@ def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]
         return
     for number in range(len(found)):
         one = values | {columns.id: f"{id}/{number + 1}"}
-        yield replace(record, columns=one, exchanges=found[: number + 1], marked=sum(map(markers, found)))
+        shown, asked = sum(map(markers, found)), len(found)
+        yield replace(record, columns=one, exchanges=found[: number + 1], marked=shown, asked=asked)
+
+
+def value_for(record: Record, name: str) -> Any:
+    """The value of a column for the record's question. If a row has several questions, a list must have an entry for
+    each; another list says nothing of them: None."""
+    value = record.columns.get(name)
+    if not record.asked or not isinstance(value, list):
+        return value
+    if len(value) == record.asked:
+        return value[len(record.exchanges) - 1]
+    return value if record.asked == 1 else None
 
 
 def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject:

@@ -120,8 +120,8 @@ class Record:
         root: the folder that a relative image path is relative to.
         columns: values by name.
         reject: why it could not be read.
-        exchanges: for a record with several questions (`questions`), those up to the one to ask; `marked`: how many
-            images all of them show.
+        exchanges: for a record with several questions (`questions`), those up to the one to ask; `asked`: how many
+            there are; `marked`: how many images all of them show.
     """
 
     place: str
@@ -130,6 +130,7 @@ class Record:
     reject: Reject | None = None
     exchanges: tuple[Exchange, ...] = ()
     marked: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

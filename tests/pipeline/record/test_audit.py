@@ -39,6 +39,15 @@ def test_rows_on_one_image_say_less_than_rows_on_many():
     assert one["agreement"] == other["agreement"] == 0.9 and one["low"] < other["low"]
 
 
+def test_rows_of_a_table_that_each_hold_the_same_image_are_on_one():
+    named, held = Audit(), Audit()
+    for n in range(40):
+        row = labels((f"part.parquet#{n}", "yes", "yes" if n % 10 else "no")).to_pylist()
+        held.add(pa.Table.from_pylist([row[0] | {"images": [{"key": f"k{n % 4}"}]}], schema=schema.LABELS))
+        named.add(labels((str(n % 4), "yes", "yes" if n % 10 else "no")))
+    assert held.as_json() == named.as_json()
+
+
 def test_nothing_audited():
     audit = Audit()
     audit.add(labels(("a", "red", None)))

@@ -41,7 +41,7 @@ def test_no_part_of_an_unknown_cost_is_on_record():
 
 def test_an_audits_lower_end_is_rounded_down():
     run = RunRecord(run_id="r", config={}, tariff=Tariff(None), output="out")
-    rows = [{"image": str(n), "answer": "a", "audit_answer": "b" if n < 1 else "a"} for n in range(200)]
+    rows = [{"image": str(n), "images": None, "answer": "a", "audit_answer": "b" if n < 1 else "a"} for n in range(200)]
     run.tally.audit.add(pa.Table.from_pylist(rows))
     low = run.tally.audit.estimate().low
     [shown] = [line.split("[")[1].split(",")[0] for line in run.table().splitlines() if "audited" in line]
