@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "label.py") -> int:
 
 def _too_many(run: RunRecord, most: float | None) -> str:
     """The message for too many rejects, with what they have in common."""
-    share = f"{run.reject_rate:.1%} of the rows were rejected; --max-reject-rate is {most}"
+    share = f"{run.tally.rejected.total():,} of {run.tally.rows:,} rows were rejected; --max-reject-rate is {most}"
     every = "every row was rejected (with --max-reject-rate 1 the exit status is 0 all the same)"
     return "\n  ".join([every if most is None else share, *run.tally.reasons.lines()])
 

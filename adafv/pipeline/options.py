@@ -339,4 +339,4 @@ def budget_name(strategy: str, keep: float, escalate: float | None = None, escal
     if strategy == "none":
         return strategy
     second = [] if escalate is None else [f"then-{escalate:g}-below{escalate_below:g}"]
-    return "-".join([strategy, f"{keep:g}", *second])
+    return "-".join([strategy, str(keep).removesuffix(".0"), *second])  # all digits: no two share a folder

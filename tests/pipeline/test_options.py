@@ -12,7 +12,7 @@ from adafv.option import OptionError, option, require, texts_of
 from adafv.pipeline import options as pipeline_options
 from adafv.pipeline.arguments import parse_keeps, parse_strategies
 from adafv.pipeline.errors import UsageError
-from adafv.pipeline.options import JobOptions, option_fields
+from adafv.pipeline.options import JobOptions, budget_name, option_fields
 from adafv.pipeline.outputs import recipe
 from adafv.pipeline.outputs.recipe import recipe_of
 from adafv.pipeline.record.run_record import public_options
@@ -318,3 +318,9 @@ def test_the_engine_on_a_device():
     assert parse(*NEEDED, "--keep", "0.5").engine_on("cpu") == EngineOptions(keep=0.5, device="cpu")
     with pytest.raises(UsageError, match="--quantize is 'int4'; it must be int8 for auto on cpu"):
         parse(*NEEDED, "--quantize", "int4").engine_on("cpu")
+
+
+def test_budgets_that_differ_little_have_folders_of_their_own():
+    assert [budget_name("adafv", keep) for keep in (0.1234567, 0.1234568, 0.1, 1.0)] == [
+        "adafv-0.1234567", "adafv-0.1234568", "adafv-0.1", "adafv-1",
+    ]  # fmt: skip
