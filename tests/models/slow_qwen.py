@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.models.slow_way import similarity
+
 
 @dataclass(frozen=True, eq=False)
 class SlowCues:
@@ -113,12 +115,5 @@ class SlowQwen:
         (tokens,) = out.pooler_output
         stack = getattr(out, "deepstack_features", None)
         deepstack = torch.stack([layer[0] for layer in stack], dim=1) if stack else None
-        return SlowCues(tokens, similarity=self._similarity(question, tokens), deepstack=deepstack, **values)
-
-    def _similarity(self, question: str, tokens: Tensor) -> Tensor:
-        best = torch.zeros(len(tokens))
-        for token in self.tokenizer(question, add_special_tokens=False)["input_ids"]:
-            embedding = self.model.get_input_embeddings().weight[token]
-            cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
-            best = torch.maximum(best, (100 * cosine).softmax(dim=0))
-        return best
+        values["similarity"] = similarity(self.model, self.tokenizer, question, tokens)
+        return SlowCues(tokens, deepstack=deepstack, **values)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from tests.models.conformance.variant import Variant
+from tests.models.slow_way import similarity
 
 
 class Nothing:
@@ -103,7 +104,7 @@ class Stock:
         packed = torch.cat([part.flatten(0, -2) for part in packed])
         tokens = packed[~packed.isnan().any(dim=1)]
         saliency = self._packed(self.variant.saliency(matrices[0], self.model.config), inputs)
-        return SlowCues(tokens, saliency, self._similarity(question, tokens))
+        return SlowCues(tokens, saliency, similarity(self.model, self.processor.tokenizer, question, tokens))
 
     @contextmanager
     def _watched(self, model: Any) -> Iterator[list[Tensor]]:
@@ -136,12 +137,3 @@ class Stock:
             arguments["vision_feature_select_strategy"] = "default"
         (packed,), _ = inner.pack_image_features([crops[..., None]], inputs["image_sizes"], **arguments)
         return packed[~packed.isnan()]
-
-    def _similarity(self, question: str, tokens: Tensor) -> Tensor:
-        ids = self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
-        best = torch.zeros(len(tokens))
-        for token in ids:
-            embedding = self.model.get_input_embeddings().weight[token]
-            cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
-            best = torch.maximum(best, (100 * cosine).softmax(dim=0))
-        return best
