@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.worlds.drawn.dataset import write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from jobs import calibrate, label
 from tests.pipeline.inputs import write_structs
 from tests.reporting.test_page import Page
@@ -26,7 +26,7 @@ TYPES = ["colour", "exists"]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate") / "scenes"
-    write_dataset(folder, 12, 7000, TYPES, shard_rows=10)
+    write_shards(folder, rows(12, 7000, TYPES), shard_rows=10)
     return folder
 
 

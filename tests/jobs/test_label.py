@@ -19,7 +19,7 @@ import pytest
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.outputs.lease import Lease
 from adafv.pipeline.store.output import LocalOutput
-from adafv.worlds.drawn.dataset import write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from jobs.label import main
 from jobs.report import main as report
 from tests.forking import forking_jobs
@@ -117,7 +117,7 @@ def test_failed(ray_local, tiny_model, tmp_path, capsys):
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm installs it")
 def test_answers_by_vllm(ray_local, tmp_path):
     """Those of the other back end, in an output of their own: in its output they are refused."""
-    write_dataset(tmp_path / "scenes", scenes=1)
+    write_shards(tmp_path / "scenes", rows(1))
     outputs = {name: tmp_path / name for name in ("transformers", "vllm")}
     for name, output in outputs.items():
         arguments = ["--backend", name, "--positions", "compact"]
