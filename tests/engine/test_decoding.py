@@ -15,15 +15,13 @@ from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.engine.controls import Stops, _spellings, generation_config
 from adafv.option import OptionError
 from adafv.turn import Turn
-from tests.engine.test_engine import SHAPE, crowd
+from tests.engine.test_engine import crowd
 from tests.models.conftest import picture
-from tests.tiny_models import build
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    path = str(build(tmp_path_factory.mktemp("model"), SHAPE))
-    adapter, processing = load_model(path, EngineOptions())
+def loaded(model):
+    adapter, processing = load_model(model, EngineOptions())
     return adapter, processing, crowd(Preparer(processing, EngineOptions()), 9)
 
 

@@ -18,18 +18,13 @@ from adafv.engine.pruner import Pruner
 from adafv.hardware import cpu_name
 from adafv.models import TextTower, load_adapter, load_processing
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
+from tests.engine.conftest import SHAPE
 from tests.models.conftest import picture
 from tests.pruning import oracle
 from tests.tiny_clip import build_clip
-from tests.tiny_models import Shape, build
+from tests.tiny_models import Shape
 
-SHAPE = Shape(hidden=64, layers=3)
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,10 @@ from adafv.engine import EngineOptions, load_model
 from adafv.engine.generation import Generator
 from adafv.engine.sequence import Prompts
 from tests.engine.answers import LENGTHS, STEPS, batch, check_draws, check_stock, prompts_for
-from tests.tiny_models import Shape, build
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    model = str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
+def adapter(model):
     return load_model(model, EngineOptions())[0]
 
 

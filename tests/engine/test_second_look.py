@@ -16,16 +16,10 @@ from adafv.engine.generation import Generator
 from adafv.engine.sample import TIMES
 from adafv.pruning import STRATEGIES
 from adafv.turn import Turn
-from tests.engine.test_engine import SHAPE, crowd, essence, load
+from tests.engine.test_engine import crowd, essence, load
 from tests.models.conftest import picture
-from tests.tiny_models import build
 
 PRUNING = sorted(set(STRATEGIES) - {"none"})
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
 
 
 def middle(labels) -> float:
