@@ -13,17 +13,16 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.fields import fields_of
 from adafv.pipeline.outputs.reader import reconcile
 from adafv.pipeline.outputs.sink import Sink
-from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.schema import RESULTS, labels_schema
 from adafv.pipeline.sources.rows import Row, RowImage, to_table
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import Labelling, WorkerOptions, results_of
-from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.pipeline.workers.label import Labelling, results_of
 from tests.engine.test_grammar import COLOURS
 from tests.pipeline.inputs import NAMES, write_images, write_jsonl
 from tests.pipeline.pictures import SOUND
 from tests.pipeline.test_run import label, outcome
+from tests.pipeline.workers.stages import preparing, worker_options
 from tests.tiny_models import Shape, build
 
 SCHEMA = COLOURS | {"properties": COLOURS["properties"] | {"id": {"type": "integer", "minimum": 1, "maximum": 9}}}
@@ -55,22 +54,14 @@ def test_the_stages_hand_properties_on(tmp_path):
     model = build(tmp_path / "model", Shape(letters=True))
     images = [RowImage("x", data=SOUND[NAMES[0]])]
     rows = [Row(id=f"r{i}", image="x", images=tuple(images), prompt="what " * (i + 1)) for i in range(3)]
-    storage, found = Storage(), {}
+    found = {}
     for tokens in (9, 80):
         engine = EngineOptions(schema=SCHEMA, max_new_tokens=tokens, keep=0.25)
-        preparation = Preparation(
-            model=str(model), engine=engine, storage=storage, max_pixels=10**6, max_bytes=10**6, timeout=60.0,
-            handler=Preparing,
-        )  # fmt: skip
-        options = WorkerOptions(
-            model="m", path=str(model), engine=engine, storage=storage, run_id="run", tariff=Tariff(None), threads=1,
-            batch_timeout=60.0, handler=Labelling,
-        )  # fmt: skip
-        samples = Preparing(preparation)(to_table(rows), lambda: None)
-        table = Labelling(options)(samples, lambda: None)
+        samples = preparing(model, engine)(to_table(rows), lambda: None)
+        table = Labelling(worker_options(model, engine))(samples, lambda: None)
         assert table.schema == results_of(engine)
         sink = Sink(
-            open_output(str(tmp_path / "out"), storage),
+            open_output(str(tmp_path / "out"), Storage()),
             "run",
             labels=labels_schema(fields_of(engine.schema, RESULTS.names)),
         )
