@@ -127,21 +127,6 @@ def test_answers_by_vllm(ray_local, tmp_path):
     assert main(refused) == 2
 
 
-def test_help_needs_no_ray():
-    """And says what a newcomer needs, quickly: neither Ray nor torch is imported for it."""
-    code = """if True:
-        import runpy, sys
-        sys.argv = ['label.py', '--help']
-        try:
-            runpy.run_path('jobs/label.py', run_name='__main__')
-        finally:
-            assert not {'ray', 'torch'} & set(sys.modules), 'imported'
-        """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "exit status" in done.stdout and "--question-column" in done.stdout
-
-
 def run_alone(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
     """The job in a process of its own, with its own Ray, until half of the rows are labelled."""
     return subprocess.Popen(
