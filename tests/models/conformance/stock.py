@@ -51,6 +51,17 @@ class Answer:
     prompt_tokens: int
 
 
+@torch.inference_mode()
+def generated(model: Any, inputs: Any, max_new_tokens: int) -> Answer:
+    """What a stock model answers greedily."""
+    how = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    prompt = inputs["input_ids"].shape[1]
+    ids = out.sequences[0, prompt:]
+    scores = torch.cat(out.logits).float().log_softmax(dim=-1)
+    return Answer(ids.tolist(), float(scores.gather(1, ids[:, None]).mean()), prompt)
+
+
 @dataclass(frozen=True, eq=False)
 class SlowCues:
     """The visual tokens in the packed sequence's order, without newlines: [N, D], and their cues [N]."""
@@ -77,15 +88,8 @@ class Stock:
         added = bos is None or not text.startswith(bos)  # as `apply_chat_template(tokenize=True)` decides it
         return self.processor(**given, text=[text], return_tensors="pt", add_special_tokens=added)
 
-    @torch.inference_mode()
     def generate(self, images: list[Image.Image], question: str, max_new_tokens: int) -> Answer:
-        inputs = self.inputs(images, question)
-        how = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
-        prompt = inputs["input_ids"].shape[1]
-        ids = out.sequences[0, prompt:]
-        scores = torch.cat(out.logits).float().log_softmax(dim=-1)
-        return Answer(ids.tolist(), float(scores.gather(1, ids[:, None]).mean()), prompt)
+        return generated(self.model, self.inputs(images, question), max_new_tokens)
 
     @torch.inference_mode()
     def cues(self, image: Image.Image, question: str) -> SlowCues:
