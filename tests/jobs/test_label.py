@@ -93,6 +93,7 @@ def test_nothing_but_rejects(ray_local, tiny_model, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["--input", "/no/such/place"], "there is nothing"),
+        (["--output", "/proc/nothing"], "--output /proc/nothing"),
         (["--keep", "7"], "--keep is 7.0"),
         (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (["--model", "/no/such/model"], "--model /no/such/model can't be loaded"),

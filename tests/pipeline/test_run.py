@@ -351,24 +351,6 @@ def test_a_model_without_weights_fails_the_run(ray_local, tiny_model, tmp_path):
     assert [earlier["status"] for earlier in found.runs["bad"]["earlier"]] == ["failed"]
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"model": "/no/such/model"}, "--model"),
-        ({"output": "/proc/nothing"}, "--output"),
-        ({"input": ("/no/such/input",)}, "there is nothing"),
-    ],
-)
-def test_usage_errors(ray_local, tiny_model, tmp_path, options, said):
-    given = {
-        "input": (str(write_structs(tmp_path / "x.parquet")),),
-        "output": str(tmp_path / "out"),
-        "model": str(tiny_model),
-    }
-    with pytest.raises(UsageError, match=said):
-        run(JobOptions.of(**MODEL | given | options))
-
-
 def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path):
     (tmp_path / "x.jsonl").write_text("")
     with pytest.raises(UsageError, match="there are no rows"):
