@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from adafv.worlds.drawn.dataset import SCHEMA, rows, write_dataset
+from adafv.worlds.drawn.dataset import SCHEMA, rows, write_shards
 from jobs import calibrate, label, report
 from tests.browser import DESKTOP, PHONE, Browser, missing, started
 
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 def make_demo(work: Path) -> Path:
     """Of what `make demo` labels: the README's picture."""
-    write_dataset(work / "demo", 36)
+    write_shards(work / "demo", rows(36))
     command = ["--input", str(work / "demo"), "--output", str(work / "demo-labels"), "--run-id", "demo"]
     if status := label.main([*command, "--keep", "0.1", "--price-per-hour", "0.10"]):
         sys.exit(f"label.py: exit status {status}")
@@ -50,7 +50,7 @@ def make_demo(work: Path) -> Path:
 
 def make_calibration(work: Path) -> Path:
     """Of many scenes: intervals are over pictures."""
-    write_dataset(work / "many", MANY_SCENES)
+    write_shards(work / "many", rows(MANY_SCENES))
     page = work / "calibration.html"
     command = ["--input", str(work / "many"), "--output", str(work / "calibration"), "--sample", "600"]
     command += ["--min-agreement", "0.8", "--answer-column", "answer", "--price-per-hour", "0.10"]
@@ -61,7 +61,7 @@ def make_calibration(work: Path) -> Path:
 
 def make_report(work: Path) -> Path:
     """Of two runs, the second of which finds what the first left."""
-    write_dataset(work / "scenes", SCENES, shard_rows=100)
+    write_shards(work / "scenes", rows(SCENES), shard_rows=100)
     pq.write_table(pa.Table.from_pylist(bad_rows(), schema=SCHEMA), work / "scenes" / "part-99999.parquet")
     command = ["--input", str(work / "scenes"), "--output", str(work / "labels"), "--keep", "0.15"]
     command += ["--price-per-hour", "0.10"]

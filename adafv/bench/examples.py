@@ -7,7 +7,7 @@ measured. A row that is no good is skipped with its reason and counted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -32,12 +32,7 @@ ALL = "all"  # the question type that every question has, except captions
 # Question types of captions: the shares of what is named that isn't there, and of what is there that is named.
 HALLUCINATED, RECALLED = "hallucinated", "recalled"
 FETCHED = 32  # rows whose images are fetched at once
-
-
-class AnswerScore(Protocol):
-    """What an answer is worth, from 0 to 1."""
-
-    def __call__(self, answer: str) -> float: ...
+AnswerScore = Callable[[str], float]  # what an answer is worth, from 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +199,10 @@ class LabelledData:
         """
         storage, columns = Storage.from_environment(self.job.s3_endpoint), Columns.of(self.job)
         fetcher = Fetcher(storage, self.job.max_image_bytes, self.job.allow_http)
-        for records in _blocks(islice(self._records(storage, columns), self.job.limit), FETCHED):
-            rows = fetcher.fetch_rows(row_of(record, columns) for record in records)
-            for record, row in zip(records, rows, strict=True):
+        records = islice(self._records(storage, columns), self.job.limit)
+        while some := list(islice(records, FETCHED)):
+            rows = fetcher.fetch_rows(row_of(record, columns) for record in some)
+            for record, row in zip(some, rows, strict=True):
                 yield self._example(record, row)
 
     def _records(self, storage: Storage, columns: Columns) -> Iterator[Record]:
@@ -240,9 +236,3 @@ class LabelledData:
 
 def _measured(answer: str, metric: str, references: Sequence[str]) -> float:
     return METRICS[metric](answer, references)
-
-
-def _blocks(records: Iterable[Record], size: int) -> Iterator[Sequence[Record]]:
-    iterator = iter(records)
-    while block := list(islice(iterator, size)):
-        yield block

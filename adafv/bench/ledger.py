@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adafv.bench.process import resident
 from adafv.bench.table import table as text_table
 from adafv.pipeline import schema
 from adafv.pipeline.outputs.ledger import DIGEST, Ledger, read_ledger
@@ -108,13 +108,13 @@ def measure(folder: Path, ids: int) -> Measurement:
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     resources = allot(options, [node["Resources"] for node in ray.nodes()])
     load_preparer(options.model, options.engine_on(resources.device), storage)
-    base, start = _peak(), time.perf_counter()
+    base, start = resident("VmHWM"), time.perf_counter()
     ledger = read_ledger(open_output(options.output, storage), retry_rejects=False)
-    with_ledger, read = _peak(), time.perf_counter()
+    with_ledger, read = resident("VmHWM"), time.perf_counter()
     units = open_source(options.input[0], storage, columns).units
     discovered = time.perf_counter()
     plan = make_worklist(units, ledger, storage=storage, columns=columns, num_cpus=resources.read_cpus)
-    planned, peak = time.perf_counter(), _peak()
+    planned, peak = time.perf_counter(), resident("VmHWM")
     ray.shutdown()
     judging = _judging(ledger, ids)
     if (len(ledger), plan.rows, plan.skipped) != (ids, ids, ids // 2):
@@ -130,11 +130,6 @@ def _judging(ledger: Ledger, ids: int) -> float:
     start = time.perf_counter()
     judge(digests, ledger)
     return time.perf_counter() - start
-
-
-def _peak() -> int:
-    """The most memory that this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def table(found: Sequence[Measurement]) -> str:

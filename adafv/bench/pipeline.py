@@ -146,7 +146,7 @@ def write_rows(folder: Path, count: int) -> None:
         pq.write_table(table, folder / f"{start:09d}.parquet")
 
 
-class Constant:
+class Constant(Handler):
     """Labels each sample with the same word: a worker's handler, without a model."""
 
     def __init__(self, options: WorkerOptions) -> None:
@@ -156,9 +156,6 @@ class Constant:
         answer = {"answer": "no", "finish_reason": "stop", "strategy": self._strategy, "gpu_seconds": 0.0}
         common = answer | {"labelled_at": datetime.now(UTC), "visual_tokens": 1, "kept_tokens": 1, "kept_indices": [0]}
         return pa.Table.from_pylist([row | common for row in table.select(GIVEN).to_pylist()], schema=schema.RESULTS)
-
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ repetitions in which these agree as demanded, and the positions that the languag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,33 +41,6 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Some of a source's rows, at random: so that they are on many pictures, as a user's sample is."""
-
-    source: ExampleSource
-    rows: int
-    seed: int
-
-    split = True
-
-    @property
-    def title(self) -> str:
-        return self.source.title
-
-    @property
-    def batch_size(self) -> int:
-        return self.source.batch_size
-
-    def measure(self, type_: str) -> str:
-        return self.source.measure(type_)
-
-    def examples(self) -> Iterator[Example | Skipped]:
-        found = list(self.source.examples())
-        order = np.random.default_rng(self.seed).permutation(len(found))[: self.rows]
-        yield from (found[place] for place in sorted(order))
-
-
-@dataclass(frozen=True)
 class Promise:
     """What became of the repetitions.
 
@@ -93,7 +66,7 @@ class Promise:
 
 def run(job: JobOptions, source: ExampleSource, keeps: Sequence[float], terms: Terms) -> tuple[dict[str, Any], str]:
     """The figures, and a table of them."""
-    clusters, looks = ask(job, Drawn(source, terms.rows, terms.seed), keeps)
+    clusters, looks = ask(job, drawn(source, terms), source.batch_size, keeps)
     rows = len(clusters)
     if rows <= terms.sample:
         raise UsageError(f"--sample is {terms.sample}; there are {rows} questions, and some must be left over")
@@ -119,7 +92,16 @@ def summary(worlds: Sequence[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
-def ask(job: JobOptions, source: ExampleSource, keeps: Sequence[float]) -> tuple[list[str], list[BudgetAnswers]]:
+def drawn(source: ExampleSource, terms: Terms) -> Iterator[Example | Skipped]:
+    """Some of the rows, at random: so that they are on many pictures, as a user's sample is."""
+    found = list(source.examples())
+    order = np.random.default_rng(terms.seed).permutation(len(found))[: terms.rows]
+    yield from (found[place] for place in sorted(order))
+
+
+def ask(
+    job: JobOptions, rows: Iterable[Example | Skipped], batch_size: int, keeps: Sequence[float]
+) -> tuple[list[str], list[BudgetAnswers]]:
     """The cluster of each question, and the looks as a calibration has them, the unpruned one first. Rows that can't be
     asked are left out.
 
@@ -127,12 +109,12 @@ def ask(job: JobOptions, source: ExampleSource, keeps: Sequence[float]) -> tuple
     """
     contenders = [Contender("none", replace(job.engine, strategy="none", keep=1.0))]
     contenders += [Contender(job.engine.strategy, replace(job.engine, keep=keep)) for keep in keeps]
-    setting = Setting.of(job, contenders, source.batch_size)
+    setting = Setting.of(job, contenders, batch_size)
     setting.check()
     examiner = Examiner(setting)
     clusters: list[str] = []
     labels: list[list[Label]] = [[] for _ in contenders]
-    for chunk in chunks(source.examples(), BATCHES * setting.batch_size):
+    for chunk in chunks(rows, BATCHES * setting.batch_size):
         fit, found, _ = examiner.labels([one for one in chunk if isinstance(one, Example)])
         clusters += [example.cluster for example in fit]
         for known, more in zip(labels, found, strict=True):

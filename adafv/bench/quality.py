@@ -43,8 +43,7 @@ class Entry:
     Attributes:
         n: how many questions there are.
         accuracy, low, high: mean of what the answers are worth, and its interval.
-        difference, difference_low, difference_high: to what it is compared with, on the same questions: the unpruned
-            model, or, in an ablation, the corrected rule.
+        difference, difference_low, difference_high: to the unpruned model on the same questions.
         agreement: share of the answers that are the unpruned model's, word for word.
         select_ms: mean time to prune a sample: to select its tokens and to put together what the model reads.
         kept_tokens: mean number of visual tokens that the model read.
@@ -71,7 +70,7 @@ class Entry:
 
     @property
     def is_worse(self) -> bool:
-        """Than what it is compared with: all of the difference's interval is."""
+        """Than the unpruned model: all of the difference's interval is."""
         return self.difference_low > 0 if self.good < 0 else self.difference_high < 0
 
 
@@ -192,28 +191,22 @@ def contenders(
     )
 
 
-def entries(results: Results, contenders: Sequence[Contender], seed: int, baseline: int = 0) -> list[Entry]:
-    """Every contender on every type of questions, in that order, compared with the contender number `baseline`."""
+def entries(results: Results, contenders: Sequence[Contender], seed: int) -> list[Entry]:
+    """Every contender on every type of questions, in that order, compared with the first."""
     bootstrap = Bootstrap(results.clusters, seed)
     types = {type_: results.of_type(type_) for type_ in results.types(FIRST, LAST)}
     return [
-        _entry(results, bootstrap, contender, type_, chosen, column, baseline)
+        _entry(results, bootstrap, contender, type_, chosen, column)
         for column, contender in enumerate(contenders)
         for type_, chosen in types.items()
     ]
 
 
 def _entry(
-    results: Results,
-    bootstrap: Bootstrap,
-    contender: Contender,
-    type_: str,
-    chosen: np.ndarray,
-    column: int,
-    baseline: int,
+    results: Results, bootstrap: Bootstrap, contender: Contender, type_: str, chosen: np.ndarray, column: int
 ) -> Entry:
     points = results.points[:, column]
-    mean, difference = bootstrap.mean(points, chosen), bootstrap.difference(points, results.points[:, baseline], chosen)
+    mean, difference = bootstrap.mean(points, chosen), bootstrap.difference(points, results.points[:, 0], chosen)
     return Entry(
         strategy=contender.name,
         keep=contender.options.keep,

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 from adafv.bench.process import apart, resident
 from adafv.bench.table import table as text_table
 from adafv.pipeline import schema
+from adafv.pipeline.isolation import Handler
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.workers import samples
 from adafv.pipeline.workers.label import GIVEN, WorkerOptions
@@ -57,7 +58,7 @@ PARTS = {
 ALONE = ("driver", "Ray's head service")
 
 
-class Simulated:
+class Simulated(Handler):
     """A worker's handler: says the same of each sample, and takes its time, which is no CPU's.
 
     How fast it is, in samples a second, and what it calls itself are variables of the environment: those of the node.
@@ -102,11 +103,8 @@ class Simulated:
             result = result.set_column(place, schema.RESULTS.field(place), column)
         return result
 
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
-
-class Unprepared:
+class Unprepared(Handler):
     """The preparing stage's handler: passes rows on with a picture of no size."""
 
     def __init__(self, preparation: Preparation) -> None:
@@ -125,9 +123,6 @@ class Unprepared:
              else pa.array([self._values[field.name]] * table.num_rows, field.type) for field in samples.SCHEMA],
             schema=samples.SCHEMA,
         )  # fmt: skip
-
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ class Images:
             used = used or any(self._root(image.file) is not None for image in batch)
             names.append(np.frombuffer(b"".join(digest_id(image.name) for image in batch), DIGEST))
             identities.append(np.frombuffer(b"".join(image.identity for image in batch), DIGEST))
-        found = _distinct(np.stack([np.concatenate(names), np.concatenate(identities)], axis=1))
+        pairs = np.stack([np.concatenate(names), np.concatenate(identities)], axis=1)
+        found = np.unique(pairs.view("S32")).view(DIGEST)[::2]  # the name of each distinct pair, ascending
         several = found[1:][found[1:] == found[:-1]]
         # As V16: numpy's strings drop trailing zeros.
         return replace(self, shared=frozenset(several.view("V16").tolist()), used=used)
@@ -125,12 +126,3 @@ class Images:
                 "(LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), and which it lies under"
             )
         return LOCAL_FILES + quote(path)
-
-
-def _distinct(pairs: np.ndarray) -> np.ndarray:
-    """DIGEST [N]: the first of each distinct pair [M, 2], ascending."""
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    ordered = pairs[order]
-    new = np.ones(len(ordered), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.ascontiguousarray(ordered[new, 0])

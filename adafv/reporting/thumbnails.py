@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from adafv.pipeline.images.decode import decode
+from adafv.pipeline.isolation import Handler
 from adafv.pipeline.rejects import Reject
 from adafv.reporting.drawing import Picture
 
@@ -18,7 +19,7 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-class Thumbnails:
+class Thumbnails(Handler):
     """The work in the child process: a table with one image in, one of `SCHEMA` out."""
 
     def __init__(self, max_pixels: int) -> None:
@@ -34,9 +35,6 @@ class Thumbnails:
         image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
         small = {"data": buffer.getvalue(), "width": image.width, "height": image.height}
         return pa.Table.from_pylist([small], schema=SCHEMA)
-
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
 
 def picture_of(answer: pa.Table) -> Picture | str:

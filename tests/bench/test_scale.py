@@ -12,8 +12,8 @@ from adafv.pipeline.sources import rows
 from adafv.pipeline.sources.rows import Row, RowImage
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers import samples
-from adafv.pipeline.workers.label import WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation
+from tests.pipeline.workers.stages import worker_options
 
 
 def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
@@ -25,19 +25,7 @@ def test_every_row_comes_through_prepared_and_labelled(monkeypatch):
     preparation = Preparation.of(options, model="m", engine=engine, storage=Storage(), handler=Unprepared)
     prepared = Unprepared(preparation)(given, lambda: None)
     assert prepared.schema == samples.SCHEMA
-    worker = Simulated(
-        WorkerOptions(
-            model="m",
-            path="m",
-            engine=engine,
-            storage=Storage(),
-            run_id="r",
-            tariff=Tariff(3.6),
-            threads=1,
-            batch_timeout=1.0,
-            handler=Simulated,
-        )
-    )
+    worker = Simulated(worker_options("m", engine, tariff=Tariff(3.6), handler=Simulated))
     for part in (prepared, prepared.slice(0, 3)):
         labels = worker(part, lambda: None)
         assert labels.schema == schema.RESULTS and labels.column("id") == part.column("id")

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from adafv.worlds.drawn.dataset import write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from tests.services import PROGRAMS, RayCluster, without_ray
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ TYPES = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["available_node_
 @pytest.mark.nightly
 def test_machines_come_for_a_job_and_go_after_it(tmp_path):
     """One with CPUs for what the head has no room for, one with a GPU for the worker, and neither at the end."""
-    write_dataset(tmp_path / "scenes", scenes=2)
+    write_shards(tmp_path / "scenes", rows(2))
     head = int(TYPES["head"]["resources"]["CPU"])
     with RayCluster(head, dashboard=True, types={name: TYPES[name] for name in ("cpu", "gpu")}) as cluster:
         assert [node.get("CPU") for node in cluster.alive()] == [head]

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from adafv.worlds.drawn.dataset import write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from tests.services import PROGRAMS, RayCluster, without_ray
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_a_night_runs_once_and_a_failed_one_again_by_another_name(clone, cluster
     nightly.write_text(yaml.safe_dump(options))
     failed = run("cluster/schedule/night", clone, cluster)
     assert failed.returncode == 1 and f"{scenes}: there is nothing" in failed.stdout
-    write_dataset(scenes, scenes=1)
+    write_shards(scenes, rows(1))
     refused = run("cluster/schedule/night", clone, cluster)
     assert refused.returncode != 0 and re.search(r"night-[\d-]+ already exists", refused.stdout + refused.stderr)
     assert not (tmp_path / "out").exists()

@@ -52,6 +52,23 @@ def test_help_imports_no_command():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("name", "option"), [("label", "--question-column"), ("calibrate", "--min-agreement")])
+def test_help_of_a_job_needs_no_ray(name, option):
+    """And says what a newcomer needs, quickly: neither Ray nor torch is imported for it."""
+    code = f"""if True:
+        import sys
+        from adafv.commands.{name} import main
+        try:
+            main(["--help"])
+        finally:
+            assert not {{"ray", "torch"}} & set(sys.modules), "imported"
+        """
+    done = run("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "exit status" in done.stdout and option in done.stdout
+    assert name == "label" or "--keep-tokens" not in done.stdout.split("--config takes")[0]
+
+
 @pytest.mark.parametrize("arguments", [[], ["lable"], ["--labels"]])
 def test_what_is_no_command_is_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -18,19 +18,13 @@ from adafv.engine.cache import BatchCache
 from adafv.engine.choices import ChoiceTree, choice_tokens
 from adafv.engine.sequence import Prompts
 from adafv.turn import Turn
-from tests.engine.test_engine import SHAPE, crowd, load
+from tests.engine.test_engine import crowd, load
 from tests.models.conftest import picture
-from tests.tiny_models import build
 from tests.tiny_qwen import QwenShape
 from tests.tiny_qwen import build as build_qwen
 
 CHOICES = ("w1", "w1 w2", "w1 w2 w3 w4", "w1 w5 w6", "w7", "w8 w9")
 SIZES = [1, 2, 5, 12]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
 
 
 @pytest.fixture(scope="module")

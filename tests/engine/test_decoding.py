@@ -15,15 +15,13 @@ from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.engine.controls import Stops, _spellings, generation_config
 from adafv.option import OptionError
 from adafv.turn import Turn
-from tests.engine.test_engine import SHAPE, crowd
+from tests.engine.test_engine import crowd
 from tests.models.conftest import picture
-from tests.tiny_models import build
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    path = str(build(tmp_path_factory.mktemp("model"), SHAPE))
-    adapter, processing = load_model(path, EngineOptions())
+def loaded(model):
+    adapter, processing = load_model(model, EngineOptions())
     return adapter, processing, crowd(Preparer(processing, EngineOptions()), 9)
 
 
@@ -53,17 +51,13 @@ def test_an_answer_ends_before_the_first_text_that_stops(loaded, size):
     assert stopped.answer == " ".join(words[:2]) and 4 <= stopped.output_tokens < 12
 
 
-def test_rows_that_have_stopped_leave(loaded, monkeypatch):
+def test_rows_that_have_stopped_leave(loaded, spy):
     adapter, *_ = loaded
     words = labels_of(loaded)[0].answer.split()
-    rows, forward = [], type(adapter).forward
-    monkeypatch.setattr(
-        type(adapter),
-        "forward",
-        lambda self, embeds, *rest: (rows.append(embeds.shape[:2]), forward(self, embeds, *rest))[1],
-    )
+    forward = spy(type(adapter), "forward")
     [label] = labels_of((adapter, loaded[1], loaded[2][:1]), stop=[words[3]])
-    assert [length for _, length in rows].count(1) == label.output_tokens - 1 < 11, "no step behind that token"
+    steps = [call.args[1].shape[1] for call in forward.call_args_list].count(1)
+    assert steps == label.output_tokens - 1 < 11, "no step behind that token"
 
 
 def test_stops_are_found_wherever_tokens_are_cut(loaded):

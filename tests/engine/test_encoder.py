@@ -8,15 +8,9 @@ import torch
 from adafv.engine import EngineOptions, Preparer, load_model
 from adafv.engine.encoder import Encoder
 from tests.models.conftest import picture
-from tests.tiny_models import Shape, build
 
 NEEDS = frozenset({"keys", "hidden"})
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,13 @@ from adafv.engine.pruner import Pruner
 from adafv.hardware import cpu_name
 from adafv.models import TextTower, load_adapter, load_processing
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
+from tests.engine.conftest import SHAPE
 from tests.models.conftest import picture
 from tests.pruning import oracle
 from tests.tiny_clip import build_clip
-from tests.tiny_models import Shape, build
+from tests.tiny_models import Shape
 
-SHAPE = Shape(hidden=64, layers=3)
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +77,14 @@ def test_batch_size_order_and_neighbours_change_nothing(model, clip, strategy, t
                     assert label.mean_logprob == pytest.approx(alone[label.id].mean_logprob, abs=1e-4)
 
 
-def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, monkeypatch):
+def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, spy):
     """What makes kept indices the same bits in every batch: no matrix product ever spans two of them."""
     preparer, engine = load(model, strategy="adafv")
-    crops, rows = [], []
-    encode, cues = type(engine._adapter).encode, Pruner._cues
-    monkeypatch.setattr(
-        type(engine._adapter), "encode", lambda self, c, **_: (crops.append(len(c)), encode(self, c))[1]
-    )
-    monkeypatch.setattr(
-        Pruner, "_cues", lambda self, images, *rest: (rows.append(len(images)), cues(self, images, *rest))[1]
-    )
+    encode, cues = spy(type(engine._adapter), "encode"), spy(Pruner, "_cues")
     samples = [preparer.prepare(str(i), picture((64, 64), i), "w1") for i in range(4)]
     engine.label(samples)
-    assert crops == [5, 5, 5, 5]
-    assert rows == [1, 1, 1, 1]
+    assert [len(call.args[1]) for call in encode.call_args_list] == [5, 5, 5, 5]
+    assert [len(call.args[1]) for call in cues.call_args_list] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("newlines", ["rows", "drop"])
@@ -251,22 +239,18 @@ def test_relevance_by_the_text_tower_equals_the_slow_way(model, clip, name):
     assert compared >= 2
 
 
-def test_a_question_asked_twice_is_read_once(model, clip, monkeypatch):
+def test_a_question_asked_twice_is_read_once(model, clip, spy):
     preparer, engine = load(model, strategy="eadp", text_tower=clip)
-    seen: list[str] = []
-    features = TextTower.features
-    monkeypatch.setattr(TextTower, "features", lambda self, texts: (seen.extend(texts), features(self, texts))[1])
+    features = spy(TextTower, "features")
     engine.label([preparer.prepare(str(i), picture((64, 64), i), f"w{i % 2} w7") for i in range(4)])
-    assert seen == ["w0 w7", "w1 w7"]
+    assert [text for call in features.call_args_list for text in call.args[1]] == ["w0 w7", "w1 w7"]
 
 
-def test_the_text_tower_reads_what_the_text_scope_names(model, clip, monkeypatch):
+def test_the_text_tower_reads_what_the_text_scope_names(model, clip, spy):
     preparer, engine = load(model, strategy="cdpruner", text_tower=clip, text_scope="prompt")
-    seen: list[str] = []
-    features = TextTower.features
-    monkeypatch.setattr(TextTower, "features", lambda self, texts: (seen.extend(texts), features(self, texts))[1])
+    features = spy(TextTower, "features")
     engine.label([preparer.prepare("a", picture((64, 64)), "w1 w7")])
-    assert seen == ["w1 w7 ASSISTANT:"]
+    assert [text for call in features.call_args_list for text in call.args[1]] == ["w1 w7 ASSISTANT:"]
 
 
 def test_a_text_tower_that_does_not_fit_is_known_without_weights(model, tmp_path):
@@ -279,16 +263,12 @@ def test_a_text_tower_that_does_not_fit_is_known_without_weights(model, tmp_path
         Engine(bare, processing, EngineOptions(strategy="eadp", text_tower=narrow))
 
 
-def test_each_distinct_image_is_encoded_once(model, monkeypatch):
+def test_each_distinct_image_is_encoded_once(model, spy):
     preparer, engine = load(model)
-    seen = []
-    encode = type(engine._adapter).encode
-    monkeypatch.setattr(
-        type(engine._adapter), "encode", lambda self, c, **how: (seen.append(1), encode(self, c, **how))[1]
-    )
+    encode = spy(type(engine._adapter), "encode")
     samples = [preparer.prepare(f"{i}", picture((64, 64), i // 5), f"w{i}") for i in range(15)]
     engine.label(samples)
-    assert len(seen) == 3
+    assert encode.call_count == 3
     assert len({sample.images[0].key for sample in samples}) == 3
 
 

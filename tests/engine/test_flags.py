@@ -7,7 +7,6 @@ import pytest
 from adafv.engine import EngineOptions
 from adafv.engine.flags import FLAGS, flags_of
 from tests.engine.test_engine import crowd, load
-from tests.tiny_models import Shape, build
 
 LONG = "a cat on a mat beside a dog on a log"
 
@@ -44,8 +43,7 @@ def test_a_long_answer_takes_no_time():
     assert flags_of(" ".join(f"w{i}" for i in range(3000)), "stop") == ()
 
 
-def test_a_flag_is_a_reason_for_a_second_look(tmp_path):
-    model = str(build(tmp_path, Shape(hidden=64, layers=3)))
+def test_a_flag_is_a_reason_for_a_second_look(model):
     preparer, once = load(model)
     samples = crowd(preparer, 8)
     first, again = once.label(samples), load(model, strategy="none")[1].label(samples)

@@ -12,12 +12,10 @@ from adafv.engine import EngineOptions, load_model
 from adafv.engine.generation import Generator
 from adafv.engine.sequence import Prompts
 from tests.engine.answers import LENGTHS, STEPS, batch, check_draws, check_stock, prompts_for
-from tests.tiny_models import Shape, build
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    model = str(build(tmp_path_factory.mktemp("model"), Shape(hidden=64, layers=3)))
+def adapter(model):
     return load_model(model, EngineOptions())[0]
 
 
@@ -68,17 +66,11 @@ def test_answers_end_at_an_end_token(adapter, prompts, ends):
         assert answer.finish_reason == "stop" or len(answer.ids) == STEPS
 
 
-def test_rows_that_have_ended_leave(adapter, prompts, ends, monkeypatch):
-    rows = []
-    forward = type(adapter).forward
-
-    def watched(self, embeds, *rest):
-        rows.append(embeds.shape[:2])
-        return forward(self, embeds, *rest)
-
-    monkeypatch.setattr(type(adapter), "forward", watched)
+def test_rows_that_have_ended_leave(adapter, prompts, ends, spy):
+    forward = spy(type(adapter), "forward")
     answers = ours(adapter, prompts)
-    steps = [count for count, length in rows if length == 1]
+    asked = [call.args[1].shape[:2] for call in forward.call_args_list]
+    steps = [count for count, length in asked if length == 1]
     assert steps == sorted(steps, reverse=True) and steps[-1] < len(prompts)
     assert len(steps) == max(len(answer.ids) for answer in answers) - 1, "and nothing is computed for nobody"
 
@@ -121,7 +113,7 @@ def test_a_sample_draws_the_same_in_every_batch(adapter, prompts, config):
 
 
 @pytest.mark.parametrize("asked", [{}, {"repetition_penalty": 1.7}])
-def test_several_answers_share_a_prefill_and_are_those_of_their_seeds(adapter, prompts, config, asked, monkeypatch):
+def test_several_answers_share_a_prefill_and_are_those_of_their_seeds(adapter, prompts, config, asked, spy):
     config.update(**asked)
     count, options = 3, {"temperature": 1.5, "top_p": 0.9}
     seeds = list(range(count * len(prompts)))
@@ -129,14 +121,10 @@ def test_several_answers_share_a_prefill_and_are_those_of_their_seeds(adapter, p
     plain = [ours(adapter, prompts, seeds[number::count], ids, **options) for number in range(count)]
     config.eos_token_id = [plain[0][0].ids[2], plain[1][3].ids[0]]  # so that some rows leave
     plain = [ours(adapter, prompts, seeds[number::count], ids, **options) for number in range(count)]
-    lengths, forward = [], type(adapter).forward
-    monkeypatch.setattr(
-        type(adapter),
-        "forward",
-        lambda self, embeds, *rest: (lengths.append(embeds.shape[:2]), forward(self, embeds, *rest))[1],
-    )
+    forward = spy(type(adapter), "forward")
     together = ours(adapter, prompts, seeds, ids, **options)
-    assert sum(rows for rows, length in lengths if length > 1) == len(prompts), "each prompt once"
+    asked = [call.args[1].shape[:2] for call in forward.call_args_list]
+    assert sum(rows for rows, length in asked if length > 1) == len(prompts), "each prompt once"
     for place, answer in enumerate(together):
         alone = plain[place % count][place // count]
         assert answer.ids == alone.ids and answer.finish_reason == alone.finish_reason

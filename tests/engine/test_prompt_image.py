@@ -112,18 +112,14 @@ def test_text_alone_is_labelled(model):
     assert label.prompt_tokens == len(sample.input_ids) and label.answer
 
 
-def test_an_image_shown_twice_is_encoded_once(model, monkeypatch):
+def test_an_image_shown_twice_is_encoded_once(model, spy):
     preparer, engine = load(model)
-    seen = []
-    encode = type(engine._adapter).encode
-    monkeypatch.setattr(
-        type(engine._adapter), "encode", lambda self, c, **how: (seen.append(1), encode(self, c, **how))[1]
-    )
+    encode = spy(type(engine._adapter), "encode")
     first, second, third = (picture((64, 64), seed) for seed in range(3))
     engine.label([preparer.converse(str(i), [first, second, first], CONVERSATIONS[1]) for i in range(2)])
-    assert len(seen) == 2
+    assert encode.call_count == 2
     engine.label([preparer.converse("c", [second, third], CONVERSATIONS[0])])
-    assert len(seen) == 3, "the last sample's pictures are kept for the next batch"
+    assert encode.call_count == 3, "the last sample's pictures are kept for the next batch"
 
 
 def test_the_text_cue_sees_the_last_turn_alone_or_all_behind_its_image(model):

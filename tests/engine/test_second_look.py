@@ -16,16 +16,10 @@ from adafv.engine.generation import Generator
 from adafv.engine.sample import TIMES
 from adafv.pruning import STRATEGIES
 from adafv.turn import Turn
-from tests.engine.test_engine import SHAPE, crowd, essence, load
+from tests.engine.test_engine import crowd, essence, load
 from tests.models.conftest import picture
-from tests.tiny_models import build
 
 PRUNING = sorted(set(STRATEGIES) - {"none"})
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("model"), SHAPE))
 
 
 def middle(labels) -> float:
@@ -33,6 +27,11 @@ def middle(labels) -> float:
     sure = sorted(label.confidence for label in labels)
     at = len(sure) // 2
     return (sure[at - 1] + sure[at]) / 2
+
+
+def batches(generate) -> list[int]:
+    """How many answers each call of a watched `Generator` was asked for."""
+    return [len(call.args[2]) for call in generate.call_args_list]
 
 
 def check(labels, first, again, threshold):
@@ -92,23 +91,12 @@ def test_a_sampled_answer_is_asked_again_with_the_same_draws(model):
     assert check(engine.label(samples), first, again, threshold) == 6
 
 
-def test_images_are_encoded_once_and_second_looks_asked_together(model, monkeypatch):
+def test_images_are_encoded_once_and_second_looks_asked_together(model, spy):
     _, engine = load(model, escalate=1.0, escalate_below=math.inf)
     preparer, _ = load(model)
-    encoded, batches = [], []
-    encode, generate = type(engine._adapter).encode, Generator.__call__
-    monkeypatch.setattr(
-        type(engine._adapter),
-        "encode",
-        lambda self, *given, **more: (encoded.append(1), encode(self, *given, **more))[1],
-    )
-    monkeypatch.setattr(
-        Generator,
-        "__call__",
-        lambda self, groups, seeds, **more: (batches.append(len(seeds)), generate(self, groups, seeds, **more))[1],
-    )
+    encode, generate = spy(type(engine._adapter), "encode"), spy(Generator, "__call__")
     engine.label(crowd(preparer, 9))  # of which three share their picture with another
-    assert len(encoded) == 6 and batches == [9, 9]
+    assert encode.call_count == 6 and batches(generate) == [9, 9]
 
 
 def test_times_of_a_second_look_are_those_of_the_rows_that_had_one(model):
@@ -157,16 +145,11 @@ def test_second_looks_that_do_not_fit_are_halved_by_themselves(model, monkeypatc
     assert sizes == [(8, False), (8, True), (4, True), *[(2, True)] * 4]
 
 
-def test_the_trial_asks_twice(model, monkeypatch):
+def test_the_trial_asks_twice(model, spy):
     _, engine = load(model, escalate=1.0, escalate_below=-1000.0)
-    asked, generate = [], Generator.__call__
-    monkeypatch.setattr(
-        Generator,
-        "__call__",
-        lambda self, groups, seeds, **more: (asked.append(1), generate(self, groups, seeds, **more))[1],
-    )
+    generate = spy(Generator, "__call__")
     engine.try_out()
-    assert len(asked) == 2
+    assert generate.call_count == 2
 
 
 @pytest.mark.parametrize(
@@ -203,16 +186,11 @@ def test_an_audit_asks_a_share_unpruned_as_well(model):
     assert again == [label.audit_answer for label in labels]
 
 
-def test_an_unpruned_answer_is_its_own_audit(model, monkeypatch):
+def test_an_unpruned_answer_is_its_own_audit(model, spy):
     preparer, engine = load(model, escalate=1.0, escalate_below=math.inf, audit=1.0)
-    batches, generate = [], Generator.__call__
-    monkeypatch.setattr(
-        Generator,
-        "__call__",
-        lambda self, groups, seeds, **more: (batches.append(len(seeds)), generate(self, groups, seeds, **more))[1],
-    )
+    generate = spy(Generator, "__call__")
     labels = engine.label(crowd(preparer, 4))
-    assert batches == [4, 4] and all(label.audit_answer == label.answer for label in labels)
+    assert batches(generate) == [4, 4] and all(label.audit_answer == label.answer for label in labels)
 
 
 def test_an_unpruned_answer_that_is_none_counts_for_no_audit(model):

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from adafv.pipeline import run, schema
+from adafv.pipeline.isolation import Handler
 from adafv.pipeline.workers.label import GIVEN, WorkerOptions
 from jobs.label import main
 from tests.jobs import half
@@ -20,7 +21,7 @@ from tests.jobs import half
 SECONDS = 0.01  # that a row takes
 
 
-class Night:
+class Night(Handler):
     """A worker's handler."""
 
     def __init__(self, options: WorkerOptions) -> None:
@@ -33,9 +34,6 @@ class Night:
         common = {"answer": "no", "finish_reason": "stop", "batch_size": table.num_rows, "gpu_seconds": SECONDS}
         common |= {"labelled_at": datetime.now(UTC), "worker_device": "none"}
         return pa.Table.from_pylist([row | common for row in table.select(GIVEN).to_pylist()], schema=schema.RESULTS)
-
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
 
 def label(arguments: list[str]) -> int:

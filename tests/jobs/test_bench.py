@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adafv.worlds.drawn.dataset import rows, write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from adafv.worlds.drawn.questions import QUESTION_TYPES
 from jobs.bench import main
 from tests.bench.tiny_shapes import NEXT
@@ -133,7 +133,7 @@ def test_quality_on_a_data_set_of_ones_own(one_core, tmp_path, capsys):
     """The testbed's own data set, read as a user's, gives the same figures."""
     questions = [row["type"] for row in rows(2, 7000)]
     scenes = quality(tmp_path, "--scenes", "2", "--seed", "7000")
-    (shard,) = write_dataset(tmp_path / "data", 2, 7000)
+    (shard,) = write_shards(tmp_path / "data", rows(2, 7000))
     table = pq.read_table(shard).to_pylist()
     table[0]["answer"] = None
     table[1]["image"] = {"bytes": b"<html>", "path": "x.png"}

@@ -6,27 +6,24 @@ import json
 import logging
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from adafv.worlds.drawn.dataset import write_dataset
+from adafv.worlds.drawn.dataset import rows, write_shards
 from jobs import calibrate, label
 from tests.pipeline.inputs import write_structs
 from tests.reporting.test_page import Page
 
-REPOSITORY = Path(__file__).parents[2]
 TYPES = ["colour", "exists"]
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate") / "scenes"
-    write_dataset(folder, 12, 7000, TYPES, shard_rows=10)
+    write_shards(folder, rows(12, 7000, TYPES), shard_rows=10)
     return folder
 
 
@@ -121,18 +118,3 @@ def test_failed(ray_local, tiny_model, tmp_path, capsys):
     asked = ["--input", str(write_structs(tmp_path / "rows.parquet")), "--model", str(tmp_path / "model")]
     assert calibrate.main([*asked, "--output", str(tmp_path / "work")]) == 1
     assert "resumes it" in capsys.readouterr().err
-
-
-def test_help_needs_no_ray():
-    code = """if True:
-        import runpy, sys
-        sys.argv = ['calibrate.py', '--help']
-        try:
-            runpy.run_path('jobs/calibrate.py', run_name='__main__')
-        finally:
-            assert not {'ray', 'torch'} & set(sys.modules), 'imported'
-        """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "exit status" in done.stdout and "--question-column" in done.stdout and "--min-agreement" in done.stdout
-    assert "--keep-tokens" not in done.stdout.split("--config takes")[0]

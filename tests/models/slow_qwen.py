@@ -16,20 +16,17 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.models.slow_way import SlowCues, SlowModel, similarity
+
 
 @dataclass(frozen=True, eq=False)
-class SlowCues:
-    """Tokens [N, D], saliency [N], similarity [N], keys [N, E] averaged over heads and patches, hidden [N, 4 · H]."""
+class QwenCues(SlowCues):
+    """With keys averaged over a token's patches, too, and hidden [N, 4 · H]."""
 
-    tokens: Tensor
-    saliency: Tensor
-    similarity: Tensor
-    keys: Tensor
-    hidden: Tensor
     deepstack: Tensor | None
 
 
-class SlowQwen:
+class SlowQwen(SlowModel):
     """The stock model, image processor and tokenizer of a checkpoint."""
 
     def __init__(self, path: Path) -> None:
@@ -47,12 +44,6 @@ class SlowQwen:
         ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
         shown = (ids == self.model.config.image_token_id).int()
         return {**pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": shown}
-
-    @torch.inference_mode()
-    def generate(self, image: Image.Image, question: str, max_new_tokens: int) -> list[int]:
-        inputs = self.inputs(image, question)
-        out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        return out[0, inputs["input_ids"].shape[1] :].tolist()
 
     @torch.inference_mode()
     def pruned(self, image: Image.Image, question: str, kept: Tensor, steps: int) -> list[int]:
@@ -83,7 +74,7 @@ class SlowQwen:
         return answer
 
     @torch.inference_mode()
-    def cues(self, image: Image.Image, question: str, monkeypatch) -> SlowCues:
+    def cues(self, image: Image.Image, question: str, monkeypatch) -> QwenCues:
         inputs, vision = self.inputs(image, question), self.model.config.vision_config
         blocks = self.model.model.visual.blocks
         last = blocks[max(getattr(vision, "fullatt_block_indexes", [len(blocks) - 1]))].attn
@@ -113,12 +104,5 @@ class SlowQwen:
         (tokens,) = out.pooler_output
         stack = getattr(out, "deepstack_features", None)
         deepstack = torch.stack([layer[0] for layer in stack], dim=1) if stack else None
-        return SlowCues(tokens, similarity=self._similarity(question, tokens), deepstack=deepstack, **values)
-
-    def _similarity(self, question: str, tokens: Tensor) -> Tensor:
-        best = torch.zeros(len(tokens))
-        for token in self.tokenizer(question, add_special_tokens=False)["input_ids"]:
-            embedding = self.model.get_input_embeddings().weight[token]
-            cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
-            best = torch.maximum(best, (100 * cosine).softmax(dim=0))
-        return best
+        values["similarity"] = similarity(self.model, self.tokenizer, question, tokens)
+        return QwenCues(tokens, deepstack=deepstack, **values)

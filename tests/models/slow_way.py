@@ -80,7 +80,7 @@ class SlowModel:
         return SlowCues(
             tokens,
             self._packed(saliency[..., None], inputs).squeeze(1),
-            self._similarity(question, tokens),
+            similarity(self.model, self.processor.tokenizer, question, tokens),
             self._packed(keys, inputs),
             self._packed(features, inputs),
         )
@@ -95,14 +95,15 @@ class SlowModel:
         )
         return packed[~packed.isnan().any(dim=1)]
 
-    def _similarity(self, question: str, tokens: Tensor) -> Tensor:
-        ids = self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
-        best = torch.zeros(len(tokens))
-        for token in ids:
-            embedding = self.model.get_input_embeddings().weight[token]
-            cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
-            best = torch.maximum(best, (100 * cosine).softmax(dim=0))
-        return best
+
+def similarity(model, tokenizer, question: str, tokens: Tensor) -> Tensor:
+    """[N]: a token's largest share, over the question's tokens, of the softmax over visual tokens."""
+    best = torch.zeros(len(tokens))
+    for token in tokenizer(question, add_special_tokens=False)["input_ids"]:
+        embedding = model.get_input_embeddings().weight[token]
+        cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
+        best = torch.maximum(best, (100 * cosine).softmax(dim=0))
+    return best
 
 
 def stock_processor(path: Path):

@@ -161,27 +161,10 @@ def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:
     return crops.reshape(len(crops), 3, side, patch, side, patch).mean(axis=(1, 3, 5)).ravel()
 
 
-def test_pixels_are_normalised_to_the_bit_as_the_processor_does(pair):
-    _, slow, processing, adapter = pair
-    image = picture((45, 64))
-    stock = slow.inputs(image, QUESTION)["pixel_values"].flatten(0, -4)
-    assert torch.equal(adapter.normalise(torch.from_numpy(processing.crops(image))), stock)
-
-
 def test_layers_after_the_feature_layer_are_gone(checkpoints):
     processing = load_processing(str(checkpoints("next")))
     adapter = load_adapter(str(checkpoints("next")), processing, torch.device("cpu"), torch.float32)
     assert len(adapter.model.model.vision_tower.encoder.layers) == 2, "of three, with feature layer -2"
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_runs(checkpoints, dtype):
-    options = EngineOptions(keep=0.2, max_new_tokens=3, dtype=dtype)
-    path = str(checkpoints("next"))
-    preparer, engine = Preparer.load(path, options), Engine.load(path, options)
-    label, other = engine.label([preparer.prepare(str(i), picture((64, 64), i), QUESTION) for i in range(2)])
-    assert engine.dtype_name == dtype
-    assert label.kept_tokens == other.kept_tokens == 16
 
 
 def test_an_unsupported_family_is_named(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from adafv.models.loading import load_adapter, load_processing
-from tests.tiny_models import Shape, build
+from tests.tiny_models import build
 
 CODE = """
 from pathlib import Path
@@ -109,24 +108,3 @@ def test_chat_templates_are_confined(model, template):
         path.write_text(template)
     with pytest.raises(ValueError, match="chat template"):
         load_processing(str(model))
-
-
-@pytest.mark.parametrize("family", ["llava", "llava_next"])
-def test_the_language_model_can_stay_away(tmp_path, family, caplog, monkeypatch):
-    """What comes before it is the same, and nobody is told of the weights that have no place."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    path = str(build(tmp_path / "model", Shape(family=family)))
-    processing = load_processing(path)
-    whole, front = (
-        load_adapter(path, processing, torch.device("cpu"), torch.float32, language_model=loaded)
-        for loaded in (True, False)
-    )
-    crops = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert torch.equal(front.encode(crops).tokens, whole.encode(crops).tokens)
-    assert torch.equal(front.embed(torch.arange(9)), whole.embed(torch.arange(9)))
-    assert front.newline is None or torch.equal(front.newline, whole.newline)
-    assert front.model.generation_config.eos_token_id == 2
-    assert "UNEXPECTED" not in caplog.text
-    left = [name for name, _ in front.model.named_modules()]
-    assert not [name for name in left if "lm_head" in name or "language_model.layers." in name]
-    assert processing.config.get_text_config().num_hidden_layers == 2, "the configuration is shared"

@@ -31,7 +31,7 @@ from adafv.turn import Turn
 from tests.models.checkpoint import Checkpoint
 from tests.models.conformance.internvl import TEMPLATE as INTERNVL
 from tests.models.conformance.llava import CHATML
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import Answer, for_pictures, generated
 from tests.models.conftest import picture
 from tests.random_weights import spread
 
@@ -399,8 +399,7 @@ class Subject(Checkpoint):
         super().__init__(path)
         self.one = one
 
-    def stock(self, sizes: list[tuple[int, int]], question: str, length: int) -> tuple[str, float, int]:
-        """The answer, its mean log-probability, and the prompt's length."""
+    def stock(self, sizes: list[tuple[int, int]], question: str, length: int) -> Answer:
         tokenizer = AutoTokenizer.from_pretrained(self.path)
         images = AutoImageProcessor.from_pretrained(self.path, backend="pil")
         settings = {name: value for name, value in self.one.processor.items() if name != "processor_class"}
@@ -412,14 +411,7 @@ class Subject(Checkpoint):
         bos = tokenizer.bos_token
         added = bos is None or not text.startswith(bos)
         inputs = processor(text=[text], images=[[*map(picture, sizes)]], return_tensors="pt", add_special_tokens=added)
-        model = AutoModelForImageTextToText.from_pretrained(self.path).eval()
-        how: dict[str, Any] = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        with torch.inference_mode():
-            out = model.generate(**inputs, max_new_tokens=length, **how)
-        prompt = inputs["input_ids"].shape[1]
-        ids = out.sequences[0, prompt:]
-        scores = torch.cat(out.logits).float().log_softmax(dim=-1)
-        return self.processing.decode(ids.tolist()), float(scores.gather(1, ids[:, None]).mean()), prompt
+        return generated(AutoModelForImageTextToText.from_pretrained(self.path).eval(), inputs, length)
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -433,9 +425,9 @@ def subject(request, tmp_path_factory) -> Subject:
 @pytest.mark.parametrize("size", [(150, 230), (420, 160)])
 def test_unpruned_answers_are_stock_transformers(subject, size):
     (label,) = subject.converse([([size], "w1 w2 w3")], strategy="none")
-    answer, logprob, prompt = subject.stock([size], "w1 w2 w3", label.output_tokens)
-    assert (label.answer, label.prompt_tokens) == (answer, prompt) and answer
-    assert abs(label.mean_logprob - logprob) < 1e-3
+    stock = subject.stock([size], "w1 w2 w3", label.output_tokens)
+    assert label.answer == subject.processing.decode(stock.ids) and label.answer
+    assert label.prompt_tokens == stock.prompt_tokens and abs(label.mean_logprob - stock.mean_logprob) < 1e-3
 
 
 @pytest.mark.slow

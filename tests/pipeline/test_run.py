@@ -30,7 +30,6 @@ from adafv.models import best_attention
 from adafv.pipeline.errors import RunError, UsageError
 from adafv.pipeline.images.fetch import Fetcher
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import ERRORS
 from adafv.pipeline.result import RunResult
 from adafv.pipeline.run import Job, run
@@ -38,13 +37,14 @@ from adafv.pipeline.sources.records import Columns
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.stream import Reading, rows_per_block
-from adafv.pipeline.workers.label import Labelling, WorkerOptions
+from adafv.pipeline.workers.label import WorkerOptions
 from adafv.pipeline.workers.prepare import Preparation, Preparing
 from adafv.reporting.page import render
 from adafv.reporting.report import make_report, summary
 from tests.conftest import S3_SECRET
 from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl, write_structs, write_uris
 from tests.pipeline.pictures import BROKEN, ODD_SIZES, SOUND, jpeg, photographs
+from tests.pipeline.workers.stages import worker_options
 
 MODEL = {"max_new_tokens": 4, "keep": 0.25}
 
@@ -351,24 +351,6 @@ def test_a_model_without_weights_fails_the_run(ray_local, tiny_model, tmp_path):
     assert [earlier["status"] for earlier in found.runs["bad"]["earlier"]] == ["failed"]
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"model": "/no/such/model"}, "--model"),
-        ({"output": "/proc/nothing"}, "--output"),
-        ({"input": ("/no/such/input",)}, "there is nothing"),
-    ],
-)
-def test_usage_errors(ray_local, tiny_model, tmp_path, options, said):
-    given = {
-        "input": (str(write_structs(tmp_path / "x.parquet")),),
-        "output": str(tmp_path / "out"),
-        "model": str(tiny_model),
-    }
-    with pytest.raises(UsageError, match=said):
-        run(JobOptions.of(**MODEL | given | options))
-
-
 def test_an_input_without_rows_is_a_usage_error(ray_local, tiny_model, tmp_path):
     (tmp_path / "x.jsonl").write_text("")
     with pytest.raises(UsageError, match="there are no rows"):
@@ -407,17 +389,7 @@ def test_stages_do_without_torch(tmp_path):
         Reading(storage, Columns.of(options)),
         Fetcher(storage, 2**20),
         Preparation.of(options, model="testbed", engine=engine, storage=storage, handler=Preparing),
-        WorkerOptions(
-            model="testbed",
-            path="testbed",
-            engine=engine,
-            storage=storage,
-            run_id="run",
-            tariff=Tariff(),
-            threads=1,
-            batch_timeout=1.0,
-            handler=Labelling,
-        ),
+        worker_options("testbed", engine),
     ]
     (tmp_path / "stages").write_bytes(pickle.dumps(stages))
     code = """if True:

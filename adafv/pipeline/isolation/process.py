@@ -43,6 +43,7 @@ class Handler(Protocol):
 
     def is_spent(self, error: BaseException) -> bool:
         """Whether `error` leaves the process unusable, so that it has to end."""
+        return False
 
 
 class Died(Exception):  # noqa: N818  (an outcome)

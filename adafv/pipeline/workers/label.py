@@ -165,7 +165,7 @@ def _actor() -> str | None:
     return ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
 
 
-class Labelling:
+class Labelling(Handler):
     """The work in the child process: the engine, and the columns of its labels."""
 
     def __init__(self, options: WorkerOptions) -> None:

@@ -78,7 +78,7 @@ def _process(preparation: Preparation) -> Isolated:
     return Isolated(partial(preparation.handler, preparation), preparation.timeout, memory)
 
 
-class Preparing:
+class Preparing(Handler):
     """The work in the child process. Adjacent rows with the same images decode them once."""
 
     def __init__(self, preparation: Preparation) -> None:
@@ -92,9 +92,6 @@ class Preparing:
             [row] = rows.from_table(table.slice(number, 1))
             prepared.append(self._prepare(row, on_progress))
         return samples.to_table(prepared)
-
-    def is_spent(self, error: BaseException) -> bool:
-        return False
 
     def _prepare(self, row: Row, on_progress: Callable[[], None]) -> tuple[Row, Sample | None, float]:
         start = time.perf_counter()

@@ -77,19 +77,7 @@ def rows_of(scenes: int, seed: int, seeds: range, shown: Callable[[int], Shown])
             }
 
 
-def write_dataset(
-    output: Path,
-    scenes: int,
-    seed: int = 0,
-    types: Iterable[str] | None = None,
-    shard_rows: int = 5000,
-    style: StyleName = "plain",
-) -> list[Path]:
-    """Write scenes' rows in shards and return their paths. Errors as for `write_shards` and `rows`."""
-    return write_shards(output, rows(scenes, seed, types, style), shard_rows)
-
-
-def write_shards(output: Path, asked: Iterable[dict[str, object]], shard_rows: int) -> list[Path]:
+def write_shards(output: Path, asked: Iterable[dict[str, object]], shard_rows: int = 5000) -> list[Path]:
     """Write shards of about `shard_rows` rows, no scene split over two, and return their paths.
 
     Raises:

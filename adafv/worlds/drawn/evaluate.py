@@ -42,8 +42,3 @@ def answer(folder: Path, scene: Scene, asked: Sequence[str], options: EngineOpti
 def _loaded(folder: Path, options: EngineOptions) -> tuple[Engine, Preparer]:
     adapter, processing = load_model(str(folder), options)
     return Engine(adapter, processing, options), Preparer(processing, options)
-
-
-def conversation(text: str) -> list[dict[str, object]]:
-    """One picture and one question, as chat templates take them."""
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

@@ -36,7 +36,7 @@ PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER = "<pad>", "<s>", "</s>", "<unk>", "<image
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE, ANSWER)
 TOKENS = (*SPECIAL_TOKENS, *VOCABULARY)  # a token's id is its place in this list
 
-_SPECIAL: dict[str, Any] = {
+SPECIAL_IDS: dict[str, Any] = {
     "bos_token_id": TOKENS.index(BOS),
     "eos_token_id": TOKENS.index(EOS),
     "pad_token_id": TOKENS.index(PAD),
@@ -82,9 +82,7 @@ def build_model(size: ModelSize = ModelSize(), seed: int = 0) -> LlavaNextForCon
 
 def start(model: Any, seed: int) -> Any:
     """Give the model its weights and the ends of its answers."""
-    model.generation_config = GenerationConfig(
-        bos_token_id=TOKENS.index(BOS), eos_token_id=TOKENS.index(EOS), pad_token_id=TOKENS.index(PAD)
-    )
+    model.generation_config = GenerationConfig(**SPECIAL_IDS)
     initialise(model, seed)
     return model
 
@@ -108,7 +106,7 @@ def model_config(size: ModelSize = ModelSize()) -> LlavaNextConfig:
         vision_feature_select_strategy="default",
         image_seq_length=(CROP // PATCH) ** 2,
         tie_word_embeddings=True,
-        **_SPECIAL,
+        **SPECIAL_IDS,
     )
 
 
@@ -122,7 +120,7 @@ def text_config(size: ModelSize, words: int = len(TOKENS)) -> LlamaConfig:
         num_key_value_heads=size.heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        **_SPECIAL,
+        **SPECIAL_IDS,
     )
 
 

@@ -15,16 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from adafv.worlds.drawn.attention import by_pictures
-from adafv.worlds.drawn.family import Family, ProcessorParts, Seen, TokenPlaces, initialise
-from adafv.worlds.drawn.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, TOKENS, build_tokenizer
+from adafv.worlds.drawn.family import Family, ProcessorParts, Seen, TokenPlaces
+from adafv.worlds.drawn.model import BOS, CHAT_TEMPLATE, IMAGE, SPECIAL_IDS, TOKENS, build_tokenizer, start
 
 VISION, END_OF_VISION, VIDEO = "<vision>", "</vision>", "<video>"
 PATCH, MERGED = 4, 8  # px: a patch's side, a token's
@@ -46,11 +42,7 @@ class Qwen(Family):
     question_start = (END_OF_VISION,)
 
     def build_model(self, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-        model = Qwen2_5_VLForConditionalGeneration(self._config())
-        ids = {name: self.tokens.index(word) for name, word in (("bos", BOS), ("eos", EOS), ("pad", PAD))}
-        model.generation_config = GenerationConfig(**{f"{name}_token_id": id_ for name, id_ in ids.items()})
-        initialise(model, seed)
-        return model
+        return start(Qwen2_5_VLForConditionalGeneration(self._config()), seed)
 
     def _config(self) -> Qwen2_5_VLConfig:
         head = self.text_hidden // self.heads // 2
@@ -63,14 +55,12 @@ class Qwen(Family):
             "num_key_value_heads": self.heads,
             "max_position_embeddings": 1024,
             "tie_word_embeddings": True,
-            "bos_token_id": self.tokens.index(BOS),
-            "eos_token_id": self.tokens.index(EOS),
-            "pad_token_id": self.tokens.index(PAD),
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
                 "mrope_section": [head // 4, head * 3 // 8, head * 3 // 8],  # as published: 16, 24, 24
             },
+            **SPECIAL_IDS,
         }
         vision = {
             "depth": self.vision_layers,

@@ -129,11 +129,7 @@ def _read(folder: Path, columns: list[str]) -> dict[str, list]:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"no Parquet files in {folder}")
-    rows: dict[str, list] = {name: [] for name in columns}
-    for file in files:
-        for name, values in pq.read_table(file, columns=columns).to_pydict().items():
-            rows[name] += values
-    return rows
+    return pq.ParquetDataset(files).read(columns).to_pydict()
 
 
 def main(arguments: list[str] | None = None) -> None:

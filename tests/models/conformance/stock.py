@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from tests.models.conformance.variant import Variant
+from tests.models.slow_way import similarity
 
 
 class Nothing:
@@ -50,6 +51,17 @@ class Answer:
     prompt_tokens: int
 
 
+@torch.inference_mode()
+def generated(model: Any, inputs: Any, max_new_tokens: int) -> Answer:
+    """What a stock model answers greedily."""
+    how = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    prompt = inputs["input_ids"].shape[1]
+    ids = out.sequences[0, prompt:]
+    scores = torch.cat(out.logits).float().log_softmax(dim=-1)
+    return Answer(ids.tolist(), float(scores.gather(1, ids[:, None]).mean()), prompt)
+
+
 @dataclass(frozen=True, eq=False)
 class SlowCues:
     """The visual tokens in the packed sequence's order, without newlines: [N, D], and their cues [N]."""
@@ -76,15 +88,8 @@ class Stock:
         added = bos is None or not text.startswith(bos)  # as `apply_chat_template(tokenize=True)` decides it
         return self.processor(**given, text=[text], return_tensors="pt", add_special_tokens=added)
 
-    @torch.inference_mode()
     def generate(self, images: list[Image.Image], question: str, max_new_tokens: int) -> Answer:
-        inputs = self.inputs(images, question)
-        how = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
-        prompt = inputs["input_ids"].shape[1]
-        ids = out.sequences[0, prompt:]
-        scores = torch.cat(out.logits).float().log_softmax(dim=-1)
-        return Answer(ids.tolist(), float(scores.gather(1, ids[:, None]).mean()), prompt)
+        return generated(self.model, self.inputs(images, question), max_new_tokens)
 
     @torch.inference_mode()
     def cues(self, image: Image.Image, question: str) -> SlowCues:
@@ -103,7 +108,7 @@ class Stock:
         packed = torch.cat([part.flatten(0, -2) for part in packed])
         tokens = packed[~packed.isnan().any(dim=1)]
         saliency = self._packed(self.variant.saliency(matrices[0], self.model.config), inputs)
-        return SlowCues(tokens, saliency, self._similarity(question, tokens))
+        return SlowCues(tokens, saliency, similarity(self.model, self.processor.tokenizer, question, tokens))
 
     @contextmanager
     def _watched(self, model: Any) -> Iterator[list[Tensor]]:
@@ -136,12 +141,3 @@ class Stock:
             arguments["vision_feature_select_strategy"] = "default"
         (packed,), _ = inner.pack_image_features([crops[..., None]], inputs["image_sizes"], **arguments)
         return packed[~packed.isnan()]
-
-    def _similarity(self, question: str, tokens: Tensor) -> Tensor:
-        ids = self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
-        best = torch.zeros(len(tokens))
-        for token in ids:
-            embedding = self.model.get_input_embeddings().weight[token]
-            cosine = torch.nn.functional.cosine_similarity(embedding[None], tokens, dim=-1)
-            best = torch.maximum(best, (100 * cosine).softmax(dim=0))
-        return best

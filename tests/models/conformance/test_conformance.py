@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 
@@ -232,14 +233,21 @@ def _read(adapter, ids: torch.Tensor) -> torch.Tensor:
     return adapter.language_model(inputs_embeds=adapter.embed(ids)[None]).last_hidden_state
 
 
-def test_the_language_model_can_stay_away(subject):
-    """For back ends that have their own: what comes before it is the same."""
+def test_the_language_model_can_stay_away(subject, caplog, monkeypatch):
+    """For back ends that have their own: what comes before it is the same, and nobody is told of the weights that have
+    no place."""
+    whole, config = subject.adapter, subject.processing.config.to_dict()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     cpu = torch.device("cpu")
     front = load_adapter(str(subject.path), subject.processing, cpu, torch.float32, language_model=False)
     assert front.language_model is front.model.get_decoder(), "which loading quantises and sets attention of"
     crops = torch.from_numpy(subject.processing.crops(picture((64, 64))))
-    assert torch.equal(front.encode(crops).tokens, subject.adapter.encode(crops).tokens)
-    assert torch.equal(front.embed(torch.arange(9)), subject.adapter.embed(torch.arange(9)))
+    assert torch.equal(front.encode(crops).tokens, whole.encode(crops).tokens)
+    assert torch.equal(front.embed(torch.arange(9)), whole.embed(torch.arange(9)))
+    assert front.newline is None or torch.equal(front.newline, whole.newline)
+    assert front.model.generation_config.eos_token_id == whole.model.generation_config.eos_token_id
+    assert "UNEXPECTED" not in caplog.text
+    assert subject.processing.config.to_dict() == config, "it is shared"
     assert not [
         name for name, _ in front.model.named_modules() if re.search(r"lm_head|(language|text)_model\.layers\.", name)
     ]

@@ -15,7 +15,7 @@ from adafv.engine import EngineOptions, Label
 from adafv.engine.choices import choice_tokens
 from adafv.models import load_adapter
 from tests.models.checkpoint import Checkpoint
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import for_pictures, generated
 from tests.models.conftest import picture
 from tests.models.general.kinds import KINDS, Kind
 from tests.models.general.tiny import images_of, processor_class
@@ -60,19 +60,10 @@ class Trial(Checkpoint):
         asked = {"return_mm_token_type_ids": True} if self.model_type in NEEDS_TYPES else {}
         return self.processor(**given, **asked, text=[text + answer], return_tensors="pt")
 
-    def stock_answer(self, sizes: list[tuple[int, int]], question: str, length: int) -> tuple[list[int], float]:
-        """Tokens and their mean log-probability."""
-        inputs = self.stock_inputs(sizes, question)
-        how: dict[str, Any] = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        with torch.inference_mode():
-            out = self.stock.generate(**inputs, max_new_tokens=length, **how)
-        ids = out.sequences[0, inputs["input_ids"].shape[1] :]
-        scores = torch.cat(out.logits).float().log_softmax(dim=-1)
-        return ids.tolist(), float(scores.gather(1, ids[:, None]).mean())
-
     def check(self, label: Label, sizes: list[tuple[int, int]], question: str) -> None:
-        ids, logprob = self.stock_answer(sizes, question, label.output_tokens)
-        assert label.answer == self.processing.decode(ids), (sizes, label.answer, self.processing.decode(ids))
+        stock = generated(self.stock, self.stock_inputs(sizes, question), label.output_tokens)
+        answer, logprob = self.processing.decode(stock.ids), stock.mean_logprob
+        assert label.answer == answer, (sizes, label.answer, answer)
         assert abs(label.mean_logprob - logprob) < 1e-3, (sizes, label.mean_logprob, logprob)
 
     def none_is_stock(self) -> None:

@@ -33,13 +33,19 @@ def columns(prompt: str = "{question}", names: tuple[str, ...] = ("question",), 
 FIXED = columns("Describe.", ())
 
 
-def rows_of(uri: object, storage: Storage | None = None, wanted: Columns | None = None) -> list[Row]:
-    """The rows of an input as they travel, images fetched; the planning pass must see as many."""
+def read(uri: object, storage: Storage | None = None, wanted: Columns | None = None) -> list[Row]:
+    """The rows of an input; the planning pass must see as many."""
     storage, wanted = storage or Storage(), wanted or columns()
     units = discovery.open_source(str(uri), storage, wanted).units
     found = [row_of(record, wanted) for unit in units for record in read_unit(unit, storage, wanted)]
     assert sum(len(scan_unit(unit, storage, wanted).digests) for unit in units) == len(found)
-    return Fetcher(storage, max_bytes=10**7).fetch_rows(from_table(to_table(found)))
+    return found
+
+
+def rows_of(uri: object, storage: Storage | None = None, wanted: Columns | None = None) -> list[Row]:
+    """Likewise, as they travel, and images fetched."""
+    found = read(uri, storage, wanted)
+    return Fetcher(storage or Storage(), max_bytes=10**7).fetch_rows(from_table(to_table(found)))
 
 
 def check(rows: list[Row]) -> None:
@@ -123,8 +129,7 @@ def test_compressed_jsonl(tmp_path):
 def test_other_columns_fill_the_prompt(tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"key": 7, "pic": "a", "q": "why", "n": 2}])
     wanted = columns("{q}? {{{n}}}", ("q", "n"), id="key", image="pic", question="q")
-    [row] = [row_of(record, wanted) for unit in discovery.open_source(str(path), Storage(), wanted).units
-             for record in read_unit(unit, Storage(), wanted)]  # fmt: skip
+    [row] = read(path, wanted=wanted)
     assert (row.id, row.question, row.prompt, row.images[0].uri) == ("7", "why", "why? {2}", "a")
 
 
@@ -172,20 +177,16 @@ def test_bad_jsonl_lines_cost_only_themselves(tmp_path):
         good,
     ]
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
-    wanted = columns()
-    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
+    found = read(tmp_path / "x.jsonl")
     assert errors(found) == [None, *["bad_row"] * 6, None]
-    assert [row.image for row in found[1:3]] == [f"{unit.uri}#1", f"{unit.uri}#2"]
+    assert [row.image for row in found[1:3]] == [f"{tmp_path}/x.jsonl#1", f"{tmp_path}/x.jsonl#2"]
 
 
 def test_overlong_lines_are_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr("adafv.pipeline.sources.units.LINE_LIMIT", 2**21)
     good = b'{"id": "a", "image": "x", "question": "q"}'
     (tmp_path / "x.jsonl").write_bytes(good + b"\n" + b"x" * 2**24 + b"\n" + good + b"\n")
-    wanted = columns()
-    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    assert errors([row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]) == [None, "bad_row", None]
+    assert errors(read(tmp_path / "x.jsonl")) == [None, "bad_row", None]
 
 
 BAD_VALUES = [
@@ -210,30 +211,18 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("values", "error"), BAD_VALUES)
 def test_bad_values(tmp_path, values, error):
     write_jsonl(tmp_path / "x.jsonl", [{"id": "a", "image": "x", "question": "q"} | values, *ROWS])
-    wanted = columns()
-    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    assert errors([row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]) == [
-        error,
-        None,
-        None,
-        None,
-        None,
-    ]
+    assert errors(read(tmp_path / "x.jsonl")) == [error, None, None, None, None]
 
 
 def test_a_missing_key_in_one_line_is_a_reject(tmp_path):
     write_jsonl(tmp_path / "x.jsonl", [*ROWS, {"id": "b", "image": "x"}, {"image": "x", "question": "q"}, {"id": "c"}])
-    wanted = columns()
-    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
+    found = read(tmp_path / "x.jsonl")
     assert errors(found)[4:] == ["prompt_incomplete", "missing_id", "image_missing"]
 
 
 def test_unpaired_surrogates_are_replaced(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": "a\\ud800", "image": "i\\udfff", "question": "q\\ud83d!\\u0000"}\n')
-    wanted = columns()
-    [unit] = discovery.open_source(str(tmp_path / "x.jsonl"), Storage(), wanted).units
-    [row] = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
+    [row] = read(tmp_path / "x.jsonl")
     assert (row.id, row.images[0].uri, row.prompt) == ("a\ufffd", "i\ufffd", "q\ufffd!\0")
 
 
@@ -319,8 +308,5 @@ def test_a_damaged_header_in_the_middle_of_a_tar_is_no_end_of_it(tmp_path, cut):
     data = bytearray(path.read_bytes())
     data[third : third + 200] = b"\xff" * 200
     path.write_bytes(data[: third + 100] if cut else data)
-    wanted = columns()
-    [unit] = discovery.open_source(str(path), Storage(), wanted).units
-    found = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted)]
+    found = read(path)
     assert errors(found)[-1] == "source_unreadable" and errors(found)[:1] == [None]
-    assert len(scan_unit(unit, Storage(), wanted).digests) == len(found)

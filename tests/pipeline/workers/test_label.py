@@ -8,31 +8,18 @@ from transformers import AutoTokenizer
 
 from adafv.engine import EngineOptions
 from adafv.pipeline.options import JobOptions
-from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.schema import labels_schema
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of, to_table
-from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import Labelling, WorkerOptions
-from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.pipeline.workers.label import Labelling
+from adafv.pipeline.workers.prepare import Preparing
 from tests import tiny_qwen
 from tests.pipeline.pictures import SOUND, encoded, picture
+from tests.pipeline.workers.stages import preparing, worker_options
 
 
-def stages(tiny_model, engine: EngineOptions) -> tuple[Preparing, Labelling]:
-    """What a row passes between the fetcher and the sink, without its processes."""
-    prepare = Preparing(
-        Preparation(
-            model=str(tiny_model), engine=engine, storage=Storage(), max_pixels=10**6, max_bytes=10**6, timeout=60.0,
-            handler=Preparing,
-        )
-    )  # fmt: skip
-    tariff = Tariff(None, (), 1)
-    options = WorkerOptions(
-        model="m", path=str(tiny_model), engine=engine, storage=Storage(), run_id="run", tariff=tariff, threads=1,
-        batch_timeout=60.0, handler=Labelling,
-    )  # fmt: skip
-    return prepare, Labelling(options)
+def stages(model, engine: EngineOptions) -> tuple[Preparing, Labelling]:
+    return preparing(model, engine), Labelling(worker_options(model, engine))
 
 
 @pytest.mark.parametrize("strategy", ["none", "saliency"])

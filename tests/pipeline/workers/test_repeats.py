@@ -15,11 +15,10 @@ from transformers import AutoTokenizer
 from adafv.engine import EngineOptions
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.sources.rows import Row, RowImage, to_table
-from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.label import Labelling, LabelWorker, WorkerOptions
-from adafv.pipeline.workers.prepare import Preparation, Preparing
+from adafv.pipeline.workers.label import Labelling, LabelWorker
 from adafv.pipeline.workers.repeats import LabelMemory
 from tests.pipeline.pictures import SOUND
+from tests.pipeline.workers.stages import preparing, worker_options
 
 ENGINE = EngineOptions(strategy="saliency", keep=0.5, max_new_tokens=4)
 
@@ -37,23 +36,14 @@ class Here:
 
 @pytest.fixture
 def prepare(tiny_model) -> Callable[[list[Row]], pa.Table]:
-    preparing = Preparing(
-        Preparation(
-            model=str(tiny_model), engine=ENGINE, storage=Storage(), max_pixels=10**6, max_bytes=10**6, timeout=60.0,
-            handler=Preparing,
-        )
-    )  # fmt: skip
-    return lambda rows: preparing(to_table(rows), lambda: None)
+    prepare = preparing(tiny_model, ENGINE)
+    return lambda rows: prepare(to_table(rows), lambda: None)
 
 
 @pytest.fixture
 def worker(tiny_model) -> Callable[..., LabelWorker]:
     def make(known: LabelMemory | None) -> LabelWorker:
-        options = WorkerOptions(
-            model="m", path=str(tiny_model), engine=ENGINE, storage=Storage(), run_id="run",
-            tariff=Tariff(1.0, (), 1), threads=1, batch_timeout=60.0, handler=Labelling, carried=("source",),
-            known=known,
-        )  # fmt: skip
+        options = worker_options(tiny_model, ENGINE, tariff=Tariff(1.0), carried=("source",), known=known)
         made = LabelWorker(options)
         made._process = Here(Labelling(options))
         return made

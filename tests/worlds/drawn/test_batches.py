@@ -13,13 +13,13 @@ from adafv.worlds.drawn.batches import (
     make_batch,
     random_keep,
 )
-from adafv.worlds.drawn.evaluate import conversation
 from adafv.worlds.drawn.family import NEWLINE
 from adafv.worlds.drawn.llava import LlavaNext, layout, normalise
 from adafv.worlds.drawn.losses import pack, read
 from adafv.worlds.drawn.model import CROP, PATCH, build_model, build_processor
 from adafv.worlds.drawn.questions import CONTENT_WORDS, questions
 from adafv.worlds.drawn.scenes import GRIDS, make_scene, render
+from tests.worlds.drawn.conftest import conversation
 
 SCENES = [make_scene(70 + i, grid) for i, grid in enumerate(GRIDS)]
 family = LlavaNext()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageChops
 
-from adafv.worlds.drawn.dataset import SCHEMA, main, rows, write_dataset
+from adafv.worlds.drawn.dataset import SCHEMA, main, rows, write_shards
 from adafv.worlds.drawn.questions import questions
 from adafv.worlds.drawn.scenes import EVALUATION_SEEDS, make_scene, render
 
@@ -16,7 +16,7 @@ def read(folder):
 
 
 def test_round_trip(tmp_path):
-    write_dataset(tmp_path, scenes=6, seed=40)
+    write_shards(tmp_path, rows(6, seed=40))
     table = pq.read_table(tmp_path / "part-00000.parquet")
     assert table.schema.equals(SCHEMA)
     written = table.to_pylist()
@@ -36,7 +36,7 @@ def test_round_trip(tmp_path):
 
 
 def test_shards_hold_whole_scenes_and_leave_nothing_else(tmp_path):
-    shards = write_dataset(tmp_path, scenes=10, shard_rows=25)
+    shards = write_shards(tmp_path, rows(10), shard_rows=25)
     assert sorted(tmp_path.iterdir()) == shards
     assert len(shards) > 2
     scenes_of = [set(pq.read_table(shard)["scene"].to_pylist()) for shard in shards]
@@ -65,10 +65,10 @@ def test_seeds_outside_the_range_are_refused(scenes, seed):
 
 
 def test_an_existing_dataset_is_not_mixed_with_another(tmp_path):
-    write_dataset(tmp_path, scenes=1)
+    write_shards(tmp_path, rows(1))
     before = read(tmp_path)
     with pytest.raises(FileExistsError, match=str(tmp_path)):
-        write_dataset(tmp_path, scenes=2)
+        write_shards(tmp_path, rows(2))
     assert read(tmp_path) == before
 
 

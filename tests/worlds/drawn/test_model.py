@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from adafv.worlds.drawn.evaluate import conversation
 from adafv.worlds.drawn.model import (
     ANSWER,
     BOS,
@@ -17,6 +16,7 @@ from adafv.worlds.drawn.model import (
     build_processor,
 )
 from adafv.worlds.drawn.scenes import make_scene, render
+from tests.worlds.drawn.conftest import conversation
 
 
 @pytest.fixture(scope="module")
