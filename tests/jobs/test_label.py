@@ -75,7 +75,10 @@ def test_too_many_rejects(ray_local, tiny_model, tmp_path, capsys):
     arguments = command(tiny_model, tmp_path / "out", write_jsonl(tmp_path / "rows.jsonl", rows))
     assert main([*arguments, "--max-reject-rate", "0.74"]) == 3
     captured = capsys.readouterr()
-    assert "image_not_found      3" in captured.out and "3 of 4 rows were rejected; --max-reject-rate is 0.74" in captured.err
+    assert (
+        "image_not_found      3" in captured.out
+        and "3 of 4 rows were rejected; --max-reject-rate is 0.74" in captured.err
+    )
     assert main([*arguments, "--max-reject-rate", "0.74"]) == 0
 
 
