@@ -101,8 +101,8 @@ def _read_parquet(reading: UnitReading) -> Iterator[Record]:
                     done += count
                 else:
                     for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted, single), number):
-                        for one in _asked(reading.record(row, values, reject), reading):
-                            yield one
+                        for one in _asked(reading.record(row, values), reading):  # as if no other column were damaged
+                            yield one if reject is None else replace(one, reject=reject)
                             done += 1
                 number += file.metadata.row_group(group).num_rows
     except READ_ERRORS as error:

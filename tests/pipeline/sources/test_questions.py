@@ -354,6 +354,16 @@ def test_what_decides_how_many_records_there_are_ends_the_file_if_it_is_damaged(
     assert len(list(read_unit(unit, Storage(), columns))) == len(scan.digests) == (2 if damage == "id" else 7)
 
 
+def test_rows_that_where_excludes_are_not_rejected_for_a_damaged_image(tmp_path):
+    """Or their rejects took the places of other rows, which then were lost or labelled twice."""
+    columns = replace(named("?", ()), where="id in ['r1', 'r4', 'r8']")
+    [unit] = units_of(damaged(tmp_path / "rows.parquet", "image"), columns)
+    assert len(scan_unit(unit, Storage(), columns).digests) == 3
+    rows = [row_of(record, columns) for record in read_unit(unit, Storage(), columns, idle=[False] * 3)]
+    assert [(row.id, row.reject and row.reject.error) for row in rows] == [
+        ("r1", None), ("r4", "source_unreadable"), ("r8", None)]  # fmt: skip
+
+
 def test_where_damage_hides_how_many_questions_there_are_no_later_row_takes_another_ones_place(tmp_path):
     """A verdict is of a record by its number: were the third row group read all the same, then, if the store failed
     for a moment in one pass only, each of its rows would have the verdict of another."""
