@@ -69,6 +69,8 @@ def test_local(root, path):
         ("/etc/passwd", "image_refused"),
         ("file:///etc/passwd", "image_refused"),
         ("file://{root}/%2e%2e/secret.jpg", "image_refused"),
+        ("file://[/secret.jpg", "image_refused"),
+        ("file://a\u2100b/secret.jpg", "image_refused"),
         ("../root-beside/b.jpg", "image_refused"),
         ("a\0.jpg", "image_refused"),
         ("sub", "image_refused"),

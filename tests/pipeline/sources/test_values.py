@@ -525,6 +525,13 @@ def test_an_extension_type_that_says_nonsense(tmp_path, metadata):
         rows_of(tmp_path / "x.parquet")
 
 
+def test_a_uri_that_python_cannot_parse_is_a_row_like_any_other(tmp_path):
+    """The fetch stage refuses it; an exception here would end the run."""
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "image": "file://[/a.jpg", "question": "w"}')
+    [row] = rows_of(tmp_path / "x.jsonl")
+    assert row.reject is None and [(image.uri, image.place) for image in row.images] == [("file://[/a.jpg", "/a.jpg")]
+
+
 def test_text_that_is_not_utf8(tmp_path):
     broken = pa.array([b"w\xc3", b"w"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 2, broken.buffers())
