@@ -541,6 +541,14 @@ def test_text_that_is_not_utf8(tmp_path):
     assert bad.reject and bad.reject.error == "missing_id" and good.id == "w"
 
 
+def test_dates_that_python_does_not_have(tmp_path):
+    """They say what they are, and are no text with damage."""
+    dates = pa.array([2**30, 0], pa.int32()).cast(pa.date32())
+    bad, good = write(tmp_path, replace(COLUMNS, carried=("day",)), day=dates)
+    assert good.carried == ("1970-01-01",)
+    assert bad.reject and bad.reject.message == "column 'day' holds a date32[day] that Python doesn't have"
+
+
 def test_a_question_column_alone_says_what_to_give(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1, "image": "a", "problem": "w"}')
     with pytest.raises(UsageError, match=r"give --prompt '\{problem\}'"):
