@@ -31,6 +31,7 @@ from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.listing import expand_braces, list_files
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, row_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
@@ -133,6 +134,17 @@ def test_each_member_of_a_tar_is_accounted_for(tmp_path_factory, given_members, 
 
 
 GOOD = {"id": "a", "image": "x", "question": "q"}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("more", [b"", json.dumps(GOOD).encode()])
+def test_compressed_nothing_is_nothing(tmp_path, pack, more):
+    """Also before something: a tool may begin a file with an empty part."""
+    (tmp_path / "x.jsonl").write_bytes(pack(b"") + (pack(more) if more else b""))
+    records = [*read_unit(Unit("jsonl", f"{tmp_path}/x.jsonl"), Storage(), ASKED)]
+    assert errors(records, ASKED) == [None] * bool(more)
+
+
 LINES = st.lists(st.sampled_from(["", "  ", json.dumps(GOOD), "{broken", "[1]", '"text"', "7"]), max_size=12)
 
 
