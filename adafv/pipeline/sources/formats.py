@@ -74,7 +74,7 @@ def _asked(record: Record, reading: UnitReading) -> Iterator[Record]:
             if not holds(columns.where, record.columns):
                 reading.passed.add("rows", "--where doesn't hold for them", record.place)
                 return iter(())
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:  # the latter for deep nesting
             record = replace(record, reject=Reject("bad_row", f"--where compares what can't be: {error}"))
     known = {name: without_nan(record.columns[name]) for name in columns.wanted if name in record.columns}
     record = replace(record, columns=record.columns | known)

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.worklist import scan_unit
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import discovery, formats, units
 from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
-from adafv.pipeline.sources.records import BY_PLACE, Columns
+from adafv.pipeline.sources.records import BY_PLACE, Columns, Record
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
 from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
@@ -254,6 +255,22 @@ def test_every_turn_of_a_mismatch_is_rejected_by_its_id(tmp_path):
 ))  # fmt: skip
 def test_whatever_a_column_holds_is_read_or_rejected(value):
     exchanges_of(value, "conversations")
+
+
+def test_what_is_nested_too_deeply_is_a_reject():
+    """The parser may just bear it where what comes behind it doesn't. An exception would end the run."""
+    columns = replace(LIST, carried=("x",), prompt="?", prompt_columns=())
+    reading = formats.UnitReading(Unit("jsonl", "/rows.jsonl"), Storage(), replace(columns, where="x == y"))
+    deep, as_deep = [], []
+    for _ in range(2000):
+        deep, as_deep = [deep], [as_deep]
+    record = Record("/rows.jsonl#0", "/", {"id": 1, "image": "a", "x": deep, "y": as_deep})
+    [compared] = formats._asked(record, reading)
+    for one, said in ((record, "column 'x' is nested too deeply"), (compared, "--where compares what can't be")):
+        row = row_of(one, columns)
+        assert row.reject is not None and row.reject.error == "bad_row" and said in row.reject.message
+    talk = exchanges_of([{"from": deep, "value": ""}], "conversations")
+    assert isinstance(talk, Reject) and "turn 1 is from what is of type list" in talk.message
 
 
 @given(parts=st.lists(st.one_of(st.none(), st.from_regex(r"[a-z]([a-z ]*[a-z])?", fullmatch=True)), max_size=8))
