@@ -411,6 +411,11 @@ def test_a_column_of_nulls_in_one_of_several_files(tmp_path):
     assert good.reject is None and bad.reject and bad.reject.error == "image_missing"
 
 
+def test_a_column_that_is_only_copied_or_compared_may_hold_nothing(tmp_path):
+    [row] = write(tmp_path, replace(COLUMNS, carried=("other",), where="other is None"), other=pa.nulls(1))
+    assert row.reject is None and row.carried == (None,)
+
+
 def test_conversations_of_any_type(tmp_path):
     turn = pa.struct({"from": pa.string(), "value": pa.large_string(), "more": pa.duration("ns")})
     said = [[{"from": "human", "value": "w"}, None], None, [{"from": "human", "value": "w"}]]
