@@ -170,10 +170,8 @@ def _walk(
                     yield from _walk(root, name, (*above, real), uri, passed, pattern)
             elif reach != WITHIN:
                 continue
-            elif (
-                _is(os.DirEntry.is_file, entry) or entry.is_symlink()
-            ):  # a link to nothing is a file that can't be read
-                yield name
+            elif _is(os.DirEntry.is_file, entry) or not os.path.exists(entry.path):
+                yield name  # a link to nothing is a file that can't be read
             else:
                 passed.add("files", "a pipe, a socket or a device is no file", f"{uri}/{name}")
 

@@ -455,6 +455,7 @@ def test_odd_files_of_a_folder(tmp_path):
     (tmp_path / "in" / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    (tmp_path / "in" / "endless.jpg").symlink_to("/dev/zero")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/n\xff.jpg")).write_bytes(JPEG)
     (tmp_path / "beside").mkdir()
     (tmp_path / "beside" / "b.jpg").write_bytes(JPEG)
@@ -466,7 +467,15 @@ def test_odd_files_of_a_folder(tmp_path):
         "gone.jpg": "image_not_found", "self.jpg": "image_fetch_failed", "n\ufffd.jpg": "bad_row",
         "sub/b.jpg": "image_refused",
     }  # fmt: skip
-    assert passed.total("files") == 1 and passed.total("links") == 1
+    assert passed.total("files") == 2 and passed.total("links") == 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.tar", "rows.parquet"])
+def test_a_link_to_a_device_is_no_table(tmp_path, name):
+    """It would be read for ever."""
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=rf"holds 1 file, because a pipe, a socket .*{name}\)"):
+        open_source(str(tmp_path), Storage(), FIXED)
 
 
 def test_a_cameras_photos_and_files_without_extensions(tmp_path):
