@@ -52,10 +52,11 @@ def _free(name: str, prefix: str, taken: Collection[str], others: Sequence[pa.Fi
 
 
 def values_of(answer: str, fields: Sequence[pa.Field]) -> dict[str, Any]:
-    """The columns of an answer that matches the schema. An integer beyond 64 bits is null."""
-    if not fields:
-        return {}
-    said = json.loads(answer)
+    """The columns of an answer that matches the schema. An integer beyond 64 bits is null, and so are all columns of an
+    answer that is no object, where the schema allows such."""
+    said = json.loads(answer) if fields else None
+    if not isinstance(said, dict):
+        return {field.name: None for field in fields}
     return {
         field.name: _value(said.get(field.metadata[_PROPERTY].decode("utf-8", "surrogatepass")), field.type)
         for field in fields

@@ -18,6 +18,7 @@ from typing import Any
 from adafv.engine.options import EngineOptions
 from adafv.option import OptionError, option, require, text_of_file, texts_of, weighted_texts
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.redaction import clean
 from adafv.pipeline.uris import split_s3
 from adafv.pipeline.where import columns_where
 
@@ -217,6 +218,9 @@ class JobOptions:
         require(self.on_finish is None or bool(self.on_finish.strip()), "on_finish", "", "a command or an http(s) URL")
         letters = "up to 100 letters, digits, '.', '_' and '-', starting with a letter or digit"
         check("run_id", self.run_id is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run_id), letters)
+        places = [(name, getattr(self, name) or "") for name in ("output", "image_root", "allow_local")]
+        for name, uri in [*(("input", uri) for uri in self.input), *places]:
+            require(clean(uri) == uri, name, uri, "UTF-8: rename the file or folder")
         for uri in (*self.input, self.output, self.image_root or "", self.model, self.engine.text_tower or ""):
             if uri.startswith("s3://"):
                 split_s3(uri)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.redaction import public_uri
@@ -37,8 +37,12 @@ def join(root: str, path: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """A local path, also from a file:// URI."""
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+    """A local path, also from a file:// URI, whose host, query and fragment are ignored. Python's parser would raise
+    for a host such as `[`, and a row may have any."""
+    if not uri.startswith("file://"):
+        return uri
+    _, slash, path = re.split("[?#]", uri.removeprefix("file://"), maxsplit=1)[0].partition("/")
+    return unquote(slash + path)
 
 
 def as_root(root: str) -> str:

@@ -49,6 +49,12 @@ def test_types(name):
     assert name == "recursive" or table.to_pylist() == [{"x": value}]
 
 
+@pytest.mark.parametrize("kind", [{"type": ["object", "null"]}, {}])
+def test_an_answer_need_not_be_an_object(kind):
+    fields = fields_of(json.dumps(kind | {"properties": {"x": {"type": "integer"}}}), RESULTS.names)
+    assert [values_of(answer, fields) for answer in ("null", "[1]", '{"x": 1}')] == [{"x": None}, {"x": None}, {"x": 1}]
+
+
 def test_names_that_labels_have_are_told_apart():
     schema = {"type": "object", "properties": {name: {"type": "integer"} for name in ("id", "answer_id", "", "colour")}}
     fields = fields_of(json.dumps(schema), RESULTS.names)

@@ -314,6 +314,14 @@ def test_options_in_python():
         JobOptions.of(input=["a"], output="o", keeep=1)
 
 
+@pytest.mark.parametrize("name", ["input", "output", "image_root", "allow_local"])
+def test_places_are_utf8(name):
+    """Neither Parquet nor pyarrow's file systems can hold other names."""
+    values = {"input": ["in"], "output": "out", name: "caf\udce9"}
+    with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} is 'caf.udce9'; it must be UTF-8"):
+        JobOptions.of(**values | {"input": ["caf\udce9"] if name == "input" else ["in"]})
+
+
 def test_the_engine_on_a_device():
     assert parse(*NEEDED, "--keep", "0.5").engine_on("cpu") == EngineOptions(keep=0.5, device="cpu")
     with pytest.raises(UsageError, match="--quantize is 'int4'; it must be int8 for auto on cpu"):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPException
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -85,7 +86,7 @@ def read_http(url: str, max_bytes: int, allowed: Address = is_public) -> bytes:
             location = answer.get_redirect_location()
             if not location:
                 return _body(url, answer, max_bytes)
-            url = urljoin(url, location)
+            url = urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))  # as browsers read it
     raise Refused("image_refused", f"{public_uri(url)}: more than {REDIRECTS} redirects")
 
 
@@ -95,14 +96,15 @@ def _answer(url: str, allowed: Address, end: float) -> Iterator[urllib3.BaseHTTP
     what a stranger wrote."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        host, port = _in_ascii(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+        named = _in_ascii(parts.netloc.rpartition("@")[2])
     except ValueError as error:
         raise Refused("image_refused", f"{public_uri(url)} is no URL") from error
     if parts.scheme not in ("http", "https") or not host:
         raise Refused("image_refused", f"{public_uri(url)} is no http(s) URL")
     connection = _connection(parts, host, _address(url, host, port, allowed), port)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = HEADERS | {"Host": parts.netloc.rpartition("@")[2]}
+    target = _quoted((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    headers = HEADERS | {"Host": named}
     try:
         connection.connect()
         connection.timeout = READ
@@ -119,6 +121,16 @@ def _answer(url: str, allowed: Address, end: float) -> Iterator[urllib3.BaseHTTP
         raise Refused("image_refused", wrong) from error
     finally:
         connection.close()
+
+
+def _in_ascii(host: str | None) -> str:
+    """A host, perhaps with a port, as the network names it. Raises ValueError if it can't be named."""
+    return host.encode("idna").decode() if host and not host.isascii() else host or ""
+
+
+def _quoted(target: str) -> str:
+    """A path and query with spaces and characters beyond ASCII escaped, as browsers do it: HTTP forbids them."""
+    return re.sub("[^!-~]", lambda found: quote(found[0]), target)
 
 
 @contextlib.contextmanager

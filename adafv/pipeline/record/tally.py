@@ -107,10 +107,12 @@ class Tally:
         self._note_workers(table)
 
     def _note_workers(self, table: pa.Table) -> None:
-        """The table has whole batches. Rejects have no `labelled_at`."""
+        """The table has whole batches. Rejects have a `labelled_at` only if the model answered, such as those with
+        `answer_incomplete`."""
         starting = [f"worker_{step}_s" for step in schema.STARTING]
         known = ["worker", "worker_actor", "worker_started", *(f"worker_{name}" for name in Device._fields), *starting]
-        batches = table.group_by([*known, "labelled_at"]).aggregate([([], "count_all"), ("gpu_seconds", "sum")])
+        figures = [([], "count_all"), ("error", "count"), ("gpu_seconds", "sum")]
+        batches = table.group_by([*known, "labelled_at"]).aggregate(figures)
         for row in batches.to_pylist():  # few batches, many rows
             self.workers.setdefault(row["worker"], row["worker_started"])
             if row["worker_device"] is not None:  # unknown for a worker with only rejects
@@ -120,7 +122,8 @@ class Tally:
                 self.actors[row["worker"]] = row["worker_actor"]
             if row["labelled_at"] is not None:
                 labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
-                self.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, row["count_all"])
+                labels = row["count_all"] - row["error_count"]
+                self.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, labels)
 
     def worker_seconds(self, now: float) -> float:
         """How long workers have been held, idle time included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import chain
 
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
@@ -22,12 +23,15 @@ def read_csv(reading: UnitReading) -> Iterator[Record]:
     try:
         with open_streamed(reading.unit, reading.storage) as raw:
             text = _text(open_text(raw))
-            first = next(text, "")
+            first, skipped = next(text, ""), 0
+            while first.isspace():
+                reading.pass_over("lines", "an empty line asks nothing", number)
+                first, skipped = next(text, ""), skipped + 1
             delimiter = max(",\t;", key=first.count)
-            names = next(csv.reader([first], delimiter=delimiter), [])
-            if len(set(names)) < len(names):
-                raise ValueError("two columns have one name")
-            for row in _rows(text, delimiter):
+            names, lines = _names(first, text, delimiter)
+            if twice := [name for name in reading.columns.wanted if names.count(name) > 1]:
+                raise ValueError(f"two columns have the name {twice[0]!r}")
+            for row in _rows(text, delimiter, skipped + lines):
                 if not row:
                     reading.pass_over("lines", "an empty line asks nothing", number)
                     continue
@@ -43,8 +47,18 @@ def read_csv(reading: UnitReading) -> Iterator[Record]:
         yield reading.rest_unreadable(number, error)
 
 
-def _rows(text: Iterator[str], delimiter: str) -> Iterator[list[str] | Reject]:
-    """The rows after the first line. One whose quotes are wrong is a reject, which may take further lines with it."""
+def _names(first: str, text: Iterator[str], delimiter: str) -> tuple[list[str], int]:
+    """The names in the `first` line, and how many lines they take: one in quotes may go on in the next lines."""
+    names = next(csv.reader([first], delimiter=delimiter), [])
+    if not names or not names[-1].endswith("\n"):
+        return names, 1
+    reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
+    return next(reader), reader.line_num
+
+
+def _rows(text: Iterator[str], delimiter: str, above: int) -> Iterator[list[str] | Reject]:
+    """The rows below the first `above` lines. One whose quotes are wrong is a reject, which may take further lines with
+    it."""
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         before = reader.line_num
@@ -53,7 +67,8 @@ def _rows(text: Iterator[str], delimiter: str) -> Iterator[list[str] | Reject]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Reject("bad_row", f"lines {before + 2} to {reader.line_num + 1} can't be read as a row: {error}")
+            lines = f"lines {above + before + 1} to {above + reader.line_num}"
+            yield Reject("bad_row", f"{lines} can't be read as a row: {error}")
 
 
 def _problem(row: list[str], names: list[str]) -> Reject | None:

@@ -163,7 +163,7 @@ class _Search:
 
     def _in_files(self, uri: str, files: Sequence[str], named: bool = False) -> Iterable[Unit]:
         """The units of files under the folder `uri`. `named`: whether a pattern names them."""
-        found, passed = len(files), self.passed
+        found, passed = len(files) + self.passed.total("files"), self.passed
         files = without_hidden(without_outputs(files, uri, self.output, passed), uri, IMAGE_EXTENSIONS, passed)
         kinds = kinds_of(uri, files, self.storage, named)
         for name in records_of_img2dataset(kinds):

@@ -74,7 +74,7 @@ def _asked(record: Record, reading: UnitReading) -> Iterator[Record]:
             if not holds(columns.where, record.columns):
                 reading.passed.add("rows", "--where doesn't hold for them", record.place)
                 return iter(())
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:  # the latter for deep nesting
             record = replace(record, reject=Reject("bad_row", f"--where compares what can't be: {error}"))
     known = {name: without_nan(record.columns[name]) for name in columns.wanted if name in record.columns}
     record = replace(record, columns=record.columns | known)
@@ -92,28 +92,29 @@ def _read_parquet(reading: UnitReading) -> Iterator[Record]:
             readers = readers_of(schema, columns)
             counted = {name: readers[name] for name in counting(schema, columns) if name in readers}
             wanted = readers if reading.images else counted
+            single = columns.where is None and not counted.keys() - {columns.id}  # each row is one record
             for group in unit.groups:
                 known = done < len(reading.idle) or (reading.images and columns.where is not None)
-                count = _count(file, group, counted, reading) if known else None
+                count = _count(file, group, counted, reading, single) if known else None
                 if count is not None and [*reading.idle[done : done + count]] == [True] * count:
                     yield from (reading.record(number + i, {}) for i in range(count))
                     done += count
                 else:
-                    for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted), number):
-                        for one in _asked(reading.record(row, values, reject), reading):
-                            yield one
+                    for row, (values, reject) in enumerate(_read_group(file, group, wanted, counted, single), number):
+                        for one in _asked(reading.record(row, values), reading):  # as if no other column were damaged
+                            yield one if reject is None else replace(one, reject=reject)
                             done += 1
                 number += file.metadata.row_group(group).num_rows
     except READ_ERRORS as error:
         yield reading.rest_unreadable(number, error)
 
 
-def _count(file: pq.ParquetFile, group: int, narrow: ColumnReaders, reading: UnitReading) -> int | None:
+def _count(file: pq.ParquetFile, group: int, narrow: ColumnReaders, reading: UnitReading, single: bool) -> int | None:
     """How many records a row group has; None if it is damaged: reading it shows where."""
-    if len(narrow) < 2 and reading.columns.where is None:
+    if single:
         return file.metadata.row_group(group).num_rows
     uncounted = replace(reading, passed=PassedOver())
-    rows = _read_group(file, group, narrow, narrow)
+    rows = _read_group(file, group, narrow, narrow, single)
     try:
         return sum(1 for row in rows for _ in _asked(reading.record("", *row), uncounted))
     except READ_ERRORS:
@@ -121,13 +122,13 @@ def _count(file: pq.ParquetFile, group: int, narrow: ColumnReaders, reading: Uni
 
 
 def _read_group(
-    file: pq.ParquetFile, group: int, wanted: ColumnReaders, narrow: ColumnReaders
+    file: pq.ParquetFile, group: int, wanted: ColumnReaders, narrow: ColumnReaders, single: bool
 ) -> Iterator[tuple[dict[str, Any], Reject | None]]:
     """The rows of a group. If the `wanted` columns are damaged, the rest is rejected by id from the `narrow` ones, as a
     pass over these alone counts them.
 
-    If the ids are damaged and are the only narrow column, the rest is rejected without ids. If the number of records
-    per row depends on a damaged column, later records have no number, and the error is raised.
+    If these are damaged, too, and each row is a `single` record, the rest is rejected without ids. If the number of
+    records per row depends on them, later records have no number, and the error is raised.
     """
     done = 0
     try:
@@ -136,14 +137,14 @@ def _read_group(
                 yield values, None
                 done += 1
     except READ_ERRORS as error:
-        if wanted == narrow and len(narrow) > 1:
+        if wanted == narrow and not single:
             raise
         reject = Reject("source_unreadable", f"row group {group}: {type(error).__name__}: {error}")
         if wanted == narrow:
             left = file.metadata.row_group(group).num_rows - done
             yield from ((dict.fromkeys(narrow), reject) for _ in range(left))
             return
-        for values, _ in islice(_read_group(file, group, narrow, narrow), done, None):
+        for values, _ in islice(_read_group(file, group, narrow, narrow, single), done, None):
             yield values, reject
 
 

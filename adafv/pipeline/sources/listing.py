@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.passed import PassedOver
 from adafv.pipeline.store.s3 import store_error
-from adafv.pipeline.uris import folder_of, is_hub, join
+from adafv.pipeline.uris import folder_of, has_scheme, is_hub, join
 
 SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 OUTPUTS = (r"(labels|rejects)/[^/]*\.parquet", r"runs/[^/]*\.json", r"lease/.*", r"\.tmp/.*", r"recipe\.json")
@@ -56,6 +56,7 @@ class Pattern:
         """A pattern for the lines of a list, paths or URIs relative to its folder. Raises UsageError if they have no
         folder in common."""
         places = [join(folder_of(list_uri), line) for line in lines]
+        places = [place if has_scheme(place) else posixpath.abspath(place) for place in places]  # without ..
         parts = [place.split("/") for place in places]
         same = list(takewhile(lambda several: len(set(several)) == 1, zip(*(one[:-1] for one in parts), strict=False)))
         folder = "/".join(several[0] for several in same)
@@ -169,10 +170,8 @@ def _walk(
                     yield from _walk(root, name, (*above, real), uri, passed, pattern)
             elif reach != WITHIN:
                 continue
-            elif (
-                _is(os.DirEntry.is_file, entry) or entry.is_symlink()
-            ):  # a link to nothing is a file that can't be read
-                yield name
+            elif _is(os.DirEntry.is_file, entry) or not os.path.exists(entry.path):
+                yield name  # a link to nothing is a file that can't be read
             else:
                 passed.add("files", "a pipe, a socket or a device is no file", f"{uri}/{name}")
 

@@ -95,7 +95,8 @@ def _problem(turn: Any, answers: bool, first: bool) -> str:
     if speaker == SYSTEM and not first:
         return "is from 'system', which only the first may be"
     if not isinstance(speaker, str) or speaker not in (*USER, *ASSISTANT, SYSTEM):
-        return f"is from {str(speaker)[:50]!r}; known are human and gpt"
+        named = repr(speaker[:50]) if isinstance(speaker, str) else f"what {is_of(speaker)}"
+        return f"is from {named}; known are human and gpt"
     if speaker in ASSISTANT and not answers:
         return "is an answer, but not to a question"
     if not isinstance(text, str) and (speaker not in ASSISTANT or text is not None):

@@ -165,10 +165,15 @@ def text_of(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _carried(value: Any) -> str | None:
+def _carried(value: Any) -> str | Unreadable | None:
     """Any value as a text; lists, objects and booleans as JSON."""
+    if isinstance(value, Unreadable):
+        return value
     if isinstance(value, list | dict | bool):
-        return clean(json.dumps(value, ensure_ascii=False, default=str))
+        try:
+            return clean(json.dumps(value, ensure_ascii=False, default=str))
+        except RecursionError:  # the parser could just bear it
+            return Unreadable("is nested too deeply")
     return None if value is None else text_of(value) or str(value)
 
 
@@ -176,6 +181,7 @@ def row_of(record: Record, columns: Columns) -> Row:
     """The row of a record. Never raises."""
     values = record.columns
     question = record.exchanges[-1].question if record.exchanges else values.get(columns.question)
+    carried = [_carried(values.get(name)) for name in columns.carried]
     row = Row(
         id=id_of(values.get(columns.id)),
         image=record.place,
@@ -183,15 +189,15 @@ def row_of(record: Record, columns: Columns) -> Row:
         image_root=columns.image_root or record.root,
         question=clean(question) if isinstance(question, str) else None,
         stratum=None if columns.stratum is None else text_of(values.get(columns.stratum)),
-        carried=tuple(_carried(values.get(name)) for name in columns.carried),
+        carried=tuple(None if isinstance(one, Unreadable) else one for one in carried),
     )
     if record.reject is not None:
         return row.rejected(record.reject)
     if row.id is None:
         return row.rejected(_bad_id(columns.id, values.get(columns.id)))
-    for name in columns.carried:
-        if isinstance(values.get(name), Unreadable):
-            return row.rejected(Reject("bad_row", f"column {name!r} {is_of(values[name])}"))
+    for name, one in zip(columns.carried, carried, strict=True):
+        if isinstance(one, Unreadable):
+            return row.rejected(Reject("bad_row", f"column {name!r} {one.problem}"))
     given = values.get(columns.image)
     row = _with_images(row, given, columns)
     row = _with_prompt(row, values | ({columns.question: question} if record.exchanges else {}), columns)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import units
 from adafv.pipeline.sources.json_text import json_object
@@ -56,6 +57,8 @@ def sidecar_values(
     """
     values: dict[str, Any] = {}
     for name in names:
+        if clean(name) != name:  # pyarrow would raise anything
+            return {}, Reject("bad_row", f"{clean(name)}: the file's name isn't UTF-8; rename it")
         try:
             data = _content(f"{folder.rstrip('/')}/{name}", storage, found_at)
         except READ_ERRORS as error:

@@ -21,6 +21,7 @@ MAGIC = (
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\xfd7zXZ\x00", "xz"),
 )
+BZ2 = (b"1AY&SY", b"\x17rE8P\x90")  # behind `BZh` and a digit: a block, or the end if there is none
 
 
 class Readable(Protocol):
@@ -71,7 +72,7 @@ def open_stream(filesystem: pyarrow.fs.FileSystem, path: str) -> Stream:
 def _unpacked(raw: Stream) -> Readable | None:
     """A decompressor for `raw`; None if it isn't compressed."""
     codec = next((codec for magic, codec in MAGIC if raw.start.startswith(magic)), None)
-    if raw.start[:3] == b"BZh" and raw.start[4:10] == b"1AY&SY":
+    if raw.start[:3] == b"BZh" and raw.start[4:10] in BZ2:
         codec = "bz2"
     if codec is None:
         return None

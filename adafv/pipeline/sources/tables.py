@@ -95,7 +95,8 @@ def check_types(schema: pa.Schema, columns: Columns, uri: str, alone: bool) -> N
     for name, usable, demand in _roles(schema, columns):
         if not usable:
             raise UsageError(f"{uri}: column {name!r} is of type {_type_name(schema.field(name))}; {demand}")
-        empty = pa.types.is_null(stored(schema.field(name).type)) and demand and columns.conversations is None
+        needed = demand not in ("", PLAIN) and columns.conversations is None
+        empty = pa.types.is_null(stored(schema.field(name).type)) and needed
         if alone and empty:
             raise UsageError(f"{uri}: column {name!r} holds nothing but nulls; {demand}")
 

@@ -119,6 +119,7 @@ def _has_rest(tar: tarfile.TarFile) -> bool:
 def _samples(tar: tarfile.TarFile, reading: UnitReading) -> Iterator[_TarSample]:
     sample = None
     for member in tar:
+        tar.members.clear()  # type: ignore[attr-defined]  # all that were read, which only random access needs
         if why := _why_not(member):
             reading.pass_over("members", why, member.name)
             continue

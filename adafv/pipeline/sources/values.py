@@ -130,15 +130,17 @@ def listed(array: pa.Array) -> Iterable[Any]:
         return structs(array, {field.name: (index, listed) for index, field in enumerate(array.type)})
     try:
         return array.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):  # text that isn't UTF-8: find the bad values
+    except (ValueError, OverflowError, pa.ArrowException):  # such as text that isn't UTF-8: find the bad values
         return [_one(value) for value in array]
 
 
 def _one(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
-    except (ValueError, OverflowError, pa.ArrowException):
+    except UnicodeDecodeError:
         return NOT_UTF8
+    except (ValueError, OverflowError, pa.ArrowException):  # a date after 9999, an unknown time zone
+        return Unreadable(f"holds a {scalar.type} that Python doesn't have")
 
 
 def lists(array: pa.Array, element: ArrayReader) -> Iterable[Any]:

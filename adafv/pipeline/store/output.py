@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 from botocore.exceptions import ClientError
@@ -25,7 +24,7 @@ from adafv.pipeline.errors import UsageError
 from adafv.pipeline.store.retry import retry
 from adafv.pipeline.store.s3 import delay_of, describe, status_of
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.uris import has_scheme, is_s3, split_s3
+from adafv.pipeline.uris import has_scheme, is_s3, local_path, split_s3
 
 LOG = logging.getLogger("adafv")
 PATIENCE = 180.0  # seconds to retry a failed put
@@ -89,7 +88,7 @@ def open_output(uri: str, storage: Storage) -> Output:
     if is_s3(uri):
         return S3Output(uri, storage)
     if uri.startswith("file://"):
-        return LocalOutput(unquote(urlsplit(uri).path))
+        return LocalOutput(local_path(uri))
     if has_scheme(uri):
         raise UsageError(f"--output is {uri!r}; it must be a local folder or an s3:// URI")
     return LocalOutput(uri)

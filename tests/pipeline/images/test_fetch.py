@@ -69,6 +69,8 @@ def test_local(root, path):
         ("/etc/passwd", "image_refused"),
         ("file:///etc/passwd", "image_refused"),
         ("file://{root}/%2e%2e/secret.jpg", "image_refused"),
+        ("file://[/secret.jpg", "image_refused"),
+        ("file://a\u2100b/secret.jpg", "image_refused"),
         ("../root-beside/b.jpg", "image_refused"),
         ("a\0.jpg", "image_refused"),
         ("sub", "image_refused"),
@@ -303,7 +305,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(int(rest), b"")
         if kind == "redirect":
             self.send_response(302)
-            self.send_header("Location", rest)
+            self.send_header("Location", unquote(rest, "latin-1"))
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if kind == "short":
@@ -366,6 +368,27 @@ def test_http(web):
     assert fetch(f"{web}/redirect//b.jpg", "") == DATA
     assert fetch(f"{web}/flaky/c.jpg", "") == DATA
     assert Handler.seen.count("/flaky/c.jpg") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/a b.jpg?q=c d", "/a%20b.jpg?q=c%20d"),
+        ("/é%20.jpg?x=%", "/%C3%A9%20.jpg?x=%"),
+        ("/redirect//ü.jpg", "/%C3%BC.jpg"),
+        ("/[a]|{b}", "/[a]|{b}"),
+    ],
+)
+def test_http_urls_as_people_write_them(web, path, asked):
+    assert fetcher(allow_http=True, allowed=loopback).fetch(f"{web}{path}", "") == DATA
+    assert Handler.seen[-1] == asked
+
+
+def test_http_hosts_beyond_ascii(web, monkeypatch):
+    asked = []
+    monkeypatch.setattr(http, "_address", lambda url, host, port, allowed: asked.append(host) or "127.0.0.1")
+    url = web.replace("localhost", "bücher.example")
+    assert fetcher(allow_http=True).fetch(f"{url}/a.jpg", "") == DATA and asked == ["xn--bcher-kva.example"]
 
 
 @pytest.mark.parametrize(

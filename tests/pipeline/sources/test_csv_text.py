@@ -78,6 +78,17 @@ def test_no_row_is_swallowed_by_the_question_of_another(tmp_path):
     assert told == ["lines 2 to 3", "lines 5 to 6"]
 
 
+def test_headers_as_spreadsheets_write_them(tmp_path):
+    """Empty lines above, a name over two lines, and two columns without a name."""
+    (tmp_path / "rows.csv").write_text('\n\r\nid,image,"in two\nlines",question,,\n1,a,x,w1,,\n2,a,x,"w2"?,,\n')
+    good, bad = rows_of(tmp_path / "rows.csv")
+    assert (good.id, good.prompt) == ("1", "w1")
+    assert bad.reject and bad.reject.message.startswith("lines 6 to 6 can't be read as a row")
+    (tmp_path / "rows.csv").write_text('id,image,"question\n1,a,w1\n')
+    [row] = rows_of(tmp_path / "rows.csv")
+    assert row.reject and row.reject.error == "source_unreadable" and "unexpected end of data" in row.reject.message
+
+
 def test_columns_of_one_name_and_none(tmp_path):
     (tmp_path / "rows.csv").write_text("id,image,image\n1,a,b\n")
     found = rows_of(tmp_path / "rows.csv")

@@ -47,6 +47,16 @@ def test_images_have_their_path_as_id(tmp_path):
     assert [row.id for row in rows_of(f"@{tmp_path}/list.txt", wanted=FIXED)] == ["a/plain.jpg", "b/plain.jpg"]
 
 
+def test_lines_that_lead_out_of_the_list_s_folder(tmp_path):
+    for name in ("lists/a.jpg", "images/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "lists" / "list.txt").write_text("a.jpg\n../images/b.jpg\n../images/../images/b.jpg\n")
+    source = discovery.open_source(f"@{tmp_path}/lists/list.txt", Storage(), FIXED)
+    assert [unit.members for unit in source.units] == [("images/b.jpg", "lists/a.jpg")]
+    assert [(one.what, one.count) for one in source.passed] == [("lines", 1)]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

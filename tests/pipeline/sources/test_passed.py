@@ -31,6 +31,7 @@ from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.listing import expand_braces, list_files
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, row_of
+from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
 from tests.pipeline.inputs import NAMES, ROWS, add, write_images, write_jsonl, write_tar, write_uris
 from tests.pipeline.pictures import SOUND
@@ -133,6 +134,17 @@ def test_each_member_of_a_tar_is_accounted_for(tmp_path_factory, given_members, 
 
 
 GOOD = {"id": "a", "image": "x", "question": "q"}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd])
+@pytest.mark.parametrize("more", [b"", json.dumps(GOOD).encode()])
+def test_compressed_nothing_is_nothing(tmp_path, pack, more):
+    """Also before something: a tool may begin a file with an empty part."""
+    (tmp_path / "x.jsonl").write_bytes(pack(b"") + (pack(more) if more else b""))
+    records = [*read_unit(Unit("jsonl", f"{tmp_path}/x.jsonl"), Storage(), ASKED)]
+    assert errors(records, ASKED) == [None] * bool(more)
+
+
 LINES = st.lists(st.sampled_from(["", "  ", json.dumps(GOOD), "{broken", "[1]", '"text"', "7"]), max_size=12)
 
 
@@ -443,6 +455,7 @@ def test_odd_files_of_a_folder(tmp_path):
     (tmp_path / "in" / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    (tmp_path / "in" / "endless.jpg").symlink_to("/dev/zero")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/n\xff.jpg")).write_bytes(JPEG)
     (tmp_path / "beside").mkdir()
     (tmp_path / "beside" / "b.jpg").write_bytes(JPEG)
@@ -454,7 +467,15 @@ def test_odd_files_of_a_folder(tmp_path):
         "gone.jpg": "image_not_found", "self.jpg": "image_fetch_failed", "n\ufffd.jpg": "bad_row",
         "sub/b.jpg": "image_refused",
     }  # fmt: skip
-    assert passed.total("files") == 1 and passed.total("links") == 1
+    assert passed.total("files") == 2 and passed.total("links") == 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.tar", "rows.parquet"])
+def test_a_link_to_a_device_is_no_table(tmp_path, name):
+    """It would be read for ever."""
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=rf"holds 1 file, because a pipe, a socket .*{name}\)"):
+        open_source(str(tmp_path), Storage(), FIXED)
 
 
 def test_a_cameras_photos_and_files_without_extensions(tmp_path):

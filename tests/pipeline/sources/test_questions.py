@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import JobOptions
 from adafv.pipeline.planning.worklist import scan_unit
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.sources import discovery, formats, units
 from adafv.pipeline.sources.formats import read_unit
 from adafv.pipeline.sources.questions import MARKER, exchanges_of, parts_of
-from adafv.pipeline.sources.records import Columns
+from adafv.pipeline.sources.records import BY_PLACE, Columns, Record
 from adafv.pipeline.sources.rows import Row, from_table, row_of, to_table
 from adafv.pipeline.sources.units import Unit
 from adafv.pipeline.store.storage import Storage
@@ -256,6 +257,22 @@ def test_whatever_a_column_holds_is_read_or_rejected(value):
     exchanges_of(value, "conversations")
 
 
+def test_what_is_nested_too_deeply_is_a_reject():
+    """The parser may just bear it where what comes behind it doesn't. An exception would end the run."""
+    columns = replace(LIST, carried=("x",), prompt="?", prompt_columns=())
+    reading = formats.UnitReading(Unit("jsonl", "/rows.jsonl"), Storage(), replace(columns, where="x == y"))
+    deep, as_deep = [], []
+    for _ in range(2000):
+        deep, as_deep = [deep], [as_deep]
+    record = Record("/rows.jsonl#0", "/", {"id": 1, "image": "a", "x": deep, "y": as_deep})
+    [compared] = formats._asked(record, reading)
+    for one, said in ((record, "column 'x' is nested too deeply"), (compared, "--where compares what can't be")):
+        row = row_of(one, columns)
+        assert row.reject is not None and row.reject.error == "bad_row" and said in row.reject.message
+    talk = exchanges_of([{"from": deep, "value": ""}], "conversations")
+    assert isinstance(talk, Reject) and "turn 1 is from what is of type list" in talk.message
+
+
 @given(parts=st.lists(st.one_of(st.none(), st.from_regex(r"[a-z]([a-z ]*[a-z])?", fullmatch=True)), max_size=8))
 def test_texts_are_cut_at_their_markers(parts):
     text = "".join(f"\n{MARKER} " if part is None else f" {part} " for part in parts)
@@ -303,16 +320,19 @@ def test_both_passes_count_alike_in_every_format(tmp_path, kind):
     assert len(scan_unit(unit, Storage(), TALK).digests) == len(EXPANDED)
 
 
+@pytest.mark.parametrize(
+    ("columns", "ids"), [(TALK, str), (replace(TALK, id=BY_PLACE), lambda id: f"rows.parquet#{id[1:]}")]
+)
 @pytest.mark.parametrize("done", [range(6), range(3, 18), range(18), range(5), [7]])
-def test_row_groups_of_which_all_questions_are_done_are_passed_over(tmp_path, done, monkeypatch):
-    [unit] = units_of(write(tmp_path, "parquet"))
+def test_row_groups_of_which_all_questions_are_done_are_passed_over(tmp_path, columns, ids, done, monkeypatch):
+    [unit] = units_of(write(tmp_path, "parquet"), columns)
     idle, opened = [number in done for number in range(18)], []
     read_group = formats._read_group
-    monkeypatch.setattr(formats, "_read_group", lambda file, group, wanted, narrow: (
-        opened.append(group) if "image" in wanted else None, read_group(file, group, wanted, narrow))[1])  # fmt: skip
-    found = list(read_unit(unit, Storage(), TALK, idle=idle))
-    assert [row_of(r, TALK).id for r, idly in zip(found, idle, strict=True) if not idly] == [
-        id for id, idly in zip(EXPANDED, idle, strict=True) if not idly
+    monkeypatch.setattr(formats, "_read_group", lambda file, group, wanted, *others: (
+        opened.append(group) if "image" in wanted else None, read_group(file, group, wanted, *others))[1])  # fmt: skip
+    found = list(read_unit(unit, Storage(), columns, idle=idle))
+    assert [row_of(r, columns).id for r, idly in zip(found, idle, strict=True) if not idly] == [
+        ids(id) for id, idly in zip(EXPANDED, idle, strict=True) if not idly
     ]
     groups = [range(6 * g, 6 * g + 6) for g in range(3)]
     assert opened == [number for number, group in enumerate(groups) if not all(idle[i] for i in group)]
@@ -337,6 +357,28 @@ def test_damaged_images_cost_their_rows_and_both_passes_still_count_alike(tmp_pa
     assert [row_of(r, TALK).id for r in read_unit(unit, Storage(), TALK, images=False)] == EXPANDED
     assert [row.id for row in rows if row.reject] == [id for id in EXPANDED if id[:2] in ("r3", "r4", "r5")]
     assert {row.reject.error for row in rows if row.reject} == {"source_unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "damage"),
+    [(replace(named("?", ()), where="id in ['r1', 'r4', 'r8']"), "id"), (replace(TALK, id=BY_PLACE), "conversations")],
+)
+def test_what_decides_how_many_records_there_are_ends_the_file_if_it_is_damaged(tmp_path, columns, damage):
+    """Even if it is the only column that a plan reads."""
+    [unit] = units_of(damaged(tmp_path / "rows.parquet", damage), columns)
+    scan = scan_unit(unit, Storage(), columns)
+    assert scan.unread == [len(scan.digests) - 1]
+    assert len(list(read_unit(unit, Storage(), columns))) == len(scan.digests) == (2 if damage == "id" else 7)
+
+
+def test_rows_that_where_excludes_are_not_rejected_for_a_damaged_image(tmp_path):
+    """Or their rejects took the places of other rows, which then were lost or labelled twice."""
+    columns = replace(named("?", ()), where="id in ['r1', 'r4', 'r8']")
+    [unit] = units_of(damaged(tmp_path / "rows.parquet", "image"), columns)
+    assert len(scan_unit(unit, Storage(), columns).digests) == 3
+    rows = [row_of(record, columns) for record in read_unit(unit, Storage(), columns, idle=[False] * 3)]
+    assert [(row.id, row.reject and row.reject.error) for row in rows] == [
+        ("r1", None), ("r4", "source_unreadable"), ("r8", None)]  # fmt: skip
 
 
 def test_where_damage_hides_how_many_questions_there_are_no_later_row_takes_another_ones_place(tmp_path):

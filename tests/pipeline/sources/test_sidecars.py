@@ -111,6 +111,15 @@ def test_a_bad_one_rejects_its_image_alone(tmp_path, monkeypatch, content, error
     assert bad.reject is not None and bad.reject.error == error and said in bad.reject.message
 
 
+@pytest.mark.parametrize("where", [None, "txt == 'a cat'"])
+def test_a_name_that_is_not_utf8_costs_its_image_alone(tmp_path, where):
+    place, columns = folder(tmp_path / "in", ok__jpg=JPEG, ok__txt="a cat"), replace(asking("txt"), where=where)
+    for name in (b"caf\xe9.jpg", b"caf\xe9.txt"):
+        (place / os.fsdecode(name)).write_bytes(b"a cat")
+    bad, good = rows_of(place, columns)
+    assert (bad.id, bad.reject and bad.reject.error) == ("caf\ufffd.jpg", "bad_row") and good.prompt == "a cat"
+
+
 def test_with_where_a_text_that_was_replaced_ends_its_unit(tmp_path):
     """An image may be a row or none then, and the rows behind it have their verdicts by number."""
     files = {f"{name}__{kind}": JPEG if kind == "jpg" else {"n": 1} for name in "abc" for kind in ("jpg", "json")}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 
 import pytest
 
+from adafv.pipeline.sources.formats import read_unit
+from adafv.pipeline.sources.units import Unit
+from adafv.pipeline.store.storage import Storage
 from tests.pipeline.sources.test_discovery import FIXED, rows_of
 
 DATA = b"an image"
@@ -44,6 +48,17 @@ def test_an_image_of_holes_is_not_filled_with_zeros(tmp_path):
     first, second, third = rows_of(tmp_path / "a.tar", wanted=FIXED)
     assert first.reject is None and third.reject is None and second.reject.error == "image_too_large"
     assert [image.data for row in (first, third) for image in row.images] == [DATA] * 2
+
+
+def test_the_members_read_so_far_are_not_held(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"".join(member(f"{number}.jpg") for number in range(1000)) + bytes(1024))
+    unit = Unit("tar", f"{tmp_path}/a.tar")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_unit(unit, Storage(), FIXED)) == 1000
+        assert tracemalloc.get_traced_memory()[1] < 100 * 1000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_header_is_not_held_whatever_its_length(tmp_path, monkeypatch):

@@ -411,6 +411,11 @@ def test_a_column_of_nulls_in_one_of_several_files(tmp_path):
     assert good.reject is None and bad.reject and bad.reject.error == "image_missing"
 
 
+def test_a_column_that_is_only_copied_or_compared_may_hold_nothing(tmp_path):
+    [row] = write(tmp_path, replace(COLUMNS, carried=("other",), where="other is None"), other=pa.nulls(1))
+    assert row.reject is None and row.carried == (None,)
+
+
 def test_conversations_of_any_type(tmp_path):
     turn = pa.struct({"from": pa.string(), "value": pa.large_string(), "more": pa.duration("ns")})
     said = [[{"from": "human", "value": "w"}, None], None, [{"from": "human", "value": "w"}]]
@@ -525,6 +530,13 @@ def test_an_extension_type_that_says_nonsense(tmp_path, metadata):
         rows_of(tmp_path / "x.parquet")
 
 
+def test_a_uri_that_python_cannot_parse_is_a_row_like_any_other(tmp_path):
+    """The fetch stage refuses it; an exception here would end the run."""
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "image": "file://[/a.jpg", "question": "w"}')
+    [row] = rows_of(tmp_path / "x.jsonl")
+    assert row.reject is None and [(image.uri, image.place) for image in row.images] == [("file://[/a.jpg", "/a.jpg")]
+
+
 def test_text_that_is_not_utf8(tmp_path):
     broken = pa.array([b"w\xc3", b"w"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 2, broken.buffers())
@@ -532,6 +544,14 @@ def test_text_that_is_not_utf8(tmp_path):
     assert bad.reject and "holds text that isn't UTF-8" in bad.reject.message and good.prompt == "w"
     bad, good = write(tmp_path, id=text)
     assert bad.reject and bad.reject.error == "missing_id" and good.id == "w"
+
+
+def test_dates_that_python_does_not_have(tmp_path):
+    """They say what they are, and are no text with damage."""
+    dates = pa.array([2**30, 0], pa.int32()).cast(pa.date32())
+    bad, good = write(tmp_path, replace(COLUMNS, carried=("day",)), day=dates)
+    assert good.carried == ("1970-01-01",)
+    assert bad.reject and bad.reject.message == "column 'day' holds a date32[day] that Python doesn't have"
 
 
 def test_a_question_column_alone_says_what_to_give(tmp_path):
