@@ -157,9 +157,10 @@ def test_without_a_world_there_is_nothing_to_compare_in(tmp_path, monkeypatch):
 
 
 def test_a_world_has_its_own_model_and_dtype():
-    photo = job_in(WORLDS["photo"], JOB)
+    world = replace(WORLDS["photo"], dtype="bfloat16")
+    photo = job_in(world, JOB)
     assert (photo.model, photo.engine.dtype) == ("testbed-photo", "bfloat16")
-    assert job_in(WORLDS["photo"], JOB.changed(dtype="float32")).engine.dtype == "float32"
+    assert job_in(world, JOB.changed(dtype="float32")).engine.dtype == "float32"
     assert job_in(WORLDS["testbed"], JOB).engine.dtype == "auto"
 
 
