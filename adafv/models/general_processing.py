@@ -133,6 +133,8 @@ class GeneralProcessing(Processing):
         else:
             with_image, without = (self.rendered((Turn.asking("?", count),)) for count in (1, 0))
             found = [name for name in known if with_image.count(name) == 1 and name not in without]
+            if not found and self._takes_strings:  # and has no place for an image
+                found = known[:1]
         if not found:
             raise ValueError(
                 f"the chat template writes none of {', '.join(map(repr, known)) or 'no token'} for an image"

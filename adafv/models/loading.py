@@ -78,11 +78,12 @@ def load_processing(path: str, image_options: Mapping[str, Any] | None = None) -
     settings, _ = _Settings.get_processor_dict(path)
     if family is GeneralAdapter:
         try:
+            processor = _whole_processor(path, config, settings, image_options or {})
             return GeneralProcessing(
                 family=family,
                 config=config,
-                processor=_whole_processor(path, config, settings, image_options or {}),
-                chat_template=_chat_template(settings),
+                processor=processor,
+                chat_template=_chat_template(settings, processor.tokenizer),
             )
         except (OSError, ValueError):
             raise
@@ -97,7 +98,7 @@ def load_processing(path: str, image_options: Mapping[str, Any] | None = None) -
             config=config,
             image_processor=image_processor,
             tokenizer=tokenizer,
-            chat_template=_chat_template(settings),
+            chat_template=_chat_template(settings, tokenizer),
         )
     except Exception as error:  # the template is a program, run in transformers' sandbox: it may raise anything
         raise ValueError(f"the model's chat template can't be used: {type(error).__name__}: {error}") from error
@@ -111,8 +112,9 @@ class _Settings(ProcessorMixin):
         raise ValueError(f"the model's processor wants a {module_name}, and only pictures are supported")
 
 
-def _chat_template(settings: Mapping[str, Any]) -> str | None:
-    template = settings.get("chat_template")
+def _chat_template(settings: Mapping[str, Any], tokenizer: Any) -> str | None:
+    """The processor's own, else the tokenizer's: older checkpoints have theirs there."""
+    template = settings.get("chat_template") or tokenizer.chat_template
     return template["default"] if isinstance(template, dict) else template
 
 

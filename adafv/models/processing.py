@@ -5,13 +5,14 @@ quarter of the bytes to move, and the device normalises them by a table made of 
 
 Prompts go through the model's chat template, which decides where images stand: some put them where the turn has them,
 others before all its text. A model without a template gets what is said line by line, an image's placeholder being a
-line. Where the template has an image, the family's processor may write more than a placeholder, or several; so do we,
-with one placeholder for each run of visual tokens.
+line; so does a template that takes a turn's text only, and writes no image by itself. Where the template has an image,
+the family's processor may write more than a placeholder, or several; so do we, with one placeholder for each run of
+visual tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -84,7 +85,10 @@ class Processing:
         self._multi_image_processor = family.multi_image_processor(image_processor)
         self._takes_strings = False
         self._takes_strings = chat_template is not None and not self._writes_parts()
+        self._writes_images = True
         self.placeholder = self.find_placeholder()
+        if self._takes_strings:  # some of these put an image before a turn's text
+            self._writes_images = self.placeholder in self.rendered((Turn.asking(_MARKER),))
         if self.rendered((Turn.asking(_MARKER),)).count(self.placeholder) != 1:
             raise ValueError(f"the template doesn't write {self.placeholder} where an image is")
         self.geometry = lru_cache(maxsize=4096)(self._geometry)
@@ -229,8 +233,7 @@ class Processing:
     def rendered(self, turns: Sequence[Turn]) -> str:
         """A prompt's text, with a placeholder for each image."""
         if self._template is None:
-            lines = (self.placeholder if part is None else part for turn in turns for part in turn.parts)
-            return "\n".join(lines)
+            return self._lines(part for turn in turns for part in turn.parts)
         return self._written([{"role": turn.role, "content": self._content(turn)} for turn in turns])
 
     def _written(self, messages: Sequence[dict[str, Any]]) -> str:
@@ -246,9 +249,14 @@ class Processing:
             return False
 
     def _content(self, turn: Turn) -> str | list[dict[str, str]]:
-        if self._takes_strings:
+        if self._takes_strings and self._writes_images:
             return "".join(part for part in turn.parts if part is not None)
+        if self._takes_strings:
+            return self._lines(turn.parts)
         return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
+
+    def _lines(self, parts: Iterable[str | None]) -> str:
+        return "\n".join(self.placeholder if part is None else part for part in parts)
 
     def _processor(self, single: bool) -> Any:
         return self._image_processor if single else self._multi_image_processor

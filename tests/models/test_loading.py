@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adafv.models.loading import load_adapter, load_processing
-from tests.tiny_models import build
+from adafv.turn import Turn
+from tests.tiny_models import TEMPLATE, build
 
 CODE = """
 from pathlib import Path
@@ -108,3 +109,26 @@ def test_chat_templates_are_confined(model, template):
         path.write_text(template)
     with pytest.raises(ValueError, match="chat template"):
         load_processing(str(model))
+
+
+TEXTS = "{% for message in messages %}{{ '[' + message['content'] + ']' }}{% endfor %}:"  # takes no parts
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (TEMPLATE, ["USER: <image> w1 ASSISTANT:", "USER: w1 ASSISTANT:"]),
+        ({"default": TEMPLATE, "tool_use": "w9"}, ["USER: <image> w1 ASSISTANT:", "USER: w1 ASSISTANT:"]),
+        (TEXTS, ["[<image>\nw1]:", "[w1]:"]),
+    ],
+)
+def test_a_template_may_be_in_the_tokenizers_settings_alone(model, template, written):
+    """As in checkpoints made before processors had any."""
+    for path in model.glob("*.jinja"):
+        path.unlink()
+    named = template if isinstance(template, str) else [{"name": k, "template": v} for k, v in template.items()]
+    change(model / "tokenizer_config.json", chat_template=named)
+    processing = load_processing(str(model))
+    assert [processing.rendered((Turn.asking("w1", count),)) for count in (1, 0)] == written
+    prompt = processing.prompt("w1 w2", [processing.geometry((64, 64))])
+    assert prompt.placeholders == 1 and len(prompt.question_places)
