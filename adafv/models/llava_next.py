@@ -32,6 +32,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     @classmethod
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
+        refuse_other_grids(config, image_processor)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
         side = patches_per_side(config)
         source = _pack(config, torch.arange(crops * side * side).view(crops, side * side, 1), image_size)
@@ -55,6 +56,18 @@ def _pack(config: PretrainedConfig, index: Tensor, image_size: tuple[int, int]) 
         image_newline=torch.tensor([NEWLINE]),
     )
     return packed[0].squeeze(-1).numpy()
+
+
+def refuse_other_grids(config: PretrainedConfig, image_processor: Any) -> None:
+    """Raise a ValueError for an image processor that cuts by other grids than the model packs by: of another grid there
+    may be as many crops, which would be taken to lie elsewhere.
+    """
+    known = config.image_grid_pinpoints
+    used = getattr(image_processor, "image_grid_pinpoints", known)
+    if [*map(tuple, used)] != [*map(tuple, known)]:
+        raise ValueError(
+            f"the image processor has image_grid_pinpoints {used}, and the model packs crops by its own, {known}"
+        )
 
 
 def base_panel(config: PretrainedConfig) -> Panel:

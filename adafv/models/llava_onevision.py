@@ -32,7 +32,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 
 from adafv.models.adapter import Encoded
 from adafv.models.geometry import Geometry
-from adafv.models.llava_next import NEWLINE, LlavaNextAdapter, base_panel, tiles_panel
+from adafv.models.llava_next import NEWLINE, LlavaNextAdapter, base_panel, refuse_other_grids, tiles_panel
 from adafv.models.tower import patches_per_side
 
 
@@ -45,6 +45,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
     def geometry(cls, config: PretrainedConfig, image_processor: Any, image_size: tuple[int, int]) -> Geometry:
         if isinstance(image_processor, _MultiImageProcessor):
             return _padded_to_square(config, image_size)
+        refuse_other_grids(config, image_processor)
         crops = image_size_to_num_patches(image_size, config.image_grid_pinpoints, config.vision_config.image_size)
         side = patches_per_side(config)
         index = torch.arange(crops * side * side, dtype=torch.float64).view(crops, side * side, 1)

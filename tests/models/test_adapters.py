@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, LlavaConfig, SiglipVisionConfig
+from transformers import Dinov2Config, LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig, SiglipVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from adafv import onednn
 from adafv.engine import Engine, EngineOptions, Preparer
 from adafv.models import Panel, load_adapter, load_processing, vision_attention
 from adafv.models.llava import LlavaAdapter
+from adafv.models.llava_next import LlavaNextAdapter
+from adafv.models.llava_onevision import LlavaOnevisionAdapter
+from adafv.option import OptionError
 from adafv.pruning import mix, text_similarity
 from tests.models.conftest import SHAPES, SIZES, picture
 from tests.models.slow_way import SlowModel
@@ -151,6 +156,27 @@ def test_dinov2_has_as_many_patches_as_the_processor_makes():
     images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     (panel,) = LlavaAdapter.geometry(config, images, (400, 400)).panels
     assert panel == Panel(rows=24, columns=24, top=0.0, left=0.0, bottom=1.0, right=1.0)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "config", "images"),
+    [
+        (LlavaNextAdapter, LlavaNextConfig, LlavaNextImageProcessorPil),
+        (LlavaOnevisionAdapter, LlavaOnevisionConfig, LlavaOnevisionImageProcessorPil),
+    ],
+)
+def test_crops_are_of_the_grids_by_which_the_model_packs_them(adapter, config, images):
+    """As many crops of another grid would lie elsewhere."""
+    known = config().image_grid_pinpoints
+    adapter.geometry(config(), images(image_grid_pinpoints=known), (500, 300))
+    with pytest.raises(ValueError, match=r"image_grid_pinpoints \[\[336, 672\]\]"):
+        adapter.geometry(config(), images(image_grid_pinpoints=[[336, 672]]), (500, 300))
+
+
+def test_grids_are_no_setting_of_the_image_processor_alone(checkpoints):
+    options = EngineOptions(image_options={"image_grid_pinpoints": [[64, 32]]})
+    with pytest.raises(OptionError, match="image_grid_pinpoints"):
+        Preparer.load(str(checkpoints("next")), options)
 
 
 def _patch_means(processing, pixels: np.ndarray) -> np.ndarray:
