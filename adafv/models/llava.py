@@ -97,10 +97,9 @@ def _interpolated(config: PretrainedConfig, image_processor: Any) -> tuple[int, 
 
 def _covered(image_processor: Any, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
     """(top, left, bottom, right) of the square that the processor shows the model, in fractions of the image."""
-    height, width = image_size
     if getattr(image_processor, "do_pad", False):
-        side = max(height, width)
-        vertical, horizontal = _centred(side, height), _centred(side, width)
+        side = max(image_size)  # where an odd number of pixels is missing, the smaller half comes before the image
+        vertical, horizontal = (_window(-((side - pixels) // 2), side, pixels) for pixels in image_size)
     elif image_processor.do_center_crop:
         resized, crop = _resized(image_processor.size, image_size), image_processor.crop_size
         vertical, horizontal = _centred(crop.height, resized[0]), _centred(crop.width, resized[1])
@@ -121,5 +120,8 @@ def _resized(size: Any, image_size: tuple[int, int]) -> tuple[int, int]:
 
 def _centred(window: int, pixels: int) -> tuple[float, float]:
     """Where a window centred on a side of `pixels` begins and ends, in fractions of the side."""
-    start = (pixels - window) // 2
-    return start / pixels, (start + window) / pixels
+    return _window((pixels - window) // 2, window, pixels)
+
+
+def _window(start: int, length: int, pixels: int) -> tuple[float, float]:
+    return start / pixels, (start + length) / pixels

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import Dinov2Config, LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig, SiglipVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -156,6 +157,17 @@ def test_dinov2_has_as_many_patches_as_the_processor_makes():
     images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     (panel,) = LlavaAdapter.geometry(config, images, (400, 400)).panels
     assert panel == Panel(rows=24, columns=24, top=0.0, left=0.0, bottom=1.0, right=1.0)
+
+
+@pytest.mark.parametrize("size", [(5, 8), (8, 5), (6, 8), (7, 7)])
+def test_a_picture_that_is_padded_lies_where_the_processor_puts_it(size):
+    images = LlavaImageProcessorPil(do_pad=True, do_resize=False, do_center_crop=False, image_mean=[0.0, 0.0, 0.0])
+    raw = {"do_rescale": False, "do_normalize": False}
+    pixels = np.asarray(images(Image.new("RGB", size[::-1], "white"), **raw)["pixel_values"][0]).max(axis=0)
+    (panel,) = LlavaAdapter.geometry(LlavaConfig(), images, size).panels
+    for axis, (start, end) in enumerate([(panel.top, panel.bottom), (panel.left, panel.right)]):
+        shown = np.flatnonzero(pixels.max(axis=1 - axis))
+        assert start == -shown[0] / size[axis] and end == (max(size) - shown[0]) / size[axis]
 
 
 @pytest.mark.parametrize(
