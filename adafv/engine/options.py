@@ -41,7 +41,8 @@ class EngineOptions:
         schema: its text, a file, a mapping, or a Pydantic model; it is kept as text (adafv.engine.grammar).
         banned_words: texts whose tokens don't stand in an answer: as its beginning, after a space or after a sign.
         repetition_penalty: for the prompt's tokens as well, as transformers has it.
-        text_scope: the `question`, or all of the `prompt` that follows the image, as the authors' code does.
+        text_scope: the `question`, or all of the `prompt` that follows the image, as the authors' code does, if
+            anything does.
         text_tower: a folder or hub id of the CLIP model that the model's vision tower comes from, for strategies that
             take the question's relevance from CLIP's text tower. Without it they make do with input embeddings.
         escalate: 1.0 is unpruned, whatever the strategy. The images aren't encoded again.

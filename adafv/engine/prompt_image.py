@@ -49,6 +49,8 @@ def _of_sample(number: int, sample: Sample, processing: Processing, options: Eng
             text = sample.input_ids[sample.question_places]
         else:
             text = np.delete(sample.input_ids, places)[places[last - 1] + 1 - last :]
+        if not len(text):  # where no template writes something behind an image that comes last
+            text = sample.input_ids[sample.question_places]
         yield PromptImage(
             sample=number,
             geometry=geometry,

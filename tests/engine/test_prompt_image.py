@@ -210,3 +210,14 @@ def test_conversations_need_no_template(tmp_path):
     sample = Preparer.load(path, EngineOptions()).converse("a", images_for(CONVERSATIONS[0]), CONVERSATIONS[0])
     tokenizer = Engine.load(path, EngineOptions())._processing.tokenizer
     assert tokenizer.convert_ids_to_tokens(sample.input_ids.tolist()) == ["<image>", "w1", "w2", "<image>", "w3"]
+
+
+def test_where_nothing_is_said_behind_an_image_the_question_guides(tmp_path):
+    """There is no template to write something there."""
+    path = str(build(tmp_path / "model", replace(SHAPES["llava"], template=False)))
+    preparer, engine = load(path, strategy="text", text_scope="prompt", max_new_tokens=2)
+    turns = (Turn("user", ("w1 w2", None)),)
+    sample = preparer.converse("a", images_for(turns), turns)
+    (label,) = engine.label([sample])
+    (by_question,) = load(path, strategy="text", max_new_tokens=2)[1].label([sample])
+    assert label.kept_indices.tolist() == by_question.kept_indices.tolist()
