@@ -213,10 +213,11 @@ class Engine:
         if self._audit is not None:
             drawn = [row for row, sample in enumerate(samples) if self._is_audited(sample)]
             pruned = [row for row in drawn if labels[row].kept_tokens < labels[row].visual_tokens]
-            unpruned = self._asked(self._audit, pruned, samples, own, on_progress)
-            for row in drawn:
-                whole = unpruned.get(row)
-                labels[row] = labels[row].audited(whole) if whole else labels[row].as_unpruned()
+            unpruned = self._asked(self._audit, pruned, samples, own, on_progress, misfits=[])
+            for row, whole in unpruned.items():
+                labels[row] = labels[row].audited(whole)
+            for row in {*drawn} - {*pruned}:
+                labels[row] = labels[row].as_unpruned()
         return labels
 
     def _asked(
@@ -226,11 +227,13 @@ class Engine:
         samples: Sequence[Sample],
         tables: Sequence[Sequence[Encoded]],
         on_progress: Callable[[], None],
+        misfits: list[int] | None = None,
     ) -> dict[int, Label]:
         """The answers to the questions that are asked again, by the sample's place in the batch.
 
         Args:
             rows: which samples; `tables`: of each sample's images.
+            misfits: see `BatchSplitter.label`.
         """
 
         def ask(rows: Sequence[int]) -> list[Label]:
@@ -238,7 +241,9 @@ class Engine:
             shown = prompt_images(some, self._processing, look.options)
             return self._answer(look, some, shown, [table for row in rows for table in tables[row]], watch, on_progress)
 
-        return dict(zip(rows, look.splitter.label(rows, ask), strict=True))
+        labels = look.splitter.label(rows, ask, misfits)
+        answered = [row for place, row in enumerate(rows) if not misfits or place not in misfits]
+        return dict(zip(answered, labels, strict=True))
 
     def _is_audited(self, sample: Sample) -> bool:
         """Whether a sample is in the share that is drawn, the same ones every time, and fits the context unpruned."""

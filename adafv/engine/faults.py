@@ -57,28 +57,39 @@ class BatchSplitter:
         self._fitted, self._patience = 0, 8  # parts of this limit that fitted; how many it takes to try a larger one
         self._fits = 0  # the limit before it grew
 
-    def label(self, samples: Sequence[Asked], label: Callable[[Sequence[Asked]], list[Label]]) -> list[Label]:
+    def label(
+        self,
+        samples: Sequence[Asked],
+        label: Callable[[Sequence[Asked]], list[Label]],
+        misfits: list[int] | None = None,
+    ) -> list[Label]:
         """`label(samples)`, in as many parts as it takes.
 
         A sample that doesn't fit by itself raises what the allocator raised. It says nothing of others, so the limit
-        and the patience are then what they were before.
+        and the patience are then what they were before. Where there is a list of `misfits`, its place is added to
+        these instead, and it has no label.
         """
         labels: list[Label] = []
-        before = self.limit, self._patience
-        while len(labels) < len(samples):
-            part = samples[len(labels) : len(labels) + self.limit]
+        before, done = (self.limit, self._patience), 0
+        while done < len(samples):
+            part = samples[done : done + self.limit]
             try:
                 labels += label(part)
                 self._fit(len(part))
+                done += len(part)
                 continue
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(part) == 1:
+                if len(part) == 1 and misfits is None:
                     self.limit, self._patience = before
                     raise
             # Out here the exception is gone, and with it the frames that hold on to the tensors of the failed attempt.
-            self._shrink(len(part))
+            if len(part) > 1:
+                self._shrink(len(part))
+            elif misfits is not None:
+                misfits.append(done)
+                done += 1
             _release()
         return labels
 

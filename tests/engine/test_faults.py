@@ -62,6 +62,12 @@ def test_a_sample_that_does_not_fit_alone_is_the_callers_business_and_changes_no
     assert 12 in calls[:9], "a larger one is tried as soon as ever"
 
 
+def test_samples_that_do_not_fit_alone_may_be_left_out():
+    misfits = []
+    labels = BatchSplitter().label(range(6), allocator(4, {1: 99, 5: 99}, []), misfits)
+    assert (labels, misfits) == ([f"label {number}" for number in (0, 2, 3, 4)], [1, 5])
+
+
 def test_other_errors_pass_through():
     def label(part):
         raise RuntimeError("no such thing")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from adafv.engine import EngineOptions, PrepareError, Preparer
+from adafv.engine import Engine, EngineOptions, PrepareError, Preparer
 from adafv.engine.generation import Generator
 from adafv.engine.sample import TIMES
 from adafv.pruning import STRATEGIES
@@ -205,6 +205,23 @@ def test_what_does_not_fit_unpruned_is_not_audited(model):
     long, short = (preparer.prepare(str(count), picture((64, 64)), " ".join(["w1"] * count)) for count in (430, 3))
     first, second = engine.label([long, short])
     assert first.audit_answer is None and second.audit_answer is not None
+
+
+def test_what_has_no_room_unpruned_is_labelled_without_an_audit(model, monkeypatch):
+    preparer, engine = load(model, audit=1.0)
+    samples, assemble, sizes = crowd(preparer, 6), Engine._assemble, []
+    expected = [(essence(label), label.audit_answer) for label in engine.label(samples)]
+    expected[2] = expected[2][0], None
+
+    def tight(self, part, images, encoded, mask, alone):
+        sizes.append(len(part))
+        if len(sizes) > 1 and samples[2] in part:
+            raise torch.OutOfMemoryError("no more")
+        return assemble(self, part, images, encoded, mask, alone)
+
+    monkeypatch.setattr(Engine, "_assemble", tight)
+    assert [(essence(label), label.audit_answer) for label in engine.label(samples)] == expected
+    assert sizes == [6, 6, 3, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("options", [{"audit": 1.5}, {"strategy": "none", "audit": 0.1}])
