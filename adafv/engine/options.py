@@ -369,7 +369,7 @@ class EngineOptions:
             return visual_tokens
         if self.keep_tokens is not None:
             return min(self.keep_tokens, visual_tokens)
-        return max(1, int(self.keep * visual_tokens + 0.5))
+        return max(1, int(self.keep * visual_tokens + 0.5 + 1e-9))  # 0.35 * 90 is a little less than 31.5
 
 
 @cache
