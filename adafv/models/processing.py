@@ -266,9 +266,9 @@ class Processing:
         return self.family.geometry(self.config, self._processor(single), image_size)
 
     def _fitted(self, image_size: tuple[int, int], most: int, single: bool = True) -> tuple[int, int]:
-        """(height, width): the largest size that an image of (height, width) pixels can be shrunk to, of which the
-        model sees no more than `most` visual tokens; the one of which it sees fewest where none is small enough. Sizes
-        are tried in steps of an eighth first, then in those between.
+        """(height, width): a size that an image of (height, width) pixels can be shrunk to, of which the model sees no
+        more than `most` visual tokens; the one of which it sees fewest where none is small enough. Sizes are tried in
+        steps of an eighth first, then in those between: it is the largest, but where tokens don't fall with the size.
         """
 
         def size(step: int) -> tuple[int, int]:  # rounded up, so that a narrow image isn't narrower than it was
