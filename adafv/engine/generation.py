@@ -239,9 +239,9 @@ def prefill(adapter: Adapter, groups: Sequence[Prompts], more: int, on_step: Cal
     for group in groups:
         count, length, _ = group.embeds.shape
         cache.begin_prefill(first, count, length)
-        positions = group.positions
-        if positions is None:
-            positions = torch.arange(length, device=group.embeds.device).expand(count, -1)
+        place = torch.arange(length, device=group.embeds.device)
+        positions = place.expand(count, -1) if group.positions is None else group.positions
+        positions = positions.where(place < group.lengths[:, None], 0)  # no padding is the furthest, see `longrope`
         hidden = cache.forward(adapter, group.embeds, positions, None, group.deepstack, group.blocks)
         last = (group.lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
         scores.append(adapter.score(hidden.gather(1, last).squeeze(1)))

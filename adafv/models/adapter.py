@@ -21,7 +21,7 @@ from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from adafv.counting import Sizes
 from adafv.models.geometry import Geometry
-from adafv.models.language_attention import best_attention, use_attention
+from adafv.models.language_attention import best_attention, place_rows_alone, use_attention
 from adafv.models.text_tower import TextTower
 
 
@@ -101,6 +101,7 @@ class Adapter(ABC):
         self.text_tower: TextTower | None = None
         self._normalisation = normalisation.to(model.device)
         use_attention(model.get_decoder(), best_attention(model.device, model.dtype))
+        place_rows_alone(model.get_decoder())
 
     @classmethod
     def takes(cls, config: PretrainedConfig) -> bool:

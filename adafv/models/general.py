@@ -32,7 +32,7 @@ from adafv.counting import Sizes
 from adafv.models.adapter import Adapter, Encoded
 from adafv.models.general_processing import begins, grid_of, joined, shapes_of, unpacked
 from adafv.models.geometry import Geometry
-from adafv.models.language_attention import best_attention, use_attention
+from adafv.models.language_attention import best_attention, place_rows_alone, use_attention
 from adafv.models.packing import pack
 from adafv.models.tower_watch import TowerWatch
 
@@ -86,6 +86,7 @@ class GeneralAdapter(Adapter):
         self._head = _head(self.model, self._decoder)
         self._watch = TowerWatch(self.model, self._decoder)
         use_attention(self._decoder, best_attention(self.model.device, self.model.dtype))
+        place_rows_alone(self._decoder)
 
     def stock(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """What is handed over to the language model for what the processor made, and the scores behind it, [V]."""

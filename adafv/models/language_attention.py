@@ -7,7 +7,7 @@ our own (`_step`), which is faster there.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -42,6 +42,22 @@ def best_attention(device: torch.device, dtype: torch.dtype) -> str:
 def use_attention(language_model: PreTrainedModel, name: str) -> None:
     """Make the language model use the attention that `best_attention` names."""
     language_model.set_attn_implementation(_NAMES.get(name, name))
+
+
+def place_rows_alone(language_model: nn.Module) -> None:
+    """Have rotary embeddings of the kind `longrope` take a batch row by row: they choose frequencies by the furthest
+    position that they are shown, and a row's must not depend on its neighbours.
+    """
+    for module in language_model.modules():
+        kinds = getattr(module, "rope_type", None)
+        if "longrope" in (kinds.values() if isinstance(kinds, dict) else [kinds]):
+            module.forward = partial(_row_by_row, module.forward)
+
+
+def _row_by_row(rotary: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """Cosines and sines, [B, T, D] each, for positions [B, T]; of `x` [B, ...] only device and dtype matter."""
+    rows = [rotary(x[:1], row, *args, **kwargs) for row in position_ids.split(1)]
+    return tuple(map(torch.cat, zip(*rows, strict=True)))
 
 
 def _by_onednn(

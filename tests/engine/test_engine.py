@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tests.engine.conftest import SHAPE
 from tests.models.conftest import picture
 from tests.pruning import oracle
 from tests.tiny_clip import build_clip
-from tests.tiny_models import Shape
+from tests.tiny_models import Shape, build
 
 SIZES = [(64, 64), (30, 61), (97, 33), (1, 300), (45, 64)]
 
@@ -75,6 +76,25 @@ def test_batch_size_order_and_neighbours_change_nothing(model, clip, strategy, t
                 for label in engine.label(order[start : start + size]):
                     assert essence(label) == essence(alone[label.id]), f"in a batch of {size}"
                     assert label.mean_logprob == pytest.approx(alone[label.id].mean_logprob, abs=1e-4)
+
+
+def test_neighbours_change_nothing_where_positions_beyond_some_are_seen_otherwise(tmp_path):
+    """As with Phi-3's rotary embeddings, whose frequencies depend on how long a sequence is."""
+    config = build(tmp_path / "model", Shape(family="llava", hidden=64)) / "config.json"
+    values = json.loads(config.read_text())
+    values["text_config"]["rope_parameters"] = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 60,
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0 + channel for channel in range(8)],
+    }
+    config.write_text(json.dumps(values))
+    preparer, engine = load(str(config.parent))
+    samples = [preparer.prepare(str(n), picture((64, 64)), " ".join(["w1"] * n)) for n in (3, 35, 37, 38, 39, 90)]
+    alone = [engine.label([sample])[0] for sample in samples]
+    for label, one in zip(engine.label(samples), alone, strict=True):
+        assert essence(label) == essence(one) and abs(label.mean_logprob - one.mean_logprob) < 1e-4
 
 
 def test_on_a_cpu_images_and_questions_are_pruned_by_themselves(model, spy):
