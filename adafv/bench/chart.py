@@ -45,7 +45,7 @@ def draw_agreement(worlds: Sequence[dict[str, Any]], path: Path) -> None:
     figure, rows = _figure(-(-len(worlds) // across), across, sharey=True)
     plots = rows.flatten()
     for plot, world in zip(plots, worlds, strict=False):
-        _agreement_panel(plot, world["curves"], world["promise"]["unpruned"])
+        _agreement_panel(plot, world["curves"], world["promise"]["unpruned"], world["promise"]["demand"])
         plot.set_title(world["world"], fontsize=11)
     for plot in plots[len(worlds) :]:
         plot.set_axis_off()
@@ -55,7 +55,7 @@ def draw_agreement(worlds: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def _agreement_panel(plot: Any, curves: Sequence[dict[str, Any]], unpruned: float) -> None:
+def _agreement_panel(plot: Any, curves: Sequence[dict[str, Any]], unpruned: float, demand: float) -> None:
     ends = [(100 * curve["points"][0]["prompt_tokens"] / unpruned, curve["points"][0]["agreement"]) for curve in curves]
     fixed = [*sorted(ends), (100.0, 1.0)]
     plot.plot(*_percents(fixed), color="#000000", marker="o", ms=4.5, lw=1.2, label="fixed budget")
@@ -63,7 +63,7 @@ def _agreement_panel(plot: Any, curves: Sequence[dict[str, Any]], unpruned: floa
         points = [(100 * one["prompt_tokens"] / unpruned, one["agreement"]) for one in curve["points"]]
         label = f"{100 * curve['keep']:g} %, unsure ones again"
         plot.plot(*_percents(points), color=colour, marker=marker, ms=4, lw=1.2, ls="--", label=label)
-    plot.axhline(98, color="#999999", lw=0.8, ls=":")
+    plot.axhline(100 * demand, color="#999999", lw=0.8, ls=":")
     plot.set_xlim(0, 105)
     plot.grid(axis="y", color="#eeeeee")
     plot.set_axisbelow(True)

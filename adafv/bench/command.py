@@ -109,8 +109,13 @@ def _alone(command: str, figures: Figures, machine: Machine) -> object:
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     """samples a second and how near to the hardware's limit, beside stock transformers and the reference method"""
     from adafv.bench.shapes import PRESETS
+    from adafv.bench.speed import SUITABLE
     from adafv.engine.options import DTYPES, EngineOptions
     from adafv.pruning import STRATEGIES
+
+    samples, sizes = (
+        f"({SUITABLE['cpu'][name]} on a CPU, {SUITABLE['cuda'][name]} on a GPU)" for name in ("samples", "batch_size")
+    )
 
     parser.add_argument("--preset", choices=PRESETS, default="cpu-small", help="shape of the model (%(default)s)")
     parser.add_argument("--rows", help="names of rows, comma-separated; all, if left out")
@@ -119,9 +124,9 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     )
     add_counts(
         parser,
-        samples=(None, "questions that each row answers in a round (8 on a CPU, 128 on a GPU)"),
+        samples=(None, f"questions that each row answers in a round {samples}"),
         questions=(1, "questions about each picture (%(default)s)"),
-        batch_size=(None, "questions answered at once (8 on a CPU, 64 on a GPU)"),
+        batch_size=(None, f"questions answered at once {sizes}"),
         max_new_tokens=(32, "tokens of each answer (%(default)s)"),
         rounds=(2, "how often each row is measured (%(default)s)"),
         threads=(None, "of a CPU (as many as there are cores)"),

@@ -229,9 +229,16 @@ class LabelledData:
             row,
             partial(_measured, metric=self.metric, references=references),
             (ALL, *((str(type_),) if type_ is not None else ())),
-            hashlib.blake2b(b"".join(image.data or b"" for image in row.images), digest_size=16).hexdigest(),
+            _cluster(row),
             max(len(reference.split()) for reference in references),
         )
+
+
+def _cluster(row: Row) -> str:
+    """Equal for rows on the same images. Rows without one share nothing; `image` is then the place in the input."""
+    if not row.images:
+        return row.image
+    return hashlib.blake2b(b"".join(image.data or b"" for image in row.images), digest_size=16).hexdigest()
 
 
 def _measured(answer: str, metric: str, references: Sequence[str]) -> float:

@@ -44,6 +44,7 @@ MODELS = ("testbed", "textured-qwen")  # a family that counts positions one by o
 SMALL = (*EMBEDDED, *OF_WORLDS)
 SIZES = (1, 8, 32, 64, 128)
 TOKENS = 32  # of the preset's answers
+WARM_UP = 1  # seed of the pictures to warm up with: others than are timed, since the engine knows its last one again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def sizes(settings: GpuSettings) -> list[dict[str, Any]]:
     for size in settings.sizes:
         rival, batch = _rival(settings, subject, size)
         started = rival.start()
-        started.answer(batch)
+        started.answer(_batch(rival, settings, size, WARM_UP))
         memory = PeakMemory(settings.torch_device)
         seconds, answered = timed(started, batch, settings.torch_device)
         rows.append(
@@ -164,9 +165,11 @@ def halving(settings: GpuSettings) -> dict[str, Any]:
 def launches(settings: GpuSettings) -> dict[str, Any]:
     """Of one batch: kernels a sample and a token, its time, and how much of that the device works."""
     rival, batch = _rival(settings, _subject(settings), min(32, max(settings.sizes)))
+    other = _batch(rival, settings, len(batch), WARM_UP)
     started = rival.start()
-    started.answer(batch)
+    started.answer(other)
     plain, _ = timed(started, batch, settings.torch_device)
+    started.answer(other)
     cuda = settings.device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
         started.answer(batch)
@@ -231,7 +234,11 @@ def _subject(settings: GpuSettings) -> Subject:
 def _rival(settings: GpuSettings, subject: Subject, size: int) -> tuple[Ours, list[Sample]]:
     """The engine at 5 % kept, and a batch for it."""
     rival = Ours(subject, engine_options(settings, EngineOptions().strategy, speed.LEAST), size)
-    return rival, rival.prepare(ask(settings.shape, size, 1, mixed=False))
+    return rival, _batch(rival, settings, size)
+
+
+def _batch(rival: Ours, settings: GpuSettings, size: int, seed: int = 0) -> list[Sample]:
+    return rival.prepare(ask(settings.shape, size, 1, mixed=False, seed=seed))
 
 
 def of(

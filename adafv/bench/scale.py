@@ -148,6 +148,7 @@ class Scaled:
 
     Attributes:
         plan_seconds: from listing the input to knowing what is to do; `seconds`: from then to the end.
+        first_label: seconds until the first labels came out, `first_label_rows` of them.
         killed: workers.
         cpu: seconds of CPU time by part.
         driver_mib: what the driver held at most.
@@ -160,11 +161,12 @@ class Scaled:
     killed: int
     cpu: dict[str, float]
     driver_mib: float
+    first_label_rows: int
 
     @property
     def rate(self) -> float:
-        """From the first label on."""
-        return self.rows / (self.seconds - self.first_label)
+        """From the first labels on, without these: they took the time before."""
+        return (self.rows - self.first_label_rows) / (self.seconds - self.first_label)
 
 
 def run(options: JobOptions, sizes: Sequence[int], load: Load) -> list[Scaled]:
@@ -202,8 +204,9 @@ def _measure(options: JobOptions, folder: Path, rows: int, load: Load) -> Scaled
         ran = job.run(given, Simulated, Unprepared).run
     assert ran.tally.labelled == rows and ran.first_label is not None
     return Scaled(
-        rows, ran.plan_seconds, ran.seconds, ran.first_label, watch.killed, dict(watch.seconds()), watch.driver_mib
-    )
+        rows, ran.plan_seconds, ran.seconds, ran.first_label, watch.killed, dict(watch.seconds()), watch.driver_mib,
+        ran.first_label_rows,
+    )  # fmt: skip
 
 
 @contextmanager

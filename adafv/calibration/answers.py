@@ -4,6 +4,7 @@ took none."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,8 +48,12 @@ def cost_per_1000(seconds: float, price_per_hour: float) -> float:
     return 1000 * seconds * price_per_hour / 3600
 
 
-def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
-    """The labels of drawn rows: an output may also hold those of an earlier sample."""
+def read_answers(uri: str, sample: Ledger, storage: Storage, among: Collection[str] | None = None) -> Answers:
+    """The labels of drawn rows: an output may also hold those of an earlier sample.
+
+    Args:
+        among: ids of the rows to use, if not all. Rows that only fit the model's context pruned are longer than others.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for batch in read_labels(uri, COLUMNS, storage):
         drawn = sample.contains(np.frombuffer(digest_labels(batch), DIGEST))
@@ -56,8 +61,12 @@ def read_answers(uri: str, sample: Ledger, storage: Storage) -> Answers:
             image = first_image(row)
             del row["images"]  # long
             rows[row["id"]] = row | {"image": image}
+    timed = [row for row in rows.values() if row["gpu_seconds"]]
+    later = _without_first_batches(timed)
+    if among is not None:
+        rows = {id: row for id, row in rows.items() if id in among}
+        later = [row for row in later if row["id"] in rows] or [row for row in timed if row["id"] in rows] or later
     found = [*rows.values()]
-    later = _without_first_batches([row for row in found if row["gpu_seconds"]])
     return Answers(
         rows=rows,
         seconds=_mean([row["gpu_seconds"] for row in later]) if later else None,

@@ -248,8 +248,9 @@ def _label(candidate: Candidate, number: int, count: int) -> Ledger:
 
 
 def _read(candidate: Candidate, unpruned: Answers, sample: Ledger, storage: Storage) -> Answers:
-    answers = read_answers(candidate.job.output, sample, storage)
-    if not answers.rows.keys() & unpruned.rows.keys():
+    """A candidate's answers to what the unpruned model answered, so that both are of the same rows."""
+    answers = read_answers(candidate.job.output, sample, storage, unpruned.rows.keys())
+    if not answers.rows:
         output = candidate.job.output
         raise RunError(f"{output} has no label whose row was also labelled unpruned: see {output}/rejects")
     return answers

@@ -102,15 +102,18 @@ def family(
     demand: Demand,
     families: int,
     thresholds: tuple[float, ...] = THRESHOLDS,
+    counted: np.ndarray | None = None,
 ) -> CascadeFamily:
     """Walk down the thresholds while the demand is shown to be met.
 
     Args:
-        bounds: of the rows' clusters, for the demand's scores (`Demand.bounds`).
+        bounds: of the clusters of the rows that are `counted`, for the demand's scores (`Demand.bounds`).
         families: how many there are to choose from, by which the error is divided.
+        counted: bool [R], the rows that have scores, if not all.
     """
     again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
-    low = bounds.lower_ends(np.where(again, second.scores, first.scores), ERROR / families)
+    scores = np.where(again, second.scores, first.scores)
+    low = bounds.lower_ends(scores if counted is None else scores[:, counted], ERROR / families)
     agreement, share = np.where(again, second.agrees, first.agrees).mean(axis=1), again.mean(axis=1)
     accuracy: list[float] | None = None
     if first.right is not None and second.right is not None:

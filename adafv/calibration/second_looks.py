@@ -1,5 +1,6 @@
 """Every labelled pair of keep ratios, as families of cascades. A pair is compared on the rows that the unpruned
-model and both looks labelled, with a known first confidence and, for a demand on accuracy, a known right answer."""
+model and both looks labelled, with a known first confidence. For a demand on accuracy, those of them with a known right
+answer show it, but what a pair takes is of all, as what the unpruned model takes."""
 
 from __future__ import annotations
 
@@ -33,18 +34,19 @@ def families(
     """
     demand, rows = options.demand, unpruned.rows if only is None else only
     pairs = [(first, again) for first in labelled for again in options.escalates if first[1] < again]
-    known = [id for id in sorted(rows) if id in truth or not demand.needs_truth]
     found = []
     for (strategy, keep), again in pairs:
         first, second = labelled[strategy, keep], unpruned if again == 1 else labelled[strategy, again]
         both = first.rows.keys() & second.rows.keys()
-        ids = [id for id in known if id in both and first.rows[id]["confidence"] is not None]
-        if not ids:
+        ids = [id for id in sorted(rows) if id in both and first.rows[id]["confidence"] is not None]
+        counted = np.array([id in truth or not demand.needs_truth for id in ids], dtype=bool)
+        if not counted.any():
             continue
-        bounds = demand.bounds([unpruned.rows[id]["image"] for id in ids], SEED)
+        images = [unpruned.rows[id]["image"] for id, counts in zip(ids, counted, strict=True) if counts]
+        bounds = demand.bounds(images, SEED)
         one, other = (_answers(options, unpruned, truth, *each, ids) for each in ((keep, first), (again, second)))
         thresholds = LEADS if options.job.chooses else THRESHOLDS
-        found.append(family(strategy, one, other, bounds, demand, len(pairs) * strata, thresholds))
+        found.append(family(strategy, one, other, bounds, demand, len(pairs) * strata, thresholds, counted))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adafv.calibration.answers import Answers
@@ -42,24 +42,29 @@ class StratumPlan:
 
 @dataclass(frozen=True)
 class Stratified:
-    """Plans by stratum, the largest first; `common`: for rows of no or another stratum."""
+    """Plans by stratum, the largest first; `common`: for rows of no or another stratum.
+
+    Attributes:
+        others: the rows of the sample that have no stratum, if any.
+    """
 
     column: str
     plans: tuple[StratumPlan, ...]
     common: Cascade
+    others: StratumPlan | None = None
 
     @property
     def tokens(self) -> float:
-        """The language model's tokens per sample, prompt and answer."""
-        return self._mean([plan.cascade.tokens for plan in self.plans])
+        """The language model's tokens per sample, prompt and answer; of all rows, as those of other ways."""
+        return self._mean(lambda cascade: cascade.tokens)
 
     @property
     def escalated_share(self) -> float:
-        return self._mean([plan.cascade.escalated_share for plan in self.plans])
+        return self._mean(lambda cascade: cascade.escalated_share)
 
-    def _mean(self, values: Sequence[float]) -> float:
-        rows = [plan.rows for plan in self.plans]
-        return sum(each * many for each, many in zip(values, rows, strict=True)) / sum(rows)
+    def _mean(self, figure: Callable[[Cascade], float]) -> float:
+        plans = [*self.plans, *([] if self.others is None else [self.others])]
+        return sum(plan.rows * figure(plan.cascade) for plan in plans) / sum(plan.rows for plan in plans)
 
     @property
     def thresholds(self) -> str:
@@ -83,6 +88,7 @@ def stratify(
     """
     assert options.stratify is not None
     sizes = Counter(strata[id] for id in unpruned.rows if id in strata)
+    without = unpruned.rows.keys() - strata.keys()
     many = _large_enough(list(sizes.values()), options.demand, len(common))
     large = [stratum for stratum, _ in sizes.most_common(many)]
     walks = {
@@ -90,8 +96,9 @@ def stratify(
         for stratum in sizes
         if (only := {id for id in unpruned.rows if strata.get(id) == stratum})
     }
+    rest = families(options, unpruned, labelled, truth, without) if without else ()
     found = [
-        Stratified(options.stratify, plans, family.chosen)
+        Stratified(options.stratify, plans, family.chosen, _others(family, rest, len(without)))
         for family in common
         if family.chosen is not None and (plans := _plans(family, walks, large, sizes))
     ]
@@ -113,12 +120,26 @@ def _plans(
     sizes: Counter[str],
 ) -> tuple[StratumPlan, ...]:
     """With the pair of keep ratios of `common`."""
-    assert common.chosen is not None
-    place = common.cascades.index(common.chosen)
     plans = []
     for stratum, rows in sizes.most_common():
-        walk = next((one for one in walks[stratum] if one.pair == common.pair), None)
+        walk = _of_pair(common, walks[stratum])
         if walk is not None:
             own = walk.chosen if stratum in large else None
-            plans.append(StratumPlan(stratum, rows, own or walk.cascades[place], own is not None))
+            plans.append(StratumPlan(stratum, rows, own or _as_common(common, walk), own is not None))
     return tuple(plans)
+
+
+def _others(common: CascadeFamily, walks: Sequence[CascadeFamily], rows: int) -> StratumPlan | None:
+    """Of the rows without a stratum, which get the common threshold."""
+    walk = _of_pair(common, walks)
+    return None if walk is None else StratumPlan("", rows, _as_common(common, walk), own=False)
+
+
+def _of_pair(common: CascadeFamily, walks: Sequence[CascadeFamily]) -> CascadeFamily | None:
+    return next((one for one in walks if one.pair == common.pair), None)
+
+
+def _as_common(common: CascadeFamily, walk: CascadeFamily) -> Cascade:
+    """The threshold chosen for all rows, with its figures in some."""
+    assert common.chosen is not None
+    return walk.cascades[common.cascades.index(common.chosen)]

@@ -102,10 +102,10 @@ METRICS: dict[str, Metric] = {
 
 def references_of(value: Any) -> tuple[str, ...]:
     """The right answers in a column's value; none if it has none. A whole float has no point: pandas makes floats of
-    integers beside missing values."""
+    integers beside missing values, and of these NaN, which isn't equal to itself."""
     values = value if isinstance(value, list) else [value]
     texts = [each.get("answer") if isinstance(each, dict) else each for each in values]
-    if any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
+    if any(isinstance(text, bool) or not isinstance(text, str | int | float) or text != text for text in texts):
         return ()
     references = tuple(f"{text:.0f}" if isinstance(text, float) and text.is_integer() else str(text) for text in texts)
     return references if any(reference.strip() for reference in references) else ()

@@ -52,7 +52,7 @@ def test_agreement_over_cost_has_fixed_budgets_and_second_looks(tmp_path):
         return [{"agreement": 0.8 + share / 2, "prompt_tokens": 200 * (keep + share)} for share in (0, 0.2, 0.4)]
 
     curves = [{"keep": keep, "points": points(keep)} for keep in (0.5, 0.1)]
-    world = {"world": "drawn", "rows": 40, "promise": {"unpruned": 200.0}, "curves": curves}
+    world = {"world": "drawn", "rows": 40, "promise": {"unpruned": 200.0, "demand": 0.9}, "curves": curves}
     widths = []
     for worlds in ([world], [world, world]):
         chart.draw_agreement(worlds, tmp_path / "chart.png")
@@ -62,6 +62,15 @@ def test_agreement_over_cost_has_fixed_budgets_and_second_looks(tmp_path):
         for colour in ("#000000", *chart.COLOURS[:2]):
             assert (pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).any(), colour
     assert widths[1] > 1.5 * widths[0], "a panel for each"
+
+
+def test_the_line_is_at_the_agreement_that_was_demanded(tmp_path, monkeypatch):
+    drawn, curve = [], {"keep": 0.1, "points": [{"agreement": 0.9, "prompt_tokens": 20.0}]}
+    monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda axes, y, **kind: drawn.append(y))
+    promises = [{"unpruned": 200.0, "demand": demand} for demand in (0.9, 0.98)]
+    worlds = [{"world": "drawn", "rows": 40, "promise": promise, "curves": [curve]} for promise in promises]
+    chart.draw_agreement(worlds, tmp_path / "chart.png")
+    assert drawn == pytest.approx([90, 98])
 
 
 def test_no_two_strategies_look_alike():

@@ -76,6 +76,14 @@ def test_questions_on_one_image_share_a_cluster(tmp_path):
     assert examples[0].cluster == examples[1].cluster != examples[2].cluster
 
 
+def test_rows_without_an_image_are_clusters_of_their_own(tmp_path):
+    """As in a calibration; those of one cluster would have an interval of no width, however few there are."""
+    several = row(2, image=[], question=["w1", "w2"], answer=["red", "red"])
+    examples = labelled(write(tmp_path, [row(0, image=[]), row(1, image=[]), several, row(3)]))
+    assert len(examples) == 5 and all(isinstance(one, Example) for one in examples)
+    assert len({one.cluster for one in examples}) == 4 and examples[2].cluster == examples[3].cluster
+
+
 def test_types_come_from_a_column(tmp_path):
     path = write(tmp_path, [row(0, kind="number"), row(1, kind=None), row(2)])
     assert [one.types for one in labelled(path, type_column="kind")] == [("all", "number"), ("all",), ("all",)]

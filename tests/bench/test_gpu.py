@@ -65,6 +65,16 @@ def test_sizes_end_with_one_that_does_not_fit(monkeypatch):
     assert all(row["samples_per_s"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("part", [gpu.sizes, gpu.launches])
+def test_what_is_timed_has_not_been_seen_before(monkeypatch, part):
+    """The engine doesn't encode the last picture of the batch before again, so a batch of one would lack encoding."""
+    seen, timed, alone = [], gpu.timed, replace(SETTINGS, sizes=(1,))
+    monkeypatch.setattr(gpu, "timed", lambda *given: seen.append(timed(*given)) or seen[-1])
+    part(alone)
+    [(_, answered)] = seen
+    assert answered.crops == 5
+
+
 def test_launches_are_counted():
     found = gpu.launches(SETTINGS)
     assert found["launches"] == found["launches_per_token"] * 3 > 100 and found["batch_size"] == 2

@@ -49,8 +49,9 @@ def test_processes_are_told_apart(title, part):
 
 
 def test_cpu_time_is_counted_for_each_further_row(tmp_path):
-    few = Scaled(1000, 1.0, 10.0, 5.0, 0, {"driver": 4.0}, 400.0)
-    many = Scaled(11_000, 1.0, 30.0, 5.0, 0, {"driver": 9.0, "workers": 2.0}, 410.0)
+    few = Scaled(1000, 1.0, 10.0, 5.0, 0, {"driver": 4.0}, 400.0, 100)
+    many = Scaled(11_000, 1.0, 30.0, 5.0, 0, {"driver": 9.0, "workers": 2.0}, 410.0, 1000)
+    assert (few.rate, many.rate) == (180.0, 400.0), "the first labels took the time that isn't counted"
     assert per_row([few, many]) == pytest.approx({"driver": 500.0, "workers": 200.0})
     text = table([few, many], Load(nodes=1, workers=4, rate=75.0, slow=0.5))
     assert "at most 200 a second" in text and "2,000" in text

@@ -10,6 +10,7 @@ import pytest
 
 from adafv.bench import speed, speed_rows
 from adafv.bench.ceilings import Ceilings
+from adafv.bench.command import make_parser
 from adafv.bench.rivals import BatchAnswers, Ours, Stock, Vllm
 from adafv.bench.shapes import Shape, Stack
 from adafv.bench.speed import Asked, Settings
@@ -79,6 +80,14 @@ def test_all_rows(caplog):
     assert rows["stock-none"]["operations"] == pytest.approx(rows["ours-none"]["operations"])
     assert rows["stock-none"]["padding_share"] > 0 == rows["reference-0.05"]["padding_share"]
     assert rows["reference-0.05"]["at_once"] == 1 and rows["ours-0.05"]["at_once"] == 2
+
+
+def test_help_says_what_a_device_gets(capsys):
+    with pytest.raises(SystemExit):
+        make_parser(["speed"]).parse_args(["speed", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in a round (16 on a CPU, 128 on a GPU)" in said and "at once (16 on a CPU, 64 on a GPU)" in said
+    assert (settings(samples=None).samples, settings(batch_size=None).batch_size) == (16, 16)
 
 
 def test_some_rows():

@@ -10,9 +10,9 @@ from adafv.pipeline.store.storage import Storage
 from tests.reporting.outputs import label, run, write
 
 
-def read(folder, labels, ids="abcdef"):
+def read(folder, labels, ids="abcdef", among=None):
     uri = write(folder / "out", [{"worker": "w1"} | one for one in labels], [run()])
-    return read_answers(uri, Ledger(map(digest_id, ids)), Storage())
+    return read_answers(uri, Ledger(map(digest_id, ids)), Storage(), among)
 
 
 def test_only_the_samples_rows_count(tmp_path):
@@ -36,6 +36,16 @@ def test_reused_labels_took_no_time(tmp_path):
     labels = [label("a", 9.0, encode_ms=500.0), label("b", 0.0, after=11, encode_ms=0.0)]
     found = read(tmp_path, labels)
     assert (found.seconds, found.encode_seconds, [*found.rows]) == (9.0, 0.5, ["a", "b"])
+
+
+def test_costs_are_those_of_rows_that_the_unpruned_model_answered_too(tmp_path):
+    """Rows that fit the model's context pruned only, such as "d", are the longest: they would count for one side."""
+    labels = [label("a", 9.0), label("b", 1.0, after=11), label("c", 2.0, after=12)]
+    labels.append(label("d", 30.0, after=13, prompt_tokens=4000, visual_tokens=9000, kept_tokens=900))
+    short, found = read(tmp_path / "x", labels[:3]), read(tmp_path / "y", labels, among="abc")
+    assert [*found.rows] == ["a", "b", "c"] and found.tokens == short.tokens
+    assert (found.seconds, found.kept_tokens, found.visual_tokens) == (1.5, 10, 100)
+    assert read(tmp_path / "z", labels, among="a").seconds == 9.0, "better a first batch than none"
 
 
 def test_the_price_is_the_labels(tmp_path):

@@ -148,6 +148,21 @@ def test_rows_whose_right_answer_is_not_known():
     assert agreeing.cascades[-1].accuracy == right.cascades[-1].accuracy == pytest.approx(1 - 180 / 400)
 
 
+def test_costs_are_of_all_rows_also_where_few_right_answers_are_known():
+    """Here the right answers of short prompts only; what the unpruned model takes is of all rows as well."""
+    truth = dict.fromkeys(IDS[:400], ("red",))
+    first = unsure(0.1, 0.3)
+    longer = {id: row | {"prompt_tokens": 1000} for id, row in first.rows.items() if id not in truth}
+    labelled = {("adafv", 0.1): replace(first, rows=first.rows | longer)}
+    given = options(strategies=("adafv",), keeps=(0.1,), answer_column="answer", max_accuracy_loss=0.05)
+    [found] = families(given, UNPRUNED, labelled, truth)
+    fewest = found.cascades[-1]
+    assert fewest.escalated_share == 0 and fewest.tokens == pytest.approx((400 * 38 + 200 * 1000) / 600 + 2)
+    alone = {("adafv", 0.1): replace(first, rows={id: first.rows[id] for id in truth})}
+    [known] = families(given, UNPRUNED, alone, truth)
+    assert [one.low for one in found.cascades] == [one.low for one in known.cascades], "no row shows more than it knows"
+
+
 def test_the_page_and_the_summary_of_a_demand_on_accuracy():
     truth = dict.fromkeys(IDS, ("red",))
     asked = {"answer_column": "answer", "max_accuracy_loss": 0.03, "keeps": (0.1,)}

@@ -139,6 +139,19 @@ def test_rows_of_no_stratum_get_the_common_threshold():
     assert list(json.loads(by_stratum.thresholds)["type"]) == ["colour"]
 
 
+def test_costs_include_rows_of_no_stratum():
+    """Else a plan for the cheap half of the rows would look cheaper than any for all of them."""
+    by_stratum, made = found(strata={id: type for id, type in STRATA.items() if type != "count"})
+    first, threshold = pruned(), json.loads(by_stratum.thresholds)["type"]["colour"]
+    again = [
+        row["confidence"] < (threshold if STRATA[id] == "colour" else by_stratum.common.threshold)
+        for id, row in first.rows.items()
+    ]
+    assert by_stratum.escalated_share == pytest.approx(np.mean(again))
+    assert by_stratum.tokens == pytest.approx(38 + 2 + np.mean(again) * 202)
+    assert len(made.as_json()["plans"]) == 2
+
+
 def test_the_error_is_divided_by_the_strata():
     """All agree, and so do rows_to_show rows at the error of two strata, but one row fewer doesn't."""
     needed = rows_to_show(0.98, ERROR / 2)

@@ -167,3 +167,10 @@ def test_all_measures_have_a_name():
 )  # fmt: skip
 def test_references(value, expected):
     assert references_of(value) == expected
+
+
+def test_nan_is_no_answer():
+    """Else each row without an answer would count, as wrong."""
+    nan = float("nan")
+    assert references_of(nan) == references_of([nan]) == references_of([{"answer": nan}]) == ()
+    assert references_of("nan") == ("nan",)
