@@ -162,8 +162,9 @@ def test_gpu_machines_are_spot_machines(account, config):
     assert provider.non_terminated_nodes({}) == []
 
 
-def refuse(monkeypatch, code: str) -> list[bool]:
-    """Have Amazon refuse spot machines with an error. What was asked for: spot or not."""
+def refuse(monkeypatch, code: str, last: str | None = None) -> list[bool]:
+    """Have Amazon refuse spot machines with an error, from the fifth attempt on with the `last`. What was asked for:
+    spot or not."""
     asked: list[bool] = []
     made = node_provider.make_ec2_resource
 
@@ -174,7 +175,8 @@ def refuse(monkeypatch, code: str) -> list[bool]:
         def create_instances(**given: Any) -> Any:
             asked.append("InstanceMarketOptions" in given)
             if asked[-1]:
-                raise ClientError({"Error": {"Code": code, "Message": "none now"}}, "RunInstances")
+                said = code if last is None or len(asked) < 5 else last
+                raise ClientError({"Error": {"Code": said, "Message": "none now"}}, "RunInstances")
             return create(**given)
 
         monkeypatch.setattr(ec2, "create_instances", create_instances)
@@ -195,6 +197,14 @@ def test_where_there_is_no_spot_machine_one_on_demand_is_taken(account, config, 
     provider.terminate_nodes(list(started))
     assert config == given, "the next one isn't asked for as spot"
     assert "No spot g5.2xlarge is to be had (InsufficientInstanceCapacity); taking 1 on demand" in caplog.text
+
+
+def test_a_zone_without_this_kind_of_machine_does_not_hide_that_there_is_no_spot_machine(config, monkeypatch):
+    """Ray tells only what the last zone said: some zone of us-east-1 has no g5, and it may be the last."""
+    asked = refuse(monkeypatch, "InsufficientInstanceCapacity", last="Unsupported")
+    provider, started = start(config, "gpu")
+    assert started and asked[-1] is False
+    provider.terminate_nodes(list(started))
 
 
 @pytest.mark.parametrize(("type", "code"), [("gpu", "VcpuLimitExceeded"), ("gpu", "UnauthorizedOperation")])
