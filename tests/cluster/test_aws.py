@@ -152,6 +152,20 @@ def test_the_head_cannot_make_another_machine_its_own():
     assert found == {"ec2:CreateTags": [starting, own], "ec2:TerminateInstances": [own]}
 
 
+def actions_of(role: str) -> set[str]:
+    """What a role may do by the template's managed policies."""
+    resources = yaml.load(ACCOUNT, Template)["Resources"]
+    policies = [resources[name]["Properties"] for name in resources[role]["Properties"]["ManagedPolicyArns"]]
+    given = [statement["Action"] for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+    return {action for actions in given for action in (actions if isinstance(actions, list) else [actions])}
+
+
+def test_only_the_head_may_write_to_the_bucket():
+    """The driver is there, and is the only writer; on workers strangers' images are decoded."""
+    assert actions_of("WorkerRole") == {"s3:ListBucket", "s3:GetObject"}
+    assert actions_of("HeadRole") == actions_of("WorkerRole") | {"s3:PutObject", "s3:DeleteObject"}
+
+
 def test_gpu_machines_are_spot_machines(account, config):
     provider, started = start(config, "gpu")
     assert isinstance(provider, SpotFirst)
