@@ -162,6 +162,9 @@ class Job:
         failure: str | None = "interrupted"
         try:
             failure = self._stream(worklist)
+        except Exception as error:  # one that `_stream` doesn't expect: nobody interrupted the run
+            failure = safe_message(f"{type(error).__name__}: {error}")
+            raise
         finally:
             self._end(failure)
         if failure is not None:

@@ -36,3 +36,13 @@ def test_a_run_whose_record_cannot_be_written_is_not_told_to_be_done(job, monkey
     with pytest.raises(RunError, match="can't write the run's record: disk full"):
         job._end(None)
     assert (job.ended["status"], job.ended["error"]) == ("failed", "can't write the run's record: disk full")
+
+
+def test_an_error_that_nobody_expected_is_not_told_to_be_an_interruption(job, monkeypatch):
+    def stream(worklist: object) -> None:
+        raise ValueError("a column is missing")
+
+    monkeypatch.setattr(job, "_stream", stream)
+    with pytest.raises(ValueError, match="a column is missing"):
+        job._run_alone()
+    assert (job.ended["status"], job.ended["error"]) == ("failed", "ValueError: a column is missing")
