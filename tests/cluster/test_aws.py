@@ -234,6 +234,7 @@ def test_the_set_up_installs_what_is_pinned_and_there():
     [torch] = re.findall(r"torch==\S+", commands)
     assert torch in (ROOT / "Makefile").read_text()
     assert "--constraint ~/adafv/constraints.txt" in commands and "--python 3.11" in commands
+    assert '"$HOME/adafv[gpu]"' in commands, "weights go to the GPU by way of the host's memory"
     for remote, local in GIVEN["file_mounts"].items():
         if local != "~/.ray/auth_token":
             assert remote == f"~/adafv/{local}" and (ROOT / local).exists()
