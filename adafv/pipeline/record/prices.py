@@ -89,10 +89,10 @@ def recorded_price(cost: Mapping[str, Any]) -> float | None:
 
 
 def entry_for(table: Sequence[Price], device: str, instance: str | None) -> Price | None:
-    """The entry for the machine, else your own machines' entry for the device."""
-    machines = (price for price in table if price.instance is not None and price.instance == instance)
-    own = (price for price in table if price.instance is None and price.device == device)
-    return next(machines, None) or next(own, None)
+    """The machine's entry if it is for this device, else your own entry for the device, else the machine's."""
+    machine = next((price for price in table if price.instance is not None and price.instance == instance), None)
+    own = next((price for price in table if price.instance is None and price.device == device), None)
+    return machine if machine is not None and machine.device == device else own or machine
 
 
 def read_prices(path: Path, kind: str | None = "on-demand") -> list[Price]:
