@@ -72,6 +72,14 @@ class Tariff:
             return None  # such as a CPU worker on a GPU machine
         return found.of_a_worker * self.gpus
 
+    @property
+    def least(self) -> float:
+        """USD per hour of a worker whose device isn't known, at least."""
+        if self.flat is not None:
+            return self.flat * self.gpus
+        known = [price.of_a_worker for price in self.table if price.of_a_worker is not None]
+        return min(known, default=0.0) * self.gpus
+
     def mean(self, workers: Collection[tuple[str, str | None, int]]) -> float | None:
         """Mean USD per hour of the given (device, instance, number) workers; None if any price is unknown."""
         rates = [(self.of(device, instance), count) for device, instance, count in workers]

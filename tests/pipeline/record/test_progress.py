@@ -135,7 +135,7 @@ def test_lines_say_who_is_there(sink, caplog):
     tariff = Tariff(table=(Price(3.6, date(2026, 11, 22), "made up", "A10G"),))
     watched = progress(sink, Metrics("r", "none", 10), 10, tariff, roster)
     watched._check_workers()
-    assert caplog.messages.pop().endswith("1 of 2 workers there, $0.0000 so far")
+    assert caplog.messages.pop().endswith("1 of 2 workers there, $0.0600 so far")
     sink.tally.devices = {"w/7": Device("A10G")}
     watched._check_workers()
     assert "workers there" not in caplog.messages[-1] and caplog.messages[-1].endswith("$0.0600 so far")
