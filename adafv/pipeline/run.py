@@ -162,6 +162,9 @@ class Job:
         failure: str | None = "interrupted"
         try:
             failure = self._stream(worklist)
+        except Exception as error:  # one that `_stream` doesn't expect: nobody interrupted the run
+            failure = safe_message(f"{type(error).__name__}: {error}")
+            raise
         finally:
             self._end(failure)
         if failure is not None:
@@ -263,17 +266,21 @@ class Job:
         )
 
     def _end(self, failure: str | None) -> None:
-        self._run.error = failure
-        self._run.status = "failed" if failure is not None else "stopped" if self._run.stopped_by else "done"
-        self._run.ended = datetime.now(UTC)
-        self.ended = self._run.record()
+        self._note_end(failure)
         try:
             self._run.write(self._setup.output)
         except (*S3_ERRORS, OSError, RunError) as error:
             problem = safe_message(f"can't write the run's record: {error}")
             if failure is None:
+                self._note_end(problem)
                 raise RunError(problem) from error
             LOG.warning("%s", problem)
+
+    def _note_end(self, failure: str | None) -> None:
+        self._run.error = failure
+        self._run.status = "failed" if failure is not None else "stopped" if self._run.stopped_by else "done"
+        self._run.ended = datetime.now(UTC)
+        self.ended = self._run.record()
 
     def _status(self) -> int:
         if self._run.has_too_many_rejects(self._setup.options.max_reject_rate):

@@ -152,6 +152,20 @@ def test_the_head_cannot_make_another_machine_its_own():
     assert found == {"ec2:CreateTags": [starting, own], "ec2:TerminateInstances": [own]}
 
 
+def actions_of(role: str) -> set[str]:
+    """What a role may do by the template's managed policies."""
+    resources = yaml.load(ACCOUNT, Template)["Resources"]
+    policies = [resources[name]["Properties"] for name in resources[role]["Properties"]["ManagedPolicyArns"]]
+    given = [statement["Action"] for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+    return {action for actions in given for action in (actions if isinstance(actions, list) else [actions])}
+
+
+def test_only_the_head_may_write_to_the_bucket():
+    """The driver is there, and is the only writer; on workers strangers' images are decoded."""
+    assert actions_of("WorkerRole") == {"s3:ListBucket", "s3:GetObject"}
+    assert actions_of("HeadRole") == actions_of("WorkerRole") | {"s3:PutObject", "s3:DeleteObject"}
+
+
 def test_gpu_machines_are_spot_machines(account, config):
     provider, started = start(config, "gpu")
     assert isinstance(provider, SpotFirst)
@@ -162,8 +176,9 @@ def test_gpu_machines_are_spot_machines(account, config):
     assert provider.non_terminated_nodes({}) == []
 
 
-def refuse(monkeypatch, code: str) -> list[bool]:
-    """Have Amazon refuse spot machines with an error. What was asked for: spot or not."""
+def refuse(monkeypatch, code: str, last: str | None = None) -> list[bool]:
+    """Have Amazon refuse spot machines with an error, from the fifth attempt on with the `last`. What was asked for:
+    spot or not."""
     asked: list[bool] = []
     made = node_provider.make_ec2_resource
 
@@ -174,7 +189,8 @@ def refuse(monkeypatch, code: str) -> list[bool]:
         def create_instances(**given: Any) -> Any:
             asked.append("InstanceMarketOptions" in given)
             if asked[-1]:
-                raise ClientError({"Error": {"Code": code, "Message": "none now"}}, "RunInstances")
+                said = code if last is None or len(asked) < 5 else last
+                raise ClientError({"Error": {"Code": said, "Message": "none now"}}, "RunInstances")
             return create(**given)
 
         monkeypatch.setattr(ec2, "create_instances", create_instances)
@@ -197,6 +213,14 @@ def test_where_there_is_no_spot_machine_one_on_demand_is_taken(account, config, 
     assert "No spot g5.2xlarge is to be had (InsufficientInstanceCapacity); taking 1 on demand" in caplog.text
 
 
+def test_a_zone_without_this_kind_of_machine_does_not_hide_that_there_is_no_spot_machine(config, monkeypatch):
+    """Ray tells only what the last zone said: some zone of us-east-1 has no g5, and it may be the last."""
+    asked = refuse(monkeypatch, "InsufficientInstanceCapacity", last="Unsupported")
+    provider, started = start(config, "gpu")
+    assert started and asked[-1] is False
+    provider.terminate_nodes(list(started))
+
+
 @pytest.mark.parametrize(("type", "code"), [("gpu", "VcpuLimitExceeded"), ("gpu", "UnauthorizedOperation")])
 def test_what_on_demand_would_not_change_is_told(config, monkeypatch, type, code):
     asked = refuse(monkeypatch, code)
@@ -210,6 +234,7 @@ def test_the_set_up_installs_what_is_pinned_and_there():
     [torch] = re.findall(r"torch==\S+", commands)
     assert torch in (ROOT / "Makefile").read_text()
     assert "--constraint ~/adafv/constraints.txt" in commands and "--python 3.11" in commands
+    assert '"$HOME/adafv[gpu]"' in commands, "weights go to the GPU by way of the host's memory"
     for remote, local in GIVEN["file_mounts"].items():
         if local != "~/.ray/auth_token":
             assert remote == f"~/adafv/{local}" and (ROOT / local).exists()

@@ -49,6 +49,28 @@ def test_systemd_takes_the_units(tmp_path):
     assert (done.returncode, said) == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("now", "again", "name"),
+    [
+        ("2026-11-22 22:00", [], "night-2026-11-22"),
+        ("2026-11-23 06:30", [], "night-2026-11-22"),  # made up for by systemd: the night of the 23rd is still to come
+        ("2026-11-23 09:00", ["again"], "night-2026-11-22-again"),
+        ("2026-11-23 20:00", [], "night-2026-11-23"),  # by hand: cron's, two hours later, is refused
+    ],
+)
+def test_a_night_has_the_name_of_the_evening_on_which_it_was_due(tmp_path, now, again, name):
+    at_that_time = f'back=${{2:-}}; exec {shutil.which("date")} --date="{now} ${{back#--date=}}" "$1"'
+    programs = {"ray": 'echo "$@"', "date": at_that_time}
+    for program, text in programs.items():
+        (tmp_path / program).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(SCHEDULE / "night"), *again], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"--submission-id {name} " in done.stdout
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A head and two more nodes, started where the environment is active: a job's `python` is that of its Ray."""

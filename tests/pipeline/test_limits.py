@@ -42,6 +42,15 @@ def test_a_cost_that_is_not_known_is_kept_within_no_budget():
     assert Limits(5.0, None, Tariff(table=table)).spent(Tally(), 0.0, 1.0) is None
 
 
+def test_workers_without_any_label_are_kept_within_the_budget():
+    """By --prices, nobody knows what they run on: they cost at least the lowest price, and not nothing."""
+    rejecting, found = Tally(workers={"w": 0.0}), date(2026, 11, 22)
+    table = (Price(1.0, found, "x", "A10G"), Price(8.0, found, "x", "H100"), Price(0.1, found, "x", None, "c7i.large"))
+    limits = Limits(5.0, None, Tariff(table=table, gpus=2))
+    assert limits.spent(rejecting, 0.0, 3600 * 2.4) is None
+    assert limits.spent(rejecting, 0.0, 3600 * 2.5) == "max-cost"
+
+
 def test_hours_are_those_since_the_start():
     budget = Limits(None, 1.0, Tariff())
     assert budget.spent(tally(), 3589.9, 0) is None

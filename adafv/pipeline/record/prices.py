@@ -72,6 +72,14 @@ class Tariff:
             return None  # such as a CPU worker on a GPU machine
         return found.of_a_worker * self.gpus
 
+    @property
+    def least(self) -> float:
+        """USD per hour of a worker whose device isn't known, at least."""
+        if self.flat is not None:
+            return self.flat * self.gpus
+        known = [price.of_a_worker for price in self.table if price.of_a_worker is not None]
+        return min(known, default=0.0) * self.gpus
+
     def mean(self, workers: Collection[tuple[str, str | None, int]]) -> float | None:
         """Mean USD per hour of the given (device, instance, number) workers; None if any price is unknown."""
         rates = [(self.of(device, instance), count) for device, instance, count in workers]
@@ -89,10 +97,10 @@ def recorded_price(cost: Mapping[str, Any]) -> float | None:
 
 
 def entry_for(table: Sequence[Price], device: str, instance: str | None) -> Price | None:
-    """The entry for the machine, else your own machines' entry for the device."""
-    machines = (price for price in table if price.instance is not None and price.instance == instance)
-    own = (price for price in table if price.instance is None and price.device == device)
-    return next(machines, None) or next(own, None)
+    """The machine's entry if it is for this device, else your own entry for the device, else the machine's."""
+    machine = next((price for price in table if price.instance is not None and price.instance == instance), None)
+    own = next((price for price in table if price.instance is None and price.device == device), None)
+    return machine if machine is not None and machine.device == device else own or machine
 
 
 def read_prices(path: Path, kind: str | None = "on-demand") -> list[Price]:

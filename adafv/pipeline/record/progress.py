@@ -18,6 +18,7 @@ from adafv.pipeline.control.roster import Roster, WorkerStatus
 from adafv.pipeline.record.metrics import Metrics
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.record.tally import Tally
+from adafv.pipeline.redaction import safe_message
 
 LOG = logging.getLogger("adafv")
 EVERY = 10.0  # seconds
@@ -103,14 +104,22 @@ class Progress:
             raise self._error
 
     def _run(self) -> None:
+        self._try(self._publish)
+        while not self._stop.wait(self._every):
+            self._try(self._check_workers)
+            self._try(self._publish)
+            if self._error is None:
+                self._try(self._write_due)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Keep a step's first error for `check`, and log it: while the job waits for workers, nobody calls that."""
         try:
-            self._publish()
-            while not self._stop.wait(self._every):
-                self._check_workers()
-                self._publish()
-                self._write_due()
+            step()
         except Exception as error:  # raised in the main thread by `check`
-            self._error = error
+            if self._error is None:
+                self._error = error
+                problem = safe_message(f"{type(error).__name__}: {error}")
+                LOG.error("%s; the run ends as soon as a row comes", problem)
 
     def _check_workers(self) -> None:
         """Log how far the run is; or, without workers, what it is waiting for."""

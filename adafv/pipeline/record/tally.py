@@ -131,7 +131,8 @@ class Tally:
 
     def usd(self, now: float, tariff: Tariff) -> float | None:
         """The cost of that; None if a device's price is unknown. A worker without labels has no known device: it
-        counts at the others' mean price."""
+        counts at the others' mean price; without others, at the lowest, so that --max-cost ends also a run of nothing
+        but rejects."""
         if not tariff.is_given:
             return None
         devices, held = self.devices.copy(), self._held(now)  # a copy: another thread may add to it
@@ -139,7 +140,7 @@ class Tally:
         known = [rate for rate in rates.values() if rate is not None]
         if len(known) < len(rates):
             return None
-        mean = sum(known) / len(known) if known else tariff.of(None, None) or 0.0
+        mean = sum(known) / len(known) if known else tariff.least
         return sum(seconds * (rates.get(name, mean) or 0.0) for name, seconds in held.items()) / 3600
 
     def note_gone(

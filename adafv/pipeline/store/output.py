@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from adafv.pipeline.uris import has_scheme, is_s3, local_path, split_s3
 
 LOG = logging.getLogger("adafv")
 PATIENCE = 180.0  # seconds to retry a failed put
+EMPTY = 60.0  # seconds after which an empty temporary file is nobody's
 
 
 class Output(ABC):
@@ -157,8 +159,12 @@ class LocalOutput(Output):
         (self._folder / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
+        """An empty file may be a contender's that asks for the lease at this moment, unless it is old."""
         for path in (self._folder / ".tmp").glob("*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_size or time.time() - found.st_mtime > EMPTY:
+                    path.unlink()
 
 
 class S3Output(Output):

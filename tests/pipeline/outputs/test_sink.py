@@ -336,6 +336,20 @@ def test_half_written_files_of_a_killed_writer_are_swept_away(tmp_path):
     assert output.read("labels/a.parquet") == b"whole"
 
 
+def test_a_run_that_begins_does_not_sweep_away_what_a_contender_is_writing(tmp_path):
+    """A job that is about to be refused would say that the output can't be written, with status 2."""
+    contender = LocalOutput(str(tmp_path))
+    contender.put("lease/1", b"")
+    with contender._temporary(b"") as now:
+        LocalOutput(str(tmp_path)).sweep()
+        assert now.exists()
+    long_ago = tmp_path / ".tmp" / "left"
+    long_ago.write_bytes(b"")
+    os.utime(long_ago, (0, 0))
+    LocalOutput(str(tmp_path)).sweep()
+    assert not long_ago.exists()
+
+
 def test_nothing_is_written_once_the_guard_refuses(output):
     def refuse() -> None:
         raise RunError("the lease was lost")

@@ -38,6 +38,8 @@ TABLE = "\n".join(
     [
         ("A", None, 1.5),
         ("A", "elsewhere", 1.5),
+        ("A", "cpus", 1.5),  # the table has the machine, but what a worker's share of it costs only you know
+        ("A", "small", 1.5),
         ("B", "small", 3.0),
         ("B", "large", 2.5),
         ("B", None, None),

@@ -106,6 +106,24 @@ def test_what_goes_wrong_in_the_thread_ends_the_run(sink, monkeypatch):
             time.sleep(0.01)
 
 
+def test_a_file_that_cannot_be_written_while_no_row_comes_is_told_at_once_and_lost_workers_end_to_cost(
+    sink, monkeypatch, caplog
+):
+    """The run waits for workers then, and nothing asks for the error before the next row."""
+    monkeypatch.setattr(sink, "write_due", lambda: (_ for _ in ()).throw(OSError("disk full")))
+    sink.tally.workers, sink.tally.actors = {"w/7": time.time()}, {"w/7": "a"}
+    there = WorkerStatus(frozenset({("a", 7)}), 1, 1, 0)
+    roster, end = All(there, there), time.monotonic() + 5
+    with progress(sink, Metrics("r", "none", 10), 10, Tariff(), roster, every=0.01) as watched:
+        while not sink.tally.gone and time.monotonic() < end:
+            time.sleep(0.01)
+    assert sink.tally.gone.keys() == {"w/7"}
+    said = [message for message in caplog.messages if "disk full" in message]
+    assert said == ["OSError: disk full; the run ends as soon as a row comes"]
+    with pytest.raises(OSError, match="disk full"):
+        watched.check()
+
+
 def test_lines_say_who_is_there(sink, caplog):
     """Nobody, then one of two, then both; and a device that the table has no price for, once."""
     caplog.set_level(logging.INFO, "adafv")
@@ -117,7 +135,7 @@ def test_lines_say_who_is_there(sink, caplog):
     tariff = Tariff(table=(Price(3.6, date(2026, 11, 22), "made up", "A10G"),))
     watched = progress(sink, Metrics("r", "none", 10), 10, tariff, roster)
     watched._check_workers()
-    assert caplog.messages.pop().endswith("1 of 2 workers there, $0.0000 so far")
+    assert caplog.messages.pop().endswith("1 of 2 workers there, $0.0600 so far")
     sink.tally.devices = {"w/7": Device("A10G")}
     watched._check_workers()
     assert "workers there" not in caplog.messages[-1] and caplog.messages[-1].endswith("$0.0600 so far")
