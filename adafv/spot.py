@@ -17,9 +17,10 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 from adafv.internals import aws_node_provider
 
 LOG = logging.getLogger(__name__)
-# What Amazon answers when it has no spot machine now, or none for this account, or none at this price. Unsupported is the
-# answer of a zone without this kind of machine: Ray tells only what the last zone said, and others may have machines.
-# That an account may start no machine at all (InstanceLimitExceeded, VcpuLimitExceeded), on demand wouldn't change.
+# What Amazon answers when it has no spot machine now, or none for this account, or none at this price. Unsupported is
+# the answer of a zone without this kind of machine: Ray tells only what the last zone said, and others may have
+# machines. That an account may start no machine at all (InstanceLimitExceeded, VcpuLimitExceeded), on demand wouldn't
+# change.
 NO_SPOT = frozenset(
     {
         "InsufficientInstanceCapacity",
