@@ -37,9 +37,9 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     "photo-aligned": (
         Stage(kind="align", steps=1500, rows=2048, shards=2, rate=0.0, projector_rate=1e-3),
         Stage(kind="names", steps=110, rows=64, shards=2, rate=1e-3, projector_rate=2e-4),
-        Stage(kind="scenes", steps=320, rows=4, shards=2, rate=7e-4, projector_rate=2e-4, patches=144),
-        Stage(kind="scenes", steps=1500, rows=4, shards=20, rate=7e-4, projector_rate=1e-4),
-        Stage(kind="wide", steps=1000, rows=1, shards=20, rate=3e-4, projector_rate=1e-4),
+        Stage(kind="scenes", steps=1000, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
+        Stage(kind="scenes", steps=700, rows=4, shards=8, rate=5e-4, projector_rate=1e-4),
+        Stage(kind="wide", steps=500, rows=1, shards=8, rate=3e-4, projector_rate=1e-4),
     ),
     "photo": (
         Stage(kind="names", steps=2000, rows=64, shards=8, rate=1e-3, projector_rate=5e-4),
