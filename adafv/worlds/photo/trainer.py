@@ -31,7 +31,7 @@ from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS
 SAVE_EVERY = 120.0  # s
 LOG_EVERY, EVALUATE_EVERY = 10, 100  # steps
 ALIGN_LOG_EVERY = 200  # steps, which are much shorter
-RISE = 30  # steps of a stage in which the rates rise
+RISE = 30  # steps in which the rates rise: of a stage, and after the optimiser has forgotten what it knew
 LEAST = 0.1  # what is left of the rates at a stage's end
 VALIDATION_NAMES, VALIDATION_SCENES, VALIDATION_WIDE = 128, 24, 8
 FIRST_WIDE = 50_000_000  # the place in its range of the first seed whose scene is drawn wide
@@ -61,7 +61,7 @@ class Trainer:
             weight_decay=0.01,
         )
         self._rng = np.random.default_rng(0)
-        self.stage = self.step = 0
+        self.stage = self.step = self._fresh = 0
         self._seconds = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self._resume(committed)
@@ -74,7 +74,7 @@ class Trainer:
         while self.stage < len(self.recipe):
             if not self._run_stage(self.recipe[self.stage], end):
                 return
-            self.stage, self.step = self.stage + 1, 0
+            self.stage, self.step, self._fresh = self.stage + 1, 0, 0
             self.save()
 
     @property
@@ -106,7 +106,7 @@ class Trainer:
 
     def _train_step(self, stage: Stage, loss_of: Callable[[], Tensor]) -> float:
         fall = 0.5 * (1 + math.cos(math.pi * self.step / stage.steps))
-        share = min(1.0, (self.step + 1) / RISE) * (LEAST + (1 - LEAST) * fall)
+        share = min(1.0, (self.step - self._fresh + 1) / RISE) * (LEAST + (1 - LEAST) * fall)
         for group, rate in zip(self._optimizer.param_groups, (stage.projector_rate, stage.rate), strict=True):
             group["lr"] = rate * share
         loss = loss_of()
@@ -232,6 +232,7 @@ class Trainer:
         elif committed is not None and committed.is_file():
             about = about_trained(committed)
             self._go_on(*load_trained(committed), {name: float(about[name]) for name in ("stage", "step", "seconds")})
+            self._fresh = self.step
             shutil.copy(committed.with_name("log.jsonl"), self._folder / "log.jsonl")
 
     def _go_on(self, projector: dict[str, Tensor], lora: dict[str, Tensor], progress: dict[str, float]) -> None:

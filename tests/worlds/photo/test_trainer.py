@@ -107,6 +107,26 @@ def test_it_goes_on_from_what_was_exported(make_parts, tmp_path, monkeypatch):
         torch.testing.assert_close(_weights(second)[name], value, rtol=1e-2, atol=1e-2)
 
 
+def test_the_rates_rise_again_when_the_optimiser_is_new(make_parts, tmp_path):
+    first = Trainer(make_parts(), RECIPE, tmp_path / "first")
+    first.stage, first.step = 2, 1
+    first.save()
+    state = torch.load(tmp_path / "first/checkpoint.pt", weights_only=True)
+    committed = tmp_path / "trained.safetensors"
+    about = {name: str(value) for name, value in state["progress"].items()}
+    save_trained(committed, state["projector"], state["lora"], about)
+    (tmp_path / "log.jsonl").touch()
+    rates = []
+    for trainer in (
+        Trainer(make_parts(), RECIPE, tmp_path / "first"),
+        Trainer(make_parts(), RECIPE, tmp_path / "second", committed),
+    ):
+        assert (trainer.stage, trainer.step) == (2, 1)
+        trainer._train_step(RECIPE[2], trainer._loss_of(RECIPE[2]))
+        rates.append(trainer._optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(2 * rates[1])
+
+
 def test_patches_come_near_their_names(make_parts):
     parts = make_parts()
     alignment = Alignment(parts.training, range(4), parts.pictures, parts.language.embeddings, parts.encode)
