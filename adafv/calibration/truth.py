@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -53,13 +53,13 @@ def check_answers(job: JobOptions, column: str, metric: str, storage: Storage) -
 def read_truth(job: JobOptions, column: str, sample: Ledger, storage: Storage, metric: str = "exact") -> Truth:
     """The right answers of the sample's rows, by id; only of rows that have as many as the metric needs."""
     fewest = VQA_FEWEST if metric == "vqa" else 1
-    found = _read(job, column, sample, storage, references_of)
+    found = _read(job, column, sample, storage, lambda record: references_of(value_for(record, column)))
     return {id: references for id, references in found.items() if len(references) >= fewest}
 
 
 def read_strata(job: JobOptions, column: str, sample: Ledger, storage: Storage) -> dict[str, str]:
     """The strata of the sample's rows, by id, if known. A row's questions have one, as in a job."""
-    found = _read(job, column, sample, storage, text_of, whole=True)
+    found = _read(job, column, sample, storage, lambda record: text_of(record.columns.get(column)))
     return {id: stratum for id, stratum in found.items() if stratum is not None}
 
 
@@ -76,33 +76,19 @@ def _peek(job: JobOptions, option: str, column: str, storage: Storage) -> list[R
 
 
 def _read(
-    job: JobOptions,
-    column: str,
-    sample: Ledger,
-    storage: Storage,
-    meaning: Callable[[Any], T],
-    whole: bool = False,
+    job: JobOptions, column: str, sample: Ledger, storage: Storage, meaning: Callable[[Record], T]
 ) -> dict[str, T]:
-    """What the column's values mean, by id. For several rows with one id, the first counts, as in a job.
-
-    Args:
-        whole: whether a row's value is that of all its questions, also if it is a list.
-    """
+    """What the column says of the sample's records, by id. For several rows with one id, the first counts, as in a
+    job."""
     found: dict[str, T] = {}
     units, columns = _units(job, column, storage), _columns(job, column)
-    for part in map_units(values_of, units, TASK_CPUS, columns, column, sample, storage, meaning, whole):
+    for part in map_units(values_of, units, TASK_CPUS, columns, sample, storage, meaning):
         found = part | found
     return found
 
 
 def values_of(
-    unit: Unit,
-    columns: Columns,
-    column: str,
-    sample: Ledger,
-    storage: Storage,
-    meaning: Callable[[Any], T],
-    whole: bool = False,
+    unit: Unit, columns: Columns, sample: Ledger, storage: Storage, meaning: Callable[[Record], T]
 ) -> dict[str, T]:
     """The unit's part."""
     found: dict[str, T] = {}
@@ -112,7 +98,7 @@ def values_of(
         drawn = sample.contains(np.array([digest_id(id) for id, _ in named], DIGEST))
         for number in np.flatnonzero(drawn):
             id, record = named[number]
-            found.setdefault(id, meaning(record.columns.get(column) if whole else value_for(record, column)))
+            found.setdefault(id, meaning(record))
     return found
 
 
