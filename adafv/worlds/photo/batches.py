@@ -16,12 +16,22 @@ from adafv.worlds.photo.features import PATCH, SIDE, Features
 from adafv.worlds.photo.features import encode as encode_crops
 from adafv.worlds.photo.packed import Packed, pack
 from adafv.worlds.photo.pictures import VISIBLE, Pictures
-from adafv.worlds.photo.questions import Question, questions
-from adafv.worlds.photo.scenes import SIGN_COLOURS, SIGN_WORDS, Box, Placed, Scene, make_scene, render, wide_size
+from adafv.worlds.photo.questions import Question, ask_number, ask_word, questions
+from adafv.worlds.photo.scenes import (
+    SIGN_COLOURS,
+    SIGN_WORDS,
+    Box,
+    Placed,
+    Scene,
+    make_scene,
+    render,
+    wide_size,
+)
 
 Encode = Callable[[str], list[int]]
 BACKGROUND = "background"
 NAME_QUESTION = "What is this?"
+SIGN_WINDOW = (4, 7)  # patches: rows, columns
 
 
 def patch_names(pictures: Pictures) -> list[str]:
@@ -60,11 +70,17 @@ def _label(labels: np.ndarray, box: Box, label: int, opacity: np.ndarray | None 
                 labels[row, column] = label
 
 
-def window(placed: Placed, side: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 [side * side]: the patches of a square that shows the thing, a patch off its middle at most."""
-    column, row = (int(at / PATCH - side / 2 + 0.5) + int(rng.integers(-1, 2)) for at in placed.centre)
-    column, row = (min(max(at, 0), SIDE - side) for at in (column, row))
-    return (np.arange(row, row + side)[:, None] * SIDE + np.arange(column, column + side)).reshape(-1)
+def window(box: Box, rows: int, columns: int, off: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """int64 [rows * columns]: the patches of a window around the middle of the box, or so many rows and columns off."""
+    row = _first(box[1] + box[3], rows, off[0])
+    column = _first(box[0] + box[2], columns, off[1])
+    return (np.arange(row, row + rows)[:, None] * SIDE + np.arange(column, column + columns)).reshape(-1)
+
+
+def _first(twice: int, patches: int, off: int) -> int:
+    """Where so many patches begin whose middle is `off` patches from twice / 2 px."""
+    start = int(twice / 2 / PATCH - patches / 2 + 0.5) + off
+    return min(max(start, 0), SIDE - patches)
 
 
 def name_batch(
@@ -75,8 +91,24 @@ def name_batch(
     for number in numbers:
         scene = features.scene(int(number))
         placed = scene.things[rng.integers(len(scene.things))]
-        visual.append(features[int(number)][window(placed, side, rng)])
+        down, right = (int(each) for each in rng.integers(-1, 2, size=2))
+        visual.append(features[int(number)][window(placed.box, side, side, (down, right))])
         rows.append([turn(NAME_QUESTION, placed.name, encode)])
+    return torch.stack(visual), pack(rows)
+
+
+def sign_batch(
+    features: Features, numbers: np.ndarray, pictures: Pictures, encode: Encode, rng: np.random.Generator
+) -> tuple[Tensor, Packed]:
+    """One sign of each of these sheets, seen through a window, and the question what it says."""
+    visual, rows = [], []
+    for number in numbers:
+        sheet = features.scene(int(number))
+        sign = sheet.signs[rng.integers(len(sheet.signs))]
+        alone = replace(sheet, signs=(sign,))
+        [question] = ask_number(alone, pictures, rng) + ask_word(alone, pictures, rng)
+        visual.append(features[int(number)][window(sign.box, *SIGN_WINDOW)])
+        rows.append([turn(question.text, question.answer, encode)])
     return torch.stack(visual), pack(rows)
 
 

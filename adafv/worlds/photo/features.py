@@ -70,12 +70,20 @@ class Features:
         pictures: what the scenes are made of.
         tower: makes the tower, the first time that a shard is missing.
         shard: how many scenes a shard holds.
+        make: draws a seed's scene.
     """
 
     def __init__(
-        self, folder: Path, seeds: range, pictures: Pictures, tower: Callable[[], Dinov2Model], shard: int = SHARD
+        self,
+        folder: Path,
+        seeds: range,
+        pictures: Pictures,
+        tower: Callable[[], Dinov2Model],
+        shard: int = SHARD,
+        make: Callable[[int, Pictures], Scene] = make_scene,
     ) -> None:
         self._folder, self._seeds, self._pictures, self._tower, self.shard = folder, seeds, pictures, tower, shard
+        self._make = make
         self._open: dict[int, np.ndarray] = {}
 
     def __getitem__(self, number: int) -> Tensor:
@@ -86,7 +94,7 @@ class Features:
         return torch.from_numpy(self._open[shard][place].copy()).view(torch.bfloat16)
 
     def scene(self, number: int) -> Scene:
-        return make_scene(self._seeds[number], self._pictures)
+        return self._make(self._seeds[number], self._pictures)
 
     def _computed(self, shard: int) -> Path:
         """The file of a shard, which appears under its name when it is whole."""

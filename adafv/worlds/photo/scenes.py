@@ -2,7 +2,7 @@
 
 A scene has one large thing, several small ones, and in most a plate with a number or a short word. Nothing
 overlaps, and no thing is there twice. The seed's range decides what a scene is made of: those for training
-never show the held-out backgrounds, nor the held-out second pictures of things.
+never show the held-out backgrounds, nor the held-out second pictures of things. A sheet has nothing but signs.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ SIGN_WORDS = (
 )  # fmt: skip
 SIGN_COLOURS = {"red": (190, 30, 30), "blue": (30, 50, 180), "green": (20, 120, 40), "yellow": (230, 200, 40)}
 SIGN_HEIGHT, SIGN_FONT, SIGN_MARGIN = 30, 22, 6  # px
+SHEET_SIGNS = 60  # tried in a sheet: some 35 find room
 SECOND_PICTURES_HELD_OUT = 2  # of the things with several pictures, one in so many has its second ones held out
 
 # Streams of random numbers that one seed feeds: drawing more from one leaves the others unchanged.
-_LAYOUT_STREAM, _BACKGROUND_STREAM, QUESTION_STREAM, _SIZE_STREAM = 0, 1, 2, 3
+_LAYOUT_STREAM, _BACKGROUND_STREAM, QUESTION_STREAM, _SIZE_STREAM, _SHEET_STREAM = range(5)
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
@@ -83,11 +84,15 @@ class Scene:
     background: str
     window: tuple[float, float, float]  # of the background: left, top and width, as shares of what is possible
     things: tuple[Placed, ...]
-    sign: Sign | None
+    signs: tuple[Sign, ...]
 
     @property
     def main(self) -> Placed:
         return self.things[0]
+
+    @property
+    def sign(self) -> Sign | None:
+        return self.signs[0] if self.signs else None
 
 
 def is_held_out(seed: int) -> bool:
@@ -107,12 +112,25 @@ def make_scene(seed: int, pictures: Pictures, size: tuple[int, int] = SINGLE) ->
     placed = sorted((each for each in others if each), key=lambda each: (each.centre[1], each.centre[0]))
     if main is None:
         raise AssertionError(f"an empty picture of {size} has room for its main thing")
-    motif_rng = np.random.default_rng([seed, _BACKGROUND_STREAM])
+    return Scene(seed, size, *_choose_background(seed, pictures), (main, *placed), (sign,) if sign else ())
+
+
+def make_sheet(seed: int, pictures: Pictures) -> Scene:
+    """As many signs as find room, and no thing: reading is learnt sooner from these than from scenes' single signs."""
+    rng = np.random.default_rng([seed, _SHEET_STREAM])
+    room = _Room(rng, SINGLE, is_held_out(seed))
+    signs = [_make_sign(rng, room) for _ in range(SHEET_SIGNS)]
+    return Scene(seed, SINGLE, *_choose_background(seed, pictures), (), tuple(sign for sign in signs if sign))
+
+
+def _choose_background(seed: int, pictures: Pictures) -> tuple[str, tuple[float, float, float]]:
+    """The picture, and the window of it."""
+    rng = np.random.default_rng([seed, _BACKGROUND_STREAM])
     motifs = pictures.motifs(is_held_out(seed))
-    files = motifs[motif_rng.integers(len(motifs))]
-    left, top, share = motif_rng.random(3)
+    files = motifs[rng.integers(len(motifs))]
+    left, top, share = rng.random(3)
     window = (float(left), float(top), 0.45 + 0.55 * float(share))
-    return Scene(seed, size, files[motif_rng.integers(len(files))], window, (main, *placed), sign)
+    return files[rng.integers(len(files))], window
 
 
 def wide_size(seed: int) -> tuple[int, int]:
@@ -193,13 +211,13 @@ def render(scene: Scene, pictures: Pictures) -> Image.Image:
         if placed.mirrored:
             stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image.paste(stamp, (left, top), stamp)
-    if scene.sign:
-        left, top, right, bottom = scene.sign.box
+    for sign in scene.signs:
+        left, top, right, bottom = sign.box
         drawing = ImageDraw.Draw(image)
-        drawing.rectangle((left, top, right - 1, bottom - 1), fill=SIGN_COLOURS[scene.sign.colour])
-        ink = "black" if scene.sign.colour == "yellow" else "white"
+        drawing.rectangle((left, top, right - 1, bottom - 1), fill=SIGN_COLOURS[sign.colour])
+        ink = "black" if sign.colour == "yellow" else "white"
         middle = ((left + right) / 2, (top + bottom) / 2)
-        drawing.text(middle, scene.sign.text, fill=ink, font=sign_font(), anchor="mm")
+        drawing.text(middle, sign.text, fill=ink, font=sign_font(), anchor="mm")
     return image
 
 

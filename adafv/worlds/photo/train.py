@@ -28,9 +28,10 @@ from adafv.worlds.photo.parts import load_language_model, load_tokenizer, vision
 from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import RECIPES
-from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS
+from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, make_sheet
 from adafv.worlds.photo.trainer import VALIDATION_NAMES, Parts, Trainer
 
+SHEETS, VALIDATION_SHEETS = 200, 16  # in a shard
 PREFIX = "<|im_start|>user\n"  # what stands before a picture
 
 
@@ -41,6 +42,7 @@ def load_parts() -> Parts:
     tokenizer: Any = load_tokenizer(unpacked_folder())
     encode = functools.cache(lambda text: tokenizer(text).input_ids)
     drawn, folder = pictures(), cache_folder() / "features"
+    sheets = functools.partial(Features, folder / "sheets", pictures=drawn, tower=training_tower, make=make_sheet)
     return Parts(
         language=PackedLanguageModel(language, lora_for(language.model), encode(PREFIX), training_dtype()),
         projector=Projector(vision_config().hidden_size, language.config.hidden_size),
@@ -48,6 +50,8 @@ def load_parts() -> Parts:
         pictures=drawn,
         training=Features(folder, TRAINING_SEEDS, drawn, training_tower),
         validation=Features(folder, VALIDATION_SEEDS, drawn, training_tower, shard=VALIDATION_NAMES),
+        sheets=sheets(TRAINING_SEEDS, shard=SHEETS),
+        validation_sheets=sheets(VALIDATION_SEEDS, shard=VALIDATION_SHEETS),
         tower=training_tower,
     )
 

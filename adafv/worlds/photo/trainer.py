@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Model
 
 from adafv.worlds.photo.align import Alignment
-from adafv.worlds.photo.batches import Encode, name_batch, part_batch, scene_batch, wide_scene
+from adafv.worlds.photo.batches import Encode, name_batch, part_batch, scene_batch, sign_batch, wide_scene
 from adafv.worlds.photo.features import Features
 from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
@@ -33,7 +33,7 @@ LOG_EVERY, EVALUATE_EVERY = 10, 100  # steps
 ALIGN_LOG_EVERY = 200  # steps, which are much shorter
 RISE = 30  # steps in which the rates rise: of a stage, and after the optimiser has forgotten what it knew
 LEAST = 0.1  # what is left of the rates at a stage's end
-VALIDATION_NAMES, VALIDATION_SCENES, VALIDATION_WIDE = 128, 24, 8
+VALIDATION_NAMES, VALIDATION_SIGNS, VALIDATION_SCENES, VALIDATION_WIDE = 128, 128, 24, 8
 FIRST_WIDE = 50_000_000  # the place in its range of the first seed whose scene is drawn wide
 
 
@@ -47,6 +47,8 @@ class Parts:
     pictures: Pictures
     training: Features
     validation: Features
+    sheets: Features
+    validation_sheets: Features
     tower: Callable[[], Dinov2Model]
 
 
@@ -150,11 +152,14 @@ class Trainer:
         return lambda features: torch.cat([self.parts.projector(features), end])[order][None]  # -1 is the last
 
     def _batch(self, stage: Stage) -> tuple[Tensor, Packed]:
-        """Things or scenes of the stage's shards: random things; scenes by shards, each in an order of its own."""
+        """Of the stage's shards: random things or signs; scenes by shards, each in an order of its own."""
         features, shard = self.parts.training, self.parts.training.shard
         if stage.kind == "names":
             numbers = self._rng.integers(stage.shards * shard, size=stage.rows)
             return self._names(features, numbers, stage, self._rng)
+        if stage.kind == "signs":
+            numbers = self._rng.integers(stage.shards * self.parts.sheets.shard, size=stage.rows)
+            return self._signs(self.parts.sheets, numbers, self._rng)
         round_, start = divmod(self.step * stage.rows, shard)
         order = np.random.default_rng(round_).permutation(shard)
         numbers = round_ % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
@@ -169,6 +174,9 @@ class Trainer:
         pictures, encode = self.parts.pictures, self.parts.encode
         return name_batch(features, numbers, stage.window, pictures, encode, rng)
 
+    def _signs(self, sheets: Features, numbers: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Packed]:
+        return sign_batch(sheets, numbers, self.parts.pictures, self.parts.encode, rng)
+
     @torch.no_grad()
     def evaluate(self, stage: Stage) -> dict[str, float]:
         """Which share of validation questions is answered right, by kind: to the letter, as greedy decoding would."""
@@ -179,6 +187,10 @@ class Trainer:
         project = self.parts.projector
         right = self._right(project, *self._names(validation, numbers, stage, np.random.default_rng(2)))
         found: dict[str, list[bool]] = {"name": [each[0] for each in right]}
+        if stage.kind == "signs":
+            numbers = np.arange(VALIDATION_SIGNS) % self.parts.validation_sheets.shard
+            right = self._right(project, *self._signs(self.parts.validation_sheets, numbers, np.random.default_rng(3)))
+            found["sign"] = [each[0] for each in right]
         if stage.kind in ("scenes", "wide"):
             for start in range(0, min(VALIDATION_SCENES, validation.shard), stage.rows):
                 numbers = np.arange(start, min(start + stage.rows, validation.shard))

@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 
 from adafv.worlds.photo.pictures import THINGS
-from adafv.worlds.photo.scenes import EVALUATION_SEEDS, GAP, SINGLE, VALIDATION_SEEDS, Scene, make_scene, render
+from adafv.worlds.photo.scenes import (
+    EVALUATION_SEEDS,
+    GAP,
+    SINGLE,
+    VALIDATION_SEEDS,
+    Scene,
+    make_scene,
+    make_sheet,
+    render,
+)
 
 SEEDS = (0, 1, 2, 3, VALIDATION_SEEDS.start, EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + 1)
 
 
 def _boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
-    return [thing.box for thing in scene.things] + ([scene.sign.box] if scene.sign else [])
+    return [each.box for each in (*scene.things, *scene.signs)]
 
 
 @pytest.mark.parametrize("size", [SINGLE, (672, 336), (672, 672)])
@@ -26,8 +35,7 @@ def test_a_seed_is_a_scene(stand_ins, size):
 
 
 def test_nothing_overlaps_or_is_there_twice(stand_ins):
-    for seed in range(40):
-        scene = make_scene(seed, stand_ins)
+    for scene in [make(seed, stand_ins) for make in (make_scene, make_sheet) for seed in range(40)]:
         boxes = _boxes(scene)
         for i, (left, top, right, bottom) in enumerate(boxes):
             assert 0 <= left < right <= SINGLE[0] and 0 <= top < bottom <= SINGLE[1]
@@ -35,7 +43,20 @@ def test_nothing_overlaps_or_is_there_twice(stand_ins):
                 apart = max(other[0] - right, left - other[2], other[1] - bottom, top - other[3])
                 assert apart >= GAP
         names = [thing.name for thing in scene.things]
-        assert len(set(names)) == len(names) and [thing.is_main for thing in scene.things].index(True) == 0
+        assert len(set(names)) == len(names) and [thing.is_main for thing in scene.things] == [
+            i == 0 for i in range(len(names))
+        ]
+
+
+def test_a_sheet_is_full_of_signs(stand_ins):
+    sheets = [make_sheet(seed, stand_ins) for seed in range(10)]
+    assert all(len(sheet.signs) > 20 and not sheet.things for sheet in sheets)
+    assert sheets[0] == make_sheet(0, stand_ins) != sheets[1]
+    assert {sign.is_number for sheet in sheets for sign in sheet.signs} == {True, False}
+    bare = Scene(**{**vars(sheets[0]), "signs": ()})
+    difference = np.asarray(render(sheets[0], stand_ins)) != np.asarray(render(bare, stand_ins))
+    for left, top, right, bottom in _boxes(sheets[0]):
+        assert difference[top:bottom, left:right].any(-1).mean() > 0.5
 
 
 def test_held_out_pictures_are_never_trained_on(stand_ins):

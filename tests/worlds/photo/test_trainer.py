@@ -18,7 +18,7 @@ from adafv.worlds.photo.model import save_trained
 from adafv.worlds.photo.packed import PackedLanguageModel
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import Stage
-from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS
+from adafv.worlds.photo.scenes import TRAINING_SEEDS, VALIDATION_SEEDS, make_sheet
 from adafv.worlds.photo.trainer import Parts, Trainer
 
 WIDTH, WORDS = 32, 3000
@@ -26,6 +26,7 @@ RECIPE = (
     Stage(kind="align", steps=3, rows=16, shards=1, rate=0.0, projector_rate=1e-3),
     Stage(kind="names", steps=3, rows=4, shards=1, rate=1e-3, projector_rate=1e-3),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3, patches=60),
+    Stage(kind="signs", steps=2, rows=4, shards=1, rate=1e-3, projector_rate=1e-3),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3),
     Stage(kind="wide", steps=2, rows=1, shards=2, rate=1e-3, projector_rate=1e-3),
 )
@@ -62,6 +63,8 @@ def make_parts(stand_ins, kept):
             pictures=stand_ins,
             training=Features(kept, TRAINING_SEEDS, stand_ins, tower, shard=4),
             validation=Features(kept, VALIDATION_SEEDS, stand_ins, tower, shard=4),
+            sheets=Features(kept / "sheets", TRAINING_SEEDS, stand_ins, tower, 2, make_sheet),
+            validation_sheets=Features(kept / "sheets", VALIDATION_SEEDS, stand_ins, tower, 2, make_sheet),
             tower=tower,
         )
 
@@ -83,7 +86,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(make_parts, tmp_path):
         torch.testing.assert_close(_weights(again)[name], value, rtol=0, atol=0)
         assert not torch.equal(value, before[name]), name
     log = [json.loads(line) for line in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes", "scenes", "wide"]
+    assert [line["stage"] for line in log if "right" in line] == ["align", "names", "scenes", "signs", "scenes", "wide"]
+    assert any("sign" in line.get("right", ()) for line in log)
     assert {"name", "main", "caption", "exists", "wide main"} <= log[-1]["right"].keys()
 
 
