@@ -29,6 +29,8 @@ from adafv.exporting.images import Images
 from adafv.exporting.shards import SHARD_BYTES, webdataset
 from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
+from adafv.pipeline.redaction import safe_message
+from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.card import card
 from adafv.reporting.report import make_report
@@ -58,6 +60,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int
     except (UsageError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
+    except S3_ERRORS as error:
+        print(f"{prog}: {safe_message(str(error))}", file=sys.stderr)
+        return FAILED
     print(f"{options.to}: {exported.rows:,} labels")
     if exported.left_out:
         print(f"{exported.left_out:,} labels were left out: {exported.reason}")

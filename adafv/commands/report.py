@@ -20,6 +20,8 @@ from adafv.pipeline.arguments import as_called, new_file
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import PRICE_KINDS
 from adafv.pipeline.record.prices import read_prices
+from adafv.pipeline.redaction import safe_message
+from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.report import make_report, summary
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "report.py") -> int
     except (UsageError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILED
+    except S3_ERRORS as error:
+        print(f"{prog}: {safe_message(str(error))}", file=sys.stderr)
+        return FAILED
     return DONE
 
 

@@ -30,7 +30,8 @@ ERRORS: dict[str, RejectKind] = {
     "duplicate_id": RejectKind(
         "source",
         "an earlier row of the input has the same id",
-        advice="--id-column must name a column with a unique id per row",
+        advice="--id-column must name a column with a unique id per row; instead of several folders with images of the "
+        "same names, --input takes the folder above them",
     ),
     "bad_row": RejectKind("source", "the row can't be parsed, or a column has the wrong type"),
     "source_unreadable": RejectKind("source", "an input file, or the rest of it, can't be read", retryable=True),

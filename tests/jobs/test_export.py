@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 
 from jobs import export
 from tests.reporting.outputs import label, run, write
@@ -68,3 +70,11 @@ def test_from_s3(s3, tmp_path, monkeypatch, output):
     s3.upload(tmp_path / "out", uri)
     assert export.main([uri, "--format", "coco-captions", "--to", str(tmp_path / "f")]) == 0
     assert len(json.loads((tmp_path / "f").read_text())["images"]) == 2
+
+
+def test_a_store_that_refuses_to_read_exits_with_1(output, tmp_path, monkeypatch, capsys):
+    """Listing may be allowed all the same."""
+    denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetObject")
+    monkeypatch.setattr("adafv.exporting.formats.read_labels", Mock(side_effect=denied))
+    assert export.main([output, "--format", "jsonl", "--to", str(tmp_path / "f")]) == 1
+    assert "export.py: An error occurred (AccessDenied)" in capsys.readouterr().err

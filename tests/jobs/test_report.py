@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 from PIL import Image
 
 from jobs import report
@@ -100,3 +102,11 @@ assert export.main([{output!r}, "--format", "jsonl", "--to", "{tmp_path}/l.jsonl
 assert not {{"torch", "ray", "transformers"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_store_that_refuses_to_read_exits_with_1(output, tmp_path, monkeypatch, capsys):
+    """Listing may be allowed all the same."""
+    denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetObject")
+    monkeypatch.setattr("adafv.reporting.report.read_figures", Mock(side_effect=denied))
+    assert report.main([output]) == 1
+    assert "report.py: An error occurred (AccessDenied)" in capsys.readouterr().err
