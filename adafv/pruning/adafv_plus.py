@@ -97,11 +97,8 @@ def coverage(
         visual: [B, N, D], projected visual tokens, in the order in which the language model sees them; or the
             directions of these, where they are known.
         presence, question: float [B, N], P and Q, see the functions of these names.
-        keep, valid: as for `mix`.
+        keep, valid: as for `mix`, and so are the errors.
         constants: of which the discounts matter here.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     visual = Directions.of(visual)
     budget, errors = token_budget(visual, keep, valid, presence=presence, question=question)

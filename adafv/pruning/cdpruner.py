@@ -39,10 +39,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
     Args:
         visual: [B, N, D], projected visual tokens; compared in float32.
         relevance: float [B, N], on any scale: see `relevance.opposed_cosine` and `relevance.mean_cosine`.
-        keep, valid: as for `mix`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
+        keep, valid: as for `mix`, and so are the errors.
     """
     budget, errors = token_budget(visual, keep, valid, relevance=relevance)
     scaled = min_max(relevance, budget.valid)

@@ -33,14 +33,10 @@ def visionzip(
         saliency: float [B, N], see `cues.cls_saliency`.
         keys: [B, N, E], the attention's keys at the feature layer, averaged over the heads; compared in float32.
         hidden: [B, N, D], hidden states of the feature layer; averaged in float32.
-        keep, valid: as for `mix`.
+        keep, valid: as for `mix`, and so are the errors.
 
     Returns:
         Selection with D as `from_saliency`, and `merged`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
-            values.
     """
     if (saliency.dim(), keys.dim(), hidden.dim()) != (2, 3, 3):
         raise ValueError(
