@@ -376,7 +376,7 @@ class EngineOptions:
 def _by_stratum(text: str | None) -> tuple[str, dict[str, float]] | None:
     """The column and the thresholds by its values that `thresholds` says; None where it says none."""
     try:
-        [(column, values)] = json.loads(text).items()
+        [(column, values)] = json.loads(text or "").items()
         numbers = {value: float(threshold) for value, threshold in values.items()}
     except (ValueError, TypeError, AttributeError):
         return None
