@@ -4,9 +4,7 @@ other, so intervals are drawn over images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -140,9 +138,6 @@ class Comparison:
     def _changes(self, values: np.ndarray, answers: Answers) -> tuple[Change, ...]:
         """Rows that don't agree, those that agree least first."""
         order = [number for number in np.argsort(values, kind="stable") if values[number] < 1][:EXAMPLES]
-        ids: Sequence[str] = [self._ids[number] for number in order]
-        return tuple(self._change(self._unpruned.rows[id], answers.rows[id]) for id in ids)
-
-    @staticmethod
-    def _change(unpruned: dict[str, Any], pruned: dict[str, Any]) -> Change:
-        return Change(unpruned["id"], unpruned["question"] or "", unpruned["answer"], pruned["answer"])
+        ids = [self._ids[number] for number in order]
+        rows = ((self._unpruned.rows[id], answers.rows[id]["answer"]) for id in ids)
+        return tuple(Change(row["id"], row["question"] or "", row["answer"], pruned) for row, pruned in rows)

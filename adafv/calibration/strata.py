@@ -11,7 +11,6 @@ Whether there are enough rows is decided by their number alone, before looking a
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ class StratumPlan:
     """What to do with one stratum's rows.
 
     Attributes:
+        stratum: empty for the rows that have none.
         cascade: with its figures in the stratum.
         own: whether the threshold is shown for the stratum, or is the one for all rows.
     """
@@ -42,11 +42,8 @@ class StratumPlan:
 
 @dataclass(frozen=True)
 class Stratified:
-    """Plans by stratum, the largest first; `common`: for rows of no or another stratum.
-
-    Attributes:
-        others: the rows of the sample that have no stratum, if any.
-    """
+    """Plans by stratum, the largest first; `others`: of the sample's rows that have none, if any; `common`: for rows of
+    no or another stratum."""
 
     column: str
     plans: tuple[StratumPlan, ...]
@@ -87,59 +84,37 @@ def stratify(
         common: the families on all rows.
     """
     assert options.stratify is not None
-    sizes = Counter(strata[id] for id in unpruned.rows if id in strata)
-    without = unpruned.rows.keys() - strata.keys()
-    many = _large_enough(list(sizes.values()), options.demand, len(common))
-    large = [stratum for stratum, _ in sizes.most_common(many)]
-    walks = {
-        stratum: families(options, unpruned, labelled, truth, only, max(1, len(large)))
-        for stratum in sizes
-        if (only := {id for id in unpruned.rows if strata.get(id) == stratum})
-    }
-    rest = families(options, unpruned, labelled, truth, without) if without else ()
-    found = [
-        Stratified(options.stratify, plans, family.chosen, _others(family, rest, len(without)))
-        for family in common
-        if family.chosen is not None and (plans := _plans(family, walks, large, sizes))
-    ]
+    groups: dict[str | None, set[str]] = {}
+    for id in unpruned.rows:
+        groups.setdefault(strata.get(id), set()).add(id)
+    named = sorted((each for each in groups if each is not None), key=lambda each: -len(groups[each]))
+    many = _large_enough([len(groups[each]) for each in named], options.demand, len(common))
+    large = named[:many]
+    walks = {each: families(options, unpruned, labelled, truth, ids, max(1, many)) for each, ids in groups.items()}
+    found = []
+    for family in common:
+        if family.chosen is not None:
+            plans = [_plan(family, each, len(groups[each]), walks[each], each in large) for each in named]
+            others = _plan(family, "", len(groups[None]), walks[None], False) if None in groups else None
+            known = tuple(plan for plan in plans if plan is not None)
+            found.append(Stratified(options.stratify, known, family.chosen, others))
     own = [one for one in found if any(plan.own for plan in one.plans)]
     return min(own, key=lambda one: one.tokens, default=None)
 
 
 def _large_enough(sizes: Sequence[int], demand: Demand, pairs: int) -> int:
-    """How many of the largest strata have the rows to show the demand in all of them."""
-    largest = sorted(sizes, reverse=True)
-    needed = [demand.fewest_rows(ERROR / (pairs * many)) or FEWEST for many in range(1, len(largest) + 1)]
-    return max((many for many, least in enumerate(needed, 1) if largest[many - 1] >= least), default=0)
+    """How many of the strata, the largest first, have the rows to show the demand in all of them."""
+    needed = [demand.fewest_rows(ERROR / (pairs * many)) or FEWEST for many in range(1, len(sizes) + 1)]
+    return max((many for many, least in enumerate(needed, 1) if sizes[many - 1] >= least), default=0)
 
 
-def _plans(
-    common: CascadeFamily,
-    walks: Mapping[str, Sequence[CascadeFamily]],
-    large: Sequence[str],
-    sizes: Counter[str],
-) -> tuple[StratumPlan, ...]:
-    """With the pair of keep ratios of `common`."""
-    plans = []
-    for stratum, rows in sizes.most_common():
-        walk = _of_pair(common, walks[stratum])
-        if walk is not None:
-            own = walk.chosen if stratum in large else None
-            plans.append(StratumPlan(stratum, rows, own or _as_common(common, walk), own is not None))
-    return tuple(plans)
-
-
-def _others(common: CascadeFamily, walks: Sequence[CascadeFamily], rows: int) -> StratumPlan | None:
-    """Of the rows without a stratum, which get the common threshold."""
-    walk = _of_pair(common, walks)
-    return None if walk is None else StratumPlan("", rows, _as_common(common, walk), own=False)
-
-
-def _of_pair(common: CascadeFamily, walks: Sequence[CascadeFamily]) -> CascadeFamily | None:
-    return next((one for one in walks if one.pair == common.pair), None)
-
-
-def _as_common(common: CascadeFamily, walk: CascadeFamily) -> Cascade:
-    """The threshold chosen for all rows, with its figures in some."""
-    assert common.chosen is not None
-    return walk.cascades[common.cascades.index(common.chosen)]
+def _plan(
+    common: CascadeFamily, stratum: str, rows: int, walks: Sequence[CascadeFamily], is_large: bool
+) -> StratumPlan | None:
+    """With the pair of keep ratios of `common`, and its threshold unless the stratum has one of its own. None if no row
+    has both looks."""
+    walk = next((one for one in walks if one.pair == common.pair), None)
+    if walk is None or common.chosen is None:
+        return None
+    own = walk.chosen if is_large else None
+    return StratumPlan(stratum, rows, own or walk.cascades[common.cascades.index(common.chosen)], own is not None)

@@ -127,18 +127,15 @@ def _aligned(title: str, table: Sequence[Sequence[str]]) -> str:
 
 def verdict(calibration: Calibration) -> list[str]:
     """What follows from the figures, and what doesn't."""
-    lines = [
+    return [
         *_recommendation(calibration),
         *_undecided(calibration),
         *_second_looks(calibration),
         *_by_stratum(calibration),
-    ]
-    lines += _left_out(calibration)
-    lines.append(
+        *_left_out(calibration),
         "ms: a worker's time per sample (gpu_seconds of the labels), without each worker's first batch. `adafv report` "
-        "adds start-up and idle time."
-    )
-    return lines
+        "adds start-up and idle time.",
+    ]
 
 
 def _recommendation(calibration: Calibration) -> list[str]:

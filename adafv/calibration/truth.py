@@ -34,14 +34,22 @@ Truth = dict[str, tuple[str, ...]]  # the right answers by id
 T = TypeVar("T")
 
 
-def check_column(job: JobOptions, option: str, column: str, storage: Storage) -> None:
-    """Raise UsageError if there is no such column, before anything is labelled."""
-    _peek(job, option, column, storage)
+def check_column(job: JobOptions, option: str, column: str, storage: Storage) -> list[Record]:
+    """Raise UsageError if there is no such column, before anything is labelled. Returns the first records: of the first
+    file that isn't empty or unreadable."""
+    columns = replace(_columns(job, column), where=None)
+    for unit in _units(job, column, storage)[:TRIED]:
+        found = [record for record in islice(_records(unit, columns, storage), PEEKED) if record.columns]
+        if found and not any(column in record.columns for record in found):
+            raise UsageError(f"{option} is {column!r}; {unit.uri} has no such column")
+        if found:
+            return found
+    return []
 
 
 def check_answers(job: JobOptions, column: str, metric: str, storage: Storage) -> None:
     """The same for the column with right answers, and if the metric needs more of them than the first rows have."""
-    records = _peek(job, "--answer-column", column, storage)
+    records = check_column(job, "--answer-column", column, storage)
     counts = [len(references_of(value_for(record, column))) for record in records]
     if metric == "vqa" and 0 < max(counts, default=0) < VQA_FEWEST:
         raise UsageError(
@@ -61,18 +69,6 @@ def read_strata(job: JobOptions, column: str, sample: Ledger, storage: Storage) 
     """The strata of the sample's rows, by id, if known. A row's questions have one, as in a job."""
     found = _read(job, column, sample, storage, lambda record: text_of(record.columns.get(column)))
     return {id: stratum for id, stratum in found.items() if stratum is not None}
-
-
-def _peek(job: JobOptions, option: str, column: str, storage: Storage) -> list[Record]:
-    """The first records: of the first file that isn't empty or unreadable. Raises UsageError if none has the column."""
-    columns = replace(_columns(job, column), where=None)
-    for unit in _units(job, column, storage)[:TRIED]:
-        found = [record for record in islice(_records(unit, columns, storage), PEEKED) if record.columns]
-        if found and not any(column in record.columns for record in found):
-            raise UsageError(f"{option} is {column!r}; {unit.uri} has no such column")
-        if found:
-            return found
-    return []
 
 
 def _read(

@@ -50,8 +50,7 @@ class BatchCache(Cache):
         self._width, self._lengths = 0, torch.empty(0, dtype=torch.int64)
         self._next = self._lengths
         self._branches: Tensor | None = None
-        self._parts = [_Layer(rows, columns, self._at) for _ in range(depth)]
-        super().__init__(layers=[*self._parts])
+        super().__init__(layers=[_Layer(rows, columns, self._at) for _ in range(depth)])
 
     def forward(
         self, adapter: Adapter, embeds: Tensor, positions: Tensor, mask: Tensor | None, *others: Tensor | None
@@ -66,8 +65,7 @@ class BatchCache(Cache):
     def repeat(self, times: int) -> None:
         """Have so many rows of each one, one after the other. Called after prefill."""
         self._rows *= times
-        for layer in self._parts:
-            layer.repeat(times)
+        self.batch_repeat_interleave(times)
 
     def begin_decode(self, width: int, lengths: Tensor, following: Tensor) -> None:
         """From now on `advance` makes room for a token of every row.
@@ -114,8 +112,7 @@ class BatchCache(Cache):
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but `rows`, int64 [b], ascending."""
         self._lengths, self._next, self._at.rows = self._lengths[rows], self._next[rows], slice(0, len(rows))
-        for layer in self._parts:
-            layer.keep(rows)
+        self.batch_select_indices(rows)
 
 
 class RowCaches(BatchCache):
@@ -190,13 +187,13 @@ class _Layer(CacheLayerMixin):
             return key_states, value_states
         return self.keys[:, :, : at.end], self.values[:, :, : at.end]
 
-    def repeat(self, times: int) -> None:
+    def batch_repeat_interleave(self, repeats: int) -> None:
         assert self.keys is not None and self.values is not None
-        self.keys, self.values = (each.repeat_interleave(times, dim=0) for each in (self.keys, self.values))
+        self.keys, self.values = (each.repeat_interleave(repeats, dim=0) for each in (self.keys, self.values))
 
-    def keep(self, rows: Tensor) -> None:
+    def batch_select_indices(self, indices: Tensor) -> None:
         assert self.keys is not None and self.values is not None
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.keys, self.values = self.keys[indices], self.values[indices]
 
     def get_seq_length(self) -> int:
         return self._at.start

@@ -319,13 +319,13 @@ class EngineOptions:
     @property
     def stratum_column(self) -> str | None:
         """The column whose values `thresholds` go by."""
-        found = None if self.thresholds is None else _by_stratum(self.thresholds)
+        found = _by_stratum(self.thresholds)
         return None if found is None else found[0]
 
     def threshold_of(self, stratum: str | None) -> float:
         """The least confidence that needs no second look; there must be second looks."""
         assert self.escalate_below is not None
-        found = None if self.thresholds is None else _by_stratum(self.thresholds)
+        found = _by_stratum(self.thresholds)
         return self.escalate_below if found is None or stratum is None else found[1].get(stratum, self.escalate_below)
 
     @property
@@ -373,10 +373,10 @@ class EngineOptions:
 
 
 @cache
-def _by_stratum(text: str) -> tuple[str, dict[str, float]] | None:
+def _by_stratum(text: str | None) -> tuple[str, dict[str, float]] | None:
     """The column and the thresholds by its values that `thresholds` says; None where it says none."""
     try:
-        [(column, values)] = json.loads(text).items()
+        [(column, values)] = json.loads(text or "").items()
         numbers = {value: float(threshold) for value, threshold in values.items()}
     except (ValueError, TypeError, AttributeError):
         return None

@@ -15,18 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from adafv.exporting.formats import (
-    LISTED,
-    WHICH,
-    Exported,
-    Labels,
-    Numbers,
-    Write,
-    as_json,
-    coco_info,
-    images_of,
-    write_list,
-)
+from adafv.exporting.formats import LISTED, WHICH, Exported, Labels, Numbers, Write, as_json, images_of, write_coco
 from adafv.exporting.images import Images, LabelImage
 from adafv.pipeline.errors import UsageError
 from adafv.pipeline.outputs.ledger import DIGEST
@@ -87,15 +76,14 @@ def coco_detections(labels: Labels, images: Images, write: Write, boxes: str | N
             digests.append(np.frombuffer(found.image.identity, DIGEST))
     known, categories = Numbers(digests), {name: number for number, name in enumerate(sorted(names), 1)}
     images = images.with_shared_names(images_of(batch) for batch in labels.singles(WHICH))
-    write('{"info": ' + as_json(coco_info(f"boxes of {labels.uri}")) + ',\n"licenses": [],\n"categories": ')
-    write_list((as_json({"id": number, "name": name}) for name, number in categories.items()), write)
-    write(',\n"images": ')
-    write_list(_images(labels, images, known, boxes), write)
-    write(',\n"annotations": ')
-    write_list(_annotations(labels, known, categories, boxes), write)
-    write(',\n"left_out": ')
-    write_list(_left_out(labels, boxes), write)
-    write("}\n")
+    write_coco(
+        write,
+        f"boxes of {labels.uri}",
+        categories=(as_json({"id": number, "name": name}) for name, number in categories.items()),
+        images=_images(labels, images, known, boxes),
+        annotations=_annotations(labels, known, categories, boxes),
+        left_out=_left_out(labels, boxes),
+    )
     more = (f"and {count - len(problems):,} more, under left_out in the file",) * (count > len(problems))
     return Exported(rows, left_out, "they give no boxes", (*problems, *more))
 

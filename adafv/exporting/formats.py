@@ -128,18 +128,22 @@ def coco_captions(labels: Labels, images: Images, write: Write) -> Exported:
     """
     known = Numbers(_digests(batch) for batch in labels.singles(WHICH))
     images = images.with_shared_names(images_of(batch) for batch in labels.singles(WHICH))
-    write('{"info": ' + as_json(coco_info(f"labels of {labels.uri}")) + ',\n"licenses": [],\n"images": ')
-    write_list(_coco_images(labels, images, known), write)
-    write(',\n"annotations": ')
-    count = write_list(_coco_annotations(labels, known), write)
-    write("}\n")
+    shown, annotations = _coco_images(labels, images, known), _coco_annotations(labels, known)
+    count = write_coco(write, f"labels of {labels.uri}", images=shown, annotations=annotations)["annotations"]
     return Exported(count, _rows(labels) - count, MANY)
 
 
-def coco_info(description: str) -> dict[str, str]:
-    """The `info` of a COCO file."""
+def write_coco(write: Write, description: str, **lists: Iterable[str]) -> dict[str, int]:
+    """A COCO file with these lists of entries; how many each has."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"description": description, "version": adafv.__version__, "date_created": now}
+    info = {"description": description, "version": adafv.__version__, "date_created": now}
+    write('{"info": ' + as_json(info) + ',\n"licenses": []')
+    counts = {}
+    for name, entries in lists.items():
+        write(f',\n"{name}": ')
+        counts[name] = write_list(entries, write)
+    write("}\n")
+    return counts
 
 
 def _coco_images(labels: Labels, images: Images, known: Numbers) -> Iterator[str]:

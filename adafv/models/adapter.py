@@ -9,7 +9,7 @@ What is a class method needs no weights, and is asked where prompts and images a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -48,15 +48,19 @@ class Encoded:
 
     def patches(self, crops: slice) -> Encoded:
         """Some of the crops, their patches one after the other: [C, P, …] becomes [C · P, …]."""
-        return Encoded(**{name: value[crops].flatten(0, 1) for name, value in self.given().items()})
+        return self.mapped(lambda value: value[crops].flatten(0, 1))
 
     def some(self, crops: slice) -> Encoded:
         """Some of the crops."""
-        return Encoded(**{name: value[crops] for name, value in self.given().items()})
+        return self.mapped(lambda value: value[crops])
 
     def copied(self) -> Encoded:
         """The same in memory of its own."""
-        return Encoded(**{name: value.clone() for name, value in self.given().items()})
+        return self.mapped(Tensor.clone)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Encoded:
+        """With what `change` makes of each tensor."""
+        return Encoded(**{name: change(value) for name, value in self.given().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:

@@ -58,7 +58,7 @@ class GeneralAdapter(Adapter):
 
     def __init__(self, model: PreTrainedModel, normalisation: Tensor) -> None:
         self._decoder = _decoder(model)
-        self._visual_id = -1
+        self.visual_id = -1  # the token that stands for each visual token
         self._extra: dict[str, Any] = {}
         self.model, self.text_tower, self._normalisation = model, None, normalisation
         self.together = False  # whether images of which the processor makes the same shapes are encoded together
@@ -70,14 +70,9 @@ class GeneralAdapter(Adapter):
         self._head: Any = None
         self._watch: TowerWatch | None = None
 
-    @property
-    def visual_id(self) -> int:
-        """The token that stands for each visual token."""
-        return self._visual_id
-
     def begin(self, visual_id: int) -> None:
         """Set it up for a model whose visual tokens have that id in prompts."""
-        self._visual_id = visual_id
+        self.visual_id = visual_id
         self._head = _head(self.model, self._decoder)
 
     def speed_up(self, layers: Collection[nn.Module]) -> None:
@@ -90,12 +85,9 @@ class GeneralAdapter(Adapter):
 
     def stock(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """What is handed over to the language model for what the processor made, and the scores behind it, [V]."""
-        given = {name: self._moved(value) for name, value in self._taken(values).items()}
-        last = (
-            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(self.model).forward).parameters else {}
-        )
+        last = {"logits_to_keep": 1} if "logits_to_keep" in self._arguments else {}
         with _captured(self._decoder, stop=False) as found:
-            scores = self.model(**given, **last).logits
+            scores = self.model(**self._taken(values), **last).logits
         return found, scores[0, -1].float()
 
     def learn(self, handed: Mapping[str, Any], ids: np.ndarray) -> None:
@@ -127,15 +119,11 @@ class GeneralAdapter(Adapter):
         given = {kind: mask for kind, mask in given.items() if mask is not None and mask.dim() == 4}
         for bidirectional in ("", "image", "window", "prompt"):
             self.bidirectional = bidirectional
-            expected = self._expected(ids)
+            blocks = self.blocks_of(ids)
+            expected = self._sight(torch.full((len(ids),), -1) if blocks is None else blocks)
             if all(torch.equal(_seen(mask), expected[kind == "sliding_attention"]) for kind, mask in given.items()):
                 return
         raise UnsupportedError("its attention masks are neither causal nor in both directions within images or prompts")
-
-    def _expected(self, ids: np.ndarray) -> tuple[Tensor, Tensor]:
-        """bool [S, S] each: what a prompt's tokens see, and in layers with a window."""
-        blocks = self.blocks_of(ids)
-        return self._sight(torch.full((len(ids),), -1) if blocks is None else blocks)
 
     def _sight(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """bool [..., T, T] each: what positions see whose `blocks`, int64 [..., T], see themselves in both directions;
@@ -156,7 +144,7 @@ class GeneralAdapter(Adapter):
             return None
         if self.bidirectional == "prompt":
             return torch.zeros(len(ids), dtype=torch.int64)
-        visual = ids == self._visual_id
+        visual = ids == self.visual_id
         return torch.from_numpy(np.where(visual, np.cumsum(begins(visual)), 0) - 1)
 
     def find_saliency(self, pictures: Sequence[np.ndarray]) -> None:
@@ -170,7 +158,7 @@ class GeneralAdapter(Adapter):
 
     def _grid(self, values: Mapping[str, Any]) -> tuple[int, int] | None:
         """Rows and columns of an image's visual tokens, where its processor tells them."""
-        shown = values["input_ids"][0] == self._visual_id
+        shown = values["input_ids"][0] == self.visual_id
         return grid_of(values, int(shown.sum())) or _grid(shown.numpy())
 
     @classmethod
@@ -232,7 +220,7 @@ class GeneralAdapter(Adapter):
 
     def handed_over(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the model hands over to its language model for what its processor made."""
-        given = {name: self._moved(value) for name, value in self._taken(values).items()}
+        given = self._taken(values)
         with _captured(self._decoder) as found:
             try:
                 self.model(**given, use_cache=False)
@@ -244,7 +232,7 @@ class GeneralAdapter(Adapter):
         """[B, N, D] and [B, N, S, D]: the visual tokens of what is handed over for B images that are written alike,
         and what is added behind layers.
         """
-        places = (input_ids[0] == self._visual_id).to(handed["inputs_embeds"].device)
+        places = (input_ids[0] == self.visual_id).to(handed["inputs_embeds"].device)
         added = handed.get("deepstack_visual_embeds")
         stacked = None if added is None or not len(added) else torch.stack([*added], dim=1)
         return handed["inputs_embeds"][:, places], None if stacked is None else stacked.unflatten(
@@ -252,11 +240,16 @@ class GeneralAdapter(Adapter):
         )
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model's forward takes of what the processor made."""
-        signature = inspect.signature(type(self.model).forward).parameters
-        open_ended = {"kwargs"} & signature.keys()
-        names = [name for name in values if name in signature or (open_ended and name.startswith("mm_"))]
-        return {name: values[name] for name in names}
+        """What the model's forward takes of what the processor made, on the model's device."""
+        names = self._arguments
+        open_ended = "kwargs" in names
+        taken = [name for name in values if name in names or (open_ended and name.startswith("mm_"))]
+        return {name: self._moved(values[name]) for name in taken}
+
+    @property
+    def _arguments(self) -> Collection[str]:
+        """What the model's forward has."""
+        return inspect.signature(type(self.model).forward).parameters
 
     def _moved(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -280,7 +273,7 @@ class GeneralAdapter(Adapter):
         parts = [unpacked(each) for each in images]
         names = inspect.signature(base.compute_3d_position_ids).parameters
         row = torch.from_numpy(ids)[None]
-        given: dict[str, Any] = {"input_ids": row, "mm_token_type_ids": (row == self._visual_id).int()}
+        given: dict[str, Any] = {"input_ids": row, "mm_token_type_ids": (row == self.visual_id).int()}
         given |= {
             name: torch.cat([part[name] for part in parts])
             for name in names

@@ -13,7 +13,7 @@ Where a prompt shows several images, each is padded to a square and is one crop,
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
@@ -69,14 +69,13 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         side = patches_per_side(self.model.config)
         if geometry.source.max() < geometry.crops * side * side:
             return image
-        values = {field.name: getattr(image, field.name) for field in fields(image)}
-        tables = {}
-        for name, table in values.items():
-            if table is not None:
-                crops = table.reshape(geometry.crops, side * side, -1)
-                made = _pack(self.model.config, crops, image_size)[side * side :]
-                tables[name] = torch.cat([table, made.reshape(len(made), *table.shape[1:])])
-        return Encoded(**tables)
+
+        def with_interpolated(table: Tensor) -> Tensor:
+            crops = table.reshape(geometry.crops, side * side, -1)
+            made = _pack(self.model.config, crops, image_size)[side * side :]
+            return torch.cat([table, made.reshape(len(made), *table.shape[1:])])
+
+        return image.mapped(with_interpolated)
 
 
 class _MultiImageProcessor:

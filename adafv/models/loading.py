@@ -297,11 +297,8 @@ def check_text_tower(path: str, processing: Processing) -> Any:
 
 
 def load_text_tower(path: str, processing: Processing, device: torch.device) -> TextTower:
-    """Load the text tower onto `device`, in float32.
-
-    Raises:
-        ValueError: as for `check_text_tower`; or the weights lack a part of the model.
-        OSError: there is no such model, or a file of it is missing.
+    """Load the text tower onto `device`, in float32. Errors as for `check_text_tower`, and a ValueError where the
+    weights lack a part of the model.
     """
     tokenizer = check_text_tower(path, processing)
     loaded: Any = CLIPModel.from_pretrained(

@@ -46,7 +46,7 @@ class Mapping:
 
     def patches(self, valid: Sequence[Tensor], count: int, grid: tuple[int, int] | None) -> Tensor | None:
         """`_patches`; None also where nobody knows whether crops are square."""
-        if self.merge == "blocks" and grid is None and self.size != valid[0].shape[1] - self.leading:
+        if self.merge == "blocks" and grid is None and self.size != len(valid[0]) - self.leading:
             return None
         return _patches(valid, self.leading, self.merge, count, grid)
 
@@ -68,7 +68,7 @@ class _Picture:
     Attributes:
         encode: gives its visual tokens.
         tokens: these, [N, D].
-        calls: bool [1, T] of each row of each call of a module, by the module's number: which positions count.
+        calls: bool [T] of each row of each call of a module, by the module's number: which positions count.
         grid: rows and columns of the tokens, where they are known.
     """
 
@@ -152,9 +152,7 @@ class TowerWatch:
         for encode, grid in zip(encodes, grids, strict=True):
             with self.watching(all_modules=True):
                 tokens = encode()
-                calls = {
-                    number: [row[None] for call in made for row in call.valid] for number, made in self._calls.items()
-                }
+                calls = {number: [row for call in made for row in call.valid] for number, made in self._calls.items()}
                 sizes.append({call.query.shape[1:] for made in self._calls.values() for call in made})
             pictures.append(_Picture(encode, tokens, calls, grid))
         self.one_size = all(size == sizes[0] for size in sizes)
@@ -210,7 +208,7 @@ class TowerWatch:
         """
         mapping = self.mapping
         calls = [] if mapping is None else self._calls.get(mapping.module, [])
-        valid = [row[None] for call in calls for row in call.valid]
+        valid = [row for call in calls for row in call.valid]
         if mapping is None or not valid or len(valid) % images:
             return None
         saliency = [row for call in calls for row in _saliency(call, mapping.leading)]
@@ -243,7 +241,7 @@ def _saliency(call: _Call, leading: int) -> Tensor:
 def _guesses(picture: _Picture, number: int) -> list[Mapping]:
     """How a module's patches might be put together, by a picture that they have to make the tokens of."""
     valid, count, grid = picture.calls[number], len(picture.tokens), picture.grid
-    square = None if grid is not None and len(valid) == 1 else valid[0].shape[1]
+    square = None if grid is not None and len(valid) == 1 else len(valid[0])
     guesses = [
         Mapping(number, leading, merge, None if square is None else square - leading)
         for leading in (0, 1)
@@ -259,15 +257,14 @@ def _patches(
     can't be so many.
 
     Args:
-        valid: bool [B, T] of each call.
+        valid: bool [T] of each row of each call.
         grid: rows and columns of the tokens, if they are known and of one crop.
     """
     crops, start = [], 0
     for each in valid:
-        rows, length = each.shape
-        places = torch.arange(start, start + rows * length).view(rows, length)[:, leading:]
-        crops += [own[seen] for own, seen in zip(places, each[:, leading:].cpu(), strict=True)]
-        start += rows * length
+        places = torch.arange(start, start + len(each))
+        crops.append(places[leading:][each[leading:].cpu()])
+        start += len(each)
     total = sum(map(len, crops))
     if not count or not total or total % count:
         return None

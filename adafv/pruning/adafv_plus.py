@@ -97,23 +97,20 @@ def coverage(
         visual: [B, N, D], projected visual tokens, in the order in which the language model sees them; or the
             directions of these, where they are known.
         presence, question: float [B, N], P and Q, see the functions of these names.
-        keep, valid: as for `mix`.
+        keep, valid: as for `mix`, and so are the errors.
         constants: of which the discounts matter here.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     visual = Directions.of(visual)
     budget, errors = token_budget(visual, keep, valid, presence=presence, question=question)
     presence, question = (filled(each.float(), budget.valid, 0.0) for each in (presence, question))
     if presence.device.type != "cpu":
         mask, asked = _in_rounds(visual, presence, question, budget, constants)
-        return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
-    without_cues(budget.valid, budget, errors)  # raises where there are errors
-    mask, asked = torch.zeros_like(budget.valid), torch.zeros_like(budget.valid)
-    for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
-        single = TokenBudget.of(budget.keep[one], budget.valid[one])
-        mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], single, constants)
+    else:
+        without_cues(budget.valid, budget, errors)  # raises where there are errors
+        mask, asked = torch.zeros_like(budget.valid), torch.zeros_like(budget.valid)
+        for one in (slice(row, row + 1) for row in range(len(mask))):  # so that no matrix product spans two samples
+            single = TokenBudget.of(budget.keep[one], budget.valid[one])
+            mask[one], asked[one] = _in_rounds(visual.rows(one), presence[one], question[one], single, constants)
     return Selection(mask=mask, by_text=mask & asked, by_saliency=mask & ~asked, errors=errors)
 
 
@@ -157,7 +154,7 @@ class _Likeness:
 
     def __init__(self, visual: Directions, valid: Tensor) -> None:
         self._visual = visual.where(valid)
-        blocks = self._visual.filled_up(-(-valid.shape[1] // BLOCK) * BLOCK).in_blocks(BLOCK)
+        blocks = self._visual.in_blocks(BLOCK)
         self._in_blocks = _sharpened(blocks.cosines(blocks))  # [B, N / 48, 48, 48]
 
     def covered(self, there: Tensor, asked: Tensor) -> Tensor:

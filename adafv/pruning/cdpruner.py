@@ -39,10 +39,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
     Args:
         visual: [B, N, D], projected visual tokens; compared in float32.
         relevance: float [B, N], on any scale: see `relevance.opposed_cosine` and `relevance.mean_cosine`.
-        keep, valid: as for `mix`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
+        keep, valid: as for `mix`, and so are the errors.
     """
     budget, errors = token_budget(visual, keep, valid, relevance=relevance)
     scaled = min_max(relevance, budget.valid)
@@ -55,7 +52,7 @@ def cdpruner(visual: Tensor, relevance: Tensor, keep: int | Tensor, valid: Tenso
         in_span = outside <= _IN_SPAN
         token = picks.take(torch.where(in_span, scaled - 2, scaled * scaled * outside))
         before = directions[:, :step]
-        at_token = before.gather(2, token[:, :, None].expand(-1, step, 1)).transpose(1, 2)  # [B, 1, step]
+        at_token = before.take_along_dim(token[:, :, None], 2).transpose(1, 2)  # [B, 1, step]
         left = row(similarity, token) - (at_token @ before).squeeze(1)
         direction = left / outside.gather(1, token).clamp_min(_IN_SPAN).sqrt()
         directions[:, step] = direction.masked_fill(in_span.gather(1, token), 0.0)

@@ -43,13 +43,6 @@ class Directions:
         """The same in float32."""
         return Directions(self.vectors.float(), self.length)
 
-    def filled_up(self, count: int) -> Directions:
-        """[..., count, D], with vectors behind that are like none."""
-        missing = count - self.vectors.shape[-2]
-        if not missing:
-            return self
-        return Directions(F.pad(self.vectors, (0, 0, 0, missing)), F.pad(self.length, (0, missing), value=1.0))
-
     def where(self, valid: Tensor) -> Directions:
         """Like none where `valid`, bool [..., N], is False."""
         return Directions(filled(self.vectors, valid[..., None], 0.0), filled(self.length, valid, 1.0))
@@ -69,8 +62,11 @@ class Directions:
         return Directions(rows.view(*places.shape, width), length)
 
     def in_blocks(self, size: int) -> Directions:
-        """[B, N / size, size, D] of [B, N, D]."""
-        return Directions(self.vectors.unflatten(1, (-1, size)), self.length.unflatten(1, (-1, size)))
+        """[B, ⌈N / size⌉, size, D] of [B, N, D], the last block filled up with vectors that are like none."""
+        vectors, length, missing = self.vectors, self.length, -self.vectors.shape[1] % size
+        if missing:
+            vectors, length = F.pad(vectors, (0, 0, 0, missing)), F.pad(length, (0, missing), value=1.0)
+        return Directions(vectors.unflatten(1, (-1, size)), length.unflatten(1, (-1, size)))
 
     def cosines(self, others: Directions) -> Tensor:
         """float32 [..., M, N]: of these [..., M, D] with the others [..., N, D]; 0 with what is like none."""

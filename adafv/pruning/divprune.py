@@ -19,10 +19,7 @@ def divprune(visual: Tensor, keep: int | Tensor, valid: Tensor | None = None) ->
 
     Args:
         visual: [B, N, D], projected visual tokens; compared in float32.
-        keep, valid: as for `mix`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
+        keep, valid: as for `mix`, and so are the errors.
     """
     budget, errors = token_budget(visual, keep, valid)
     similarity = cosines(visual, budget.valid)

@@ -77,11 +77,8 @@ def eadp(
         visual: [B, N, D], projected visual tokens; compared in float32.
         relevance: float [B, N], on any scale: see `guidance`.
         neighbours: int64 [B, N, 9], see `relevance.blur`.
-        keep, valid: as for `mix`.
+        keep, valid: as for `mix`, and so are the errors.
         power: to which relevance is raised.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN or infinite values.
     """
     budget, errors = token_budget(visual, keep, valid, relevance=relevance)
     if neighbours.shape != (*visual.shape[:2], 9):

@@ -98,4 +98,4 @@ def cosines(visual: Tensor, valid: Tensor) -> Tensor:
 
 def row(matrix: Tensor, token: Tensor) -> Tensor:
     """[B, N]: of each sample's matrix [B, N, N] the row of its `token` [B, 1]."""
-    return matrix.gather(1, token[:, :, None].expand(-1, 1, matrix.shape[2])).squeeze(1)
+    return matrix.take_along_dim(token[:, :, None], 1).squeeze(1)

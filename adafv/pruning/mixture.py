@@ -108,7 +108,7 @@ def _largest_j(text: Order, salient: Order, budget: TokenBudget) -> Tensor:
     size = F.pad(i + outside.cumsum(dim=1), (0, 0, 1, 0))  # [B, 1 + blocks, I], of the union after whole blocks
     size[:, 0] = i
     whole = (size[:, 1:] <= keep[:, None]).sum(dim=1)  # [B, I]
-    block = blocks.gather(1, whole[:, :, None].expand(-1, -1, width))  # [B, I, width], the one that doesn't fit
+    block = blocks.take_along_dim(whole[:, :, None], 1)  # [B, I, width], the one that doesn't fit
     sizes = size.gather(1, whole[:, None])[:, 0, :, None] + (block >= i[:, None]).cumsum(dim=2)
     return whole * width + (sizes <= keep[:, :, None]).sum(dim=2)
 

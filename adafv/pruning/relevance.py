@@ -70,10 +70,7 @@ def focused_cosine(cosine: Tensor, valid: Tensor, text_valid: Tensor | None = No
         text_valid = torch.ones(cosine.shape[:2], dtype=torch.bool, device=cosine.device)
     spread = (cosine * _SCALE).masked_fill(~valid[:, None, :], -torch.inf).softmax(dim=2)
     entropy = torch.special.entr(spread).sum(dim=2).masked_fill(~text_valid, torch.inf)  # [B, T]
-    order = entropy.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
+    rank = entropy.argsort(dim=1, stable=True).argsort(dim=1)
     count = (text_valid.sum(dim=1, keepdim=True) * share).floor().clamp_min(1)
     weight = (entropy * -_SHARPNESS).masked_fill(rank >= count, -torch.inf).softmax(dim=1)  # [B, T]
     return (weight[:, None] @ cosine.masked_fill(~text_valid[:, :, None], 0.0)).squeeze(1)

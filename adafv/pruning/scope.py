@@ -24,11 +24,7 @@ def scope(hidden: Tensor, saliency: Tensor, keep: int | Tensor, valid: Tensor | 
     Args:
         hidden: [B, N, D], the vision encoder's hidden states at the feature layer; compared in float32.
         saliency: float [B, N], at least 0, see `cues.cls_saliency`.
-        keep, valid: as for `mix`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
-            values.
+        keep, valid: as for `mix`, and so are the errors.
     """
     budget, errors = token_budget(hidden, keep, valid, "hidden", saliency=saliency)
     salient = filled(saliency.float(), budget.valid, 0.0)

@@ -90,6 +90,15 @@ class Strategy:
         return self.rule(cues, keep)
 
 
+def _plain(name: str, rule: Callable[..., Selection], *needs: str) -> Strategy:
+    """A rule whose arguments are these cues, in this order, then `keep` and `valid`."""
+
+    def select(cues: Cues, keep: int | Tensor) -> Selection:
+        return rule(*(getattr(cues, cue) for cue in needs), keep, cues.valid)
+
+    return Strategy(name, select, frozenset(needs))
+
+
 def _none(cues: Cues, keep: int | Tensor) -> Selection:
     nothing = torch.zeros_like(cues.valid)
     errors = torch.zeros_like(nothing[:, 0], dtype=torch.int64)
@@ -121,19 +130,6 @@ def _top(name: str, cues: Cues, keep: int | Tensor) -> Selection:
     return Selection(mask=mask, by_text=by_text, by_saliency=by_saliency, errors=errors).checked_if_cheap()
 
 
-def _mixed(rule: Callable[..., Selection], cues: Cues, keep: int | Tensor) -> Selection:
-    """By `mix` or `mix_paper`."""
-    return rule(cues.saliency, cues.similarity, keep, cues.valid)
-
-
-def _visionzip(cues: Cues, keep: int | Tensor) -> Selection:
-    return visionzip(cues.saliency, cues.keys, cues.hidden, keep, cues.valid)
-
-
-def _divprune(cues: Cues, keep: int | Tensor) -> Selection:
-    return divprune(cues.visual, keep, cues.valid)
-
-
 def _cdpruner(cues: Cues, keep: int | Tensor) -> Selection:
     cosine = text_cosines(cues.text, cues.visual, cues.text_valid, cues.valid)
     return cdpruner(cues.visual, mean_cosine(cosine, cues.text_valid), keep, cues.valid)
@@ -159,10 +155,6 @@ def _eadp_with_text_tower(cues: Cues, keep: int | Tensor) -> Selection:
 def _eadp_code(cues: Cues, keep: int | Tensor) -> Selection:
     relevance = guidance_of_code(cues.text, cues.visual, cues.valid, cues.text_valid)
     return eadp(cues.visual, relevance, cues.neighbours, keep, cues.valid, CODE_POWER)
-
-
-def _scope(cues: Cues, keep: int | Tensor) -> Selection:
-    return scope(cues.hidden, cues.saliency, keep, cues.valid)
 
 
 def adafv_plus(cues: Cues, keep: int | Tensor, constants: Constants = DEFAULT) -> Selection:
@@ -201,14 +193,14 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("uniform", _uniform),
         Strategy("saliency", partial(_top, "saliency"), frozenset({"saliency"})),
         Strategy("text", partial(_top, "similarity"), frozenset({"similarity"})),
-        Strategy("adafv", partial(_mixed, mix), frozenset({"saliency", "similarity"})),
-        Strategy("adafv-paper", partial(_mixed, mix_paper), frozenset({"saliency", "similarity"})),
-        Strategy("visionzip", _visionzip, frozenset({"saliency", "keys", "hidden"})),
-        Strategy("divprune", _divprune, frozenset({"visual"})),
+        _plain("adafv", mix, "saliency", "similarity"),
+        _plain("adafv-paper", mix_paper, "saliency", "similarity"),
+        _plain("visionzip", visionzip, "saliency", "keys", "hidden"),
+        _plain("divprune", divprune, "visual"),
         Strategy("cdpruner", _cdpruner, frozenset({"visual", "text"})),
         Strategy("eadp", _eadp, frozenset({"visual", "text", "neighbours"})),
         Strategy("eadp-code", _eadp_code, frozenset({"visual", "text", "neighbours"})),
-        Strategy("scope", _scope, frozenset({"saliency", "hidden"})),
+        _plain("scope", scope, "hidden", "saliency"),
         Strategy("adafv-plus", adafv_plus, frozenset({"visual", "text", "saliency", "neighbours"})),
     )
 }

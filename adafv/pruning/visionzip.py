@@ -33,14 +33,10 @@ def visionzip(
         saliency: float [B, N], see `cues.cls_saliency`.
         keys: [B, N, E], the attention's keys at the feature layer, averaged over the heads; compared in float32.
         hidden: [B, N, D], hidden states of the feature layer; averaged in float32.
-        keep, valid: as for `mix`.
+        keep, valid: as for `mix`, and so are the errors.
 
     Returns:
         Selection with D as `from_saliency`, and `merged`.
-
-    Raises:
-        ValueError: shapes that don't fit; on a CPU also K under 1 or over the valid tokens, NaN, infinite or negative
-            values.
     """
     if (saliency.dim(), keys.dim(), hidden.dim()) != (2, 3, 3):
         raise ValueError(
@@ -80,17 +76,12 @@ def _merge(target: Tensor, others: Tensor, keys: Tensor, hidden: Tensor, most: i
     tokens = target.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # [B, C], targets first
     filled = target.gather(1, tokens)
     units = F.normalize(keys.float(), dim=-1)
-    cosine = units @ _rows(units, tokens).transpose(1, 2)  # [B, N, C]
+    cosine = units @ units.take_along_dim(tokens[:, :, None], 1).transpose(1, 2)  # [B, N, C]
     nearest = cosine.masked_fill(~filled[:, None], -torch.inf).argmax(dim=2)  # [B, N]
     places = torch.arange(tokens.shape[1], device=tokens.device)
     share = ((nearest[:, None] == places[:, None]) & (others & filled.any(dim=1, keepdim=True))[:, None]).float()
     count = share.sum(dim=2)  # [B, C], how many went to each
     wide = hidden.float()
     sums = share @ wide.masked_fill(~others[:, :, None], 0.0)
-    together = _rows(wide, tokens) + sums / count.clamp_min(1)[:, :, None]
+    together = wide.take_along_dim(tokens[:, :, None], 1) + sums / count.clamp_min(1)[:, :, None]
     return Merged(tokens.masked_fill(count == 0, -1), together)
-
-
-def _rows(matrix: Tensor, tokens: Tensor) -> Tensor:
-    """[B, C, D]: the rows of [B, N, D] that `tokens` [B, C] name."""
-    return matrix.gather(1, tokens[:, :, None].expand(-1, -1, matrix.shape[2]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from adafv.engine import Engine, Label, Sample
 from adafv.engine.generation import Answer
 from adafv.engine.sequence import Prompts, grouped
 
@@ -31,6 +33,13 @@ def batch(prompts: Sequence[torch.Tensor]) -> list[Prompts]:
         )
         for rows in grouped([len(prompt) for prompt in prompts], most=120)
     ]
+
+
+def assembled(engine: Engine, samples: Sequence[Sample]) -> tuple[list[Label], list[Prompts]]:
+    """A batch's labels, and its pruned prompts."""
+    seen, assemble = [], engine._assemble
+    with patch.object(engine, "_assemble", lambda *given, **more: seen.append(assemble(*given, **more)) or seen[-1]):
+        return engine.label(samples), seen[0]
 
 
 def check_stock(answers: Sequence[Answer], adapter, prompts: Sequence[torch.Tensor], tolerance: float) -> None:

@@ -16,8 +16,8 @@ from adafv.engine import Engine, EngineOptions, PrepareError, Preparer
 from adafv.engine import choices as scoring
 from adafv.engine.cache import BatchCache
 from adafv.engine.choices import ChoiceTree, choice_tokens
-from adafv.engine.sequence import Prompts
 from adafv.turn import Turn
+from tests.engine.answers import assembled
 from tests.engine.test_engine import crowd, load
 from tests.models.conftest import picture
 from tests.tiny_qwen import QwenShape
@@ -40,7 +40,7 @@ def brute_force(engine: Engine, sample, choices) -> np.ndarray:
     adapter, processing = engine._adapter, engine._processing
     tokens = choice_tokens(processing, choices)
     with torch.inference_mode():
-        group = assembled(engine, sample)
+        _, [group] = assembled(engine, [sample])
         prompt = group.embeds[0, : int(group.lengths[0])]
         before, following = group.positions[0, : len(prompt)], int(group.following[0])
         scores = []
@@ -53,16 +53,6 @@ def brute_force(engine: Engine, sample, choices) -> np.ndarray:
                 score = score + out[-1, adapter.model.generation_config.eos_token_id]
             scores.append(float(score))
     return torch.tensor(scores, dtype=torch.float64).softmax(0).numpy()
-
-
-def assembled(engine: Engine, sample) -> Prompts:
-    """The pruned prompt."""
-    seen, assemble = [], Engine._assemble
-    engine._assemble = lambda *given, **more: (seen.append(assemble(engine, *given, **more)), seen[-1])[1]
-    engine.label([sample])
-    del engine._assemble
-    [group] = seen[0]
-    return group
 
 
 def test_probabilities_are_those_of_asking_in_full(model, likely):
@@ -156,7 +146,7 @@ def test_positions_of_a_model_with_three_of_them(tmp_path):
 
 def prompt_scores(engine: Engine, sample) -> torch.Tensor:
     """[L, V]: the scores behind each token of a prompt, as prefill has them."""
-    group = assembled(engine, sample)
+    _, [group] = assembled(engine, [sample])
     cache = BatchCache(engine._adapter.depth, 1, group.embeds.shape[1])
     cache.begin_prefill(0, 1, group.embeds.shape[1])
     with torch.inference_mode():

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.engine.controls import Stops, _spellings, generation_config
-from adafv.option import OptionError
 from adafv.turn import Turn
 from tests.engine.test_engine import crowd
 from tests.models.conftest import picture
@@ -262,35 +261,3 @@ def test_a_system_turn_stands_first(loaded):
     assert text.index("w5 w6") < text.index("USER:") < text.index("w7")
     asked = [int(sample.input_ids[place]) for place in sample.question_places]
     assert processing.tokenizer.decode(asked) == "w7" and preparer.takes_system
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"stop": ""}, "stop is ''; it must be texts that aren't empty"),
-        ({"min_new_tokens": 0}, "min_new_tokens is 0; it must be at least 1"),
-        ({"min_new_tokens": 65}, "at most max_new_tokens, 64"),
-        ({"no_repeat_ngram": 0}, "no_repeat_ngram is 0"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
-        ({"answer_prefix": " a"}, "answer_prefix is ' a'; it must be a text"),
-        ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be unset with choices"),
-        ({"samples": 0, "temperature": 1.0}, "samples is 0; it must be at least 1"),
-        (
-            {"samples": 4},
-            "it must be unset at temperature 0, where all samples are the same; give a temperature such as 0.7",
-        ),
-        ({"samples": 4, "choices": "a,b"}, "it must be unset with choices: they are scored"),
-        ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be unset with regex"),
-        ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be unset with schema"),
-        ({"backend": "vllm", "choices": "a,b"}, "which gives no log-probabilities of prompts of embeddings"),
-    ],
-)
-def test_what_makes_no_sense_is_named(options, said):
-    with pytest.raises(OptionError) as caught:
-        EngineOptions(**options)
-    assert said in str(caught.value)
-
-
-def test_stops_are_kept_with_their_spaces():
-    assert EngineOptions(stop='["\\n", ". "]').stop == ("\n", ". ")

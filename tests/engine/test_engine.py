@@ -19,6 +19,7 @@ from adafv.engine.pruner import Pruner
 from adafv.hardware import cpu_name
 from adafv.models import TextTower, load_adapter, load_processing
 from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
+from tests.engine.answers import assembled
 from tests.engine.conftest import SHAPE
 from tests.models.conftest import picture
 from tests.pruning import oracle
@@ -201,10 +202,7 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
     """VisionZip by hand, for two questions on one image: hidden states merged, projected, and put in place."""
     preparer, engine = load(model, strategy="visionzip", keep_tokens=24)
     samples = [preparer.prepare(str(i), picture((64, 64)), question) for i, question in enumerate(("w1 w2", "w9"))]
-    seen = []
-    assemble = Engine._assemble
-    engine._assemble = lambda *given, **more: (seen.append(assemble(engine, *given, **more)), seen[-1])[1]
-    labels = engine.label(samples)
+    labels, groups = assembled(engine, samples)
     adapter, geometry = engine._adapter, engine._processing.geometry(samples[0].images[0].size)
     with torch.inference_mode():
         crops = torch.from_numpy(samples[0].images[0].crops)
@@ -216,7 +214,7 @@ def test_merged_tokens_stand_where_their_targets_stood(model):
         for target, merged in became.items():
             tokens[target] = adapter.project(torch.tensor(merged))
     assert 1 <= len(became) <= 4 and labels[0].from_saliency == 20
-    read = {row: embeds for group in seen[0] for row, embeds in zip(group.rows, group.embeds, strict=True)}
+    read = {row: embeds for group in groups for row, embeds in zip(group.rows, group.embeds, strict=True)}
     for number, (label, sample) in enumerate(zip(labels, samples, strict=True)):
         assert label.kept_indices.tolist() == sorted(kept)
         before = sample.input_ids.tolist().index(engine._processing.config.image_token_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from adafv.engine import EngineOptions
 from adafv.engine.flags import FLAGS, flags_of
 from tests.engine.test_engine import crowd, load
 
@@ -56,16 +55,3 @@ def test_a_flag_is_a_reason_for_a_second_look(model):
     assert 2 in {label.looks for label in labels}
     _, engine = load(model, escalate=1.0, escalate_flags=["refusal"])
     assert {label.looks for label in engine.label(samples)} == {1}
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"escalate_flags": "cut"}, "escalate_flags is 'cut'; it must be unset without escalate"),
-        ({"escalate": 1.0, "escalate_flags": "long"}, "escalate_flags is 'long'; it must be one of loop, cut, empty"),
-    ],
-)
-def test_flags_that_make_no_sense(options, said):
-    with pytest.raises(ValueError, match="escalate_flags") as caught:
-        EngineOptions(**options)
-    assert said in str(caught.value)

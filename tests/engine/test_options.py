@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from adafv.engine import EngineOptions
@@ -28,12 +30,48 @@ from adafv.pruning import STRATEGIES, WITH_TEXT_TOWER
             {"text_tower": "clip"},
             "text_tower is 'clip'; it must be unset with strategy 'adafv-plus': only cdpruner, eadp use it",
         ),
+        ({"audit": 1.5}, "audit is 1.5"),
+        ({"strategy": "none", "audit": 0.1}, "audit is 0.1"),
+        ({"escalate": 1.0}, "escalate_below is None"),
+        ({"escalate": 1.0, "escalate_below": math.nan}, "escalate_below is nan"),
+        ({"escalate_below": -0.1}, "unset without escalate"),
+        ({"escalate": 0.1, "escalate_below": -0.1}, "above 0.1 and at most 1"),
+        ({"escalate": 1.5, "escalate_below": -0.1}, "above 0.1 and at most 1"),
+        ({"strategy": "none", "escalate": 1.0, "escalate_below": -0.1}, "keeps all tokens anyway"),
+        ({"escalate_flags": "cut"}, "escalate_flags is 'cut'; it must be unset without escalate"),
+        ({"escalate": 1.0, "escalate_flags": "long"}, "escalate_flags is 'long'; it must be one of loop, cut, empty"),
+        ({"thresholds": '{"type": {"count": -0.02}}'}, "unset without escalate"),
+        ({"stop": ""}, "stop is ''; it must be texts that aren't empty"),
+        ({"min_new_tokens": 0}, "min_new_tokens is 0; it must be at least 1"),
+        ({"min_new_tokens": 65}, "at most max_new_tokens, 64"),
+        ({"no_repeat_ngram": 0}, "no_repeat_ngram is 0"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
+        ({"answer_prefix": " a"}, "answer_prefix is ' a'; it must be a text"),
+        ({"choices": "a,b", "stop": "."}, "stop is ('.',); it must be unset with choices"),
+        ({"samples": 0, "temperature": 1.0}, "samples is 0; it must be at least 1"),
+        (
+            {"samples": 4},
+            "it must be unset at temperature 0, where all samples are the same; give a temperature such as 0.7",
+        ),
+        ({"samples": 4, "choices": "a,b"}, "it must be unset with choices: they are scored"),
+        ({"regex": "a", "answer_prefix": "b"}, "answer_prefix is 'b'; it must be unset with regex"),
+        ({"schema": "{}", "banned_words": "b"}, "banned_words is ('b',); it must be unset with schema"),
+        ({"backend": "vllm", "choices": "a,b"}, "which gives no log-probabilities of prompts of embeddings"),
+        ({"quantize": "int3"}, "quantize is 'int3'; it must be one of int8, int4"),
+        ({"quantize": "int4", "device": "cpu"}, "it must be int8 for auto on cpu"),
+        ({"quantize": "int4", "dtype": "float16"}, "it must be int8 for float16 on auto"),
+        ({"quantize": "int8", "backend": "vllm"}, "unset with backend 'vllm', which loads the weights itself"),
     ],
 )
 def test_nonsense_is_named(options, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(OptionError) as error:
         EngineOptions(**options)
     assert message in str(error.value)
+
+
+def test_stops_are_kept_with_their_spaces():
+    assert EngineOptions(stop='["\\n", ". "]').stop == ("\n", ". ")
 
 
 def test_positions_are_kept_where_the_backend_can():
@@ -95,8 +133,3 @@ def test_thresholds_by_stratum():
 def test_thresholds_that_say_nothing(text):
     with pytest.raises(OptionError, match=r"thresholds is .*JSON that maps a column"):
         EngineOptions(escalate=1.0, escalate_below=-0.1, thresholds=text)
-
-
-def test_thresholds_are_for_second_looks():
-    with pytest.raises(OptionError, match="unset without escalate"):
-        EngineOptions(thresholds='{"type": {"count": -0.02}}')

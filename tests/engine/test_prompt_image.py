@@ -12,6 +12,7 @@ import torch
 from adafv.engine import Engine, EngineOptions, PrepareError, Preparer, Turn
 from adafv.engine.prompt_image import prompt_images
 from adafv.models.llava import LlavaAdapter
+from tests.engine.answers import assembled
 from tests.engine.test_engine import essence, load
 from tests.models.conftest import picture
 from tests.models.slow_way import SlowModel
@@ -102,13 +103,7 @@ def test_text_alone_is_labelled(model):
     preparer, engine = load(model, strategy="adafv-plus")
     sample = preparer.converse("a", [], CONVERSATIONS[2])
     (label,) = engine.label([sample])
-    assert (label.visual_tokens, label.kept_tokens, len(label.kept_indices), label.grid, label.parts) == (
-        0,
-        0,
-        0,
-        (),
-        (),
-    )
+    assert label.visual_tokens == label.kept_tokens == len(label.kept_indices) == 0 and label.grid == label.parts == ()
     assert label.prompt_tokens == len(sample.input_ids) and label.answer
 
 
@@ -180,15 +175,7 @@ def test_an_image_may_be_cut_into_runs_with_text_between(tmp_path, monkeypatch):
     preparer, engine = load(path, strategy="saliency", keep_tokens=5)
     shown = [picture((64, 64), seed) for seed in range(2)]
     sample = preparer.converse("a", shown, (Turn("user", (None, "w1", None, "w2")),))
-    read = []
-    assemble = engine._assemble
-
-    def assembled(*given, **more):
-        read.append(assemble(*given, **more))
-        return read[-1]
-
-    monkeypatch.setattr(engine, "_assemble", assembled)
-    (label,) = engine.label([sample])
+    [label], [group] = assembled(engine, [sample])
     assert engine._processing.decode(sample.input_ids[sample.question_places].tolist()) == "w1 w2"
     adapter, pieces = engine._adapter, []
     with torch.inference_mode():
@@ -200,7 +187,6 @@ def test_an_image_may_be_cut_into_runs_with_text_between(tmp_path, monkeypatch):
                 pieces.append(next(rows)[torch.from_numpy(next(kept))])
             else:
                 pieces.append(adapter.embed(torch.tensor([token])))
-    ((group,),) = read
     assert label.kept_tokens == 10 and sample.input_ids.tolist().count(adapter.model.config.image_token_id) == 8
     torch.testing.assert_close(group.embeds[0], torch.cat(pieces), rtol=1e-4, atol=1e-5)
 

@@ -152,22 +152,6 @@ def test_the_trial_asks_twice(model, spy):
     assert generate.call_count == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"escalate": 1.0}, "escalate_below is None"),
-        ({"escalate": 1.0, "escalate_below": math.nan}, "escalate_below is nan"),
-        ({"escalate_below": -0.1}, "unset without escalate"),
-        ({"escalate": 0.1, "escalate_below": -0.1}, "above 0.1 and at most 1"),
-        ({"escalate": 1.5, "escalate_below": -0.1}, "above 0.1 and at most 1"),
-        ({"strategy": "none", "escalate": 1.0, "escalate_below": -0.1}, "keeps all tokens anyway"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        EngineOptions(keep=0.1, **{"strategy": "adafv"} | options)
-
-
 def test_an_audit_asks_a_share_unpruned_as_well(model):
     """Nothing else of the labels changes, whichever samples share the batch; and times are the audited rows' own."""
     preparer, once = load(model)
@@ -222,12 +206,6 @@ def test_what_has_no_room_unpruned_is_labelled_without_an_audit(model, monkeypat
     monkeypatch.setattr(Engine, "_assemble", tight)
     assert [(essence(label), label.audit_answer) for label in engine.label(samples)] == expected
     assert sizes == [6, 6, 3, 1, 1, 1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("options", [{"audit": 1.5}, {"strategy": "none", "audit": 0.1}])
-def test_audits_that_make_no_sense_are_refused(options):
-    with pytest.raises(ValueError, match="audit is"):
-        EngineOptions(**options)
 
 
 def test_thresholds_by_stratum(model):

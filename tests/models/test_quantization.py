@@ -60,20 +60,6 @@ def test_four_bits_are_for_a_gpu():
             quantize(nn.Sequential(nn.Linear(128, 8)), "int4", CPU, dtype)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"quantize": "int3"}, "quantize is 'int3'; it must be one of int8, int4"),
-        ({"quantize": "int4", "device": "cpu"}, "it must be int8 for auto on cpu"),
-        ({"quantize": "int4", "dtype": "float16"}, "it must be int8 for float16 on auto"),
-        ({"quantize": "int8", "backend": "vllm"}, "unset with backend 'vllm', which loads the weights itself"),
-    ],
-)
-def test_options_that_can_not_be(options, said):
-    with pytest.raises(ValueError, match=said):
-        EngineOptions(**options)
-
-
 def test_what_is_missing_is_known_without_weights(model, monkeypatch):
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs torchao, which isn't installed: pip install 'adafv\[quantize\]'"):

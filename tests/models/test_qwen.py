@@ -214,12 +214,8 @@ def test_positions_that_pruning_leaves_empty_count_against_the_context(path):
     options = EngineOptions(keep_tokens=1, max_new_tokens=1)
     preparer = Preparer.load(str(path), options)
     extent = preparer._processing.geometry((3, 300)).extent
-    words = (
-        512
-        - 1
-        - extent
-        - (len(preparer._processing.prompt("w1", [preparer._processing.geometry((3, 300))]).input_ids) - 2)
-    )
+    frame = len(preparer._processing.prompt("w1", [preparer._processing.geometry((3, 300))]).input_ids) - 2
+    words = 512 - 1 - extent - frame
     preparer.prepare("0", picture((3, 300)), "w1 " * words)
     with pytest.raises(ValueError, match="the model's context holds 512"):
         preparer.prepare("0", picture((3, 300)), "w1 " * (words + 1))
@@ -233,18 +229,13 @@ def test_files_of_two_models_are_refused(processing):
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "message"),
-    [
-        ("vision_config", {"fullatt_block_indexes": []}, "saliency needs a layer"),
-        ("vision_config", {"fullatt_block_indexes": [7]}, "saliency needs a layer of the tower's 5"),
-    ],
+    ("layers", "message"), [([], "saliency needs a layer"), ([7], "saliency needs a layer of the tower's 5")]
 )
-def test_a_configuration_that_cannot_be_pruned_is_refused(processing, part, change, message):
+def test_a_configuration_that_cannot_be_pruned_is_refused(processing, layers, message):
     if processing.config.model_type != "qwen2_5_vl":
         pytest.skip("every layer of its tower sees the whole image")
     config = AutoConfig.for_model(**processing.config.to_dict())
-    for name, value in change.items():
-        setattr(getattr(config, part), name, value)
+    config.vision_config.fullatt_block_indexes = layers
     with pytest.raises(ValueError, match=message):
         processing.family.geometry(config, processing._image_processor, (64, 64))
 

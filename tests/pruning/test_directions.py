@@ -45,7 +45,7 @@ def test_parts(vectors):
     torch.testing.assert_close(all_.at(places).cosines(all_), alike[rows, places])
     torch.testing.assert_close(one.at(places[1:]).cosines(one), alike[1:, [9, 9, 1]])
 
-    blocks = all_.filled_up(12).in_blocks(4)
+    blocks = all_.in_blocks(4)
     got = blocks.cosines(blocks)
     torch.testing.assert_close(got[:, 1], alike[:, 4:8, 4:8])
     torch.testing.assert_close(got[:, 2, :2, :2], alike[:, 8:, 8:])

@@ -68,17 +68,7 @@ def test_an_output_without_labels_or_prices(tmp_path):
 def test_nothing_that_came_from_data_is_markup(tmp_path, column):
     labels = [label("a") | ({} if column == "run_id" else {column: SCRIPT})]
     name = SCRIPT.replace("/", "") if column == "run_id" else "r1"
-    found = Page(
-        render(
-            make_report(
-                write(
-                    tmp_path / "out",
-                    labels,
-                    [run(name, devices=[{"device": SCRIPT, "instance": SCRIPT, "workers": 1}])],
-                )
-            )
-        )
-    )
+    found = page(tmp_path, labels, name=name, devices=[{"device": SCRIPT, "instance": SCRIPT, "workers": 1}])
     assert not {tag for tag, _ in found.tags} & {"script", "img", "iframe", "object", "link"}
     assert not [attribute for _, given in found.tags for attribute in given if attribute.startswith("on")]
     assert SCRIPT in "".join(found.words)

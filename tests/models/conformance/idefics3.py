@@ -13,7 +13,7 @@ from transformers.models.smolvlm import processing_smolvlm
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import processor_of
 from tests.models.conformance.variant import Variant, merged, received
 
 SIDE = 48
@@ -49,21 +49,9 @@ def _images(processor: Any) -> Any:
     return processor(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
 
 
-def _idefics3(images: Any, tokenizer: Any) -> Any:
-    return Idefics3Processor(
-        image_processor=images, tokenizer=tokenizer, image_seq_len=9, chat_template=tokenizer.chat_template
-    )
-
-
 def _smolvlm(images: Any, tokenizer: Any) -> Any:
     processing_smolvlm.num2words = processing_smolvlm.num2words or repr  # it spells numbers of video frames
-    return for_pictures(
-        SmolVLMProcessor,
-        image_processor=images,
-        tokenizer=tokenizer,
-        image_seq_len=9,
-        chat_template=tokenizer.chat_template,
-    )
+    return processor_of(SmolVLMProcessor, images, tokenizer, image_seq_len=9)
 
 
 def _saliency(attention: Tensor, config: Any) -> Tensor:
@@ -76,7 +64,7 @@ VARIANTS = (
         text="llama",
         config=partial(_config, whole=Idefics3Config, vision=Idefics3VisionConfig, patch=8, scale=2),
         images=partial(_images, Idefics3ImageProcessorPil),
-        processor=_idefics3,
+        processor=partial(processor_of, Idefics3Processor, image_seq_len=9),
         template=TEMPLATE.replace("<|im_start|>", "<|begin_of_text|>"),
         special=TOKENS,
         bos="<|begin_of_text|>",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from transformers import InternVLConfig, InternVLProcessor, InternVLVisionConfig
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import processor_of
 from tests.models.conformance.variant import Variant, cls_row, merged
 
 SIDE, PATCH = 48, 8
+TOKENS_PER_CROP = (SIDE // PATCH) ** 2 // 4
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
@@ -46,28 +48,17 @@ def _config(text: Any, tokenizer: Any) -> InternVLConfig:
         patch_size=[PATCH, PATCH],
     )
     image = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    tokens = (SIDE // PATCH) ** 2 // 4
     return InternVLConfig(
         vision_config=vision,
         text_config=text,
         image_token_id=image,
-        image_seq_length=tokens,
+        image_seq_length=TOKENS_PER_CROP,
         tie_word_embeddings=False,
     )
 
 
 def _images() -> Any:
     return GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_patches=6)
-
-
-def _processor(images: Any, tokenizer: Any) -> Any:
-    return for_pictures(
-        InternVLProcessor,
-        image_processor=images,
-        tokenizer=tokenizer,
-        image_seq_length=(SIDE // PATCH) ** 2 // 4,
-        chat_template=tokenizer.chat_template,
-    )
 
 
 def _saliency(attention: Tensor, config: Any) -> Tensor:
@@ -80,7 +71,7 @@ def _variant(name: str, text: str) -> Variant:
         text=text,
         config=_config,
         images=_images,
-        processor=_processor,
+        processor=partial(processor_of, InternVLProcessor, image_seq_length=TOKENS_PER_CROP),
         template=TEMPLATE,
         special=TOKENS,
         eos=("<|im_end|>",),

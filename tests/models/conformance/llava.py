@@ -20,6 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from tests.models.conformance.stock import processor_of
 from tests.models.conformance.variant import Variant, cls_row, received
 
 SIDE, PATCH = 32, 8
@@ -147,14 +148,9 @@ def _next_images() -> Any:
 
 
 def _processor(images: Any, tokenizer: Any, whole: Any = LlavaProcessor, strategy: str = "default") -> Any:
-    return whole(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=1 if strategy == "default" else 0,
-        chat_template=tokenizer.chat_template,
-    )
+    added = 1 if strategy == "default" else 0
+    settings = {"vision_feature_select_strategy": strategy, "num_additional_image_tokens": added}
+    return processor_of(whole, images, tokenizer, patch_size=PATCH, **settings)
 
 
 def _variant(name: str, text: str, template: str, is_next: bool = True, special: tuple[str, ...] = (), **values: Any):

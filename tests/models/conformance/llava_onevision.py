@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from transformers import LlavaOnevisionConfig, LlavaOnevisionProcessor, SiglipVisionConfig
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from tests.models.conformance.llava import LATE_NAMES, OLD_NAMES, PATCH, SIDE, vision
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import processor_of
 from tests.models.conformance.variant import Variant, received
 
 PINPOINTS = [[SIDE * rows, SIDE * columns] for rows in range(1, 4) for columns in range(1, 4)]
@@ -41,25 +42,19 @@ def _images() -> Any:
     return LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=PINPOINTS)
 
 
-def _processor(images: Any, tokenizer: Any) -> Any:
-    return for_pictures(
-        LlavaOnevisionProcessor,
-        image_processor=images,
-        tokenizer=tokenizer,
-        num_image_tokens=(SIDE // PATCH) ** 2,
-        vision_feature_select_strategy="full",
-        chat_template=tokenizer.chat_template,
-        vision_aspect_ratio=MOST,
-    )
-
-
 VARIANTS = (
     Variant(
         name="LLaVA-OneVision, Qwen2",
         text="qwen2",
         config=_config,
         images=_images,
-        processor=_processor,
+        processor=partial(
+            processor_of,
+            LlavaOnevisionProcessor,
+            num_image_tokens=(SIDE // PATCH) ** 2,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio=MOST,
+        ),
         template=TEMPLATE,
         special={"<image>": "image_token", "<video>": "video_token", "<|im_start|>": None},
         eos=("<|im_end|>",),

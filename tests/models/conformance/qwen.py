@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen3VLConfig, Q
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_window_index
 
-from tests.models.conformance.stock import for_pictures
+from tests.models.conformance.stock import processor_of
 from tests.models.conformance.variant import Variant
 
 PATCH = 4
@@ -74,10 +74,6 @@ def _images() -> Any:
     )
 
 
-def _processor(images: Any, tokenizer: Any, whole: Any) -> Any:
-    return for_pictures(whole, image_processor=images, tokenizer=tokenizer, chat_template=tokenizer.chat_template)
-
-
 @contextmanager
 def _watched(model: Any) -> Iterator[list[Tensor]]:
     """The attention, [1, H, T, T], of the tower's last layer that sees the whole image, the columns in the order in
@@ -112,7 +108,7 @@ def _variant(name: str, text: str, processor: Any, template: str, **values: Any)
         name=name,
         text=text,
         images=_images,
-        processor=partial(_processor, whole=processor),
+        processor=partial(processor_of, processor),
         template=template,
         special=TOKENS,
         eos=("<|im_end|>", "<|endoftext|>"),

@@ -42,6 +42,12 @@ def for_pictures(processor: type[Any], **arguments: Any) -> Any:
     return Pictures(**dict.fromkeys(parts, Nothing()), **arguments)
 
 
+def processor_of(processor: type[Any], images: Any, tokenizer: Any, **settings: Any) -> Any:
+    """A `processor` for pictures, with the tokenizer's chat template."""
+    parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": tokenizer.chat_template}
+    return for_pictures(processor, **parts, **settings)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What stock transformers answers: tokens, their mean log-probability, and how long the prompt was."""

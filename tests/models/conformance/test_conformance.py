@@ -37,15 +37,12 @@ def test_unpruned_equals_stock_generate(subject, column):
 
 def test_prompts_and_pixels_are_the_processors(subject, column):
     """processor: token ids and pixel values are those of the family's whole processor, to the bit."""
-    processing, image_id = subject.processing, subject.processing.config.image_token_id
+    processing = subject.processing
     for size, question in ASKED:
         image, geometry = picture(size), processing.geometry(size)
         stock = subject.stock.inputs([image], question)
-        runs = [len(run) for run in np.split(geometry.source, geometry.cuts)]
-        ids = []
-        for token in processing.prompt(question, [geometry]).input_ids.tolist():
-            ids += [token] * runs.pop(0) if token == image_id else [token]
-        assert ids == stock["input_ids"][0].tolist() and not runs
+        ids = processing.expanded(processing.prompt(question, [geometry]).input_ids, [geometry])
+        assert ids.tolist() == stock["input_ids"][0].tolist()
         ours = subject.variant.pixels(subject.adapter, torch.from_numpy(processing.crops(image)))
         assert torch.equal(ours, stock["pixel_values"].reshape(ours.shape))
 
@@ -149,8 +146,7 @@ def test_batches_change_nothing(subject, column):
     """batches: a sample's kept tokens and its answer are the same alone as among others."""
     together = subject.label(ASKED, keep=0.25)
     for asked, label in zip(ASKED, together, strict=True):
-        settings = {"keep": 0.25}
-        (alone,) = subject.label([asked], **settings)
+        (alone,) = subject.label([asked], keep=0.25)
         assert alone.kept_indices.tolist() == label.kept_indices.tolist()
         assert alone.answer == label.answer
 

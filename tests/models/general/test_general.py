@@ -61,7 +61,7 @@ def test_a_token_is_made_of_the_patches_that_it_depends_on(trial):
 
     with adapter.watch.watching():
         tokens = encode()
-        valid = [row[None] for call in adapter.watch._calls[mapping.module] for row in call.valid]
+        valid = [row for call in adapter.watch._calls[mapping.module] for row in call.valid]
     patches = tower_watch._patches(valid, mapping.leading, mapping.merge, len(tokens), grid)
     for one in patches.flatten().tolist():
         chosen = torch.zeros(sum(each.numel() for each in valid), dtype=torch.bool)
