@@ -56,9 +56,9 @@ class Output(ABC):
         it may have appeared all the same, so retry under the same `name`."""
 
     @abstractmethod
-    def create(self, name: str, data: bytes) -> bool:
-        """Write `name` only if it doesn't exist; whether it was written. On a disk one of several contenders gets
-        True, and the name exists before the data; on S3 the store decides."""
+    def create(self, name: str, data: bytes) -> None:
+        """Write `name` only if it doesn't exist. On a disk the first of several contenders does, and the name exists
+        before the data; on S3 the store decides."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -125,15 +125,11 @@ class LocalOutput(Output):
         finally:
             path.unlink(missing_ok=True)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes) -> None:
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with target.open("xb") as file:  # O_EXCL
-                file.write(data)
-        except FileExistsError:
-            return False
-        return True
+        with contextlib.suppress(FileExistsError), target.open("xb") as file:  # O_EXCL
+            file.write(data)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -188,15 +184,13 @@ class S3Output(Output):
 
         retry(attempt, delay_of, seconds=patience, on_retry=warn)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes) -> None:
         try:
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
         except ClientError as error:
             # 412: it exists. 409: another such request is in progress.
-            if status_of(error) in (409, 412):
-                return False
-            raise
-        return True
+            if status_of(error) not in (409, 412):
+                raise
 
     def read(self, name: str) -> bytes | None:
         try:
