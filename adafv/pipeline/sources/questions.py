@@ -38,10 +38,10 @@ def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]
         bad = found if isinstance(found, Reject) else None
         yield replace(record, reject=record.reject or (None if id is None else bad))
         return
+    shown = sum(map(markers, found))
     for number in range(len(found)):
         one = values | {columns.id: f"{id}/{number + 1}"}
-        shown, asked = sum(map(markers, found)), len(found)
-        yield replace(record, columns=one, exchanges=found[: number + 1], marked=shown, asked=asked)
+        yield replace(record, columns=one, exchanges=found[: number + 1], marked=shown, asked=len(found))
 
 
 def value_for(record: Record, name: str) -> Any:
