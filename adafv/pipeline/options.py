@@ -315,7 +315,6 @@ def option_fields() -> dict[str, Field[Any]]:
 
 @cache
 def engine_names() -> frozenset[str]:
-    """The names of the engine's options."""
     return frozenset(item.name for item in fields(EngineOptions))
 
 
@@ -331,7 +330,6 @@ def usage_error(error: OptionError) -> UsageError:
 
 @contextmanager
 def as_usage_error() -> Iterator[None]:
-    """Turn an OptionError into a `usage_error`."""
     try:
         yield
     except OptionError as error:

@@ -62,8 +62,6 @@ class Wanted:
 
 
 class RunInput:
-    """A run's input, as it is now."""
-
     def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
         self._units, self._embeds, self._columns, self._fetcher = units, embeds, columns, fetcher
         self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))

@@ -25,7 +25,6 @@ _PARSE = json.JSONDecoder().raw_decode
 
 
 def read_json(reading: UnitReading) -> Iterator[Record]:
-    """The objects of a JSON file."""
     number = 0
     try:
         with open_streamed(reading.unit, reading.storage) as raw:

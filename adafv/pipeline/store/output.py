@@ -97,8 +97,6 @@ def open_output(uri: str, storage: Storage) -> Output:
 
 
 class LocalOutput(Output):
-    """An output on a disk."""
-
     def __init__(self, path: str) -> None:
         self._folder = Path(path).absolute()
         super().__init__(str(self._folder), pyarrow.fs.LocalFileSystem(), f"{self._folder}/")
@@ -164,8 +162,6 @@ class LocalOutput(Output):
 
 
 class S3Output(Output):
-    """An output under an s3:// prefix."""
-
     settling, landing = 1.0, 5.0
 
     def __init__(self, uri: str, storage: Storage) -> None:
