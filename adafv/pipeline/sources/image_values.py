@@ -172,11 +172,11 @@ def encode_pixels(pixels: np.ndarray) -> bytes | Unreadable:
 
     Integers are 0 to 255, unsigned 16-bit ones 0 to 65,535; floats are 0 to 1 if all are, else 0 to 255.
     """
-    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
+    if not fits(pixels.shape):
         shape = " x ".join(map(str, pixels.shape)) or "nothing"
         return Unreadable(f"is a tensor of {shape}; pixels are height x width x 1, 3 or 4")
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
     if not pixels.size:
         return Unreadable("is a tensor without pixels", "image_empty")
     scaled = _in_8_bits(pixels)
