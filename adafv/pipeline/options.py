@@ -237,7 +237,7 @@ class JobOptions:
         except ValueError as error:
             raise OptionError("where", self.where, str(error)) from None
         check("system", self.system is None or self.system.strip(), "a text")
-        alone = self.prompts is None or self.prompt == JobOptions.__dataclass_fields__["prompt"].default
+        alone = self.prompts is None or self.prompt == JobOptions.prompt
         check("prompts", alone, "unset with --prompt")
         for template in self.templates:
             said = template.replace("<image>", "").strip()

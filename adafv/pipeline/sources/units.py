@@ -75,7 +75,7 @@ class UnitReading:
     def record(self, name: object, values: dict[str, Any] | Reject, reject: Reject | None = None) -> Record:
         """A record of the unit's file, with its number or name there: its values, or why it has none."""
         if isinstance(values, Reject):
-            values, reject = {}, values
+            reject, values = values, {}
         return Record(f"{self.unit.uri}#{name}", self.unit.root, values, reject)
 
     def rest_unreadable(self, number: int, error: BaseException) -> Record:
