@@ -84,7 +84,6 @@ def new_file(text: str) -> Path:
 
 
 def _argument(item: Field[Any], shown: str) -> dict[str, Any]:
-    """The arguments for `add_argument`."""
     kind, default = item.metadata["type"], None if item.default is MISSING else item.default
     text = item.metadata["help"].replace("%", "%%")
     if item.name == "input":

@@ -7,7 +7,7 @@ a text column.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,26 +29,23 @@ def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...
         taken: names of the other columns.
     """
     whole = json.loads(schema) if schema is not None else None
-    fields: list[pa.Field] = []
-    for name, part in _properties(whole, whole).items():
-        column, type = _free(name, "answer_", taken, fields), _type(part, whole, _DEEPEST)
-        fields.append(pa.field(column, type, metadata={_PROPERTY: name.encode("utf-8", "surrogatepass")}))
-    return tuple(fields)
+    types = {name: _type(part, whole, _DEEPEST) for name, part in _properties(whole, whole).items()}
+    return _fields(types, "answer_", taken)
 
 
 def carried_fields(names: Sequence[str], taken: Collection[str]) -> tuple[pa.Field, ...]:
     """The columns for carried-over input, in order; `taken` as for `fields_of`."""
-    fields: list[pa.Field] = []
-    for name in names:
-        fields.append(pa.field(_free(name, "input_", taken, fields), pa.string(), metadata={_PROPERTY: name.encode()}))
-    return tuple(fields)
+    return _fields(dict.fromkeys(names, pa.string()), "input_", taken)
 
 
-def _free(name: str, prefix: str, taken: Collection[str], others: Sequence[pa.Field]) -> str:
-    names = {*taken, *(field.name for field in others)}
-    while name in names or not name:
-        name = prefix + name
-    return name
+def _fields(types: Mapping[str, pa.DataType], prefix: str, taken: Collection[str]) -> tuple[pa.Field, ...]:
+    columns: dict[str, pa.Field] = {}
+    for name, type in types.items():
+        column = name
+        while column in taken or column in columns or not column:
+            column = prefix + column
+        columns[column] = pa.field(column, type, metadata={_PROPERTY: name.encode("utf-8", "surrogatepass")})
+    return tuple(columns.values())
 
 
 def values_of(answer: str, fields: Sequence[pa.Field]) -> dict[str, Any]:

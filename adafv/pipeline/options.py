@@ -237,7 +237,7 @@ class JobOptions:
         except ValueError as error:
             raise OptionError("where", self.where, str(error)) from None
         check("system", self.system is None or self.system.strip(), "a text")
-        alone = self.prompts is None or self.prompt == JobOptions.__dataclass_fields__["prompt"].default
+        alone = self.prompts is None or self.prompt == JobOptions.prompt
         check("prompts", alone, "unset with --prompt")
         for template in self.templates:
             said = template.replace("<image>", "").strip()
@@ -315,7 +315,6 @@ def option_fields() -> dict[str, Field[Any]]:
 
 @cache
 def engine_names() -> frozenset[str]:
-    """The names of the engine's options."""
     return frozenset(item.name for item in fields(EngineOptions))
 
 
@@ -331,7 +330,6 @@ def usage_error(error: OptionError) -> UsageError:
 
 @contextmanager
 def as_usage_error() -> Iterator[None]:
-    """Turn an OptionError into a `usage_error`."""
     try:
         yield
     except OptionError as error:

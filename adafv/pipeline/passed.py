@@ -31,8 +31,6 @@ class Passed:
 
 
 class PassedOver:
-    """Counts of passed-over items."""
-
     def __init__(self, entries: Iterable[Passed] = ()) -> None:
         self._entries: dict[tuple[str, str], Passed] = {}
         self.update(entries)

@@ -139,20 +139,16 @@ REJECTS = pa.schema(
 )
 
 # What workers send to the sink: labels and rejects in one table; `error` is null for labels.
-RESULTS = pa.unify_schemas(
+RESULTS = pa.schema(
     [
-        LABELS,
-        pa.schema(
-            [
-                ("error", pa.string()),
-                ("message", pa.string()),
-                ("worker_actor", pa.string()),
-                ("worker_started", pa.float64()),
-                *((f"worker_{step}_s", pa.float64()) for step in STARTING),
-                ("worker_device", pa.string()),
-                ("worker_instance", pa.string()),
-                ("worker_attention", pa.string()),
-            ]
-        ),
+        *LABELS,
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("worker_actor", pa.string()),
+        ("worker_started", pa.float64()),
+        *((f"worker_{step}_s", pa.float64()) for step in STARTING),
+        ("worker_device", pa.string()),
+        ("worker_instance", pa.string()),
+        ("worker_attention", pa.string()),
     ]
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -95,16 +96,10 @@ class Reading:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for data in table.column("task").to_pylist():
-            task: Task = pickle.loads(data)
-            gathered: list[Row] = []
-            for row in self._rows(task) if self._may_begin() else ():
-                gathered.append(row)
-                if len(gathered) == self.rows_per_block:
-                    yield rows.to_table(gathered)
-                    gathered = []
-                    if not self._may_begin():
-                        break
-            yield rows.to_table(gathered)
+            found = self._rows(pickle.loads(data))
+            while self._may_begin() and (some := list(islice(found, self.rows_per_block))):
+                yield rows.to_table(some)
+            yield rows.to_table([])  # of a task without rows Ray sees the columns, too
 
     def _may_begin(self) -> bool:
         return self.gate is None or self.gate.is_open()

@@ -21,8 +21,6 @@ FRESH = 0.2  # seconds
 
 
 class GateActor:
-    """The gate's state."""
-
     def __init__(self) -> None:
         self._open = True
 

@@ -97,11 +97,8 @@ def _device(options: JobOptions, nodes: Sequence[Mapping[str, float]]) -> str:
 
 def _slots(options: JobOptions, nodes: Sequence[Mapping[str, float]], may_grow: bool) -> list[int]:
     """How many GPU workers fit on each node. Raises UsageError if those asked for don't fit."""
-    gpus, each, asked = (
-        [int(node.get("GPU", 0)) for node in nodes],
-        options.engine.tensor_parallel,
-        options.worker_range(),
-    )
+    gpus = [int(node.get("GPU", 0)) for node in nodes]
+    each, asked = options.engine.tensor_parallel, options.worker_range()
     slots = [count // each for count in gpus]
     if any(gpus) and not any(slots):
         raise UsageError(

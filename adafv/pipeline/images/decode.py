@@ -195,8 +195,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _describe(data: bytes) -> str:
-    start = data[:256].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<svg", b"<")):
+    if data[:256].lstrip().startswith(b"<"):
         return "looks like HTML or XML"
     if data[4:8] == b"ftyp" and not MORE_FORMATS:
         return "HEIC and AVIF need pip install 'adafv[heic]' on every node"

@@ -114,9 +114,8 @@ def _answer(url: str, allowed: Address, end: float) -> Iterator[urllib3.BaseHTTP
     except (urllib3.exceptions.HTTPError, HTTPException, CertificateError, OSError) as error:
         # The error's own text may repeat the URL with its secrets, so it is left out.
         raise Refused("image_fetch_failed", f"{public_uri(url)}: {type(error).__name__}", retry_after=0.0) from error
-    except (
-        ValueError
-    ) as error:  # characters that HTTP forbids in a request, a redirect to no URL, a length of no digits
+    except ValueError as error:
+        # Characters that HTTP forbids in a request, a redirect to no URL, a length of no digits.
         wrong = f"{public_uri(url)} is no URL, or its answer no HTTP: {type(error).__name__}"
         raise Refused("image_refused", wrong) from error
     finally:

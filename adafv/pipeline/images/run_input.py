@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -62,8 +62,6 @@ class Wanted:
 
 
 class RunInput:
-    """A run's input, as it is now."""
-
     def __init__(self, units: Sequence[Unit], embeds: bool, columns: Columns, fetcher: Fetcher) -> None:
         self._units, self._embeds, self._columns, self._fetcher = units, embeds, columns, fetcher
         self._roots = [columns.image_root] if columns.image_root else list(dict.fromkeys(unit.root for unit in units))
@@ -123,14 +121,18 @@ class RunInput:
 
     def look_for(self, wanted: Mapping[str, Wanted], end: float) -> Iterator[tuple[str, bytes | str]]:
         """The images of rows by id, until all are found or the time is up."""
-        ids = set(wanted)
+        left = set(wanted)
         for unit in self._units:
-            here = ids if unit.format != "tar" else {id for id in ids if _stands_in(wanted[id].image, unit)}
-            for record in self._records(unit, here, end):
-                id = id_of(record.columns.get(self._columns.id)) or ""
-                ids.discard(id)
-                yield id, self._image(record)
-            if not ids or time.monotonic() > end:
+            here = {id for id in left if unit.format != "tar" or _stands_in(wanted[id].image, unit)}
+            for record in self._records(unit, here) if here else ():
+                id = id_of(record.columns.get(self._columns.id))
+                if id in here:  # the first record with it
+                    here.remove(id)
+                    left.remove(id)
+                    yield id, self._image(record)
+                if not here or time.monotonic() > end:
+                    break
+            if not left or time.monotonic() > end:
                 return
 
     def rows(self, wanted: Callable[[str], bool]) -> Iterator[Row]:
@@ -152,20 +154,11 @@ class RunInput:
             while some := [row_of(record, self._columns) for record in islice(records, ROWS_AT_ONCE)]:
                 yield from self._fetcher.fetch_rows(some)
 
-    def _records(self, unit: Unit, ids: Iterable[str], end: float) -> Iterator[Record]:
-        """The first record of a unit with each of the ids."""
-        left = set(ids)
-        if not left:
-            return
+    def _records(self, unit: Unit, ids: set[str]) -> Iterator[Record]:
+        """The records of a unit, among them those with the ids."""
         if unit.format == "parquet" and self._columns.id != BY_PLACE:
-            unit = _narrowed(unit, left, self._columns, self._fetcher.storage)
-        for record in read_unit(unit, self._fetcher.storage, self._columns):
-            id = id_of(record.columns.get(self._columns.id))
-            if id in left:
-                left.discard(id)
-                yield record
-            if not left or time.monotonic() > end:
-                return
+            unit = _narrowed(unit, ids, self._columns, self._fetcher.storage)
+        return read_unit(unit, self._fetcher.storage, self._columns)
 
     def _image(self, record: Record) -> bytes | str:
         [row] = self._fetcher.fetch_rows([row_of(record, self._columns)])

@@ -28,18 +28,11 @@ def recipe_of(options: JobOptions) -> dict[str, Any]:
     """The options that decide what a label is: the model, the prompt, and the engine's options except those about
     hardware and those that have no effect."""
     engine = {name: getattr(options.engine, name) for name in _engine_fields() if name not in options.engine.idle}
-    engine = {name: list(value) if isinstance(value, tuple) else value for name, value in engine.items()}  # as in JSON
     if options.engine.strategy in STRATEGY_VERSIONS:
         engine["strategy_version"] = STRATEGY_VERSIONS[options.engine.strategy]
-    model = {"model": options.model} | ({} if options.revision is None else {"revision": options.revision})
-    asked = {
-        name: getattr(options, name) for name in ("system", "choices_column") if getattr(options, name) is not None
-    }
-    if options.columns is not None:
-        asked["columns"] = list(options.columns)
-    if options.prompts is not None:
-        asked["prompts"] = [list(pair) for pair in options.prompts]
-    return model | {"prompt": options.prompt} | asked | engine
+    names = ("model", "revision", "prompt", "system", "choices_column", "columns", "prompts")
+    asked = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return json.loads(json.dumps(asked | engine))  # as it is read back, with lists for tuples
 
 
 def _engine_fields() -> dict[str, Field[Any]]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,7 +60,7 @@ class Scan:
 
     digests: np.ndarray
     unread: list[int]
-    passed: tuple[Passed, ...] = ()
+    passed: tuple[Passed, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +133,16 @@ def make_worklist(
         shown: what was passed over before there were units.
     """
     gathered, counts, unread, passed = bytearray(), [], [], PassedOver(shown)
-    for scanned in _take(map_units(scan_unit, units, num_cpus, storage, columns), limit):
-        unread += [len(gathered) // DIGEST.itemsize + number for number in scanned.unread]
-        gathered += scanned.digests.data  # a copy, so that Ray's shared memory need not hold the original
-        counts.append(len(scanned.digests))
+    rows = 0
+    for scanned in map_units(scan_unit, units, num_cpus, storage, columns):
+        found = scanned.digests if limit is None else scanned.digests[: limit - rows]
+        unread += [rows + number for number in scanned.unread if number < len(found)]
+        gathered += found.data  # a copy, so that Ray's shared memory need not hold the original
+        counts.append(len(found))
         passed.update(scanned.passed)
+        rows += len(found)
+        if rows == limit:
+            break
     digests = np.frombuffer(gathered, DIGEST)
     drawn = None
     if sample is not None:
@@ -228,20 +233,6 @@ def _judge_bucket(digests: np.ndarray, ledger: Ledger, drawn: Ledger | None) -> 
     verdicts = np.empty_like(found)
     verdicts[order] = found
     return verdicts
-
-
-def _take(scans: Iterator[Scan], limit: int | None) -> Iterator[Scan]:
-    """The first `limit` rows; scanning ends there."""
-    left = limit
-    for scan in scans:
-        if left is not None:
-            scan = replace(
-                scan, digests=scan.digests[:left], unread=[number for number in scan.unread if number < left]
-            )
-            left -= len(scan.digests)
-        yield scan
-        if left == 0:
-            break
 
 
 def map_units(function: Callable[..., T], units: Sequence[Unit], num_cpus: float, *given: Any) -> Iterator[T]:

@@ -17,8 +17,6 @@ _OWN = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\d+")
 
 
 class Reasons:
-    """Counts of rejects by error and message."""
-
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._examples: dict[tuple[str, str], str] = {}

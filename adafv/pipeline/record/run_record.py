@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -294,16 +295,11 @@ def cut_off(count: int, rows: int, longest: int | None) -> str:
 
 
 def versions() -> dict[str, str]:
-    return {"adafv": adafv.__version__, "python": platform.python_version()} | {
-        name: found for name in PACKAGES if (found := _version(name))
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    found = {"adafv": adafv.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _rounded(value: float | None) -> float | None:

@@ -68,8 +68,6 @@ class Span:
 
 @dataclass
 class Tally:
-    """What has come in so far."""
-
     labelled: int = 0
     reused: int = 0  # labels reused from other rows
     truncated: int = 0  # labels whose answer was cut off

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 from adafv.pipeline.redaction import clean
 from adafv.pipeline.rejects import Reject
@@ -35,13 +36,7 @@ def read_csv(reading: UnitReading) -> Iterator[Record]:
                 if not row:
                     reading.pass_over("lines", "an empty line asks nothing", number)
                     continue
-                reject = row if isinstance(row, Reject) else _problem(row, names)
-                values = (
-                    {}
-                    if isinstance(row, Reject) or reject
-                    else {name: one or None for name, one in zip(names, row, strict=True)}
-                )
-                yield reading.record(number, values, reject)
+                yield reading.record(number, row if isinstance(row, Reject) else _values(row, names))
                 number += 1
     except (ValueError, csv.Error, *READ_ERRORS) as error:
         yield reading.rest_unreadable(number, error)
@@ -71,11 +66,12 @@ def _rows(text: Iterator[str], delimiter: str, above: int) -> Iterator[list[str]
             yield Reject("bad_row", f"{lines} can't be read as a row: {error}")
 
 
-def _problem(row: list[str], names: list[str]) -> Reject | None:
+def _values(row: list[str], names: list[str]) -> dict[str, Any] | Reject:
     if len(row) != len(names):
         return Reject("bad_row", f"the row has {len(row)} values for {len(names)} columns")
-    whole = all(clean(value) == value for value in row)
-    return None if whole else Reject("bad_row", "the text isn't UTF-8: iconv -f LATIN1 -t UTF-8 may convert it")
+    if any(clean(value) != value for value in row):
+        return Reject("bad_row", "the text isn't UTF-8: iconv -f LATIN1 -t UTF-8 may convert it")
+    return {name: value or None for name, value in zip(names, row, strict=True)}
 
 
 def _text(stream: Stream) -> Iterator[str]:

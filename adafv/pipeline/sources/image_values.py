@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from adafv.pipeline.sources.records import IMAGE_FIELDS, Unreadable
 from adafv.pipeline.sources.values import (
     ArrayReader,
     as_stored,
+    elements,
     extension_of,
     has_words,
     is_bytes,
@@ -116,16 +117,11 @@ def _image_field_reader(type: pa.StructType, name: str) -> ArrayReader | None:
     return _byte_lists if is_list(inner) and types.is_integer(stored(inner.value_type)) else None
 
 
-def _elements(array: pa.Array) -> Iterator[pa.Array | None]:
-    """The elements of each list of an array."""
-    array = as_stored(array)
-    return (as_stored(array[i].values) if array[i].is_valid else None for i in range(len(array)))
-
-
 def _numbers(values: pa.Array | pa.Scalar) -> np.ndarray | Unreadable:
     """Numbers, or the bytes of a scalar, without a copy if possible."""
     if isinstance(values, pa.Scalar):
         return np.frombuffer(values.as_buffer(), np.uint8)
+    values = as_stored(values)
     if values.null_count:
         return Unreadable("holds a list of numbers with nulls among them")
     return values.to_numpy(zero_copy_only=False)
@@ -133,7 +129,7 @@ def _numbers(values: pa.Array | pa.Scalar) -> np.ndarray | Unreadable:
 
 def _byte_lists(array: pa.Array) -> Iterable[Any]:
     """Encoded images, each a list of bytes."""
-    return (None if values is None else _bytes(values) for values in _elements(array))
+    return (None if values is None else _bytes(values) for values in elements(array))
 
 
 def _bytes(values: pa.Array) -> bytes | Unreadable:
@@ -146,13 +142,13 @@ def _bytes(values: pa.Array) -> bytes | Unreadable:
 
 
 def _tensors(array: pa.Array, shape: tuple[int, ...]) -> Iterable[Any]:
-    return (None if values is None else _pixels(values, shape) for values in _elements(array))
+    return (None if values is None else _pixels(values, shape) for values in elements(array))
 
 
 def _shaped(array: pa.Array, data: int, shape: int) -> Iterable[Any]:
     array = as_stored(array)
     held, shapes = as_stored(pc.struct_field(array, [data])), listed(pc.struct_field(array, [shape]))
-    found = _elements(held) if is_list(held.type) else (one if one.is_valid else None for one in held)
+    found = elements(held) if is_list(held.type) else (one if one.is_valid else None for one in held)
     for values, size in zip(found, shapes, strict=True):
         if values is None:
             yield None
@@ -176,11 +172,11 @@ def encode_pixels(pixels: np.ndarray) -> bytes | Unreadable:
 
     Integers are 0 to 255, unsigned 16-bit ones 0 to 65,535; floats are 0 to 1 if all are, else 0 to 255.
     """
-    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] in CHANNELS:
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in CHANNELS):
+    if not fits(pixels.shape):
         shape = " x ".join(map(str, pixels.shape)) or "nothing"
         return Unreadable(f"is a tensor of {shape}; pixels are height x width x 1, 3 or 4")
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
     if not pixels.size:
         return Unreadable("is a tensor without pixels", "image_empty")
     scaled = _in_8_bits(pixels)

@@ -25,7 +25,6 @@ _PARSE = json.JSONDecoder().raw_decode
 
 
 def read_json(reading: UnitReading) -> Iterator[Record]:
-    """The objects of a JSON file."""
     number = 0
     try:
         with open_streamed(reading.unit, reading.storage) as raw:
@@ -36,7 +35,7 @@ def read_json(reading: UnitReading) -> Iterator[Record]:
                 number += 1
     except (ValueError, RecursionError) as error:  # no JSON, or no text, from here on
         message = f"nothing after record {number} {NO_JSON}: {type(error).__name__}: {error}"
-        yield reading.record(number, {}, Reject("source_unreadable", message))
+        yield reading.record(number, Reject("source_unreadable", message))
     except READ_ERRORS as error:
         yield reading.rest_unreadable(number, error)
 
@@ -59,14 +58,13 @@ def is_lines(start: str) -> bool:
 def _read_lines(reading: UnitReading, stream: Stream) -> Iterator[Record]:
     number = 0
     for line in lines_of(stream):
-        if line is not None and not line.strip():
+        if line is None:
+            yield reading.record(number, Reject("bad_row", f"the line has more than {units.LINE_LIMIT} bytes"))
+        elif line.strip():
+            yield reading.record(number, json_object(line))
+        else:
             reading.pass_over("lines", "an empty line asks nothing", number)
             continue
-        if line is None:
-            values: dict[str, Any] | Reject = Reject("bad_row", f"the line has more than {units.LINE_LIMIT} bytes")
-        else:
-            values = json_object(line)
-        yield reading.record(number, {}, values) if isinstance(values, Reject) else reading.record(number, values)
         number += 1
 
 
@@ -92,19 +90,16 @@ def json_object(text: bytes) -> dict[str, Any] | Reject:
         return Reject("bad_row", f"the text isn't UTF-8 ({error}): iconv -f LATIN1 -t UTF-8 may convert it")
     except (ValueError, RecursionError) as error:  # bad JSON, absurdly long numbers, deep nesting
         return Reject("bad_row", f"no JSON: {type(error).__name__}: {error}")
-    return values if isinstance(values, dict) else Reject("bad_row", _no_object(values))
+    return _object(values)
 
 
-def _no_object(value: Any) -> str:
-    return f"a JSON {type(value).__name__}, not an object"
+def _object(value: Any) -> dict[str, Any] | Reject:
+    return value if isinstance(value, dict) else Reject("bad_row", f"a JSON {type(value).__name__}, not an object")
 
 
 def _read_values(reading: UnitReading, stream: Stream) -> Iterator[Record]:
     for number, value in enumerate(_values(_Text(stream), reading)):
-        if isinstance(value, dict):
-            yield reading.record(number, value)
-        else:
-            yield reading.record(number, {}, Reject("bad_row", _no_object(value)))
+        yield reading.record(number, _object(value))
 
 
 def _values(text: _Text, reading: UnitReading) -> Iterator[Any]:
@@ -127,17 +122,15 @@ def _values(text: _Text, reading: UnitReading) -> Iterator[Any]:
 
 def _elements(text: _Text) -> Iterator[Any]:
     text.skip()
-    if text.sign() == "]":
-        text.skip()
-        return
-    while True:
+    sign = text.sign()
+    while sign != "]":
         yield text.value()
         sign = text.sign()
-        if sign not in (",", "]"):
+        if sign == ",":
+            text.skip()
+        elif sign != "]":
             raise ValueError(f"{text.excerpt()!r}, where a list must go on or end")
-        text.skip()
-        if sign == "]":
-            return
+    text.skip()
 
 
 class _Text:

@@ -17,7 +17,6 @@ from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.uris import folder_of
 
 TALK = "conversations"  # the column's name in LLaVA data sets
-DEFAULT_PROMPT = str(JobOptions.__dataclass_fields__["prompt"].default)
 PEEKED = 100  # records read for the columns of a JSONL file or a tar
 TRIED = 8  # files to look for such records in
 
@@ -85,7 +84,7 @@ def check_names(names: Sequence[str], columns: Columns, uri: str) -> None:
         hint = "a fixed text such as --prompt 'Describe the image.' needs no columns"
         if columns.question in missing and TALK in names:
             hint = f"for conversations in LLaVA's format, give --conversations-column {TALK}"
-        elif columns.prompt == DEFAULT_PROMPT and columns.question in names:
+        elif columns.prompt == JobOptions.prompt and columns.question in names:
             raise UsageError(
                 f"--question-column is {columns.question!r}, but --prompt doesn't ask it: give "
                 f"--prompt '{{{columns.question}}}', or a template that contains it"

@@ -38,10 +38,10 @@ def expand(record: Record, columns: Columns, id: str | None) -> Iterator[Record]
         bad = found if isinstance(found, Reject) else None
         yield replace(record, reject=record.reject or (None if id is None else bad))
         return
+    shown = sum(map(markers, found))
     for number in range(len(found)):
         one = values | {columns.id: f"{id}/{number + 1}"}
-        shown, asked = sum(map(markers, found)), len(found)
-        yield replace(record, columns=one, exchanges=found[: number + 1], marked=shown, asked=asked)
+        yield replace(record, columns=one, exchanges=found[: number + 1], marked=shown, asked=len(found))
 
 
 def value_for(record: Record, name: str) -> Any:
@@ -59,11 +59,10 @@ def questions_of(value: list[Any], column: str) -> tuple[Exchange, ...] | Reject
     """A list of questions."""
     if not value:
         return Reject("bad_row", f"column {column!r} is an empty list")
-    wrong = next((number for number, one in enumerate(value, 1) if not isinstance(one, str)), None)
-    if wrong is not None:
-        one = value[wrong - 1]
-        error = "prompt_incomplete" if one is None else "bad_row"
-        return Reject(error, f"column {column!r}: question {wrong} {is_of(one)}; it must be text")
+    for number, one in enumerate(value, 1):
+        if not isinstance(one, str):
+            error = "prompt_incomplete" if one is None else "bad_row"
+            return Reject(error, f"column {column!r}: question {number} {is_of(one)}; it must be text")
     return tuple(Exchange(clean(one)) for one in value)
 
 

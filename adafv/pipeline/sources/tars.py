@@ -41,7 +41,6 @@ GROUP_LIMIT = 64 * 2**20  # bytes of one key's images in memory, if their names 
 
 
 def read_tar(reading: UnitReading) -> Iterator[Record]:
-    """The samples of a tar, in order."""
     number = 0
     try:
         with (

@@ -72,14 +72,16 @@ class UnitReading:
     idle: Sequence[bool] = ()
     passed: PassedOver = field(default_factory=PassedOver)
 
-    def record(self, name: object, values: dict[str, Any], reject: Reject | None = None) -> Record:
-        """A record of the unit's file, with its number or name there."""
+    def record(self, name: object, values: dict[str, Any] | Reject, reject: Reject | None = None) -> Record:
+        """A record of the unit's file, with its number or name there: its values, or why it has none."""
+        if isinstance(values, Reject):
+            reject, values = values, {}
         return Record(f"{self.unit.uri}#{name}", self.unit.root, values, reject)
 
     def rest_unreadable(self, number: int, error: BaseException) -> Record:
         """The record that stands for the file's records from `number` on."""
         message = f"nothing after record {number} can be read: {type(error).__name__}: {error}"
-        return self.record(number, {}, Reject("source_unreadable", message))
+        return self.record(number, Reject("source_unreadable", message))
 
     def pass_over(self, what: str, why: str, name: object) -> None:
         self.passed.add(what, why, f"{self.unit.uri}#{name}")

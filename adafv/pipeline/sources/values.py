@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -143,9 +143,13 @@ def _one(scalar: pa.Scalar) -> Any:
         return Unreadable(f"holds a {scalar.type} that Python doesn't have")
 
 
+def elements(array: pa.Array) -> Iterator[pa.Array | None]:
+    """The elements of each list of an array."""
+    return (one.values for one in as_stored(array))
+
+
 def lists(array: pa.Array, element: ArrayReader) -> Iterable[Any]:
-    array = as_stored(array)
-    return (list(element(array[i].values)) if array[i].is_valid else None for i in range(len(array)))
+    return (None if values is None else list(element(values)) for values in elements(array))
 
 
 def structs(array: pa.Array, parts: dict[str, tuple[int, ArrayReader]]) -> Iterable[Any]:

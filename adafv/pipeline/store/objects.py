@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -40,14 +39,6 @@ PAGE = 1000  # objects per listing request, S3's maximum
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Parts of an object, of `size` bytes each except the last; `md5`: of their joined MD5s."""
-
-    size: int
-    md5: str
-
-
 class S3Object:
     """One version of an object: the current one when this is made.
 
@@ -65,14 +56,15 @@ class S3Object:
         self.etag: str = answer["ETag"]
         self._parts = promised_parts(bucket, answer)
 
-    def parts(self) -> Parts | None:
-        """The upload's parts, if the ETag is made of theirs and the store tells their size."""
+    def parts(self) -> tuple[int, str] | None:
+        """The size of the upload's parts, except the last, and the MD5 of their joined MD5s, if the ETag is made of
+        these and the store tells the size."""
         if self._parts is None:
             return None
         digest, count = self._parts
         ask = partial(self._client.head_object, Bucket=self._bucket, Key=self._key, PartNumber=1, IfMatch=self.etag)
         size = self._tried(ask)["ContentLength"]
-        return Parts(size, digest) if size and -(-self.size // size) == count else None
+        return (size, digest) if size and -(-self.size // size) == count else None
 
     def range(self, start: int, length: int) -> bytes:
         """`length` bytes from `start` on. Raises OSError."""

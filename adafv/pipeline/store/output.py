@@ -56,9 +56,9 @@ class Output(ABC):
         it may have appeared all the same, so retry under the same `name`."""
 
     @abstractmethod
-    def create(self, name: str, data: bytes) -> bool:
-        """Write `name` only if it doesn't exist; whether it was written. On a disk one of several contenders gets
-        True, and the name exists before the data; on S3 the store decides."""
+    def create(self, name: str, data: bytes) -> None:
+        """Write `name` only if it doesn't exist. On a disk the first of several contenders does, and the name exists
+        before the data; on S3 the store decides."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -97,8 +97,6 @@ def open_output(uri: str, storage: Storage) -> Output:
 
 
 class LocalOutput(Output):
-    """An output on a disk."""
-
     def __init__(self, path: str) -> None:
         self._folder = Path(path).absolute()
         super().__init__(str(self._folder), pyarrow.fs.LocalFileSystem(), f"{self._folder}/")
@@ -125,15 +123,11 @@ class LocalOutput(Output):
         finally:
             path.unlink(missing_ok=True)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes) -> None:
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with target.open("xb") as file:  # O_EXCL
-                file.write(data)
-        except FileExistsError:
-            return False
-        return True
+        with contextlib.suppress(FileExistsError), target.open("xb") as file:  # O_EXCL
+            file.write(data)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -168,8 +162,6 @@ class LocalOutput(Output):
 
 
 class S3Output(Output):
-    """An output under an s3:// prefix."""
-
     settling, landing = 1.0, 5.0
 
     def __init__(self, uri: str, storage: Storage) -> None:
@@ -188,15 +180,13 @@ class S3Output(Output):
 
         retry(attempt, delay_of, seconds=patience, on_retry=warn)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes) -> None:
         try:
             self._client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*")
         except ClientError as error:
             # 412: it exists. 409: another such request is in progress.
-            if status_of(error) in (409, 412):
-                return False
-            raise
-        return True
+            if status_of(error) not in (409, 412):
+                raise
 
     def read(self, name: str) -> bytes | None:
         try:

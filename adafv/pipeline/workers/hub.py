@@ -36,13 +36,8 @@ def commit_of(repository: str, revision: str | None) -> str:
     return _snapshot(repository, revision, _SMALL).name
 
 
-def at_commit(repository: str, commit: str) -> str:
-    """A name for the repository at that commit, for `downloaded`."""
-    return f"{repository}@{commit}"
-
-
 def downloaded(name: str, weights: bool = True) -> Path | None:
-    """The folder of an `at_commit` model, with its weights if asked for; None for any other name.
+    """The folder of a model named REPOSITORY@COMMIT, with its weights if asked for; None for any other name.
 
     Raises:
         OSError: as for `commit_of`, or there are no safetensors weights.

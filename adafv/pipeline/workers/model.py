@@ -78,7 +78,7 @@ def at_version(name: str, storage: Storage, commit: str | None = None) -> str:
     """`name` for a run's workers: an s3:// prefix with its version, a Hub id with its `commit`, a folder as an
     absolute path. Errors as for `resolve_model`."""
     if commit is not None:
-        return hub.at_commit(name, commit)
+        return f"{name}@{commit}"
     if is_s3(name):
         return f"{name}#{_version(_listing(name, storage))}"
     if os.path.isdir(name):
@@ -188,8 +188,9 @@ def _matches(source: S3Object, file: int) -> bool:
     parts = source.parts()
     if parts is None:
         return True
-    digests = [_md5(file, start, parts.size) for start in range(0, source.size, parts.size)]
-    return md5(b"".join(digests)) == parts.md5
+    size, promised = parts
+    digests = [_md5(file, start, size) for start in range(0, source.size, size)]
+    return md5(b"".join(digests)) == promised
 
 
 def _md5(file: int, start: int, length: int) -> bytes:

@@ -19,7 +19,7 @@ from adafv.pipeline.outputs.recipe import recipe_of, settle_recipe
 from adafv.pipeline.setup import with_commit
 from adafv.pipeline.store.output import open_output
 from adafv.pipeline.store.storage import Storage
-from adafv.pipeline.workers.hub import at_commit, downloaded, is_hub_id
+from adafv.pipeline.workers.hub import downloaded, is_hub_id
 
 OLD, NEW = "a" * 40, "b" * 40
 REVISIONS = {"main": NEW, "v1": OLD, OLD: OLD, NEW: NEW}
@@ -75,12 +75,13 @@ class Hub(BaseHTTPRequestHandler):
 
 SCRIPT = """
 import json, sys
-from adafv.pipeline.workers.hub import at_commit, commit_of, downloaded
+from adafv.pipeline.workers.hub import commit_of, downloaded
+from adafv.pipeline.workers.model import at_version
 answers = []
 for name, revision in json.loads(sys.argv[1]):
     try:
         commit = commit_of(name, revision)
-        folder = downloaded(at_commit(name, commit))
+        folder = downloaded(at_version(name, None, commit))
         answers.append([commit, sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())])
     except OSError as error:
         answers.append(str(error))
@@ -161,4 +162,3 @@ def test_another_commit_is_another_recipe(tmp_path):
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     (tmp_path / "recipe.json").write_text(json.dumps({k: v for k, v in recipe.items() if k != "revision"}))
     settle_recipe(output, newer)
-    assert at_commit("org/model", NEW) == f"org/model@{NEW}"
