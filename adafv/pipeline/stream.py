@@ -96,10 +96,12 @@ class Reading:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for data in table.column("task").to_pylist():
-            found = self._rows(pickle.loads(data))
+            found, is_empty = self._rows(pickle.loads(data)), True
             while self._may_begin() and (some := list(islice(found, self.rows_per_block))):
                 yield rows.to_table(some)
-            yield rows.to_table([])  # of a task without rows Ray sees the columns, too
+                is_empty = False
+            if is_empty:
+                yield rows.to_table([])  # so that Ray sees the columns
 
     def _may_begin(self) -> bool:
         return self.gate is None or self.gate.is_open()
