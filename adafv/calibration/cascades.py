@@ -109,11 +109,12 @@ def family(
     Args:
         bounds: of the clusters of the rows that are `counted`, for the demand's scores (`Demand.bounds`).
         families: how many there are to choose from, by which the error is divided.
-        counted: bool [R], the rows that have scores, if not all.
+        counted: bool [R], the rows that have scores, if not all. None of them shows nothing.
     """
     again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     scores = np.where(again, second.scores, first.scores)
-    low = bounds.lower_ends(scores if counted is None else scores[:, counted], ERROR / families)
+    scores = scores if counted is None else scores[:, counted]
+    low = bounds.lower_ends(scores, ERROR / families) if scores.size else np.zeros(len(thresholds))
     agreement, share = np.where(again, second.agrees, first.agrees).mean(axis=1), again.mean(axis=1)
     accuracy: list[float] | None = None
     if first.right is not None and second.right is not None:

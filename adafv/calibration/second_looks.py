@@ -40,7 +40,7 @@ def families(
         both = first.rows.keys() & second.rows.keys()
         ids = [id for id in sorted(rows) if id in both and first.rows[id]["confidence"] is not None]
         counted = np.array([id in truth or not demand.needs_truth for id in ids], dtype=bool)
-        if not counted.any():
+        if not ids:
             continue
         images = [unpruned.rows[id]["image"] for id, counts in zip(ids, counted, strict=True) if counts]
         bounds = demand.bounds(images, SEED)
