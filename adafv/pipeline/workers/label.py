@@ -28,7 +28,7 @@ from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
-from adafv.pipeline.workers.repeats import DUPLICATE, OWN, KnownLabels, LabelMemory, Repeats
+from adafv.pipeline.workers.repeats import OWN, KnownLabels, LabelMemory, Repeats
 from adafv.pipeline.workers.samples import NAMES, samples_of
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class LabelWorker:
 
 def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[pa.Field, ...], tuple[pa.Field, ...]]:
     """Label columns besides `schema.LABELS`: carried-over input, and the properties of answers."""
-    taken = [*schema.RESULTS.names, DUPLICATE.name]
+    taken = [*schema.RESULTS.names, schema.DUPLICATE.name]
     carried = carried_fields(columns, taken)
     return carried, fields_of(engine.schema, [*taken, *(field.name for field in carried)])
 
@@ -134,7 +134,7 @@ def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[p
 def results_of(engine: EngineOptions, columns: Sequence[str] = ()) -> pa.Schema:
     """The columns of `schema.RESULTS`, and `added_fields`."""
     carried, fields = added_fields(engine, columns)
-    return pa.schema([*schema.RESULTS, DUPLICATE, *carried, *fields])
+    return pa.schema([*schema.RESULTS, schema.DUPLICATE, *carried, *fields])
 
 
 def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
