@@ -38,7 +38,7 @@ class BudgetAnswers:
         scores: float64 [R], what the demand is on (`Demand.scores`).
         agrees: float64 [R], with the unpruned answers, from 0 to 1.
         right: float64 [R], how right they are, NaN if unknown; None if none is known.
-        confidence: float64 [R].
+        confidence: float64 [R], infinite where all visual tokens were kept.
         tokens: [R], the language model's positions: prompt and answer; `prompt_tokens`: the prompt's.
         seconds: of a worker, per sample; `again`: of these, what a second look takes, without encoding the image.
     """

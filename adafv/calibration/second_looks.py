@@ -59,12 +59,14 @@ def _answers(
     known = np.array([bool(each) for each in references])
     assert answers.seconds is not None  # there is an answer
     prompts = np.array([row["prompt_tokens"] for row in rows])
+    # There are no more tokens to show: a job doesn't ask such a row again.
+    sees_all = np.array([row["kept_tokens"] == row["visual_tokens"] for row in rows])
     return BudgetAnswers(
         keep=keep,
         scores=options.demand.scores(said, whole, references),
         agrees=np.array([agreement(one, other) for one, other in zip(whole, said, strict=True)]),
         right=np.where(known, accuracy(options.metric, said, references), np.nan) if known.any() else None,
-        confidence=np.array([row["confidence"] for row in rows], dtype=np.float64),
+        confidence=np.where(sees_all, np.inf, np.array([row["confidence"] for row in rows], dtype=np.float64)),
         tokens=prompts + np.array([row["output_tokens"] for row in rows]),
         prompt_tokens=prompts,
         seconds=answers.seconds,
