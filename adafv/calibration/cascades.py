@@ -38,7 +38,7 @@ class BudgetAnswers:
         scores: float64 [R], what the demand is on (`Demand.scores`).
         agrees: float64 [R], with the unpruned answers, from 0 to 1.
         right: float64 [R], how right they are, NaN if unknown; None if none is known.
-        confidence: float64 [R].
+        confidence: float64 [R], infinite where all visual tokens were kept.
         tokens: [R], the language model's positions: prompt and answer; `prompt_tokens`: the prompt's.
         seconds: of a worker, per sample; `again`: of these, what a second look takes, without encoding the image.
     """
@@ -109,11 +109,12 @@ def family(
     Args:
         bounds: of the clusters of the rows that are `counted`, for the demand's scores (`Demand.bounds`).
         families: how many there are to choose from, by which the error is divided.
-        counted: bool [R], the rows that have scores, if not all.
+        counted: bool [R], the rows that have scores, if not all. None of them shows nothing.
     """
     again = first.confidence < np.array(thresholds)[:, None]  # [T, R]
     scores = np.where(again, second.scores, first.scores)
-    low = bounds.lower_ends(scores if counted is None else scores[:, counted], ERROR / families)
+    scores = scores if counted is None else scores[:, counted]
+    low = bounds.lower_ends(scores, ERROR / families) if scores.size else np.zeros(len(thresholds))
     agreement, share = np.where(again, second.agrees, first.agrees).mean(axis=1), again.mean(axis=1)
     accuracy: list[float] | None = None
     if first.right is not None and second.right is not None:

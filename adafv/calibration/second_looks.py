@@ -40,7 +40,7 @@ def families(
         both = first.rows.keys() & second.rows.keys()
         ids = [id for id in sorted(rows) if id in both and first.rows[id]["confidence"] is not None]
         counted = np.array([id in truth or not demand.needs_truth for id in ids], dtype=bool)
-        if not counted.any():
+        if not ids:
             continue
         images = [unpruned.rows[id]["image"] for id, counts in zip(ids, counted, strict=True) if counts]
         bounds = demand.bounds(images, SEED)
@@ -59,12 +59,14 @@ def _answers(
     known = np.array([bool(each) for each in references])
     assert answers.seconds is not None  # there is an answer
     prompts = np.array([row["prompt_tokens"] for row in rows])
+    # There are no more tokens to show: a job doesn't ask such a row again.
+    sees_all = np.array([row["kept_tokens"] == row["visual_tokens"] for row in rows])
     return BudgetAnswers(
         keep=keep,
         scores=options.demand.scores(said, whole, references),
         agrees=np.array([agreement(one, other) for one, other in zip(whole, said, strict=True)]),
         right=np.where(known, accuracy(options.metric, said, references), np.nan) if known.any() else None,
-        confidence=np.array([row["confidence"] for row in rows], dtype=np.float64),
+        confidence=np.where(sees_all, np.inf, np.array([row["confidence"] for row in rows], dtype=np.float64)),
         tokens=prompts + np.array([row["output_tokens"] for row in rows]),
         prompt_tokens=prompts,
         seconds=answers.seconds,

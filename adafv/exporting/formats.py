@@ -47,7 +47,7 @@ class Labels:
     storage: Storage
 
     def batches(self, columns: list[str], whole: bool = False) -> Iterator[pa.RecordBatch]:
-        """`whole`: with the columns that a job adds: carried-over input and properties of answers."""
+        """`whole`: with the columns that a job adds: see `read_labels`."""
         return read_labels(self.uri, columns, self.storage, whole=whole)
 
     def singles(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -74,7 +74,7 @@ MANY = "they are of no image or of several, and the format has one for each"
 
 
 def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
-    """JSON lines: a label per line, with all columns except `LISTS`, and the properties of its answer."""
+    """JSON lines: a label per line, with all columns except `LISTS`, and those that its job added."""
     count = 0
     for row in shown_rows(labels, images):
         write(as_json(row) + "\n")
@@ -83,7 +83,7 @@ def jsonl(labels: Labels, images: Images, write: Write) -> Exported:
 
 
 def shown_rows(labels: Labels, images: Images) -> Iterator[dict[str, Any]]:
-    """The labels with all columns except `LISTS` in a fixed order, then the properties of answers."""
+    """The labels with all columns except `LISTS` in a fixed order, then those that a job added."""
     columns = [name for name in schema.LABELS.names if name not in LISTS]
     for row in labels.rows(columns, whole=True):
         names = [images.relative(image) for image in LabelImage.of(row)]

@@ -12,14 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from adafv.pipeline.schema import DUPLICATE
+
 _PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _DEEPEST = 8  # nesting; deeper values are text
 _PROPERTY = b"property"  # of a field's metadata
 
 
-def properties_in(columns: pa.Schema) -> pa.Schema:
-    """The columns of a file that hold properties of its answers."""
-    return pa.schema([field for field in columns if _PROPERTY in (field.metadata or {})])
+def added_in(columns: pa.Schema) -> pa.Schema:
+    """The columns of a file that its job's options added: carried-over input, properties of its answers, and which
+    labels are reused."""
+    return pa.schema([one for one in columns if one.name == DUPLICATE.name or _PROPERTY in (one.metadata or {})])
 
 
 def fields_of(schema: str | None, taken: Collection[str]) -> tuple[pa.Field, ...]:

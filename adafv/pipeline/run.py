@@ -45,7 +45,7 @@ from adafv.pipeline.stream import Reading, rows_per_block, stream
 from adafv.pipeline.workers.label import Labelling, WorkerOptions, added_fields
 from adafv.pipeline.workers.model import at_version
 from adafv.pipeline.workers.prepare import Preparation, Preparing, load_preparer
-from adafv.pipeline.workers.repeats import DUPLICATE, KnownLabels
+from adafv.pipeline.workers.repeats import KnownLabels
 
 LOG = logging.getLogger("adafv")
 
@@ -202,7 +202,7 @@ class Job:
         """Label what there is to do. Returns why it failed, or None."""
         options = self._setup.options
         carried, fields = added_fields(self._engine, self._setup.columns.carried)
-        reused = [DUPLICATE] if options.duplicates == "reuse" else []
+        reused = [schema.DUPLICATE] if options.duplicates == "reuse" else []
         labels = schema.labels_schema([*reused, *carried, *fields], options.optional_columns)
         sink = Sink(self._setup.output, self._run.run_id, labels=labels)
         self._run.tally = sink.tally

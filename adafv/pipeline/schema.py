@@ -109,6 +109,8 @@ def labels_schema(fields: Iterable[pa.Field] = (), optional: Collection[str] = (
     return pa.schema([*own, *fields])
 
 
+DUPLICATE = pa.field("duplicate_of", pa.string())  # of a reused label (`--duplicates reuse`): whose it is
+
 # Columns that older labels lack; they read as nulls.
 FIRST_LOOK = ("first_answer", "first_confidence", "first_kept_indices")
 LATER = (

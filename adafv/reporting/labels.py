@@ -48,6 +48,10 @@ class Subtotal:
     rows: int = 0
     gpu_seconds: float = 0.0
 
+    @property
+    def mean(self) -> float:
+        return self.gpu_seconds / self.rows
+
     def add(self, rows: int, gpu_seconds: float) -> None:
         self.rows += rows
         self.gpu_seconds += gpu_seconds
@@ -64,7 +68,8 @@ class SecondLooks:
     def __init__(self) -> None:
         self.rows = self.changed = 0
         self.revised = TopRows(["file", "row"])
-        self._once, self._twice = Subtotal(), Subtotal()  # without reused labels
+        self._paid = 0  # rows with one, without reused labels
+        self._once, self._twice = Subtotal(), Subtotal()  # without audited rows as well
 
     def add(self, batch: pa.RecordBatch, seconds: np.ndarray, keys: np.ndarray) -> None:
         """`batch` has the columns `READ`; `keys`: float64 [N], the smallest are sampled."""
@@ -73,17 +78,21 @@ class SecondLooks:
         changed = again & other.to_numpy(zero_copy_only=False)
         self.rows += int(again.sum())
         self.changed += int(changed.sum())
-        for part, looked in ((self._once, ~again), (self._twice, again)):
+        self._paid += int(np.count_nonzero(seconds[again]))
+        alone = ~_audited(batch).to_numpy(zero_copy_only=False)
+        for part, looked in ((self._once, alone & ~again), (self._twice, alone & again)):
             part.add(int(np.count_nonzero(seconds[looked])), float(seconds[looked].sum()))
         self.revised.add(batch, np.where(changed, keys, np.nan))
 
     @property
     def seconds(self) -> float | None:
-        """About how many worker seconds these rows took beyond rows with one look. None if all rows had a second
-        look."""
-        if not self._once.rows:
-            return None if self.rows else 0.0
-        return self._twice.gpu_seconds - self._twice.rows * self._once.gpu_seconds / self._once.rows
+        """About how many worker seconds these rows took beyond rows with one look. None if there are no rows of either
+        kind to go by."""
+        if not self._paid:
+            return 0.0
+        if not self._once.rows or not self._twice.rows:
+            return None
+        return self._paid * (self._twice.mean - self._once.mean)
 
 
 class LabelFigures:
@@ -147,13 +156,11 @@ class LabelFigures:
 
     def _group(self, batch: pa.RecordBatch, seconds: np.ndarray) -> None:
         """Add to the sums by run and minute, by strategy and by finish reason."""
-        pruned = pc.less(batch.column("kept_tokens"), batch.column("visual_tokens")).fill_null(False)
-        audited = pc.and_(pc.is_valid(batch.column("audit_answer")), pruned)  # whole, it is its own audit
         times = batch.column("labelled_at").cast(pa.int64())
         self.timeline.add(times.drop_null().to_numpy() // SECOND)
         minutes = pc.divide(times, 60 * SECOND)
         named = {name: batch.column(name).fill_null("") for name in ("run_id", "strategy", "finish_reason")}
-        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds, "audited": audited})
+        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds, "audited": _audited(batch)})
         for (run_id, minute), rows, spent in _grouped(table, "run_id", "minute"):
             self.minutes[run_id][minute].add(rows, spent)
         for (strategy,), rows, spent in _grouped(table, "strategy"):
@@ -183,6 +190,12 @@ def read_figures(uri: str | os.PathLike[str], storage: Storage) -> LabelFigures:
     for row in rows:
         row.update({name: _finite(value) for name, value in found[_place(row)].items()})
     return figures
+
+
+def _audited(batch: pa.RecordBatch) -> pa.Array:
+    """bool [N]: which labels were asked unpruned as well. A whole one is its own audit."""
+    pruned = pc.less(batch.column("kept_tokens"), batch.column("visual_tokens")).fill_null(False)
+    return pc.and_(pc.is_valid(batch.column("audit_answer")), pruned)
 
 
 def _finite(value: Any) -> Any:

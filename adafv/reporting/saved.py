@@ -7,9 +7,9 @@ took none.
 **Estimated** otherwise. Encoding takes the same time, and without pruning nothing is selected. Prefill time scales with
 floating-point operations, since many positions go through the model at once; decoding with the bytes read, weights and
 the keys and values of earlier positions. Both are counted from the model's sizes (`adafv.counting`) at the labels' mean
-lengths, and scale the measured times. Restored newline embeddings are not counted. There is no estimate if rows had
-second looks, whose labels count the second look's tokens only, with an audit, or for small models, whose time is
-overhead.
+lengths, and scale the measured times, without reused labels. Restored newline embeddings are not counted. There is no
+estimate if rows had second looks, whose labels count the second look's tokens only, with an audit, or for small models,
+whose time is overhead.
 docs/report.md compares estimates with measurements.
 """
 
@@ -86,12 +86,14 @@ def _estimated(labels: LabelFigures, sizes: Collection[Sizes | None]) -> Saved |
         return None
     if UNPRUNED in labels.strategies or not labels.totals["gpu_seconds"] or labels.second_looks.rows:
         return None
-    mean = {name: total / labels.rows for name, total in labels.totals.items()}
+    worked = sum(part.rows for part in labels.worked.values())  # reused labels took no time, in no batch
+    rows = {name: labels.rows if name.endswith("_tokens") else worked for name in labels.totals}
+    mean = {name: total / rows[name] for name, total in labels.totals.items()}
     dropped = mean["visual_tokens"] - mean["kept_tokens"]
     batch, outputs = max(1, round(mean["batch_size"])), round(mean["output_tokens"])
     prefill, decode = ratios(model, mean["prompt_tokens"], mean["prompt_tokens"] + dropped, batch, outputs)
     more = (prefill - 1) * mean["prefill_ms"] + (decode - 1) * mean["decode_ms"] - mean["prune_ms"]
-    return Saved("estimated", labels.rows, mean["gpu_seconds"], mean["gpu_seconds"] + more / 1000)
+    return Saved("estimated", worked, mean["gpu_seconds"], mean["gpu_seconds"] + more / 1000)
 
 
 def ratios(sizes: Sizes, pruned: float, unpruned: float, batch: int, outputs: int) -> tuple[float, float]:

@@ -32,6 +32,8 @@ def answers(said: dict[str, str], seconds: float = 0.01, images: dict[str, str] 
             "question": f"{id}?",
             "answer": answer,
             "confidence": -0.1,
+            "visual_tokens": 100,
+            "kept_tokens": 10,
             "prompt_tokens": 30,
             "output_tokens": 2,
         }

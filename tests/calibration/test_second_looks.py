@@ -62,6 +62,17 @@ def test_rows_that_a_look_lacks_are_left_out():
     assert families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=old)}, {}) == ()
 
 
+def test_what_keeps_all_tokens_is_not_asked_again():
+    """Such as a row without an image, however unsure the answer: a job doesn't, either."""
+    given, first = options(strategies=("adafv",), keeps=(0.1,), min_agreement=0.98), unsure(0.1, 0.3)
+    whole = {"confidence": -9.0, "visual_tokens": 0, "kept_tokens": 0, "prompt_tokens": 20, "answer": "red"}
+    rows = {id: row | (whole if id >= "q540" else {}) for id, row in first.rows.items()}
+    [found] = families(given, UNPRUNED, {("adafv", 0.1): replace(first, rows=rows)}, {})
+    assert found.cascades[0].escalated_share == pytest.approx(540 / 600)
+    assert found.cascades[0].tokens == pytest.approx((540 * (38 + 2 + 202) + 60 * (20 + 2)) / 600)
+    assert found.chosen is not None and found.chosen.escalated_share <= 0.3
+
+
 def test_a_second_keep_ratio_that_is_pruned_is_a_budget_too():
     given = options(strategies=("adafv",), keeps=(0.1,), escalates=(0.5, 1.0), min_agreement=0.98)
     assert [(one.strategy, one.keep) for one in given.candidates()] == [("none", 1.0), ("adafv", 0.1), ("adafv", 0.5)]

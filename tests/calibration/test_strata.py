@@ -152,6 +152,22 @@ def test_costs_include_rows_of_no_stratum():
     assert len(made.as_json()["plans"]) == 2
 
 
+def test_costs_include_strata_without_right_answers():
+    """For a target on accuracy nothing can be shown for these, but they cost as much as others."""
+    given, labelled = options(**ASKED | {"min_accuracy": 0.9, "answer_column": "right"}), {("adafv", 0.1): pruned()}
+    truth = {id: ("red",) for id, type in STRATA.items() if type != "count"}
+    common = families(given, UNPRUNED, labelled, truth)
+    by_stratum = stratify(given, UNPRUNED, labelled, truth, STRATA, common)
+    assert {plan.stratum: plan.own for plan in by_stratum.plans} == {"colour": True, "count": False, "sign": False}
+    thresholds = json.loads(by_stratum.thresholds)["type"]
+    again = [
+        row["confidence"] < thresholds.get(STRATA[id], by_stratum.common.threshold)
+        for id, row in labelled["adafv", 0.1].rows.items()
+    ]
+    assert by_stratum.escalated_share == pytest.approx(np.mean(again))
+    assert by_stratum.tokens == pytest.approx(38 + 2 + np.mean(again) * 202)
+
+
 def test_the_error_is_divided_by_the_strata():
     """All agree, and so do rows_to_show rows at the error of two strata, but one row fewer doesn't."""
     needed = rows_to_show(0.98, ERROR / 2)

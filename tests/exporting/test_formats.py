@@ -83,6 +83,16 @@ def test_jsonl_has_the_properties_of_answers(tmp_path):
     assert "signs" not in first and second["signs"] == ["x", "y"] and list(second) == [*first, "signs"]
 
 
+def test_jsonl_says_which_labels_are_reused(tmp_path):
+    uri = output(tmp_path, [{"image": "a"}])
+    columns = schema.labels_schema([schema.DUPLICATE])
+    table = pa.Table.from_pylist([label("b"), label("c") | {"duplicate_of": "b"}], schema=columns)
+    pq.write_table(table, Path(uri) / "labels" / "1.parquet", write_page_checksum=True)
+    export(uri, "jsonl", tmp_path / "file")
+    rows = [json.loads(line) for line in (tmp_path / "file").read_text().splitlines()]
+    assert [row.get("duplicate_of", "no column") for row in rows] == ["no column", None, "b"]
+
+
 @given(given=rows, files=st.integers(1, 3))
 def test_coco_captions_is_what_pycocotools_loads(tmp_path_factory, given, files):
     folder = tmp_path_factory.mktemp("o")

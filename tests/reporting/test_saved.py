@@ -120,6 +120,17 @@ def test_the_estimate_is_right_where_times_follow_the_counts(tmp_path_factory, p
     assert found.unpruned_seconds == pytest.approx((untouched + slow_prefill + slow_decode) / 1000)
 
 
+def test_an_estimate_leaves_reused_labels_out(tmp_path):
+    """They took no time, in no batch."""
+    free = dict.fromkeys(("encode_ms", "prune_ms", "prefill_ms", "decode_ms"), 0.0)
+    reused = [label(f"again{n}", 0.0, batch_size=None, **free) for n in range(4)]
+    found = [
+        make_report(write(tmp_path / name, labels, [run() | KNOWN])).saved
+        for name, labels in (("without", pruned(4)), ("with", [*pruned(4), *reused]))
+    ]
+    assert found[0] is not None and found[1] == found[0]
+
+
 def test_an_estimate_is_called_one(tmp_path):
     report = make_report(write(tmp_path / "out", pruned(2), [run() | KNOWN]))
     assert "saved, estimated" in summary(report) and "estimated; unpruned" in render(report)

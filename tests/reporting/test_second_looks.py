@@ -47,6 +47,16 @@ def test_reused_labels_took_nothing(tmp_path):
     assert (found["asked_again"], found["gpu_seconds"]) == (2, 2.0)
 
 
+def test_audits_are_no_part_of_what_second_looks_took(tmp_path):
+    """An audited row was asked unpruned as well, whether it had one look or two."""
+    labels = [label("a"), label("b", 9.0, audit_answer="red"), again("c", 3.0), again("d", 9.0, audit_answer="red")]
+    found = make_report(write(tmp_path / "out", labels, [run(input=4)])).as_json()["second_looks"]
+    assert (found["asked_again"], found["gpu_seconds"]) == (2, 4.0)
+    everything = [label("a"), again("d", 9.0, audit_answer="red")]
+    found = make_report(write(tmp_path / "all", everything, [run(input=2)])).as_json()["second_looks"]
+    assert (found["asked_again"], found["gpu_seconds"]) == (1, None)
+
+
 def test_an_output_without_any_says_nothing(tmp_path):
     report = make_report(write(tmp_path / "out", [label("a"), label("b")], [run(input=2)]))
     assert report.as_json()["second_looks"]["asked_again"] == 0

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from adafv.pipeline.fields import properties_in
+from adafv.pipeline.fields import added_in
 from adafv.pipeline.schema import LABELS, LATER
 from adafv.pipeline.store.output import Output
 
@@ -40,8 +40,8 @@ def read_batches(
     Args:
         ahead: how many files may be in memory besides the current one.
         numbered: add two columns, `file` and `row`: the path, and the row's number in it.
-        whole: add the columns of a file that hold properties of its answers.
-        properties: the `columns` that hold such properties; a file may lack them.
+        whole: add the columns that a file's job added.
+        properties: the `columns` that are such; a file may lack them.
     """
     may_lack = _LATER | {field.name: field for field in properties}
     with ThreadPoolExecutor(ahead) as threads:
@@ -55,13 +55,13 @@ def read_batches(
 
 
 def properties_of(output: Output, paths: Sequence[str], names: Collection[str]) -> list[pa.Field]:
-    """The named columns that are properties of answers, as the first file that has them defines them."""
+    """The named columns that jobs added, as the first file that has them defines them."""
     found: dict[str, pa.Field] = {}
     for path in paths:
         if found.keys() >= set(names):
             break
         with _named(path), output.filesystem.open_input_file(path) as source:
-            for field in properties_in(pq.read_schema(source)):
+            for field in added_in(pq.read_schema(source)):
                 if field.name in names:
                     found.setdefault(field.name, field)
     return [*found.values()]
@@ -105,7 +105,7 @@ def _read(
     with _named(path), filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         names = file.schema_arrow.names
-        more = properties_in(file.schema_arrow).names if whole else []
+        more = added_in(file.schema_arrow).names if whole else []
         table = file.read(_there([*columns, *more], file))
         _check(path, columns, names, may_lack)
         table = _whole(table, columns, may_lack)

@@ -58,9 +58,9 @@ def read_labels(
 ) -> Iterator[pa.RecordBatch]:
     """The labels of the output at `uri`, a local folder or s3://; some `columns` or all.
 
-    With `numbered` there are two more columns, `file` and `row`, which `pick_labels` takes. Properties of JSON answers
-    are columns, too: with `whole`, or if no `columns` are named, they follow the others, and differ between runs with
-    different schemas.
+    With `numbered` there are two more columns, `file` and `row`, which `pick_labels` takes. With `whole`, or if no
+    `columns` are named, those that a job added follow the others: `duplicate_of`, carried-over input, and properties of
+    JSON answers. They differ between runs with different options.
 
     Raises UsageError if there is no output or no such column.
     """

@@ -28,15 +28,14 @@ from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.rejects import Reject
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.workers.model import resolve_model, resolve_text_tower
-from adafv.pipeline.workers.repeats import DUPLICATE, KnownLabels, LabelMemory, Repeats
+from adafv.pipeline.workers.repeats import OWN, KnownLabels, LabelMemory, Repeats
 from adafv.pipeline.workers.samples import NAMES, samples_of
 
 if TYPE_CHECKING:
     from adafv.engine import EngineOptions, Label, Sample
     from adafv.pipeline.control.gate import Gate
 
-# Columns that a result takes from its row.
-GIVEN = ["id", "image", "image_uri", "question", "prompt", "carried", "fetch_ms", "preprocess_ms"]
+GIVEN = [*OWN]  # columns that a result takes from its row; a label may have another that is called `carried`
 ENGINE_STAGES = ("encode", "prune", "prefill", "decode")  # with a time in each label
 
 
@@ -127,7 +126,7 @@ class LabelWorker:
 
 def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[pa.Field, ...], tuple[pa.Field, ...]]:
     """Label columns besides `schema.LABELS`: carried-over input, and the properties of answers."""
-    taken = [*schema.RESULTS.names, DUPLICATE.name]
+    taken = [*schema.RESULTS.names, schema.DUPLICATE.name]
     carried = carried_fields(columns, taken)
     return carried, fields_of(engine.schema, [*taken, *(field.name for field in carried)])
 
@@ -135,7 +134,7 @@ def added_fields(engine: EngineOptions, columns: Sequence[str]) -> tuple[tuple[p
 def results_of(engine: EngineOptions, columns: Sequence[str] = ()) -> pa.Schema:
     """The columns of `schema.RESULTS`, and `added_fields`."""
     carried, fields = added_fields(engine, columns)
-    return pa.schema([*schema.RESULTS, DUPLICATE, *carried, *fields])
+    return pa.schema([*schema.RESULTS, schema.DUPLICATE, *carried, *fields])
 
 
 def _as(results: pa.Schema, table: pa.Table) -> pa.Table:
@@ -204,14 +203,15 @@ class Labelling(Handler):
         labels = self._label(samples, on_progress)
         held = shared(time.perf_counter() - start, labels)
         common = self._common | {"labelled_at": datetime.now(UTC)}
-        given, names = table.select(GIVEN).to_pylist(), table.column(NAMES).to_pylist()
+        given = table.select(GIVEN).to_pylist()
+        own = (table.column(NAMES).to_pylist(), table.column("carried").to_pylist())
         results = []
-        for row, sample, label, seconds, shown in zip(given, samples, labels, held, names, strict=True):
+        for row, sample, label, seconds, shown, texts in zip(given, samples, labels, held, *own, strict=True):
             images = [
                 named | {"key": image.key, "scale": image.scale, "height": image.whole[0], "width": image.whole[1]}
                 for named, image in zip(shown, sample.images, strict=True)
             ]
-            carried = dict(zip(self._carried, row["carried"], strict=True))
+            carried = dict(zip(self._carried, texts, strict=True))
             properties = {} if label.problem else values_of(label.answer, self._fields)
             results.append(row | carried | _outcome(label, images) | properties | self._cost(seconds) | common)
         return pa.Table.from_pylist(results, schema=self._results)

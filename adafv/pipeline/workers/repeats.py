@@ -18,7 +18,6 @@ import pyarrow as pa
 from adafv.pipeline import schema
 from adafv.pipeline.workers.samples import NAMES
 
-DUPLICATE = pa.field("duplicate_of", pa.string())  # the id of the row that was labelled
 MOST = 2**29  # bytes of labels to keep; one takes about 2 KB
 # A copy costs nothing, and its worker may have no model yet.
 FREE = {
@@ -123,7 +122,7 @@ def _copied(result: Result, row: Mapping[str, Any], carried: Sequence[str]) -> R
     own |= dict(zip(carried, row["carried"], strict=True))
     images = [image | named for image, named in zip(result["images"], row[NAMES], strict=True)]
     cost = {"cost_usd": None if result["cost_usd"] is None else 0.0, "labelled_at": datetime.now(UTC)}
-    return result | own | FREE | cost | {"images": images, DUPLICATE.name: result["id"]}
+    return result | own | FREE | cost | {"images": images, schema.DUPLICATE.name: result["id"]}
 
 
 def digests_of(samples: pa.Table) -> list[str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from adafv.engine import EngineOptions
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.rejects import Reject
 from adafv.pipeline.schema import labels_schema
 from adafv.pipeline.sources.records import Columns, Record
 from adafv.pipeline.sources.rows import Row, RowImage, row_of, to_table
-from adafv.pipeline.workers.label import Labelling
+from adafv.pipeline.workers import samples
+from adafv.pipeline.workers.label import Labelling, LabelWorker
 from adafv.pipeline.workers.prepare import Preparing
 from tests import tiny_qwen
 from tests.pipeline.pictures import SOUND, encoded, picture
@@ -66,3 +71,16 @@ def test_a_label_says_by_how_much_its_images_were_shrunk(tmp_path):
     for most, there in ((None, False), (9, True)):
         options = JobOptions.of(input=("in",), output="out", max_image_tokens=most)
         assert ("image_scales" in labels_schema(optional=options.optional_columns).names) is there
+
+
+def test_a_column_may_be_called_carried(tiny_model):
+    """As what rows travel with is called."""
+    engine = EngineOptions(keep=0.5, max_new_tokens=1)
+    worker = LabelWorker(options := worker_options(tiny_model, engine, carried=("carried",)))
+    labelling = Labelling(options)
+    worker._process = SimpleNamespace(ask=lambda table: labelling(table, lambda: None))
+    good = Row("a", "x.png", (RowImage("x.png", data=SOUND["plain.png"]),), prompt="w1", carried=("a bag",))
+    bad = samples.to_table([(good.rejected(Reject("image_corrupt", "damaged")), None, 0.0)])
+    table = pa.concat_tables([preparing(tiny_model, engine)(to_table([good]), lambda: None), bad])
+    found = worker(table).to_pylist()
+    assert [(row["error"], row["carried"]) for row in found] == [("image_corrupt", None), (None, "a bag")]
