@@ -23,6 +23,7 @@ from adafv.worlds.photo.features import Features
 from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
 from adafv.worlds.photo.pictures import Pictures
+from adafv.worlds.photo.places import teach_places
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.questions import Question
 from adafv.worlds.photo.recipes import Stage
@@ -85,6 +86,12 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, end: float) -> bool:
         """Whether the stage was finished."""
+        if stage.kind == "places":  # it takes a minute or two
+            started = time.monotonic()
+            missing = teach_places(self.parts.projector, self.parts.training, stage)
+            self._seconds += time.monotonic() - started
+            self._log(stage=stage.kind, step=stage.steps, missing=round(missing, 4))
+            return True
         loss_of = self._loss_of(stage)
         saved = started = time.monotonic()
         losses: list[float] = []

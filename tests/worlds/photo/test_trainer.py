@@ -26,6 +26,7 @@ RECIPE = (
     Stage(kind="align", steps=3, rows=16, shards=1, rate=0.0, projector_rate=1e-3),
     Stage(kind="names", steps=3, rows=4, shards=1, rate=1e-3, projector_rate=1e-3),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3, patches=60),
+    Stage(kind="places", steps=2, rows=64, shards=1, rate=0.0, projector_rate=1e-3),
     Stage(kind="signs", steps=2, rows=4, shards=1, rate=1e-3, projector_rate=1e-3),
     Stage(kind="scenes", steps=2, rows=2, shards=2, rate=1e-3, projector_rate=1e-3),
     Stage(kind="wide", steps=2, rows=1, shards=2, rate=1e-3, projector_rate=1e-3),
