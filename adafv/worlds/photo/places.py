@@ -1,22 +1,29 @@
 """Where patches stand, put into what the projector makes of them.
 
-DINOv2's features tell their places to a linear probe (R² 0.98, layer 8), what the projector makes of them after the
-warm-up and hundreds of steps hardly does (0.6): the warm-up pulls all patches of a thing towards one name. Without
-places the language model learns no left and right. So the projector learns to make what it makes already, and beside it
-a row and a column, along two random directions that no word has.
+    python -m adafv.worlds.photo.places --model photo-aligned|photo     # how well a linear probe finds them
+
+DINOv2's features tell their places, what the projector makes of them after the warm-up hardly does: that pulls all
+patches of a thing towards one name. Without places the language model learns no left and right. So the projector
+learns to make what it makes already, and beside it a row and a column, along two random directions that no word has.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from adafv.worlds.photo.features import SIDE, Features
+from adafv.worlds.photo.cache import cache_folder
+from adafv.worlds.photo.features import SIDE, Features, training_tower
+from adafv.worlds.photo.model import load_trained, trained_file
+from adafv.worlds.photo.pictures import pictures
 from adafv.worlds.photo.projector import Projector
-from adafv.worlds.photo.recipes import Stage
+from adafv.worlds.photo.recipes import RECIPES, Stage
+from adafv.worlds.photo.scenes import TRAINING_SEEDS
 
 SCALE = 0.05  # of the directions, in each dimension; tokens' deviations from their mean are about as large
 
@@ -55,3 +62,34 @@ def _missing(projector: Projector, before: Projector, patches: Tensor, added: Te
     with torch.no_grad():
         wanted = before(patches) + added
     return (projector(patches) - wanted).pow(2).sum(-1).mean()
+
+
+def probed(tokens: Tensor, penalty: float = 100.0) -> list[float]:
+    """R² of the row and of the column that ridge regression finds in tokens [S, 576, D], of the last quarter of the
+    scenes after it has seen the others."""
+    seen = len(tokens) * 3 // 4
+    mean, deviation = tokens[:seen].mean((0, 1)), tokens[:seen].std((0, 1))
+    inputs = F.pad((tokens - mean) / deviation, (0, 1), value=1.0)
+    given, asked = inputs[:seen].flatten(0, 1), inputs[seen:]
+    square = given.T @ given + penalty * torch.eye(given.shape[1])
+    weights = torch.linalg.solve(square, given.T @ places().repeat(seen, 1))
+    errors = (asked @ weights - places()).pow(2).mean((0, 1))
+    return [round(float(each), 3) for each in 1 - errors / places().var(0)]
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="how well a linear probe finds patches' rows and columns: R²")
+    parser.add_argument("--model", choices=RECIPES, required=True)
+    parser.add_argument("--scenes", type=int, default=120)
+    options = parser.parse_args(arguments)
+    features = Features(cache_folder() / "features", TRAINING_SEEDS, pictures(), training_tower)
+    patches = torch.stack([features[number] for number in range(options.scenes)]).float()
+    trained, _ = load_trained(trained_file(options.model))
+    projector = Projector(patches.shape[-1], len(trained["linear_1.bias"]))
+    projector.load_state_dict(trained)
+    print(f"features {probed(patches)}, behind the projector {probed(projector(patches))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from adafv.worlds.photo.places import directions, places, teach_places
+from adafv.worlds.photo.places import directions, places, probed, teach_places
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import Stage
 
@@ -36,6 +36,12 @@ def test_places_are_told_beside_what_was_told_before():
     assert missing < 0.2
     wanted = was + places() @ directions(48)
     assert (told - wanted).pow(2).sum(-1).mean() < 0.2 * was.var(0).sum()
+
+
+def test_a_probe_finds_places_that_are_told():
+    scenes = torch.stack(_Scenes()).float()
+    assert min(probed(scenes)) > 0.99
+    assert max(probed(scenes[:, :, :14])) < 0.05
 
 
 def test_places_go_row_by_row():
