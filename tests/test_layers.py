@@ -42,7 +42,8 @@ PIPELINE = [
     {"control"},
     {"store"},
     {"options"},
-    {"rejects", "uris", "schema", "passed", "fields", "where"},
+    {"fields"},
+    {"rejects", "uris", "schema", "passed", "where"},
     {"errors"},
     {"redaction"},
 ]
