@@ -3,7 +3,7 @@
     cache.py      where all that isn't in the repository lies
     packages.py   the packages with weights and pictures: fetched, checked, unpacked
     pictures.py   the things and backgrounds, small, and which are held out
-    scenes.py     what a scene is, how it is drawn, which seeds are for what
+    scenes.py     what a scene or a sheet of signs is, how it is drawn, which seeds are for what
     questions.py  what is asked about it
     dataset.py    scenes and questions as a Parquet dataset          python -m adafv.worlds.photo.dataset
     score.py      what an answer is worth
@@ -15,6 +15,7 @@
     batches.py    what training reads
     projector.py  LLaVA's projector
     align.py      the warm-up that names things
+    places.py     where patches stand, which it forgets           python -m adafv.worlds.photo.places
     recipes.py    the stages of each training
     trainer.py    goes through them
     train.py      how the projector and the additions were trained   python -m adafv.worlds.photo.train
