@@ -46,8 +46,8 @@ def patch_labels(scene: Scene, pictures: Pictures, index: dict[str, int]) -> np.
     labels = np.full((SIDE, SIDE), index[BACKGROUND])
     for placed in scene.things:
         _label(labels, placed.box, index[placed.name], _opacity(placed, pictures))
-    if scene.sign:
-        _label(labels, scene.sign.box, index[f"{scene.sign.colour} {scene.sign.text}"])
+    for sign in scene.signs:
+        _label(labels, sign.box, index[f"{sign.colour} {sign.text}"])
     return labels.reshape(-1)
 
 
@@ -136,7 +136,7 @@ def part(scene: Scene, patches: int, rng: np.random.Generator) -> Tensor:
     """int64 [patches], ascending: those whose middles show what is small, and random others."""
     order = rng.random((SIDE, SIDE))
     middles = np.arange(SIDE) * PATCH + PATCH // 2
-    for box in (*(each.box for each in scene.things if not each.is_main), *([scene.sign.box] if scene.sign else [])):
+    for box in (*(thing.box for thing in scene.things[1:]), *(sign.box for sign in scene.signs)):
         across, down = ((middles >= box[i]) & (middles < box[i + 2]) for i in (0, 1))
         order -= np.outer(down, across)
     return torch.from_numpy(np.sort(order.reshape(-1).argsort()[:patches]))
