@@ -32,6 +32,7 @@ Encode = Callable[[str], list[int]]
 BACKGROUND = "background"
 NAME_QUESTION = "What is this?"
 SIGN_WINDOW = (4, 7)  # patches: rows, columns
+PLACE_TYPES = ("what", "where", "side")  # questions about where small things are
 
 
 def patch_names(pictures: Pictures) -> list[str]:
@@ -117,8 +118,11 @@ def scene_batch(
 ) -> tuple[Tensor, Packed, list[list[Question]]]:
     """Whole scenes with all of their questions."""
     asked = [questions(features.scene(int(number)), pictures) for number in numbers]
-    rows = [[turn(question.text, question.answer, encode) for question in each] for each in asked]
-    return torch.stack([features[int(number)] for number in numbers]), pack(rows), asked
+    return torch.stack([features[int(number)] for number in numbers]), _pack(asked, encode), asked
+
+
+def _pack(asked: list[list[Question]], encode: Encode) -> Packed:
+    return pack([[turn(question.text, question.answer, encode) for question in each] for each in asked])
 
 
 def part_batch(
@@ -126,10 +130,31 @@ def part_batch(
 ) -> tuple[Tensor, Packed]:
     """As scene_batch, of so many patches of each scene, which stand where they stand in the whole."""
     visual, packed, _ = scene_batch(features, numbers, pictures, encode)
-    kept = torch.stack([part(features.scene(int(number)), patches, rng) for number in numbers])
-    rows = torch.arange(len(kept))[:, None]
+    return _part_of(visual, packed, [part(features.scene(int(number)), patches, rng) for number in numbers])
+
+
+def pair_batch(
+    features: Features, numbers: np.ndarray, patches: int, pictures: Pictures, encode: Encode, rng: np.random.Generator
+) -> tuple[Tensor, Packed, list[list[Question]]]:
+    """Two small things of each scene, with so many patches, and the questions about their places."""
+    scenes = [_pair(features.scene(int(number)), rng) for number in numbers]
+    asked = [questions(scene, pictures, PLACE_TYPES) for scene in scenes]
+    visual = torch.stack([features[int(number)] for number in numbers])
+    packed = _pack(asked, encode)
+    return *_part_of(visual, packed, [part(scene, patches, rng) for scene in scenes]), asked
+
+
+def _pair(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with its main thing and at most two others."""
+    small = scene.things[1:]
+    chosen = np.sort(rng.permutation(len(small))[:2])
+    return replace(scene, things=(scene.main, *(small[i] for i in chosen)), signs=())
+
+
+def _part_of(visual: Tensor, packed: Packed, parts: list[Tensor]) -> tuple[Tensor, Packed]:
+    kept = torch.stack(parts)
     end = torch.full((len(kept), 1), visual.shape[1])
-    return visual[rows, kept], replace(packed, places=torch.cat([kept, end], dim=1))
+    return visual[torch.arange(len(kept))[:, None], kept], replace(packed, places=torch.cat([kept, end], dim=1))
 
 
 def part(scene: Scene, patches: int, rng: np.random.Generator) -> Tensor:
@@ -151,8 +176,7 @@ def wide_scene(
     scene = make_scene(seed, pictures, wide_size(seed))
     asked = questions(scene, pictures)
     features = encode_crops(tower, next_pixels(render(scene, pictures))).flatten(0, 1)
-    row = [turn(question.text, question.answer, encode) for question in asked]
-    return features, next_order(scene.size), pack([row]), [asked]
+    return features, next_order(scene.size), _pack([asked], encode), [asked]
 
 
 def turn(question: str, answer: str, encode: Encode) -> tuple[list[int], list[int]]:

@@ -12,8 +12,9 @@ class Stage:
     Attributes:
         kind: "align": patches are pulled towards the names of what they show; "names": one thing is seen through a
             window, and the question is what it is; "signs": a sign of a sheet is seen through a window, and is to be
-            read; "scenes": whole scenes with all of their questions; "wide": a scene in LLaVA-NeXT's crops beside such
-            scenes; "places": the projector learns where patches stand, in one go.
+            read; "pairs": two small things of a scene, and where they are; "scenes": whole scenes with all of their
+            questions; "wide": a scene in LLaVA-NeXT's crops beside such scenes; "places": the projector learns where
+            patches stand, in one go.
         steps: of the optimiser.
         rows: patches, things, signs or scenes in a step.
         shards: of scenes, or of sheets, that are drawn from.
@@ -42,8 +43,11 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage(kind="names", steps=110, rows=64, shards=2, rate=1e-3, projector_rate=2e-4),
         Stage(kind="scenes", steps=430, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
         PLACES,
-        Stage(kind="scenes", steps=400, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
+        Stage(kind="scenes", steps=64, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
         Stage(kind="signs", steps=150, rows=48, shards=1, rate=7e-4, projector_rate=2e-4),
+        Stage(kind="scenes", steps=110, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
+        Stage(kind="pairs", steps=70, rows=12, shards=4, rate=7e-4, projector_rate=2e-4, patches=40),
+        Stage(kind="scenes", steps=200, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
         Stage(kind="scenes", steps=350, rows=4, shards=8, rate=5e-4, projector_rate=1e-4),
         Stage(kind="wide", steps=200, rows=1, shards=8, rate=3e-4, projector_rate=1e-4),
     ),

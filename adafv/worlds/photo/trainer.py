@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import Dinov2Model
 
 from adafv.worlds.photo.align import Alignment
-from adafv.worlds.photo.batches import Encode, name_batch, part_batch, scene_batch, sign_batch, wide_scene
-from adafv.worlds.photo.features import Features
+from adafv.worlds.photo.batches import Encode, name_batch, pair_batch, part_batch, scene_batch, sign_batch, wide_scene
+from adafv.worlds.photo.features import SIDE, Features
 from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
 from adafv.worlds.photo.pictures import Pictures
@@ -34,7 +34,7 @@ LOG_EVERY, EVALUATE_EVERY = 10, 100  # steps
 ALIGN_LOG_EVERY = 200  # steps, which are much shorter
 RISE = 30  # steps in which the rates rise: of a stage, and after the optimiser has forgotten what it knew
 LEAST = 0.1  # what is left of the rates at a stage's end
-VALIDATION_NAMES, VALIDATION_SIGNS, VALIDATION_SCENES, VALIDATION_WIDE = 128, 128, 24, 8
+VALIDATION_NAMES, VALIDATION_SIGNS, VALIDATION_PAIRS, VALIDATION_SCENES, VALIDATION_WIDE = 128, 128, 48, 24, 8
 FIRST_WIDE = 50_000_000  # the place in its range of the first seed whose scene is drawn wide
 
 
@@ -167,6 +167,10 @@ class Trainer:
         if stage.kind == "signs":
             numbers = self._rng.integers(stage.shards * self.parts.sheets.shard, size=stage.rows)
             return self._signs(self.parts.sheets, numbers, self._rng)
+        if stage.kind == "pairs":
+            return self._pairs(features, self._rng.integers(stage.shards * shard, size=stage.rows), stage, self._rng)[
+                :2
+            ]
         round_, start = divmod(self.step * stage.rows, shard)
         order = np.random.default_rng(round_).permutation(shard)
         numbers = round_ % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
@@ -184,6 +188,12 @@ class Trainer:
     def _signs(self, sheets: Features, numbers: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Packed]:
         return sign_batch(sheets, numbers, self.parts.pictures, self.parts.encode, rng)
 
+    def _pairs(
+        self, features: Features, numbers: np.ndarray, stage: Stage, rng: np.random.Generator
+    ) -> tuple[Tensor, Packed, list[list[Question]]]:
+        pictures, encode = self.parts.pictures, self.parts.encode
+        return pair_batch(features, numbers, stage.patches or SIDE**2, pictures, encode, rng)
+
     @torch.no_grad()
     def evaluate(self, stage: Stage) -> dict[str, float]:
         """Which share of validation questions is answered right, by kind: to the letter, as greedy decoding would."""
@@ -198,6 +208,10 @@ class Trainer:
             numbers = np.arange(VALIDATION_SIGNS) % self.parts.validation_sheets.shard
             right = self._right(project, *self._signs(self.parts.validation_sheets, numbers, np.random.default_rng(3)))
             found["sign"] = [each[0] for each in right]
+        if stage.kind == "pairs":
+            numbers = np.arange(min(VALIDATION_PAIRS, validation.shard))
+            visual, packed, asked = self._pairs(validation, numbers, stage, np.random.default_rng(4))
+            _note(found, asked, self._right(project, visual, packed), "pair ")
         if stage.kind in ("scenes", "wide"):
             for start in range(0, min(VALIDATION_SCENES, validation.shard), stage.rows):
                 numbers = np.arange(start, min(start + stage.rows, validation.shard))
