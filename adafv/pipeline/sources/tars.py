@@ -108,7 +108,7 @@ def _rest(tar: _Tar) -> str:
         return "a tar without the zeros at its end may be cut off there"
     zeros = 0
     try:
-        while (chunk := tar.fileobj.read(CHUNK)) and not chunk.strip(b"\0"):  # type: ignore[union-attr]
+        while (chunk := tar.fileobj.read(CHUNK)) and not chunk.strip(b"\0"):
             zeros += len(chunk)
     except READ_ERRORS:
         chunk = b"unreadable"
