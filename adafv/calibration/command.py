@@ -32,11 +32,15 @@ def _program() -> list[str]:
 def _argument(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option_string(name) if value else option_string(f"no_{name}")]
-    text = redact(json.dumps(value) if isinstance(value, tuple) else str(value))
+    text = redact(_text(value))
     return [f"{option_string(name)}={text}"] if text.startswith("-") else [option_string(name), text]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def is_whole(job: JobOptions) -> bool:
     """Whether the command line leaves out no secret."""
-    texts = [*job.input, *(value for value in job.values().values() if isinstance(value, str))]
+    texts = [*job.input, *map(_text, job.values().values())]
     return all(redact(text) == text for text in texts)

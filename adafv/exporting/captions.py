@@ -14,6 +14,7 @@ from typing import Any
 
 from adafv.exporting.formats import WHICH, Exported, Labels, Write, as_json, images_of, replacing, write_list
 from adafv.exporting.images import Images, LabelImage
+from adafv.pipeline.sources.formats import TARS
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS
 
 METADATA = ("file_name", "text", "id", "prompt", "finish_reason")
@@ -58,9 +59,8 @@ def _is_held(image: LabelImage, name: str) -> bool:
     `0.tar#a.jpg` is; `a#1.jpg` is a file."""
     if image.uri is not None and image.file is None:
         return True
-    before, mark, _ = name.rpartition("#")
-    plain = not os.path.splitext(before)[1] and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-    return bool(mark) and not plain
+    in_tar = any(f"{extension}#" in name.lower() for extension in TARS)
+    return "#" in name and (in_tar or os.path.splitext(name)[1].lower() not in IMAGE_EXTENSIONS)
 
 
 def imagefolder(labels: Labels, images: Images, write: Write) -> Exported:

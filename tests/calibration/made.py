@@ -16,8 +16,9 @@ from adafv.scoring.bounds import Estimate
 
 
 def options(**values: Any) -> CalibrationOptions:
-    """`price` and `sample` are the job's, and so are `input` and `prompt`."""
-    names = {"price": "price_per_hour", "sample": "sample", "input": "input", "prompt": "prompt", "image": "image_root"}
+    """`price`, `image`, `sample`, `input`, `prompt` and `prompts` are the job's."""
+    names = {"price": "price_per_hour", "image": "image_root"}
+    names |= {name: name for name in ("sample", "input", "prompt", "prompts")}
     job = {to: values.pop(name) for name, to in names.items() if name in values}
     given = {"strategies": ("adafv",), "keeps": (0.5, 0.1), "min_agreement": 0.9, "agreement": "normalised"} | values
     return CalibrationOptions(job=JobOptions.of(**{"input": ("in",), "output": "out", "sample": 100} | job), **given)

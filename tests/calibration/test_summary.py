@@ -125,8 +125,14 @@ def test_outside_a_checkout_it_is_the_installed_command(tmp_path, monkeypatch):
     assert command_line(JobOptions(input=("in",), output="out")).startswith("adafv label --input in --output out ")
 
 
-def test_no_secret_is_shown():
-    asked = {"input": ("https://me:hidden@host/x?sig=hidden",), "image": "gs://u:hidden@b/c"}
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"input": ("https://me:hidden@host/x?sig=hidden",), "image": "gs://u:hidden@b/c"},
+        {"prompts": (("Read https://me:hidden@host/x", 1.0), ("Describe it.", 1.0))},
+    ],
+)
+def test_no_secret_is_shown(asked):
     found = calibration(budget(0.5, MEETS), **asked)
     text = summary(found)
     assert "hidden" not in text + json.dumps(found.as_json()) + command_line(options(**asked).candidates()[1].job)

@@ -18,7 +18,7 @@ from jobs.export import main
 from tests.pipeline.pictures import SOUND
 from tests.reporting.outputs import label, run, write
 
-NAMES = ("1.jpg", "sub/2.jpg", "3#1.jpg")
+NAMES = ("1.jpg", "sub/2.jpg", "my.3#1.jpg")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def texts(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.txt")}
 
 
-WRITTEN = {"1.txt": "a cat, \u2028asleep", "sub/2.txt": "a dog", "3#1.txt": "a hen"}
+WRITTEN = {"1.txt": "a cat, \u2028asleep", "sub/2.txt": "a dog", "my.3#1.txt": "a hen"}
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -129,11 +129,11 @@ def test_a_job_reads_them_again(output, photos):
 def test_texts_that_are_there(output, photos, options, found, capsys):
     """What stays as it was is counted. An empty one is none."""
     (photos / "sub/2.txt").write_text("mine\n")
-    (photos / "3#1.txt").write_text("")
+    (photos / "my.3#1.txt").write_text("")
     assert main([output, "--format", "txt", "--to", str(photos), *options]) == 0
     skipped = "mine\n" in found
     assert texts(photos)["sub/2.txt"] == found and ("1 have a text already" in capsys.readouterr().out) == skipped
-    assert "a hen" in texts(photos)["3#1.txt"]
+    assert "a hen" in texts(photos)["my.3#1.txt"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_texts_that_are_there(output, photos, options, found, capsys):
 def test_the_same_export_again_adds_nothing_twice(output, photos, options):
     """As after one that ended halfway, at a text that isn't UTF-8 or at a full disk."""
     (photos / "sub/2.txt").write_text("dogma\n")
-    (photos / "3#1.txt").write_text("")
+    (photos / "my.3#1.txt").write_text("")
     arguments = [output, "--format", "txt", "--to", str(photos), "--existing", *options]
     assert main(arguments) == 0
     before = texts(photos)

@@ -23,7 +23,7 @@ from adafv.pipeline.sources.rows import row_of
 from adafv.pipeline.store.storage import Storage
 from adafv.pipeline.where import columns_where, holds, parse_where
 from jobs.label import main
-from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl
+from tests.pipeline.inputs import NAMES, ROWS, write_all, write_images, write_jsonl, write_tar
 from tests.pipeline.pictures import SOUND
 
 COLUMNS = Columns(id="id", image="image", question="question", prompt="Describe.", prompt_columns=())
@@ -131,6 +131,17 @@ def test_what_lies_beside_images(tmp_path):
     wanted = replace(COLUMNS, where="n >= 2", carried=("n",))
     ids, passed = found(folder, wanted)
     assert ids == ["cmyk.jpg", "palette.gif"] and passed.total() == 2
+
+
+def test_samples_of_a_tar_without_an_image(tmp_path):
+    """They are asked like all others, unless what could tell is damaged."""
+    path = write_tar(tmp_path / "rows.tar", {"s4.json": b'{"n": 1}', "s5.json": b'{"n": 2}', "s6.json": b"{broken"})
+    (unit,) = discovery.open_source(str(path), Storage(), COLUMNS).units
+    wanted, passed = replace(COLUMNS, where="n > 1"), PassedOver()
+    rows = [row_of(record, wanted) for record in read_unit(unit, Storage(), wanted, passed=passed)]
+    assert [(row.id, row.reject and row.reject.error) for row in rows] == [("s5", "image_missing"), ("s6", "bad_row")]
+    assert [str(one.count) + one.why for one in passed] == ["5--where doesn't hold for them"]
+    assert len(scan_unit(unit, Storage(), wanted).digests) == 2
 
 
 def test_row_groups_without_a_row_are_read_in_the_expressions_columns_alone(tmp_path, monkeypatch):

@@ -45,6 +45,9 @@ BYTES_OF_ROWS = 64 * 2**20
 LONGEST_SIDE = 2**20  # pixels
 CHUNK = 2**20  # pixels that are scaled to 8 bits at once
 
+# By a file's first bytes: what stands before its last pixels, and what behind them.
+_MARKS = {b"\xff\xd8": (b"\xff\xda", b"\xff\xd9"), b"\x89PNG": (b"IDAT", b"IEND")}
+
 # The transposition for each value of EXIF's orientation tag; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,6 +70,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
     limit and standard error belong to the whole process."""
     if not data:
         return Reject("image_empty", "the image has no bytes")
+    if _is_blank_at_its_end(data):
+        return Reject("image_corrupt", "it ends in zeros where its pixels and end marker should be")
     with _pillow_settings(max_pixels):
         try:
             return _decode(data, max_pixels)
@@ -79,6 +84,13 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | Reject:
         except Exception as error:  # see the module's docstring
             return Reject("image_corrupt", f"{type(error).__name__}: {error}")
     return Reject("image_corrupt", f"decoding its {len(data)} bytes takes more memory than this process may have")
+
+
+def _is_blank_at_its_end(data: bytes) -> bool:
+    """Whether a JPEG or PNG has its full size, but not all of its bytes, as after a download that was broken off.
+    Pillow decodes most photographs of high quality from such a file, with grey for what is missing."""
+    before, behind = next((marks for start, marks in _MARKS.items() if data.startswith(start)), (b"", b""))
+    return bool(before) and data.endswith(bytes(16)) and data.rfind(behind) < data.rfind(before)
 
 
 @contextlib.contextmanager

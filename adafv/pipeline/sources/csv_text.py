@@ -71,6 +71,8 @@ def _values(row: list[str], names: list[str]) -> dict[str, Any] | Reject:
         return Reject("bad_row", f"the row has {len(row)} values for {len(names)} columns")
     if any(clean(value) != value for value in row):
         return Reject("bad_row", "the text isn't UTF-8: iconv -f LATIN1 -t UTF-8 may convert it")
+    if any("\0" in value for value in row):
+        return Reject("bad_row", "the row holds zeros instead of text: the rest of the file may be missing")
     return {name: value or None for name, value in zip(names, row, strict=True)}
 
 

@@ -64,18 +64,21 @@ def _asking(read: Reader) -> Reader:
 
 
 def _asked(record: Record, reading: UnitReading) -> Iterator[Record]:
-    """The records of a record: one per question, none if `--where` doesn't hold."""
+    """The records of a record: one per question, none if `--where` doesn't hold. A rejected one may lack columns that
+    tell."""
     unit, columns = reading.unit, reading.columns
     placed = columns.id == BY_PLACE and (unit.format == "parquet" or record.reject is None)
     given = {BY_PLACE: unit.name + record.place.removeprefix(unit.uri)} if placed else {}
     record = replace(record, columns=given | partition(record.root) | record.columns)
-    if columns.where is not None and record.reject is None:
+    told = record.reject is None or all(name in record.columns for name in columns.filtered)
+    if columns.where is not None and told:
         try:
             if not holds(columns.where, record.columns):
                 reading.passed.add("rows", "--where doesn't hold for them", record.place)
                 return iter(())
         except (TypeError, RecursionError) as error:  # the latter for deep nesting
-            record = replace(record, reject=Reject("bad_row", f"--where compares what can't be: {error}"))
+            problem = Reject("bad_row", f"--where compares what can't be: {error}")
+            record = replace(record, reject=record.reject or problem)
     known = {name: without_nan(record.columns[name]) for name in columns.wanted if name in record.columns}
     record = replace(record, columns=record.columns | known)
     return expand(record, columns, id_of(known.get(columns.id)))

@@ -33,6 +33,7 @@ from adafv.pipeline.sources.streams import CHUNK, Stream
 from adafv.pipeline.sources.units import IMAGE_EXTENSIONS, READ_ERRORS, UnitReading, open_streamed
 
 MOST_BEYOND = 100  # reads behind the end of a tar
+MOST_PADDING = 2 * tarfile.RECORDSIZE  # zeros behind its end: tools fill up a record
 METADATA = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -51,11 +52,8 @@ def read_tar(reading: UnitReading) -> Iterator[Record]:
                 for record in sample.records():
                     yield record
                     number += 1
-            if not tar.has_end:
-                why = "a tar without the zeros at its end may be cut off there"
+            if why := _rest(tar):
                 reading.passed.add("rests of files", why, reading.unit.uri)
-            elif _has_rest(tar):
-                reading.passed.add("rests of files", "what lies behind the end of a tar isn't read", reading.unit.uri)
     except READ_ERRORS as error:
         yield reading.rest_unreadable(number, error)
 
@@ -104,15 +102,20 @@ class _Tar(tarfile.TarFile):
     has_end = False
 
 
-def _has_rest(tar: tarfile.TarFile) -> bool:
-    """Whether anything but zeros follows the end of a tar, such as another one."""
+def _rest(tar: _Tar) -> str:
+    """What there may be behind a tar's end, such as another tar; empty for padding alone."""
+    if not tar.has_end:
+        return "a tar without the zeros at its end may be cut off there"
+    zeros = 0
     try:
-        while chunk := tar.fileobj.read(CHUNK):
-            if chunk.strip(b"\0"):
-                return True
+        while (chunk := tar.fileobj.read(CHUNK)) and not chunk.strip(b"\0"):
+            zeros += len(chunk)
     except READ_ERRORS:
-        return True
-    return False
+        chunk = b"unreadable"
+    if chunk:
+        return "what lies behind the end of a tar isn't read"
+    # Downloads that were broken off leave zeros in files of the full size, and so do crashes.
+    return "a tar with more zeros at its end than usual may have lost members there" if zeros > MOST_PADDING else ""
 
 
 def _samples(tar: tarfile.TarFile, reading: UnitReading) -> Iterator[_TarSample]:

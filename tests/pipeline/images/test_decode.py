@@ -75,6 +75,16 @@ def test_broken_files_are_rejected(name):
     assert isinstance(reject, Reject) and reject.error == error, reject
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_whose_rest_is_zeros_is_rejected(format):
+    """A download that was broken off may have its full size. Pillow shows some of them, with grey below."""
+    whole = encoded(Image.effect_noise((200, 200), 9).convert("RGB"), format, quality=95)
+    for end in (len(whole) // 2, int(0.97 * len(whole)), len(whole) - 20):
+        reject = decode(whole[:end] + bytes(len(whole) - end), LIMIT)
+        assert isinstance(reject, Reject) and reject.error == "image_corrupt", end
+    assert decoded(whole + bytes(1000)).size == (200, 200), "some cameras add zeros"
+
+
 def test_html_is_called_by_its_name():
     reject = decode(b"\n <html><title>503</title></html>", LIMIT)
     assert isinstance(reject, Reject) and "HTML" in reject.message

@@ -61,6 +61,14 @@ def test_bad_rows_cost_themselves(tmp_path):
     assert [row.id for row in found] == ["1", None, None, None, "5", "6", None]
 
 
+def test_a_file_whose_rest_is_zeros(tmp_path):
+    """As after a download that was broken off, in a row's last value: it is no question."""
+    folder = write_images(tmp_path)
+    (folder / "rows.csv").write_bytes(b"id,image,question\n1,plain.jpg,w1\n2,plain.jpg,w" + bytes(1000))
+    good, bad = rows_of(folder / "rows.csv")
+    assert good.reject is None and bad.reject and bad.reject.error == "bad_row" and "zeros" in bad.reject.message
+
+
 def test_no_row_is_swallowed_by_the_question_of_another(tmp_path):
     folder = write_images(tmp_path)
     lines = [

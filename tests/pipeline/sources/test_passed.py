@@ -318,6 +318,19 @@ def test_a_tar_that_is_cut_off_between_members_is_counted(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_a_tar_whose_rest_is_zeros_is_counted(tmp_path, within):
+    """It has its full size and zeros at its end, as after a download that was broken off, or a crash."""
+    whole = packed([member("1.jpg"), member("1.cls", b"x" * 1000), *(member(f"{i}.jpg") for i in range(2, 100))])
+    start = whole.index(b"2.jpg") - 700 * within
+    (tmp_path / "x.tar").write_bytes(whole[:start] + bytes(len(whole) - start))
+    records, passed = shown(tmp_path / "x.tar")
+    assert errors(records) == [None] and why(passed) == {
+        "of a sample only the image, a .json and a .txt are read": 1,
+        "a tar with more zeros at its end than usual may have lost members there": 1,
+    }
+
+
 def test_garbage_behind_a_compressed_tar_is_no_reject(tmp_path):
     (tmp_path / "x.tgz").write_bytes(gzip.compress(packed([member("1.jpg")])) + b"garbage")
     records, passed = shown(tmp_path / "x.tgz")
