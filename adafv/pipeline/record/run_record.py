@@ -172,18 +172,19 @@ class RunRecord:
 
     def _steady(self) -> dict[str, Any]:
         """When workers began and ended labelling, in seconds since the first row was requested, and what came out after
-        each one's first batches.
+        each one's first batches, with as many reused labels as in the whole run.
 
         The mean start counts the first workers only: a lost worker's replacement begins later.
         """
         spans, since = [*self.tally.spans.values()], self.since
         steady = [span.steady for span in spans]
+        made = self.tally.labelled - self.tally.reused
         most = self.resources.workers[1] if self.resources else None
         began = sorted(span.began for span in spans)[:most]
         return {
             "first_batch_seconds": round(max(0.0, mean(began) - since), 6) if began else None,
             "last_batch_seconds": round(max(0.0, max(span.last for span in spans) - since), 6) if spans else None,
-            "steady_rows": sum(rows for rows, _ in steady),
+            "steady_rows": round(sum(rows for rows, _ in steady) * self.tally.labelled / made) if made else 0,
             "steady_worker_seconds": round(sum(seconds for _, seconds in steady), 6),
         }
 

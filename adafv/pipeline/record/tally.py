@@ -37,8 +37,8 @@ class Device(NamedTuple):
 
 @dataclass
 class Span:
-    """A worker's labels, by its own clock in seconds since the epoch. Batches may come in any order, since a worker has
-    two tables of several batches at a time.
+    """A worker's labels, without reused ones, by its own clock in seconds since the epoch. Batches may come in any
+    order, since a worker has two tables of several batches at a time.
 
     Attributes:
         began: the start of its first batch.
@@ -118,8 +118,8 @@ class Tally:
                 self.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
             if row["worker_actor"] is not None:
                 self.actors[row["worker"]] = row["worker_actor"]
-            if row["labelled_at"] is not None:
-                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
+            if row["labelled_at"] is not None and row["gpu_seconds_sum"]:  # reused labels took none, in no batch
+                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"]
                 labels = row["count_all"] - row["error_count"]
                 self.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, labels)
 
