@@ -52,7 +52,7 @@ COUNTERS = {
     "adafv_gpu_seconds_total": Meaning("seconds that batches held their workers"),
     "adafv_worker_seconds_total": Meaning("seconds that workers were held, idle time included"),
     "adafv_cost_usd_total": Meaning("worker-seconds at their price, in USD"),
-    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds at their price, in USD"),
+    "adafv_attributed_cost_usd_total": Meaning("gpu-seconds of labels at their price, in USD"),
 }
 GAUGES = {"adafv_planned_rows": Meaning("rows to do, while the run goes on")}
 HISTOGRAMS = {"adafv_sample_stage_seconds": Meaning("seconds that one labelled sample took, by stage", "stage")}
@@ -110,8 +110,9 @@ def figures(tally: Tally, worker_seconds: float, usd: float | None) -> dict[tupl
         ("adafv_batches_total", None): tally.batches,
         ("adafv_worker_seconds_total", None): worker_seconds,
     }
-    counted = ("visual_tokens", "kept_tokens", "prompt_tokens", "output_tokens", "gpu_seconds")
+    counted = ("visual_tokens", "kept_tokens", "prompt_tokens", "output_tokens")
     found |= {(f"adafv_{name}_total", None): totals[name] for name in counted}
+    found["adafv_gpu_seconds_total", None] = totals["gpu_seconds"] + tally.rejected_seconds
     found |= {("adafv_rejects_total", error): tally.rejected[error] for error in ERRORS}
     found |= {("adafv_stage_seconds_total", stage): totals[f"{stage}_ms"] / 1000 for stage in STAGES}
     if usd is not None:

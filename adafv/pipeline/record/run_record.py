@@ -150,6 +150,7 @@ class RunRecord:
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
+                "rejected_gpu_seconds": round(self.tally.rejected_seconds, 6),
             },
             "audit": self.tally.audit.as_json(),
             "start": self._start(),

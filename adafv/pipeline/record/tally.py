@@ -75,7 +75,8 @@ class Tally:
     batches: float = 0.0  # of the labels, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
-    totals: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)  # of the labels
+    rejected_seconds: float = 0.0  # that rejects held workers, such as those with `answer_incomplete`
     audit: Audit = field(default_factory=Audit)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
@@ -102,6 +103,7 @@ class Tally:
         self.audit.add(labels)
         for name in SUMMED:
             self.totals[name] += pc.sum(labels.column(name)).as_py() or 0
+        self.rejected_seconds += pc.sum(rejects.column("gpu_seconds")).as_py() or 0.0
         self._note_workers(table)
 
     def _note_workers(self, table: pa.Table) -> None:

@@ -74,9 +74,18 @@ def recorded(*batches: list[dict[str, Any]]) -> dict[str, Any]:
 def test_reused_labels_are_no_batches():
     """Four batches of four labels, a second each, from the tenth second on; each second label is a copy that came
     right after. So the two later batches stand for 16 rows in two seconds."""
-    made = [batch(11.0 + n, 4, 1.0) + [*batch(11.0 + n + 1e-3, 4, 0.0, duplicate_of="x")] for n in range(4)]
+    made = [[*batch(11.0 + n, 4, 1.0), *batch(11.001 + n, 4, 0.0, duplicate_of="x")] for n in range(4)]
     early = batch(5.0, 4, 0.0, duplicate_of="y")  # before the model is loaded
     for found in (recorded(*made)["throughput"], recorded(early, *made)["throughput"]):
         assert (found["first_batch_seconds"], found["last_batch_seconds"]) == (10.0, 14.0)
         assert found["steady_worker_seconds"] == 2.0
     assert recorded(*made)["throughput"]["steady_rows"] == 16
+
+
+def test_the_time_of_answers_that_were_rejected_is_on_record():
+    """Of what the model answered, half was cut off. A reject of an earlier stage took none."""
+    found = recorded(
+        batch(11.0, 4, 1.0), batch(12.0, 4, 1.0, error="answer_incomplete"),
+        batch(13.0, 1, 0.0, error="image_empty", gpu_seconds=None, labelled_at=None),
+    )  # fmt: skip
+    assert (found["totals"]["gpu_seconds"], found["totals"]["rejected_gpu_seconds"]) == (1.0, 1.0)
