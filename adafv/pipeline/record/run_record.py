@@ -42,6 +42,7 @@ class RunRecord:
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: the option whose limit stopped it, such as max-cost.
         passed_over: input that makes no row.
+        unwritten: rows that came out but could not be written.
         since: when the first row was requested, in seconds since the epoch; `seconds`: from then until the last was
             written.
         first_label: seconds from then to the first label; `first_label_rows`: how many rows had come out by then.
@@ -62,6 +63,7 @@ class RunRecord:
     input: int = 0
     skipped: int = 0
     passed_over: tuple[Passed, ...] = ()
+    unwritten: int = 0
     since: float = 0.0
     seconds: float = 0.0
     first_label: float | None = None
@@ -87,8 +89,8 @@ class RunRecord:
 
     @property
     def left(self) -> int:
-        """Rows that are neither labelled nor rejected."""
-        return max(0, self.input - self.skipped - self.tally.rows)
+        """Rows that are neither in the labels nor in the rejects."""
+        return max(0, self.input - self.skipped - self.tally.rows + self.unwritten)
 
     @property
     def left_cost_usd(self) -> float | None:
@@ -144,6 +146,7 @@ class RunRecord:
                 "flags": dict(self.tally.flags.most_common()),
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
+                "unwritten": self.unwritten,
                 "left": self.left,
             },
             "passed_over": [asdict(one) for one in self.passed_over],
