@@ -1,4 +1,4 @@
-"""How a command that reads an output fails: with one line, and an exit status."""
+"""How a command that reads labels fails: with one line, and an exit status."""
 
 from __future__ import annotations
 
@@ -14,5 +14,10 @@ FAILURES = (UsageError, OSError, *S3_ERRORS)
 
 def failed(prog: str, error: Exception) -> int:
     """Print why, an error of `FAILURES`; the exit status."""
-    print(f"{prog}: {safe_message(str(error)) if isinstance(error, S3_ERRORS) else error}", file=sys.stderr)
+    print(f"{prog}: {said(error)}", file=sys.stderr)
     return USAGE if isinstance(error, UsageError) else FAILED
+
+
+def said(error: Exception) -> str:
+    """An error in words, without secrets."""
+    return safe_message(str(error)) if isinstance(error, S3_ERRORS) else str(error)
