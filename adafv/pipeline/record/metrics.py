@@ -77,10 +77,12 @@ class Metrics:
     def observe(self, table: pa.Table) -> None:
         """Put the stage times of a table of `schema.RESULTS` into the histogram.
 
-        One observation per label and stage, even if a batch's rows share a time. It takes 2 µs here and 12 in Ray's
-        agent: a tenth of a millisecond of CPU time per label.
+        One observation per label and stage, even if a batch's rows share a time; none of reused labels. It takes 2 µs
+        here and 12 in Ray's agent: a tenth of a millisecond of CPU time per label.
         """
-        times = table.select([f"{stage}_ms" for stage in STAGES]).filter(pc.is_null(table.column("error")))
+        made = pc.not_equal(table.column("gpu_seconds"), 0.0).fill_null(True)
+        labels = pc.and_(pc.is_null(table.column("error")), made)
+        times = table.select([f"{stage}_ms" for stage in STAGES]).filter(labels)
         for stage in STAGES:
             for seconds in pc.divide(times.column(f"{stage}_ms").drop_null(), 1000.0).to_pylist():
                 self._histogram.observe(seconds, {"stage": stage})

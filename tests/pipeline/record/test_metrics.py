@@ -106,6 +106,7 @@ def test_rejected_answers_hold_workers_too():
 def test_a_histogram_of_samples_has_one_observation_for_each_label_and_stage(recording):
     label = dict.fromkeys((f"{stage}_ms" for stage in STAGES), 250.0)
     rows = [label, label | {"decode_ms": None}, {"error": "image_empty", "fetch_ms": 5.0}]
+    rows.append(dict.fromkeys(label, 0.0) | {"gpu_seconds": 0.0})  # a reused one, which took none
     Metrics("r", "none", 3).observe(pa.Table.from_pylist(rows, schema=schema.RESULTS))
     assert Counter(recording.observed) == Counter({(stage, 0.25): 1 if stage == "decode" else 2 for stage in STAGES})
 
