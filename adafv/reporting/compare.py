@@ -123,4 +123,6 @@ def _ms(report: Report) -> str:
 
 
 def _usd(report: Report) -> str:
-    return "-" if report.cost_per_1000 is None else f"{report.cost_per_1000:,.4f}"
+    if report.cost is None or report.cost_per_1000 is None:
+        return "-"
+    return f"{'' if report.cost.exact else 'at least '}{report.cost_per_1000:,.4f}"
