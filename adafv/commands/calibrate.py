@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from adafv.calibration.options import DECIDED, parse_command
 from adafv.commands import DONE, FAILED, USAGE, set_up_job
+from adafv.commands.failure import FAILURES, said
 from adafv.pipeline.arguments import as_called
 from adafv.pipeline.errors import RunError, UsageError
 
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "calibrate.py") -> 
     except UsageError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return USAGE
-    except (RunError, OSError) as error:
-        print(f"{prog}: failed: {error}\nRunning the same command again resumes it.", file=sys.stderr)
+    except (RunError, *FAILURES) as error:
+        print(f"{prog}: failed: {said(error)}\nRunning the same command again resumes it.", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; running the same command again resumes it", file=sys.stderr)

@@ -15,11 +15,11 @@ Streams the labels and doesn't change the output.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adafv.commands import DONE, FAILED, USAGE, price
+from adafv.commands import DONE, price
+from adafv.commands.failure import FAILURES, failed
 from adafv.exporting.captions import EXISTING, Texts
 from adafv.exporting.detections import CONVENTIONS
 from adafv.exporting.export import FORMATS, export
@@ -28,9 +28,6 @@ from adafv.exporting.hub import push
 from adafv.exporting.images import Images
 from adafv.exporting.shards import SHARD_BYTES, webdataset
 from adafv.pipeline.arguments import as_called, new_file
-from adafv.pipeline.errors import UsageError
-from adafv.pipeline.redaction import safe_message
-from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.card import card
 from adafv.reporting.report import make_report
@@ -57,12 +54,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "export.py") -> int
         exported = _exported(options, Storage.from_environment(options.s3_endpoint))
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --to: {error}")
-    except (UsageError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, UsageError) else FAILED
-    except S3_ERRORS as error:
-        print(f"{prog}: {safe_message(str(error))}", file=sys.stderr)
-        return FAILED
+    except FAILURES as error:
+        return failed(prog, error)
     print(f"{options.to}: {exported.rows:,} labels")
     if exported.left_out:
         print(f"{exported.left_out:,} labels were left out: {exported.reason}")

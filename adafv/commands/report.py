@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adafv.commands import DONE, FAILED, USAGE, price
+from adafv.commands import DONE, price
+from adafv.commands.failure import FAILURES, failed
 from adafv.pipeline.arguments import as_called, new_file
-from adafv.pipeline.errors import UsageError
 from adafv.pipeline.options import PRICE_KINDS
 from adafv.pipeline.record.prices import read_prices
-from adafv.pipeline.redaction import safe_message
-from adafv.pipeline.store.s3 import S3_ERRORS
 from adafv.pipeline.store.storage import Storage
 from adafv.reporting.compare import compare, comparison_table
 from adafv.reporting.report import make_report, summary
@@ -53,12 +50,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "report.py") -> int
         if options.json:
             figures = report.as_json() | ({"compared": comparison.as_json()} if comparison else {})
             options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    except (UsageError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, UsageError) else FAILED
-    except S3_ERRORS as error:
-        print(f"{prog}: {safe_message(str(error))}", file=sys.stderr)
-        return FAILED
+    except FAILURES as error:
+        return failed(prog, error)
     return DONE
 
 

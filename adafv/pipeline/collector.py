@@ -103,7 +103,7 @@ class Collector:
 
     def _account(self, seconds: float) -> None:
         tally, record, now = self._sink.tally, self._record, time.time()
-        record.seconds = seconds
+        record.seconds, record.unwritten = seconds, self._sink.unwritten
         record.worker_seconds = tally.worker_seconds(now)
         record.cost_usd = tally.usd(now, self._setup.tariff)
         self._metrics.publish(tally, record.worker_seconds, record.cost_usd)

@@ -99,7 +99,10 @@ def _digests(batch: pa.RecordBatch) -> np.ndarray:
 
 
 def _seconds_a_sample(report: Report) -> float | None:
-    return report.labels.totals["gpu_seconds"] / report.labels.rows if report.labels.rows else None
+    """Of a worker. Without audited rows, whose times are two prompts', and reused labels, which took none."""
+    once = [part for (_, audited), part in report.labels.worked.items() if not audited]
+    rows = sum(part.rows for part in once)
+    return sum(part.gpu_seconds for part in once) / rows if rows else None
 
 
 def comparison_table(comparison: OutputComparison) -> str:
@@ -120,4 +123,6 @@ def _ms(report: Report) -> str:
 
 
 def _usd(report: Report) -> str:
-    return "-" if report.cost_per_1000 is None else f"{report.cost_per_1000:,.4f}"
+    if report.cost is None or report.cost_per_1000 is None:
+        return "-"
+    return f"{'' if report.cost.exact else 'at least '}{report.cost_per_1000:,.4f}"

@@ -71,16 +71,15 @@ class SecondLooks:
         self._paid = 0  # rows with one, without reused labels
         self._once, self._twice = Subtotal(), Subtotal()  # without audited rows as well
 
-    def add(self, batch: pa.RecordBatch, seconds: np.ndarray, keys: np.ndarray) -> None:
-        """`batch` has the columns `READ`; `keys`: float64 [N], the smallest are sampled."""
+    def add(self, batch: pa.RecordBatch, seconds: np.ndarray, audited: np.ndarray, keys: np.ndarray) -> None:
+        """`batch` has the columns `READ`; `audited`: bool [N]; `keys`: float64 [N], the smallest are sampled."""
         again = pc.equal(batch.column("looks"), 2).fill_null(False).to_numpy(zero_copy_only=False)
         other = pc.not_equal(batch.column("answer"), batch.column("first_answer")).fill_null(False)
         changed = again & other.to_numpy(zero_copy_only=False)
         self.rows += int(again.sum())
         self.changed += int(changed.sum())
         self._paid += int(np.count_nonzero(seconds[again]))
-        alone = ~_audited(batch).to_numpy(zero_copy_only=False)
-        for part, looked in ((self._once, alone & ~again), (self._twice, alone & again)):
+        for part, looked in ((self._once, ~audited & ~again), (self._twice, ~audited & again)):
             part.add(int(np.count_nonzero(seconds[looked])), float(seconds[looked].sum()))
         self.revised.add(batch, np.where(changed, keys, np.nan))
 
@@ -140,8 +139,8 @@ class LabelFigures:
         values = {name: _numbers(batch, name) for name in (*SUMMED, "mean_logprob", "from_text", "from_saliency")}
         for name in SUMMED:
             self.totals[name] += float(np.nansum(values[name]))
-        seconds = values["gpu_seconds"]
-        self._group(batch, np.nan_to_num(seconds))
+        seconds, audited = values["gpu_seconds"], _audited(batch)
+        self._group(batch, np.nan_to_num(seconds), audited)
         self.flags.update(pc.list_flatten(batch.column("flags")).to_pylist())
         self.confidence += _counted(np.exp(values["mean_logprob"]), BINS)
         taken = np.where(seconds > 0, seconds, np.nan)  # reused labels took none
@@ -152,15 +151,15 @@ class LabelFigures:
         self.slow.add(batch, -seconds)
         keys = spread_keys(digest_labels(batch))
         self.spread.add(batch, keys)
-        self.second_looks.add(batch, np.nan_to_num(seconds), keys)
+        self.second_looks.add(batch, np.nan_to_num(seconds), audited, keys)
 
-    def _group(self, batch: pa.RecordBatch, seconds: np.ndarray) -> None:
+    def _group(self, batch: pa.RecordBatch, seconds: np.ndarray, audited: np.ndarray) -> None:
         """Add to the sums by run and minute, by strategy and by finish reason."""
         times = batch.column("labelled_at").cast(pa.int64())
         self.timeline.add(times.drop_null().to_numpy() // SECOND)
         minutes = pc.divide(times, 60 * SECOND)
         named = {name: batch.column(name).fill_null("") for name in ("run_id", "strategy", "finish_reason")}
-        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds, "audited": _audited(batch)})
+        table = pa.table(named | {"minute": minutes.fill_null(0), "seconds": seconds, "audited": audited})
         for (run_id, minute), rows, spent in _grouped(table, "run_id", "minute"):
             self.minutes[run_id][minute].add(rows, spent)
         for (strategy,), rows, spent in _grouped(table, "strategy"):
@@ -192,10 +191,11 @@ def read_figures(uri: str | os.PathLike[str], storage: Storage) -> LabelFigures:
     return figures
 
 
-def _audited(batch: pa.RecordBatch) -> pa.Array:
+def _audited(batch: pa.RecordBatch) -> np.ndarray:
     """bool [N]: which labels were asked unpruned as well. A whole one is its own audit."""
     pruned = pc.less(batch.column("kept_tokens"), batch.column("visual_tokens")).fill_null(False)
-    return pc.and_(pc.is_valid(batch.column("audit_answer")), pruned)
+    audited: pa.Array = pc.and_(pc.is_valid(batch.column("audit_answer")), pruned)
+    return audited.to_numpy(zero_copy_only=False)
 
 
 def _finite(value: Any) -> Any:

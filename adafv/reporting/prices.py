@@ -46,7 +46,7 @@ def _rate(device: DeviceUse, run: RecordedRun, table: Sequence[Price]) -> Rate:
             f"{device.workers} workers shared CPUs of {found.instance}, {found.usd_per_hour:g} USD an hour; the "
             "record doesn't say which part each had",
         )
-    if found is not None and found.of_a_worker is not None:
+    if found is not None and found.device == device.name and found.of_a_worker is not None:
         return Rate(found.of_a_worker * run.gpus)
     alike = [price for price in table if price.device == device.name]
     if device.instance is not None or not alike:

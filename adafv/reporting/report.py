@@ -153,12 +153,21 @@ class Report:
                 for name, part in sorted(labels.strategies.items())
             },
             "second_looks": self._second_looks(),
-            "audits": {each.run.run_id: each.run.audit for each in self.held if each.run.audit},
+            "audits": self._audits(),
             "finished": dict(sorted(labels.finished.items())),
             "flags": dict(sorted(labels.flags.items())),
             "confidence": {"bins": BINS, "counts": labels.confidence.tolist()},
             "least_confident": [{name: row[name] for name in SHOWN} for row in labels.unsure.rows],
             "slowest": [{name: row[name] for name in SHOWN} for row in labels.slow.rows],
+        }
+
+    def _audits(self) -> dict[str, Any]:
+        """By run id; a resumed run's earlier ones by its id and their start."""
+        audited = [each.run for each in self.held if each.run.audit]
+        last = {run.run_id: run for run in audited}
+        return {
+            run.run_id if last[run.run_id] is run else f"{run.run_id} ({run.started.isoformat()})": run.audit
+            for run in audited
         }
 
     @property

@@ -7,10 +7,12 @@ import logging
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 
 from adafv.worlds.drawn.dataset import rows, write_shards
 from jobs import calibrate, label
@@ -118,3 +120,11 @@ def test_failed(ray_local, tiny_model, tmp_path, capsys):
     asked = ["--input", str(write_structs(tmp_path / "rows.parquet")), "--model", str(tmp_path / "model")]
     assert calibrate.main([*asked, "--output", str(tmp_path / "work")]) == 1
     assert "resumes it" in capsys.readouterr().err
+
+
+def test_a_store_that_fails_while_answers_are_read(monkeypatch, capsys):
+    failure = ClientError({"Error": {"Code": "SlowDown", "Message": "no"}}, "GetObject")
+    monkeypatch.setattr("adafv.calibration.calibration.calibrate", Mock(side_effect=failure))
+    assert calibrate.main(["--input", "in", "--output", "s3://b/out", "--prompt", "What?"]) == 1
+    said = capsys.readouterr().err
+    assert "failed: An error occurred (SlowDown)" in said and "again resumes it" in said

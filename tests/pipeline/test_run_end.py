@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import pyarrow as pa
 import pytest
 
+from adafv.pipeline import collector, schema
 from adafv.pipeline.errors import RunError
 from adafv.pipeline.options import JobOptions
+from adafv.pipeline.outputs.sink import Sink
 from adafv.pipeline.record.prices import Tariff
 from adafv.pipeline.run import Job
 from adafv.pipeline.store.output import LocalOutput
@@ -46,3 +50,21 @@ def test_an_error_that_nobody_expected_is_not_told_to_be_an_interruption(job, mo
     with pytest.raises(ValueError, match="a column is missing"):
         job._run_alone()
     assert (job.ended["status"], job.ended["error"]) == ("failed", "ValueError: a column is missing")
+
+
+def test_rows_that_could_not_be_written_are_left(job, tmp_path, monkeypatch):
+    """Two labels and a reject come out of four rows, and the last files find the disk full."""
+    monkeypatch.setattr(collector, "Roster", Mock())
+    monkeypatch.setattr(collector, "address", Mock(return_value=None))
+    rows = [{"id": id, "worker": "w", "worker_started": 1.0, "message": "m"} for id in "abc"]
+    rows[2]["error"] = "image_empty"
+    results = Mock(**{"iter_batches.return_value": [pa.Table.from_pylist(rows, schema=schema.RESULTS)]})
+    sink, record = Sink(LocalOutput(str(tmp_path)), "r"), job._run
+    record.input, record.tally = 4, sink.tally
+    setup = SimpleNamespace(resources=Mock(), engine=Mock(strategy="none"), tariff=Tariff(), options=job._setup.options)
+    taking = collector.Collector(setup=setup, record=record, worklist=Mock(to_do=4), sink=sink, gate=None, began=0.0)
+    monkeypatch.setattr(LocalOutput, "put", Mock(side_effect=OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        taking.collect(results)
+    counts = record.record()["counts"]
+    assert (counts["labelled"], counts["rejected"], counts["unwritten"], counts["left"]) == (2, 1, 3, 4)

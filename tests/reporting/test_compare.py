@@ -39,3 +39,19 @@ def test_speed_and_cost_side_by_side(tmp_path):
     assert got.as_json()["gpu_seconds_ratio"] == pytest.approx(3.0)
     assert "3,000.0 -> 1,000.0 (3.00x)" in comparison_table(got)
     assert "3,000.0000 -> 1,000.0000" in comparison_table(got)
+
+
+def test_speed_leaves_audits_and_reused_labels_out(tmp_path):
+    """An audited row took two prompts, a reused label none."""
+    audited, reused = label("y", 9.0, audit_answer="red"), label("z", 0.0)
+    first = make_report(write(tmp_path / "a", [label("x", 3.0), audited], [run()]))
+    second = make_report(write(tmp_path / "b", [label("x", 1.0), audited, reused], [run()]))
+    assert "3,000.0 -> 1,000.0 (3.00x)" in comparison_table(compare(first, second))
+    alone = make_report(write(tmp_path / "c", [audited, reused], [run()]))
+    assert compare(first, alone).speed_ratio is None and "3,000.0 -> -" in comparison_table(compare(first, alone))
+
+
+def test_a_killed_run_costs_at_least_what_is_known(tmp_path):
+    first = make_report(write(tmp_path / "a", [label("x")], [run(worker_seconds=3.0, price=3600.0)]))
+    killed = make_report(write(tmp_path / "b", [label("x")], [run(status="running", price=3600.0)]))
+    assert "3,000.0000 -> at least 60,000.0000" in comparison_table(compare(first, killed))

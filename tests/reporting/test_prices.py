@@ -51,6 +51,7 @@ def test_whose_price_counts(tmp_path, given, own, devices, price):
         ([], "cuda", "record doesn't say what its workers ran on"),
         ([on("A", None, 2), on("Z")], "cuda", "no price for Z"),
         ([on("B", "huge")], "cuda", r"no price for B \(huge\)"),
+        ([on("B slice", "small")], "cuda", r"no price for B slice \(small\)"),  # the machine's price is of a whole one
         ([on("B")], "cuda", "the record doesn't say which machine had the B; .* per GPU: small 3, large 2.5"),
         ([on("C")], "cuda", "the record doesn't say which machine had the C"),
         ([on("EPYC", "cpus", 2)], "cpu", "2 workers shared CPUs of cpus, 0.4 USD an hour"),

@@ -66,6 +66,16 @@ def test_a_killed_run_costs_at_least_what_its_labels_show(tmp_path):
     assert report.as_json()["cost_is_lower_bound"] and "at least" in summary(report)
 
 
+def test_audits_of_a_run_and_of_its_resumption_are_both_told(tmp_path):
+    """Both have the run's name."""
+    audits = [{"rows": rows, "measure": "exact", "agreement": 1.0, "low": 0.9, "high": 1.0} for rows in (30, 40)]
+    first = run("r1") | {"audit": audits[0]}
+    resumed = run("r1", 600, earlier=[first]) | {"audit": audits[1]}
+    report = make_report(write(tmp_path / "out", [label("a")], [resumed]))
+    assert report.as_json()["audits"] == {"r1 (2026-11-20T12:00:00+00:00)": audits[0], "r1": audits[1]}
+    assert "30 rows" in summary(report) and "40 rows" in summary(report)
+
+
 def test_a_killed_run_without_labels_costs_nothing_that_is_known(tmp_path):
     report = make_report(write(tmp_path / "out", [], [run(status="running", price=1.0)]))
     figures = report.as_json()

@@ -39,7 +39,7 @@ class Plan:
     Attributes:
         input: rows; `done`: of these, done before.
         planning: seconds that the count took, as it will in a run.
-        workers: how many will work; `price_per_hour`: of each.
+        workers: how many will work; `price_per_hour`: of each; `is_priced`: whether any price is given.
         passed: input that makes no row.
         differing: how the measured run's `TIMED` options differ, in words.
     """
@@ -50,6 +50,7 @@ class Plan:
     measured: Measured
     workers: int
     price_per_hour: float | None
+    is_priced: bool = False
     max_cost: float | None = None
     max_hours: float | None = None
     passed: tuple[Passed, ...] = ()
@@ -90,6 +91,7 @@ def plan(options: JobOptions, measured: str | None = None) -> Plan:
         measured=speed,
         workers=given[1] if given else speed.workers,
         price_per_hour=tariff.mean(speed.devices) if tariff.is_given else speed.price_per_hour,
+        is_priced=tariff.is_given,
         max_cost=options.max_cost,
         max_hours=options.max_hours,
         passed=worklist.passed,
@@ -145,6 +147,7 @@ def summary(plan: Plan) -> str:
     """The text that is printed."""
     measured, estimate = plan.measured, plan.estimate
     cost = estimate.cost_usd(plan.price_per_hour)
+    unknown = f"--prices has no price for {measured.device}" if plan.is_priced else "give --price-per-hour or --prices"
     lines = [
         ("input", f"{plan.input:,} rows"),
         *(("passed over", str(one)) for one in plan.passed),
@@ -162,7 +165,7 @@ def summary(plan: Plan) -> str:
         ("tail", _lasting(estimate.tail)),
         ("total", _lasting(estimate.seconds)),
         ("worker-hours", f"{estimate.worker_seconds / 3600:,.3f}"),
-        ("USD", "- (give --price-per-hour or --prices)" if cost is None else f"{cost:,.4f}"),
+        ("USD", f"- ({unknown})" if cost is None else f"{cost:,.4f}"),
         *_limits(plan),
     ]  # fmt: skip
     return format_table("plan: nothing is started or written", lines)

@@ -82,7 +82,7 @@ class Measured:
         later = round(times["steady_rows"] * rows / counts["labelled"])
         workers = min(seen, hardware["workers"][1] or seen)  # a restarted worker counts twice in `seen`
         seconds = held_steadily / workers
-        label = totals["gpu_seconds"] / rows
+        label = (totals["gpu_seconds"] + totals.get("rejected_gpu_seconds", 0.0)) / rows
         held = record["cost"]["worker_seconds"] / workers - (times["seconds"] - start)
         return cls(
             run_id=record["run_id"],
@@ -100,7 +100,7 @@ class Measured:
             prepare=totals["preprocess_ms"] / 1000 / rows,
             fetch=totals["fetch_ms"] / 1000 / rows,
             config=record.get("config") or {},
-            busy=min(1.0, totals["gpu_seconds"] * later / rows / held_steadily),
+            busy=min(1.0, label * later / held_steadily),
         )
 
     @property

@@ -42,6 +42,7 @@ class RunRecord:
     Attributes:
         status: running, done, stopped or failed; `stopped_by`: the option whose limit stopped it, such as max-cost.
         passed_over: input that makes no row.
+        unwritten: rows that came out but could not be written.
         since: when the first row was requested, in seconds since the epoch; `seconds`: from then until the last was
             written.
         first_label: seconds from then to the first label; `first_label_rows`: how many rows had come out by then.
@@ -62,6 +63,7 @@ class RunRecord:
     input: int = 0
     skipped: int = 0
     passed_over: tuple[Passed, ...] = ()
+    unwritten: int = 0
     since: float = 0.0
     seconds: float = 0.0
     first_label: float | None = None
@@ -87,8 +89,8 @@ class RunRecord:
 
     @property
     def left(self) -> int:
-        """Rows that are neither labelled nor rejected."""
-        return max(0, self.input - self.skipped - self.tally.rows)
+        """Rows that are neither in the labels nor in the rejects."""
+        return max(0, self.input - self.skipped - self.tally.rows + self.unwritten)
 
     @property
     def left_cost_usd(self) -> float | None:
@@ -144,12 +146,14 @@ class RunRecord:
                 "flags": dict(self.tally.flags.most_common()),
                 "rejected": self.tally.rejected.total(),
                 "rejected_by_error": dict(self.tally.rejected.most_common()),
+                "unwritten": self.unwritten,
                 "left": self.left,
             },
             "passed_over": [asdict(one) for one in self.passed_over],
             "totals": {
                 **{name: round(value, 6) for name, value in self.tally.totals.items() if name != "cost_usd"},
                 "batches": round(self.tally.batches),
+                "rejected_gpu_seconds": round(self.tally.rejected_seconds, 6),
             },
             "audit": self.tally.audit.as_json(),
             "start": self._start(),
@@ -172,18 +176,19 @@ class RunRecord:
 
     def _steady(self) -> dict[str, Any]:
         """When workers began and ended labelling, in seconds since the first row was requested, and what came out after
-        each one's first batches.
+        each one's first batches, with as many reused labels as in the whole run.
 
         The mean start counts the first workers only: a lost worker's replacement begins later.
         """
         spans, since = [*self.tally.spans.values()], self.since
         steady = [span.steady for span in spans]
+        made = self.tally.labelled - self.tally.reused
         most = self.resources.workers[1] if self.resources else None
         began = sorted(span.began for span in spans)[:most]
         return {
             "first_batch_seconds": round(max(0.0, mean(began) - since), 6) if began else None,
             "last_batch_seconds": round(max(0.0, max(span.last for span in spans) - since), 6) if spans else None,
-            "steady_rows": sum(rows for rows, _ in steady),
+            "steady_rows": round(sum(rows for rows, _ in steady) * self.tally.labelled / made) if made else 0,
             "steady_worker_seconds": round(sum(seconds for _, seconds in steady), 6),
         }
 

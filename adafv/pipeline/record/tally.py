@@ -37,8 +37,8 @@ class Device(NamedTuple):
 
 @dataclass
 class Span:
-    """A worker's labels, by its own clock in seconds since the epoch. Batches may come in any order, since a worker has
-    two tables of several batches at a time.
+    """A worker's labels, without reused ones, by its own clock in seconds since the epoch. Batches may come in any
+    order, since a worker has two tables of several batches at a time.
 
     Attributes:
         began: the start of its first batch.
@@ -75,7 +75,8 @@ class Tally:
     batches: float = 0.0  # of the labels, whole up to rounding
     rejected: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
-    totals: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)  # of the labels
+    rejected_seconds: float = 0.0  # that rejects held workers, such as those with `answer_incomplete`
     audit: Audit = field(default_factory=Audit)
     workers: dict[str, float] = field(default_factory=dict)  # name: when it started, in seconds of the epoch
     devices: dict[str, Device] = field(default_factory=dict)  # name: what it runs on
@@ -102,6 +103,7 @@ class Tally:
         self.audit.add(labels)
         for name in SUMMED:
             self.totals[name] += pc.sum(labels.column(name)).as_py() or 0
+        self.rejected_seconds += pc.sum(rejects.column("gpu_seconds")).as_py() or 0.0
         self._note_workers(table)
 
     def _note_workers(self, table: pa.Table) -> None:
@@ -118,8 +120,8 @@ class Tally:
                 self.starts.setdefault(row["worker"], tuple(row[name] or 0.0 for name in starting))
             if row["worker_actor"] is not None:
                 self.actors[row["worker"]] = row["worker_actor"]
-            if row["labelled_at"] is not None:
-                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"] or 0.0
+            if row["labelled_at"] is not None and row["gpu_seconds_sum"]:  # reused labels took none, in no batch
+                labelled, took = row["labelled_at"].timestamp(), row["gpu_seconds_sum"]
                 labels = row["count_all"] - row["error_count"]
                 self.spans.setdefault(row["worker"], Span()).add(labelled - took, labelled, labels)
 

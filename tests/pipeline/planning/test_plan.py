@@ -119,4 +119,5 @@ def test_nothing_to_do_costs_nothing():
 def test_without_a_price_and_of_workers_that_waited():
     said = lines(replace(PLAN, price_per_hour=None, measured=measured(gpu_seconds=50.0)))
     assert said["USD"] == "- (give --price-per-hour or --prices)"
+    assert lines(replace(PLAN, price_per_hour=None, is_priced=True))["USD"] == "- (--prices has no price for GPU)"
     assert said["limited by"].startswith("fetching and preparing: workers were busy 25% of the time")

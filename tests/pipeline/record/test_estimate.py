@@ -76,6 +76,15 @@ def test_workers_that_waited():
     assert found.estimate(2000).steady == pytest.approx(100, rel=0.01), "as fast as rows came, not as it labels"
 
 
+def test_workers_that_made_rejects_did_not_wait():
+    """Half of the rows were answered, and rejected for what was answered."""
+    made = record(labelled=1000, rejected=1000, steady_rows=980, gpu_seconds=100.0)
+    made["totals"]["rejected_gpu_seconds"] = 100.0
+    found = Measured.of(made)
+    assert found is not None and (found.label, found.batch) == pytest.approx((0.1, 2.0))
+    assert found.busy == pytest.approx(1) and found.is_fed
+
+
 def test_a_worker_that_was_started_again_is_one():
     assert measured(seen=5).workers == 2
 

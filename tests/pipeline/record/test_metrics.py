@@ -98,9 +98,15 @@ def test_every_counter_has_a_figure_and_cost_only_where_there_is_a_price():
     assert {tag for name, tag in begun if name == "adafv_rejects_total"} == set(ERRORS)
 
 
+def test_rejected_answers_hold_workers_too():
+    tally = Tally(totals=Counter(gpu_seconds=2.0), rejected_seconds=3.0)
+    assert figures(tally, 9.0, None)["adafv_gpu_seconds_total", None] == 5.0
+
+
 def test_a_histogram_of_samples_has_one_observation_for_each_label_and_stage(recording):
     label = dict.fromkeys((f"{stage}_ms" for stage in STAGES), 250.0)
     rows = [label, label | {"decode_ms": None}, {"error": "image_empty", "fetch_ms": 5.0}]
+    rows.append(dict.fromkeys(label, 0.0) | {"gpu_seconds": 0.0})  # a reused one, which took none
     Metrics("r", "none", 3).observe(pa.Table.from_pylist(rows, schema=schema.RESULTS))
     assert Counter(recording.observed) == Counter({(stage, 0.25): 1 if stage == "decode" else 2 for stage in STAGES})
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from adafv.pipeline import schema
 from adafv.pipeline.record.prices import Price, Tariff
 from adafv.pipeline.record.run_record import RunRecord
 from adafv.pipeline.record.tally import Device, Tally
@@ -50,3 +53,39 @@ def test_an_audits_lower_end_is_rounded_down():
 
 def test_where_none_was_it_says_nothing_of_it():
     assert not any("max-new-tokens" in line for line in table(labelled=40, rejected=Counter(image_corrupt=1)).values())
+
+
+def batch(at: float, count: int, seconds: float, **values: Any) -> list[dict[str, Any]]:
+    """Rows of a worker that together held it for so many `seconds` until `at`."""
+    made = {"worker": "w", "worker_started": 0.0, "labelled_at": datetime.fromtimestamp(at, UTC), "message": "m"}
+    return [made | {"id": "x", "image": "i", "gpu_seconds": seconds / count} | values for _ in range(count)]
+
+
+def recorded(*batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a run of these batches, each in a table of its own."""
+    run = RunRecord(run_id="r", config={}, tariff=Tariff(None), output="out")
+    for rows in batches:
+        table = pa.Table.from_pylist(rows, schema=pa.schema([*schema.RESULTS, schema.DUPLICATE]))
+        good = pc.is_null(table.column("error"))
+        run.tally.add(table, table.filter(good), table.filter(pc.invert(good)))
+    return run.record()
+
+
+def test_reused_labels_are_no_batches():
+    """Four batches of four labels, a second each, from the tenth second on; each second label is a copy that came
+    right after. So the two later batches stand for 16 rows in two seconds."""
+    made = [[*batch(11.0 + n, 4, 1.0), *batch(11.001 + n, 4, 0.0, duplicate_of="x")] for n in range(4)]
+    early = batch(5.0, 4, 0.0, duplicate_of="y")  # before the model is loaded
+    for found in (recorded(*made)["throughput"], recorded(early, *made)["throughput"]):
+        assert (found["first_batch_seconds"], found["last_batch_seconds"]) == (10.0, 14.0)
+        assert found["steady_worker_seconds"] == 2.0
+    assert recorded(*made)["throughput"]["steady_rows"] == 16
+
+
+def test_the_time_of_answers_that_were_rejected_is_on_record():
+    """Of what the model answered, half was cut off. A reject of an earlier stage took none."""
+    found = recorded(
+        batch(11.0, 4, 1.0), batch(12.0, 4, 1.0, error="answer_incomplete"),
+        batch(13.0, 1, 0.0, error="image_empty", gpu_seconds=None, labelled_at=None),
+    )  # fmt: skip
+    assert (found["totals"]["gpu_seconds"], found["totals"]["rejected_gpu_seconds"]) == (1.0, 1.0)
