@@ -4,7 +4,7 @@
 
 DINOv2's features tell their places, what the projector makes of them after the warm-up hardly does: that pulls all
 patches of a thing towards one name. Without places the language model learns no left and right. So the projector
-learns to make what it makes already, and beside it a row and a column, along two random directions that no word has.
+learns to make what it makes already, and beside it some of the word for the place, such as "top" and "left".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.worlds.photo.batches import Encode
 from adafv.worlds.photo.cache import cache_folder
 from adafv.worlds.photo.features import SIDE, Features, training_tower
 from adafv.worlds.photo.model import load_trained, trained_file
@@ -25,7 +26,8 @@ from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.recipes import RECIPES, Stage
 from adafv.worlds.photo.scenes import TRAINING_SEEDS
 
-SCALE = 0.05  # of the directions, in each dimension; tokens' deviations from their mean are about as large
+WORDS = ("top", "bottom", "left", "right")
+SHARE = 0.35  # of a word's embedding: about as long as tokens are far from their mean
 
 
 def places() -> Tensor:
@@ -34,14 +36,23 @@ def places() -> Tensor:
     return torch.cartesian_prod(along, along)
 
 
-def directions(width: int) -> Tensor:
-    """float [2, width]: what a row and a column add to a token."""
-    return SCALE * torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+def directions(embeddings: Tensor, encode: Encode) -> Tensor:
+    """float [4, width]: what the words add to a token, of the language model's embeddings [words, width]."""
+    words = torch.stack([embeddings[encode(" " + word)].float().mean(0) for word in WORDS])
+    return SHARE * (words - embeddings.float().mean(0))
 
 
-def teach_places(projector: Projector, features: Features, stage: Stage) -> float:
-    """Train the projector alone; what is missing at the end, as a share of the variance of what it made before."""
-    before, added = copy.deepcopy(projector), places() @ directions(projector.linear_2.out_features)
+def worded() -> Tensor:
+    """float [576, 4]: how much of each of WORDS a patch is, from 0 to 1. In the middle it is nothing of any, at the
+    border between the thirds that questions tell apart a half."""
+    row, column = places().unbind(1)
+    return (1.5 * torch.stack([-row, row, -column, column], dim=1)).clamp(0, 1)
+
+
+def teach_places(projector: Projector, words: Tensor, features: Features, stage: Stage) -> float:
+    """Train the projector alone to add `words`, which are directions(...); what is missing at the end, as a share of
+    the variance of what it made before."""
+    before, added = copy.deepcopy(projector), worded() @ words
     patches = torch.cat([features[number] for number in range(stage.shards * features.shard)])
     optimizer = torch.optim.Adam(projector.parameters())
     generator = torch.Generator().manual_seed(1)

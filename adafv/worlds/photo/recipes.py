@@ -47,6 +47,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage(kind="signs", steps=150, rows=48, shards=1, rate=7e-4, projector_rate=2e-4),
         Stage(kind="scenes", steps=110, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
         Stage(kind="pairs", steps=70, rows=12, shards=4, rate=7e-4, projector_rate=2e-4, patches=40),
+        PLACES,
+        Stage(kind="pairs", steps=70, rows=12, shards=4, rate=7e-4, projector_rate=2e-4, patches=40),
         Stage(kind="scenes", steps=200, rows=4, shards=4, rate=7e-4, projector_rate=2e-4, patches=144),
         Stage(kind="scenes", steps=350, rows=4, shards=8, rate=5e-4, projector_rate=1e-4),
         Stage(kind="wide", steps=200, rows=1, shards=8, rate=3e-4, projector_rate=1e-4),

@@ -23,7 +23,7 @@ from adafv.worlds.photo.features import SIDE, Features
 from adafv.worlds.photo.model import about_trained, load_trained, newline
 from adafv.worlds.photo.packed import IGNORE, Packed, PackedLanguageModel
 from adafv.worlds.photo.pictures import Pictures
-from adafv.worlds.photo.places import teach_places
+from adafv.worlds.photo.places import directions, teach_places
 from adafv.worlds.photo.projector import Projector
 from adafv.worlds.photo.questions import Question
 from adafv.worlds.photo.recipes import Stage
@@ -88,7 +88,8 @@ class Trainer:
         """Whether the stage was finished."""
         if stage.kind == "places":  # it takes a minute or two
             started = time.monotonic()
-            missing = teach_places(self.parts.projector, self.parts.training, stage)
+            words = directions(self.parts.language.embeddings, self.parts.encode)
+            missing = teach_places(self.parts.projector, words, self.parts.training, stage)
             self._seconds += time.monotonic() - started
             self._log(stage=stage.kind, step=stage.steps, missing=round(missing, 4))
             return True
