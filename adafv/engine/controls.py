@@ -51,7 +51,7 @@ class Controls:
     ) -> None:
         config = generation_config(adapter, options)
         if options.stop is not None:
-            config.eos_token_id = sorted({*end_tokens(config), *_special_tokens(processing, options.stop)})
+            config.eos_token_id = sorted({*end_tokens(config), *_special_tokens(processing, options.stop)}) or None
         self.ends = end_tokens(config)
         self._grammar, self._device = grammar, adapter.model.device
         mark = LogitsProcessor()  # before the warpers
