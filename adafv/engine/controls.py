@@ -51,7 +51,7 @@ class Controls:
     ) -> None:
         config = generation_config(adapter, options)
         if options.stop is not None:
-            config.eos_token_id = sorted({*end_tokens(config), *_special_tokens(processing, options.stop)})
+            config.eos_token_id = sorted({*end_tokens(config), *_special_tokens(processing, options.stop)}) or None
         self.ends = end_tokens(config)
         self._grammar, self._device = grammar, adapter.model.device
         mark = LogitsProcessor()  # before the warpers
@@ -222,7 +222,11 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
     sampling = options.temperature > 0
     config.update(
         max_new_tokens=options.max_new_tokens,
-        max_length=None,
+        max_length=options.max_new_tokens,  # where `forced_eos_token_id` stands
+        # Stock transformers counts the prompt here, so that these have no effect behind one.
+        min_length=None,
+        forced_bos_token_id=None,
+        guidance_scale=None,  # Janus has it for pictures that it draws, and leaves it out for text
         num_beams=1,
         do_sample=sampling,
         temperature=options.temperature if sampling else None,
@@ -238,11 +242,11 @@ def generation_config(adapter: Adapter, options: EngineOptions) -> GenerationCon
     config.update(**{name: value for name, value in given.items() if value is not None})
     if options.has_grammar:  # it decides alone which tokens are out of the question
         config.update(
+            forced_eos_token_id=None,
             suppress_tokens=None,
             begin_suppress_tokens=None,
             bad_words_ids=None,
             no_repeat_ngram_size=None,
-            min_length=None,
             min_new_tokens=None,
         )
     return config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -55,6 +55,9 @@ FAMILIES: dict[str, type[Adapter]] = {
     "qwen2_5_vl": Qwen25VLAdapter,
     "qwen3_vl": Qwen3VLAdapter,
 }
+
+# Parts of vision towers behind the features that models take, which checkpoints may lack.
+_BEHIND_FEATURES = {"post_layernorm", "pooler", "head"}
 
 _WHOLE = "a whole CLIP model ('clip') is needed, with text model, vision model and both projections"
 
@@ -224,7 +227,8 @@ def load_adapter(
     quantized: str | None = None,
 ) -> Adapter:
     """Load the weights onto `device` in `dtype`; onto a GPU straight from the files where accelerate is installed, else
-    by way of the host's memory. Errors as for `load_processing` and `quantize`.
+    by way of the host's memory. Errors as for `load_processing` and `quantize`, and a ValueError where the weights lack
+    a part of the model.
 
     Args:
         language_model: where False, the language model's layers and its head stay away, for a back end that has its
@@ -248,13 +252,16 @@ def load_adapter(
         "use_safetensors": True,
         "trust_remote_code": False,
         "device_map": {"": device} if straight else None,
+        "output_loading_info": True,
     }
     try:
-        model: Any = model_class.from_pretrained(path, attn_implementation="sdpa", **arguments)
+        model, report = model_class.from_pretrained(path, attn_implementation="sdpa", **arguments)
     except ValueError:
         if processing.family is not GeneralAdapter:
             raise
-        model = model_class.from_pretrained(path, attn_implementation="eager", **arguments)  # the model has no other
+        # The model has no other.
+        model, report = model_class.from_pretrained(path, attn_implementation="eager", **arguments)
+    _refuse_missing(path, report["missing_keys"])
     if not language_model:
         del model.lm_head
     if quantized is not None:
@@ -263,6 +270,15 @@ def load_adapter(
     if isinstance(adapter, GeneralAdapter) and isinstance(processing, GeneralProcessing):
         probe(adapter, processing)
     return adapter
+
+
+def _refuse_missing(path: str, missing: Collection[str]) -> None:
+    """Raise a ValueError where a checkpoint lacks weights, which transformers has filled with random numbers."""
+    if needed := sorted(name for name in missing if _BEHIND_FEATURES.isdisjoint(name.split("."))):
+        raise ValueError(
+            f"{path} lacks {needed[0]} and {len(needed) - 1} more weights of the model; are its files complete, and in "
+            "transformers' format?"
+        )
 
 
 def check_text_tower(path: str, processing: Processing) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from adafv.engine import Engine, EngineOptions, Preparer, load_model
 from adafv.engine.controls import Stops, _spellings, generation_config
@@ -106,6 +106,14 @@ def test_a_special_token_stops_an_answer(loaded):
     assert [(one.answer, one.finish_reason, one.output_tokens) for one in stopped] == [("", "stop", 1)]
     for label in labels_of((adapter, processing, loaded[2]), stop=["ASSISTANT:"], min_new_tokens=12):
         assert label.output_tokens == 12
+
+
+def test_a_text_stops_answers_of_a_model_without_an_end_token(loaded, monkeypatch):
+    monkeypatch.setattr(loaded[0].model, "generation_config", GenerationConfig())
+    free = labels_of(loaded)[0].answer
+    word = free.split()[3]
+    stopped = labels_of(loaded, stop=[word])[0]
+    assert (stopped.answer, stopped.finish_reason) == (free[: free.find(word)].rstrip(), "stop")
 
 
 def test_a_stop_counts_behind_a_letter_of_which_the_least_length_has_a_part(loaded):

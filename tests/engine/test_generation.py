@@ -95,6 +95,40 @@ def test_what_a_generation_config_asks_for_is_done(adapter, prompts, config, ask
     assert [answer.ids for answer in answers] != plain, "or it would show nothing"
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.7},
+        {"min_length": 7, "eos_token_id": 7},
+        {"forced_bos_token_id": 5},
+        {"forced_eos_token_id": 5},
+        {"begin_suppress_tokens": [3, 5], "forced_bos_token_id": 5},
+        {"exponential_decay_length_penalty": [4, 3.0], "eos_token_id": 7},
+        {"bad_words_ids": [[9], [3, 5]]},
+    ],
+)
+def test_what_a_generation_config_asks_for_is_done_behind_a_prompt_of_tokens(adapter, config, asked):
+    """As stock transformers does it, which counts the prompt's tokens to the answer's in some of these."""
+    ids = [np.random.default_rng(row).integers(8, 150, length) for row, length in enumerate(LENGTHS)]
+    prompts = [adapter.embed(torch.from_numpy(each)).detach() for each in ids]
+    plain = [answer.ids for answer in ours(adapter, prompts)]
+    if "eos_token_id" in asked:
+        asked = asked | {"eos_token_id": plain[0][2]}
+    if "begin_suppress_tokens" in asked:
+        asked = asked | {"begin_suppress_tokens": sorted({each[0] for each in plain})}
+    config.update(**asked)
+    for prompt, answer in zip(ids, ours(adapter, prompts, prompt_ids=ids), strict=True):
+        out = adapter.model.generate(torch.from_numpy(prompt)[None], max_new_tokens=STEPS)
+        assert answer.ids == out[0, len(prompt) :].tolist()
+
+
+def test_guidance_is_for_pictures_that_are_drawn(adapter, prompts, config):
+    """Janus has it in its generation config, and its `generate` leaves it out for text."""
+    plain = [answer.ids for answer in ours(adapter, prompts)]
+    config.update(guidance_scale=5)
+    assert [answer.ids for answer in ours(adapter, prompts)] == plain
+
+
 def test_padding_and_neighbours_change_nothing(adapter, prompts, config):
     together = ours(adapter, prompts)
     for prompt, answer in zip(prompts, together, strict=True):

@@ -151,7 +151,9 @@ def test_a_generation_config_that_forbids_what_the_grammar_needs_gives_way(loade
     plain = [label.answer for label in labels_of(loaded, schema=COLOURS)]
     model.generation_config = type(before).from_dict(before.to_dict())
     braces = processing.tokenizer("{}", add_special_tokens=False)["input_ids"]
-    model.generation_config.update(suppress_tokens=braces, no_repeat_ngram_size=1, min_new_tokens=60)
+    model.generation_config.update(
+        suppress_tokens=braces, no_repeat_ngram_size=1, min_new_tokens=60, forced_eos_token_id=2
+    )
     try:
         assert [label.answer for label in labels_of(loaded, schema=COLOURS)] == plain
     finally:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from adafv.models.loading import load_adapter, load_processing
 from adafv.turn import Turn
@@ -71,6 +73,25 @@ def test_pickles_beside_safetensors_are_left_alone(model):
         (model / name).write_bytes(pickle.dumps(Payload(model / "ran")))
     load(model)
     assert not (model / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "refused"),
+    [
+        ("language_model.model.layers.1.mlp.up_proj.weight", True),
+        ("language_model.lm_head.weight", True),
+        ("multi_modal_projector.linear_1.bias", True),
+        ("vision_tower.encoder.layers.0.self_attn.q_proj.weight", True),
+        ("vision_tower.post_layernorm.weight", False),
+    ],
+)
+def test_missing_weights_are_refused(model, lacking, refused):
+    """transformers would fill them with random numbers, other ones in every worker, and go on."""
+    weights = load_file(model / "model.safetensors")
+    del weights[lacking]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="and 0 more weights") if refused else nullcontext():
+        load(model)
 
 
 def test_code_in_the_folder_is_not_run(model):
