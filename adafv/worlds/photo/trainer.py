@@ -160,7 +160,7 @@ class Trainer:
         return lambda features: torch.cat([self.parts.projector(features), end])[order][None]  # -1 is the last
 
     def _batch(self, stage: Stage) -> tuple[Tensor, Packed]:
-        """Of the stage's shards: random things or signs; scenes by shards, each in an order of its own."""
+        """Of the stage's shards: random things or signs; scenes by shards, each in an order of its own in each stage."""
         features, shard = self.parts.training, self.parts.training.shard
         if stage.kind == "names":
             numbers = self._rng.integers(stage.shards * shard, size=stage.rows)
@@ -173,8 +173,8 @@ class Trainer:
                 :2
             ]
         round_, start = divmod(self.step * stage.rows, shard)
-        order = np.random.default_rng(round_).permutation(shard)
-        numbers = round_ % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
+        order = np.random.default_rng([self.stage, round_]).permutation(shard)
+        numbers = (self.stage + round_) % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
         if stage.patches:
             return part_batch(features, numbers, stage.patches, self.parts.pictures, self.parts.encode, self._rng)
         visual, packed, _ = scene_batch(features, numbers, self.parts.pictures, self.parts.encode)
