@@ -160,7 +160,7 @@ class Trainer:
         return lambda features: torch.cat([self.parts.projector(features), end])[order][None]  # -1 is the last
 
     def _batch(self, stage: Stage) -> tuple[Tensor, Packed]:
-        """Of the stage's shards: random things or signs; scenes by shards, each in an order of its own in each stage."""
+        """Of the stage's shards: random things or signs; scenes by shards, each in a new order in each stage."""
         features, shard = self.parts.training, self.parts.training.shard
         if stage.kind == "names":
             numbers = self._rng.integers(stage.shards * shard, size=stage.rows)
