@@ -1,4 +1,7 @@
-"""The command `adafv`, with a module for each of its commands: label, calibrate, report, export, bench."""
+"""The command `adafv`, with a module for each of its commands: label, calibrate, report, export, bench.
+
+failure: how a command that reads labels fails.
+"""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     "photo": (
         Stage(kind="names", steps=2000, rows=64, shards=8, rate=1e-3, projector_rate=5e-4),
         PLACES,
+        Stage(kind="pairs", steps=300, rows=12, shards=8, rate=1e-3, projector_rate=5e-4, patches=40),
         Stage(kind="signs", steps=500, rows=48, shards=3, rate=1e-3, projector_rate=5e-4),
         Stage(kind="scenes", steps=1500, rows=4, shards=20, rate=7e-4, projector_rate=1e-4, patches=144),
         Stage(kind="scenes", steps=1500, rows=4, shards=20, rate=7e-4, projector_rate=1e-4),
