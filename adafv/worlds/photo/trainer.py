@@ -169,9 +169,9 @@ class Trainer:
             numbers = self._rng.integers(stage.shards * self.parts.sheets.shard, size=stage.rows)
             return self._signs(self.parts.sheets, numbers, self._rng)
         if stage.kind == "pairs":
-            return self._pairs(features, self._rng.integers(stage.shards * shard, size=stage.rows), stage, self._rng)[
-                :2
-            ]
+            numbers = self._rng.integers(stage.shards * shard, size=stage.rows)
+            visual, packed, _ = self._pairs(features, numbers, stage, self._rng)
+            return visual, packed
         round_, start = divmod(self.step * stage.rows, shard)
         order = np.random.default_rng([self.stage, round_]).permutation(shard)
         numbers = (self.stage + round_) % stage.shards * shard + order[(start + np.arange(stage.rows)) % shard]
