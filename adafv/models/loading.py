@@ -261,7 +261,8 @@ def load_adapter(
             raise
         # The model has no other.
         model, report = model_class.from_pretrained(path, attn_implementation="eager", **arguments)
-    _refuse_missing(path, report["missing_keys"])
+    missing = [name for name in report["missing_keys"] if _BEHIND_FEATURES.isdisjoint(name.split("."))]
+    _require_weights(missing, path, "are its files complete, and in transformers' format?")
     if not language_model:
         del model.lm_head
     if quantized is not None:
@@ -272,13 +273,11 @@ def load_adapter(
     return adapter
 
 
-def _refuse_missing(path: str, missing: Collection[str]) -> None:
+def _require_weights(missing: Collection[str], owner: str, advice: str) -> None:
     """Raise a ValueError where a checkpoint lacks weights, which transformers has filled with random numbers."""
-    if needed := sorted(name for name in missing if _BEHIND_FEATURES.isdisjoint(name.split("."))):
-        raise ValueError(
-            f"{path} lacks {needed[0]} and {len(needed) - 1} more weights of the model; are its files complete, and in "
-            "transformers' format?"
-        )
+    if missing:
+        first, *others = sorted(missing)
+        raise ValueError(f"{owner} lacks {first} and {len(others)} more weights; {advice}")
 
 
 def check_text_tower(path: str, processing: Processing) -> Any:
@@ -326,7 +325,5 @@ def load_text_tower(path: str, processing: Processing, device: torch.device) -> 
         output_loading_info=True,
     )
     model, report = loaded
-    if report["missing_keys"]:  # which transformers has filled with random numbers
-        first, *others = sorted(report["missing_keys"])
-        raise ValueError(f"text tower {path} lacks {first} and {len(others)} more weights; {_WHOLE}")
+    _require_weights(report["missing_keys"], f"text tower {path}", _WHOLE)
     return TextTower(model, tokenizer, device)

@@ -36,7 +36,7 @@ class NextFile:
         self._output, self._folder, self._run_id, self._columns = output, folder, run_id, columns
         self._tables: list[pa.Table] = []
         self._rows = self._bytes = self._files = 0
-        self._rows_in_file = 0  # of `_unwritten`
+        self.unwritten = 0  # rows that are in no file yet
         self._oldest = 0.0
         self._unwritten: tuple[str, bytes] | None = None  # name and bytes of a file until it is written
 
@@ -47,6 +47,7 @@ class NextFile:
             self._oldest = time.monotonic()
         self._tables.append(table.select(self._columns.names).cast(self._columns))
         self._rows += table.num_rows
+        self.unwritten += table.num_rows
         self._bytes += self._tables[-1].nbytes
 
     def due(self, rows: int, seconds: float) -> bool:
@@ -58,19 +59,13 @@ class NextFile:
         while self._unwritten or self._tables:
             self._unwritten = self._unwritten or self._file()
             self._output.put(*self._unwritten)
-            self._unwritten, self._rows_in_file = None, 0
-
-    @property
-    def unwritten(self) -> int:
-        """How many rows are in no file."""
-        return self._rows_in_file + self._rows
+            self._unwritten, self.unwritten = None, self._rows
 
     def _file(self) -> tuple[str, bytes]:
         """The name and bytes of a file of the gathered rows, which are then dropped."""
         name = f"{self._folder}/{self._run_id}-{self._files:05d}-{uuid.uuid4().hex[:8]}.parquet"
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.concat_tables(self._tables), buffer, compression="zstd", write_page_checksum=True)
-        self._rows_in_file = self._rows
         self._tables, self._rows, self._bytes, self._files = [], 0, 0, self._files + 1
         return name, buffer.getvalue().to_pybytes()
 
